@@ -1,0 +1,44 @@
+# `make demo` and `make test` are all a newcomer needs; both set up .venv on the way.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint gpu bench clean help
+
+help:
+	@echo "make demo    encode about 200 sample photos and show the result"
+	@echo "make test    lint, types, import contracts and all tests"
+	@echo "make gpu     what wants a GPU: tests and benchmark, with PYTHON=$(PYTHON) as it is"
+	@echo "make bench   throughput of the whole pipeline against its parts, some minutes"
+	@echo "make clean   remove .venv and the demo's output"
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/python -m infra.demo.run
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/python -m pytest --timeout 300
+
+gpu:
+	$(PYTHON) -m pytest -m gpu
+	$(PYTHON) -m tests.benchmarks.codec
+
+bench: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.pipeline
+	$(BIN)/python -m tests.benchmarks.codec
+
+clean:
+	rm -rf $(VENV) demo

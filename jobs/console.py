@@ -1,0 +1,33 @@
+"""What the commands print: a title, then one line a field."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+_NAME_WIDTH = 16
+
+
+def print_fields(console: Console, title: str, fields: Iterable[tuple[str, object]]) -> None:
+    """Prints a title and one line a field; values are plain text, never markup, never cut."""
+    console.print(Text(title, style="bold"), soft_wrap=True)
+    for name, value in fields:
+        line = Text.assemble((f"  {name:<{_NAME_WIDTH}}  ", "dim"), str(value))
+        console.print(line, soft_wrap=True)
+
+
+def describe_totals(totals: dict[str, Any], grid: Iterable[int]) -> list[tuple[str, object]]:
+    """Returns the lines that say what a sink holds."""
+    height, width = grid
+    usage, perplexity = totals["codebook_usage"], totals["codebook_perplexity"]
+    reasons = totals["rejected_by_reason"].items()
+    return [
+        ("samples", f"{totals['samples']:,}"),
+        ("encoded", f"{totals['encoded']:,}"),
+        ("rejected", f"{totals['rejected']:,}"),
+        *((f"  {reason}", f"{count:,}") for reason, count in reasons),
+        ("codes per image", f"{height * width:,} ({height} x {width})"),
+        ("codebook usage", f"{usage:.1%} of the entries, perplexity {perplexity:,.1f}"),
+        ("bytes per image", f"{totals['bytes_per_image']:,.1f}"),
+    ]

@@ -1,0 +1,88 @@
+"""Say what is in a sink: which run, how far, how many samples, what was rejected."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import tyro
+from rich.console import Console
+
+from jobs.console import describe_totals, print_fields
+from pipeline import plan, storage, totals
+from pipeline.errors import ConfigError
+from pipeline.plan import Plan, Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspect:
+    """Say what is in a sink: which run, how far, how many samples, what was rejected.
+
+    Reads run.json, plan.parquet and the footers in data/; needs no model and no Ray.
+
+    Example: vqpipe inspect codes/
+    """
+
+    sink: tyro.conf.Positional[str]
+    """Folder or s3://bucket/prefix that vqpipe encode wrote."""
+    json: bool = False
+    """Print one JSON object instead of a table."""
+
+
+def run(job: Inspect) -> None:
+    """Prints what the sink holds."""
+    sink = storage.normalise_uri(job.sink)
+    try:
+        found = plan.load_run(sink)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{sink} holds no run (there is no run.json); give the --sink of vqpipe encode"
+        ) from None
+    frozen = plan.load_plan(sink)
+    summed = totals.read_totals(sink, found, frozen).to_dict()
+    state = _state(sink, frozen, summed["shards"])
+    if job.json:
+        print(json.dumps({"run": json.loads(found.to_json()), **state, **summed}))  # noqa: T201
+    else:
+        _print(sink, found, state, summed)
+
+
+def _state(sink: str, frozen: Plan, committed: int) -> dict[str, Any]:
+    staged = plan.staged(sink).keys() & set(frozen.names)
+    return {
+        "complete": _is_complete(sink),
+        "shards_planned": len(frozen),
+        "shards_left": len(frozen) - committed,
+        "shards_begun": len(staged),
+    }
+
+
+def _is_complete(sink: str) -> bool:
+    try:
+        storage.stat(storage.join_uri(sink, "_SUCCESS"))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _print(sink: str, found: Run, state: dict[str, Any], summed: dict[str, Any]) -> None:
+    console = Console(highlight=False)
+    identity, facts = found.identity, found.facts
+    fields: list[tuple[str, object]] = [
+        ("run", f"{identity['stage']}, {found.fingerprint[:12]}, started {facts['created']}"),
+        ("source", f"{identity['source']} ({identity['format']})"),
+        ("model", f"{facts['model']}, sha256 {identity['model_sha256'][:12]}"),
+        ("codebook", f"{facts['codebook_size']:,} entries"),
+        (
+            "pixels",
+            f"{identity['resolution']} px, {identity['resample']}, "
+            f"{identity['pixel_range']} range, {identity['dtype']}",
+        ),
+        ("complete", "yes, _SUCCESS is there" if state["complete"] else "no"),
+        (
+            "shards",
+            f"{summed['shards']:,} of {state['shards_planned']:,} done, {state['shards_left']:,} "
+            f"left, {state['shards_begun']:,} of them begun",
+        ),
+        *describe_totals(summed, facts["grid"]),
+    ]
+    print_fields(console, sink, fields)

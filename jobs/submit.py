@@ -1,0 +1,55 @@
+"""Run a command as a job of a Ray cluster, follow its log, and end with its exit code."""
+
+import shlex
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+import tyro
+
+from pipeline import cluster
+from pipeline.errors import VqpipeError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submit:
+    """Run a command as a job of a Ray cluster, follow its log, and end with its exit code.
+
+    The cluster needs vqpipe installed (infra/Dockerfile) and its own access to source, sink and
+    model: paths are the cluster's, and no credentials are sent.
+
+    Example: vqpipe submit encode --address http://head:8265 -- --source s3://bucket/photos
+    --sink s3://bucket/codes --model s3://bucket/vqgan
+    """
+
+    command: tyro.conf.Positional[Literal["encode"]]
+    """What to run there."""
+    address: str
+    """Address of the cluster's dashboard, such as http://head:8265."""
+    arguments: tyro.conf.Suppress[tuple[str, ...]] = ()
+    """The command's own arguments: what follows -- on the command line."""
+
+
+class JobFailedError(VqpipeError):
+    """The submitted job ended with an exit code of its own, which is passed on."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def run(job: Submit) -> None:
+    """Runs the job to its end.
+
+    Raises:
+        JobFailedError: If it ended with anything but exit code 0; carries that code.
+    """
+    entrypoint = shlex.join(["python", "-m", f"jobs.{job.command}", *job.arguments])
+    code = cluster.submit(job.address, entrypoint, _pass_on)
+    if code:
+        raise JobFailedError(f"the job ended with exit code {code}; its log is above", code)
+
+
+def _pass_on(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

@@ -1,0 +1,129 @@
+"""The Ray cluster that a command joins, starts, or is submitted to."""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+from pipeline.errors import ConfigError
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray warns unless it is set
+# Ray's C++ side prints its errors to the driver's terminal, one of them for every actor pool
+# (ray-project/ray#53727); what goes wrong reaches us as exceptions all the same.
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+
+import ray
+from ray.data import DataContext
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+
+BLOCK_BYTES = 8 * 2**20
+"""Size at which Ray cuts compressed images into blocks; small, so that cores start early."""
+
+
+@contextlib.contextmanager
+def connect(address: str | None) -> Iterator[str]:
+    """Joins a Ray cluster or starts a local one for the length of a `with` block.
+
+    Yields:
+        Ray's log folder.
+
+    Raises:
+        ConfigError: If the cluster cannot be reached.
+    """
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    local: dict[str, Any] = {
+        "address": "local",
+        "num_cpus": cores() + 1,  # the light operators share one more than the openers use
+        "include_dashboard": False,
+        "_node_ip_address": "127.0.0.1",  # Ray's default listens on every interface
+    }
+    try:
+        with _muted_stderr():
+            context = ray.init(**({"address": address} if address else local), **quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ConfigError(f"Ray {address or 'on this machine'} does not start: {error}") from error
+    try:
+        _quieten_ray_data()
+        yield str(cast(Any, context).address_info["session_dir"]) + "/logs"
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _muted_stderr() -> Iterator[None]:
+    """Keeps what C++ prints off the terminal: it announces the log level that is set above."""
+    terminal = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+
+
+def cores() -> int:
+    """Returns the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def resources() -> dict[str, float]:
+    """Returns what the cluster has in all: CPU, GPU, memory and so on."""
+    return cast(dict[str, float], ray.cluster_resources())  # type: ignore[no-untyped-call]
+
+
+def free_resources() -> dict[str, float]:
+    """Returns what of it is free now."""
+    return cast(dict[str, float], ray.available_resources())  # type: ignore[no-untyped-call]
+
+
+def _quieten_ray_data() -> None:
+    data = DataContext.get_current()
+    data.enable_progress_bars = False
+    data.print_on_execution_start = False
+    data.target_max_block_size = BLOCK_BYTES
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def submit(address: str, entrypoint: str, on_log: Callable[[str], None]) -> int:
+    """Runs a shell command on a cluster's head, passes its log on, and returns its exit code.
+
+    Args:
+        address: URL of the dashboard.
+        entrypoint: The command; it must hold no secrets, since the cluster stores and shows it.
+        on_log: Called with each piece of the log as it comes.
+
+    Raises:
+        ConfigError: If the dashboard cannot be reached.
+    """
+    try:
+        client = JobSubmissionClient(address)
+        job = client.submit_job(entrypoint=entrypoint)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"no Ray dashboard answers at {address}: {error}; give its address, such as "
+            "http://head:8265"
+        ) from error
+    on_log(f"job {job} on {address}; it goes on if you leave: ray job stop {job} ends it\n")
+    asyncio.run(_follow(client, job, on_log))
+    return _exit_code(client.get_job_info(job))
+
+
+async def _follow(client: JobSubmissionClient, job: str, on_log: Callable[[str], None]) -> None:
+    while not client.get_job_status(job).is_terminal():
+        async for lines in client.tail_job_logs(job):
+            on_log(lines)
+        await asyncio.sleep(_JOB_POLL_S)
+
+
+_JOB_POLL_S = 0.5
+
+
+def _exit_code(job: JobDetails) -> int:
+    if job.driver_exit_code is not None:
+        return int(job.driver_exit_code)
+    return 0 if job.status == JobStatus.SUCCEEDED else 1

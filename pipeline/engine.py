@@ -1,0 +1,317 @@
+"""Where the work runs: the Ray Data graph, its resources, its watchdog.
+
+    shards left -> read -> open_images -> encode (actor pool) -> commit -> receipts to the driver
+
+Pixels travel as uint8 between processes. Compressed and opened images are separate operators, so
+that one huge shard uses every core and machines without a GPU feed those that have one. The last
+operator returns receipts instead of being a Ray Data sink: the driver sees each commit as it
+happens, can stop early, and can tell a slow run from a stuck one.
+"""
+
+import contextlib
+import functools
+import math
+import queue
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.actor import ActorHandle
+from ray.data import ActorPoolStrategy
+from ray.util.annotations import RayDeprecationWarning
+
+from pipeline import cluster
+from pipeline.codec import (
+    BATCH_SIZE,
+    Codec,
+    CodecConfig,
+    Device,
+    Weights,
+    choose_device,
+    device_name,
+)
+from pipeline.commit import Writer, commit_rows
+from pipeline.errors import NoProgressError, VqpipeError
+from pipeline.images import Preprocess
+from pipeline.plan import Plan, Run, Staged
+from pipeline.schema import Selection
+from pipeline.stages import encode_rows, open_rows, read_rows
+
+OPEN_ROWS = 64
+"""Fewest images of one block of pixels."""
+COMMIT_BLOCKS = {"cuda": 8, "cpu": 1}
+"""Encoded blocks that one commit task takes: a GPU fills them fast, a CPU in many seconds."""
+
+# Logical cores. Reading, encoding and committing mostly wait, for the network or for each other;
+# with a whole core reserved for each, the operators of a two-core machine starve one another.
+READ_CORES, ENCODE_CORES, COMMIT_CORES = 0.25, 0.5, 0.25
+
+# A worker may die, and a spot node be reclaimed, this often before Ray gives the run up. Ray Data's
+# own default is to retry for ever.
+_ARROW: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
+TASKS = {**_ARROW, "max_retries": 64}
+ACTORS = {**_ARROW, "max_restarts": -1, "max_task_retries": 64}
+
+_TODO = pa.schema(
+    [("shard", pa.int32()), ("ranges", pa.list_(pa.list_(pa.int32(), 2))), ("total", pa.int32())]
+)
+_POLL_S = 0.5
+_TODO_BLOCKS = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """Where to run and how wide; nothing here changes a result."""
+
+    address: str | None = None
+    """A Ray cluster to join; None starts one on this machine that ends with the command."""
+    device: Device = "auto"
+    actors: int | None = None
+    """Codec actors; None is one for every GPU, or one on a CPU."""
+    batch_size: int | None = None
+    """Images in one forward."""
+    stall_timeout_s: float = 900.0
+    """Seconds without any progress after which the run is given up."""
+
+
+@dataclass(frozen=True)
+class EncodeWork:
+    """What to encode: plain data, the same on any engine."""
+
+    writer: Writer
+    selection: Selection
+    preprocess: Preprocess
+    codec: CodecConfig
+    weights: Weights
+    todo: dict[int, Staged]
+    """Shards left, by place in the plan, with what is staged of each."""
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What the driver learns from time to time."""
+
+    receipts: pa.Table | None
+    """`commit.RECEIPT`: what became durable since the last tick; None if nothing did."""
+    encoded: int
+    """Images through the codecs so far."""
+    devices: tuple[str, ...]
+    """Names of the devices that codecs run on."""
+
+
+def encode(work: EncodeWork, resources: Resources) -> Iterator[Tick]:
+    """Encodes and commits all shards that are left, yielding a tick at least every second or so.
+
+    Raises:
+        NoProgressError: If nothing moves for `resources.stall_timeout_s`.
+        VqpipeError: Whatever a stage raised.
+    """
+    gpus = int(cluster.resources().get("GPU", 0))
+    kind = "cuda" if resources.device == "cuda" or (resources.device == "auto" and gpus) else "cpu"
+    counter = cast(ActorHandle[Any], ray.remote(_Counter).options(num_cpus=0).remote())
+    with warnings.catch_warnings():
+        # Ray 2.60 deprecates `max_retries` and the like in favour of named parameters, but has no
+        # named ones for these; 2.64 is to remove them, hence the bound in pyproject.toml.
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        dataset = _graph(work, resources, kind, gpus, counter)
+    yield from _watch(dataset, counter, resources.stall_timeout_s, kind)
+
+
+def _graph(
+    work: EncodeWork, resources: Resources, kind: str, gpus: int, counter: ActorHandle[Any]
+) -> ray.data.Dataset:
+    """Wires the stages together; every one is a plain function from table to table."""
+    batch_size = resources.batch_size or BATCH_SIZE[kind]
+    rows = batch_size * math.ceil(OPEN_ROWS / batch_size)
+    actors = resources.actors or (max(1, gpus) if kind == "cuda" else 1)
+    plan, writer = ray.put(work.writer.plan.table), work.writer
+    rest = (writer.sink, writer.run, writer.kept, writer.codes)
+    encoder = (ray.put(work.weights), work.codec, writer.codes, resources.device, batch_size)
+    todo = cast(
+        Any, ray.data.from_arrow(_todo_blocks(work.todo))
+    )  # map_batches' types are too narrow
+    return cast(
+        ray.data.Dataset,
+        todo.map_batches(
+            _read,
+            fn_args=(plan, work.selection, writer.kept, rows),
+            batch_size=1,
+            num_cpus=READ_CORES,
+            **TASKS,
+        )
+        .map_batches(open_rows, fn_args=(work.preprocess,), batch_size=rows, num_cpus=1, **TASKS)
+        # Ray fuses this into the operator before it, whose tasks then get whole multiples of
+        # `rows`: the codec's batches are full, whatever sizes the shards have.
+        .repartition(target_num_rows_per_block=rows, strict=True)
+        .map_batches(
+            _Encoder,
+            fn_constructor_args=(*encoder, counter),
+            compute=ActorPoolStrategy(min_size=1, max_size=actors),
+            batch_size=rows,
+            num_cpus=ENCODE_CORES,
+            num_gpus=1 if kind == "cuda" else 0,
+            **ACTORS,
+        )
+        .map_batches(
+            _commit,
+            fn_args=(plan, *rest),
+            batch_size=rows * COMMIT_BLOCKS[kind],
+            num_cpus=COMMIT_CORES,
+            **TASKS,
+        ),
+    )
+
+
+def _todo_blocks(todo: dict[int, Staged]) -> list[pa.Table]:
+    rows = [
+        {"shard": index, "ranges": staged.ranges, "total": staged.total}
+        for index, staged in todo.items()
+    ]
+    size = math.ceil(len(rows) / _TODO_BLOCKS)
+    parts = (rows[first : first + size] for first in range(0, len(rows), size))
+    return [pa.Table.from_pylist(part, schema=_TODO) for part in parts]
+
+
+def _read(
+    todo: pa.Table,
+    plan: ray.ObjectRef[Any],
+    selection: Selection,
+    kept: pa.Schema,
+    block_rows: int,
+) -> Iterator[pa.Table]:
+    shards = Plan(ray.get(plan))
+    for row in todo.to_pylist():
+        index, ranges = row["shard"], row["ranges"] or ()
+        staged = Staged(tuple((first, last) for first, last in ranges), row["total"])
+        yield from read_rows(shards.shard(index), index, staged, selection, kept, block_rows)
+
+
+class _Encoder:
+    """The codec as Ray Data's actor: made once, then called with one table after another."""
+
+    def __init__(
+        self,
+        weights: ray.ObjectRef[Any],
+        how: CodecConfig,
+        codes: pa.Field,
+        device: Device,
+        batch_size: int,
+        counter: ActorHandle[Any],
+    ) -> None:
+        chosen = choose_device(device)
+        self._codec = Codec(
+            ray.get(weights), how, device=chosen, batch_size=batch_size, threads=cluster.cores()
+        )
+        self._codes = codes
+        self._counter = counter
+        counter.join.remote(device_name(chosen))
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        encode_images = functools.partial(self._codec.encode, on_batch=self._count)
+        return encode_rows(table, encode_images, self._codes)
+
+    def _count(self, images: int) -> None:
+        self._counter.add.remote(images)
+
+
+def _commit(
+    table: pa.Table, plan: ray.ObjectRef[Any], sink: str, run: Run, kept: pa.Schema, codes: pa.Field
+) -> pa.Table:
+    return commit_rows(table, Writer(sink, run, Plan(ray.get(plan)), kept, codes))
+
+
+class _Counter:
+    """Counts encoded images for the display and the watchdog; nothing depends on it."""
+
+    def __init__(self) -> None:
+        self._images = 0
+        self._devices: set[str] = set()
+
+    def join(self, device: str) -> None:
+        self._devices.add(device)
+
+    def add(self, images: int) -> None:
+        self._images += images
+
+    def read(self) -> tuple[int, tuple[str, ...]]:
+        return self._images, tuple(sorted(self._devices))
+
+
+_END = object()
+
+
+def _watch(
+    dataset: ray.data.Dataset,
+    counter: ActorHandle[Any],
+    stall_timeout_s: float,
+    kind: str,
+) -> Iterator[Tick]:
+    """Yields ticks until the graph ends, and gives up when nothing has moved for too long."""
+    results: queue.Queue[Any] = queue.Queue()
+    threading.Thread(target=_pump, args=(dataset, results), daemon=True).start()
+    moved, seen = time.monotonic(), 0
+    devices: tuple[str, ...] = ()
+    while True:
+        with contextlib.suppress(queue.Empty):
+            item = results.get(timeout=_POLL_S)
+            if item is _END:
+                return
+            if isinstance(item, BaseException):
+                raise _root_cause(item)
+            moved = time.monotonic()
+            yield Tick(item, seen, devices)
+        encoded, devices = _poll(counter, seen, devices)
+        if encoded > seen:
+            moved, seen = time.monotonic(), encoded
+        yield Tick(None, seen, devices)
+        if time.monotonic() - moved > stall_timeout_s:
+            raise NoProgressError(_describe_stall(stall_timeout_s, kind))
+
+
+def _pump(dataset: ray.data.Dataset, results: "queue.Queue[Any]") -> None:
+    try:
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+            results.put(batch)
+        results.put(_END)
+    except BaseException as error:  # noqa: BLE001 (handed to the main thread, which raises it)
+        results.put(error)
+
+
+def _poll(
+    counter: ActorHandle[Any], images: int, devices: tuple[str, ...]
+) -> tuple[int, tuple[str, ...]]:
+    try:
+        found = cast(Any, ray.get(counter.read.remote(), timeout=_POLL_S))
+    except ray.exceptions.RayError:  # its node is gone or busy: the receipts still count
+        return images, devices
+    return found[0], found[1]
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    """Returns our own error if one is behind what Ray raised, else the error itself."""
+    seen: list[BaseException | None] = [error]
+    for found in seen:
+        if isinstance(found, VqpipeError):
+            return found
+        if found is not None and len(seen) < 32:
+            seen += [getattr(found, "cause", None), found.__cause__]
+    return error
+
+
+def _describe_stall(timeout_s: float, kind: str) -> str:
+    total, free = cluster.resources(), cluster.free_resources()
+    needed = "1 GPU" if kind == "cuda" else f"{ENCODE_CORES} cores"
+    have = ", ".join(
+        f"{free.get(name, 0):g} of {total.get(name, 0):g} {name}s free" for name in ("CPU", "GPU")
+    )
+    return (
+        f"no image was encoded or committed for {timeout_s:g} s; a codec needs {needed}, and the "
+        f"cluster has {have}. Everything committed is safe: run the same command again when the "
+        "cluster is whole (--stall-timeout-s waits longer)"
+    )

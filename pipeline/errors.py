@@ -1,0 +1,71 @@
+"""Everything that stops a run, and the exit code it stops with.
+
+    VqpipeError
+    ├── ConfigError         4  an option that cannot work: change the command
+    ├── CheckpointError     4  model files missing, damaged or no VQModel: fix the files
+    ├── StorageError        4  the store said no, or nothing, after retries: fix access, rerun
+    ├── MismatchError       3  the sink belongs to another run: another sink, or its options
+    ├── SourceChangedError  3  an input is not what was planned: restore it, or start anew
+    ├── IncompleteError     2  the run ended before every shard was committed: rerun
+    │   └── TooManyRejectionsError  2  the error budget is spent: see rejected/, fix or raise it
+    └── NoProgressError     5  nothing moved for the set time: look at the cluster, rerun
+
+Exit code 0 means that ``_SUCCESS`` is in the sink, and nothing else means that. A bad image is
+never an exception: it is a rejection, a row of data (`pipeline.schema.Reason`).
+"""
+
+
+class VqpipeError(Exception):
+    """A run could not do its job; the message says what happened and what to do next."""
+
+    exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class ConfigError(VqpipeError):
+    """The command cannot work as given: change it."""
+
+    exit_code = 4
+
+
+class CheckpointError(VqpipeError):
+    """The model's files are missing, damaged or something else: fix them."""
+
+    exit_code = 4
+
+
+class StorageError(VqpipeError):
+    """The store refused or did not answer: fix access or wait, then run the same command again."""
+
+    exit_code = 4
+
+
+class MismatchError(VqpipeError):
+    """The sink holds another run: choose another sink or the options of that run."""
+
+    exit_code = 3
+
+
+class SourceChangedError(VqpipeError):
+    """An input differs from the plan: restore it, or encode into a new sink."""
+
+    exit_code = 3
+
+
+class IncompleteError(VqpipeError):
+    """Shards are left: run the same command again to finish them."""
+
+    exit_code = 2
+
+
+class TooManyRejectionsError(IncompleteError):
+    """More samples were rejected than allowed: look at them, then fix or allow more."""
+
+
+class NoProgressError(VqpipeError):
+    """Nothing moved for the set time: look at the cluster, then run the same command again."""
+
+    exit_code = 5

@@ -1,0 +1,134 @@
+"""How far a run is: a live line on a terminal, elsewhere a plain line every few seconds."""
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+_LOG_EVERY_S = 5.0
+_RATE_WINDOW_S = 30.0
+
+
+@dataclass
+class Progress:
+    """Counts of one command on a run; `images` are those of this command, not of earlier ones."""
+
+    shards_total: int
+    bytes_total: int
+    """Of the shards that this command still has to do."""
+    shards_before: int = 0
+    """Committed by earlier commands."""
+    shards: int = 0
+    encoded: int = 0
+    """Images through the codec; a little ahead of what is durable."""
+    durable: int = 0
+    """Rows staged or committed, rejections included."""
+    reasons: Counter[str] = field(default_factory=Counter)
+    done_rows: int = 0
+    """Rows of the committed shards."""
+    done_bytes: int = 0
+    """Compressed bytes of the committed shards."""
+    started: float = field(default_factory=time.monotonic)
+    _history: deque[tuple[float, int]] = field(default_factory=deque)
+
+    @property
+    def rejected(self) -> int:
+        """Rejections of this command."""
+        return self.reasons.total()
+
+    @property
+    def images(self) -> int:
+        """Images that are through, one way or the other."""
+        return max(self.encoded + self.rejected, self.durable)
+
+    @property
+    def images_total(self) -> int | None:
+        """Images of this command, judged from the bytes of finished shards; None before any."""
+        if not self.done_bytes:
+            return None
+        if self.shards_before + self.shards == self.shards_total:
+            return self.images
+        return max(self.images, round(self.done_rows * self.bytes_total / self.done_bytes))
+
+    @property
+    def seconds(self) -> float:
+        """Since the command started to work."""
+        return time.monotonic() - self.started
+
+    def rate(self) -> float:
+        """Returns images per second over the last half minute."""
+        now = time.monotonic()
+        self._history.append((now, self.images))
+        while now - self._history[0][0] > _RATE_WINDOW_S and len(self._history) > 2:
+            self._history.popleft()
+        then, images = self._history[0] if len(self._history) > 1 else (self.started, 0)
+        return (self.images - images) / max(now - then, 1e-3)
+
+    def describe(self) -> tuple[str, ...]:
+        """Returns the parts of the line that is shown."""
+        if not self.images:
+            return (f"starting workers, {_clock(self.seconds)}",)
+        rate, total = self.rate(), self.images_total
+        shards = f"{self.shards_before + self.shards:,}/{self.shards_total:,} shards"
+        images = f"{self.images:,}" + (f"/~{total:,}" if total else "") + " images"
+        left = (total - self.images) / rate if total and rate > 0 else None
+        eta = "ETA " + ("?" if left is None else _clock(left))
+        return shards, images, f"{rate:,.1f} images/s", f"{self.rejected:,} rejected", eta
+
+
+def _clock(seconds: float) -> str:
+    minutes, second = divmod(round(seconds), 60)
+    hour, minute = divmod(minutes, 60)
+    return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute}:{second:02}"
+
+
+class Display:
+    """Shows progress while a `with` block lasts; call `show` as often as you like."""
+
+    def __init__(self, console: Console, title: str) -> None:
+        self._console = console
+        self._title = title
+        self._live = Live(console=console, transient=True, auto_refresh=False)
+        self._show: Callable[[Progress], None] = (
+            self._show_live if console.is_terminal else self._show_line
+        )
+        self._logged = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live.is_started:
+            self._live.stop()
+
+    def show(self, progress: Progress) -> None:
+        """Shows where the run is now."""
+        self._show(progress)
+
+    def _show_live(self, progress: Progress) -> None:
+        total = progress.images_total
+        grid = Table.grid(padding=(0, 2))
+        bar = ProgressBar(total=total, completed=progress.images, width=24, pulse=total is None)
+        grid.add_row(self._title, bar, *progress.describe())
+        self._live.update(grid, refresh=True)
+
+    def _show_line(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if now - self._logged >= _LOG_EVERY_S:
+            self._logged = now
+            clock = time.strftime("%H:%M:%S")
+            self._console.print(f"{clock}  {self._title}  " + "  ".join(progress.describe()))

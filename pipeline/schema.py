@@ -1,0 +1,187 @@
+"""The nouns of the pipeline and the Arrow schemas of everything it passes on or writes.
+
+Between stages travel tables with one row a sample. Each stage adds or replaces columns:
+
+    read    shard, row, total, key, reason, message, kept.*, image
+    open    shard, row, total, key, reason, message, kept.*, pixels, view, width, height, crop, flip
+    encode  the same without pixels, with codes; also what `staging/` holds
+    commit  `data/`: key, row, view, codes, width, height, crop, flip, then the kept columns
+            `rejected/`: key, row, reason, message
+
+A rejected sample stays in the stream as a row whose `reason` is set and whose image, pixels or
+codes are null, so that no row of a shard is ever missing.
+"""
+
+import enum
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+
+class Reason(enum.StrEnum):
+    """Why a sample was rejected. The value is what `rejected/` stores."""
+
+    NO_IMAGE = "no_image"
+    """The sample has no image member, or its image column is null."""
+    EMPTY = "empty"
+    """The image has zero bytes."""
+    NOT_AN_IMAGE = "not_an_image"
+    """The bytes are none of the formats that are opened (an HTML page, a video, an EPS, ...)."""
+    TRUNCATED = "truncated"
+    """The image data ends early."""
+    CORRUPT = "corrupt"
+    """The image claims a known format, and its decoder refused it."""
+    TOO_MANY_PIXELS = "too_many_pixels"
+    """The header announces more pixels than the run's limit; nothing was decompressed."""
+    DUPLICATE_KEY = "duplicate_key"
+    """The key has been seen before in this shard: a duplicate, or members not side by side."""
+    BAD_METADATA = "bad_metadata"
+    """A column to be kept could not be read as text."""
+    SHARD_DAMAGED = "shard_damaged"
+    """The shard cannot be read past this point; samples before it are kept."""
+    NON_FINITE = "non_finite"
+    """The network's latents for this image hold NaN or infinity."""
+
+
+@dataclass(frozen=True)
+class File:
+    """One stored object: where it is and which version of it."""
+
+    uri: str
+    size: int
+    """Bytes."""
+    version: str
+    """ETag, or modification time where the store has no ETags."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One unit of work, failure, output and resume."""
+
+    name: str
+    """Stem of the output objects, `/`-separated, unique in the plan."""
+    format: str
+    """`webdataset`, `parquet` or `folder`."""
+    files: tuple[File, ...]
+    """The one file of a tar or Parquet shard; the images of a folder shard, in order."""
+    root: str = ""
+    """Folder shards: the URI that keys are relative to."""
+    row_groups: tuple[int, int] | None = None
+    """Parquet: first (inclusive) and last (exclusive) row group; None is the whole file."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files; of the whole file when the shard is a part of it."""
+        return sum(file.size for file in self.files)
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """Why one sample could not be processed, in a word and in a sentence."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image of a shard as it is stored: compressed, or rejected while reading."""
+
+    row: int
+    """Place in the shard, from 0."""
+    key: str | None
+    """Name in the dataset; None where damage hides it."""
+    image: bytes | None = None
+    """Compressed image; None exactly when `rejection` is set."""
+    rejection: Rejection | None = None
+    kept: dict[str, object] = field(default_factory=dict)
+    """Metadata that travels along, by column name."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which parts of a sample to read; the same for every shard of a run."""
+
+    image: str | None = None
+    """Parquet column or webdataset extension that holds the image; None finds it."""
+    key: str | None = None
+    """Parquet column that holds the key; None makes keys from the shard's name and the row."""
+    keep: tuple[str, ...] = ()
+    """Parquet columns or webdataset extensions to copy into the output."""
+
+
+GRID_LIMIT_UINT16 = 65_536
+"""Largest codebook whose codes fit uint16."""
+
+
+def code_type(codebook_size: int) -> pa.DataType:
+    """Returns the smallest unsigned Arrow type that holds codes 0..codebook_size-1."""
+    return pa.uint16() if codebook_size <= GRID_LIMIT_UINT16 else pa.uint32()
+
+
+HEAD = (
+    pa.field("shard", pa.int32()),  # place in the plan
+    pa.field("row", pa.int32()),  # -1: no sample; has the shard's staging looked at
+    pa.field("total", pa.int32()),  # rows of the shard, on its last row; null on the others
+    pa.field("key", pa.string()),
+    pa.field("reason", pa.string()),  # null for a good sample
+    pa.field("message", pa.string()),
+)
+"""Columns that every stage carries."""
+
+VIEW = (
+    pa.field("view", pa.uint8()),
+    pa.field("width", pa.int32()),  # pixels of the original after EXIF orientation
+    pa.field("height", pa.int32()),
+    pa.field("crop", pa.list_(pa.int32(), 4)),  # left, top, right, bottom in original pixels
+    pa.field("flip", pa.bool_()),
+)
+"""Columns that say how a view was cut from its image."""
+
+
+KEPT = "kept."
+"""Prefix of kept metadata's column names between stages, so that they clash with nothing."""
+
+
+def kept_fields(kept: pa.Schema) -> list[pa.Field]:
+    """Returns the columns in which kept metadata travels between stages."""
+    return [field.with_name(KEPT + field.name) for field in kept]
+
+
+def read_schema(kept: pa.Schema) -> pa.Schema:
+    """Returns the schema of rows between reading and opening."""
+    return pa.schema([*HEAD, *kept_fields(kept), pa.field("image", pa.large_binary())])
+
+
+def opened_schema(kept: pa.Schema, resolution: int) -> pa.Schema:
+    """Returns the schema of rows between opening and encoding; pixels are HWC uint8 RGB."""
+    pixels = pa.field("pixels", pa.binary(resolution * resolution * 3))
+    return pa.schema([*HEAD, *kept_fields(kept), *VIEW, pixels])
+
+
+def codes_field(codebook_size: int, grid: tuple[int, int]) -> pa.Field:
+    """Returns the codes column: `grid[0] * grid[1]` codes a row, row-major."""
+    return pa.field("codes", pa.list_(code_type(codebook_size), grid[0] * grid[1]))
+
+
+def encoded_schema(kept: pa.Schema, codes: pa.Field) -> pa.Schema:
+    """Returns the schema of rows between encoding and commit, and of `staging/`."""
+    return pa.schema([*HEAD, *kept_fields(kept), *VIEW, codes])
+
+
+def data_schema(kept: pa.Schema, codes: pa.Field) -> pa.Schema:
+    """Returns the schema of `data/`."""
+    view, *rest = VIEW
+    names = (pa.field("key", pa.string()), pa.field("row", pa.int32()))
+    return pa.schema([*names, view, codes, *rest, *kept])
+
+
+REJECTED = pa.schema(
+    [
+        pa.field("key", pa.string()),
+        pa.field("row", pa.int32()),
+        pa.field("reason", pa.string()),
+        pa.field("message", pa.string()),
+    ]
+)
+"""Schema of `rejected/`."""

@@ -1,0 +1,188 @@
+"""The stages before the commit, tables in, tables out, for any engine or a plain loop.
+
+    read_rows    one shard             -> tables of compressed samples
+    open_rows    compressed samples    -> uint8 views
+    encode_rows  uint8 views           -> codes
+
+The schemas are in `pipeline.schema`. No row is dropped on the way: a sample that fails becomes a
+row with a reason.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipeline import schema
+from pipeline.images import Preprocess, View, open_image
+from pipeline.plan import Staged
+from pipeline.schema import Reason, Rejection, Sample, Selection, Shard
+from pipeline.sources import read_shard
+
+BLOCK_BYTES = 64 * 2**20
+"""Compressed bytes after which `read_rows` starts a new table."""
+
+NO_ROW = -1
+"""Row number of a row that is no sample: it has the shard's staging looked at."""
+
+Encode = Callable[[npt.NDArray[np.uint8]], tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]]
+"""Pixels (N, R, R, 3) in; codes (N, h, w) and a mask (N,) of finite latents out."""
+
+
+def read_rows(
+    shard: Shard,
+    index: int,
+    staged: Staged,
+    selection: Selection,
+    kept: pa.Schema,
+    block_rows: int,
+) -> Iterator[pa.Table]:
+    """Yields the rows of a shard that are not staged yet, in order.
+
+    Args:
+        shard: What to read.
+        index: Its place in the plan.
+        staged: Rows to leave out: they are safe already.
+        selection: Which parts of a sample to read.
+        kept: Schema of the kept metadata.
+        block_rows: Most rows of one table.
+    """
+    block: list[dict[str, object]] = []
+    size, total = 0, 0
+    for sample, is_last in _mark_last(_samples(shard, staged, selection, kept)):
+        total = sample.row + 1
+        if staged.holds(sample.row):
+            continue
+        if len(block) == block_rows or size > BLOCK_BYTES:
+            yield _table(block, kept)
+            block, size = [], 0
+        block.append(_row(index, sample, total if is_last else None))
+        size += len(sample.image or b"")
+    known = staged.total if staged.complete else total
+    yield _table(block or [{"shard": index, "row": NO_ROW, "total": known}], kept)
+
+
+def _samples(
+    shard: Shard, staged: Staged, selection: Selection, kept: pa.Schema
+) -> Iterator[Sample]:
+    return iter(()) if staged.complete else read_shard(shard, selection, kept)
+
+
+def _mark_last(samples: Iterator[Sample]) -> Iterator[tuple[Sample, bool]]:
+    previous = next(samples, None)
+    for sample in samples:
+        assert previous is not None
+        yield previous, False
+        previous = sample
+    if previous is not None:
+        yield previous, True
+
+
+def _row(index: int, sample: Sample, total: int | None) -> dict[str, object]:
+    rejection = sample.rejection
+    return {
+        "shard": index,
+        "row": sample.row,
+        "total": total,
+        "key": sample.key,
+        "reason": rejection and rejection.reason.value,
+        "message": rejection and rejection.message,
+        "image": sample.image,
+        **{schema.KEPT + name: value for name, value in sample.kept.items()},
+    }
+
+
+def _table(rows: list[dict[str, object]], kept: pa.Schema) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=schema.read_schema(kept))
+
+
+def open_rows(table: pa.Table, how: Preprocess) -> pa.Table:
+    """Replaces compressed images by uint8 views; an image that fails becomes a rejection."""
+    images = (value.as_buffer() for value in table["image"])
+    opened = [None if data is None else open_image(data.to_pybytes(), how) for data in images]
+    views = [view if isinstance(view, View) else None for view in opened]
+    columns = {
+        **_columns(table, *(name for name in table.column_names if name != "image")),
+        **_rejected(table, [view if isinstance(view, Rejection) else None for view in opened]),
+        "view": _map(views, lambda _: 0, pa.uint8()),
+        "width": _map(views, lambda view: view.width, pa.int32()),
+        "height": _map(views, lambda view: view.height, pa.int32()),
+        "crop": _map(views, lambda view: list(view.crop), pa.list_(pa.int32(), 4)),
+        "flip": _map(views, lambda _: False, pa.bool_()),
+        "pixels": _pixels(views, how.resolution),
+    }
+    return pa.table(columns)
+
+
+def encode_rows(table: pa.Table, encode: Encode, codes: pa.Field) -> pa.Table:
+    """Replaces pixels by codes; an image with non-finite latents becomes a rejection."""
+    column = table["pixels"].combine_chunks()
+    valid = np.asarray(column.is_valid())
+    values = np.zeros((len(table), codes.type.list_size), codes.type.value_type.to_pandas_dtype())
+    finite = np.ones(len(table), bool)
+    if valid.any():
+        found, finite[valid] = encode(_images(column)[valid])
+        values[valid] = found.reshape(len(found), -1)
+    rejections = [None if ok else _NON_FINITE for ok in finite]
+    names = [name for name in table.column_names if name != "pixels"]
+    return pa.table(
+        {
+            **_columns(table, *names),
+            **_rejected(table, rejections),
+            codes.name: _lists(values, valid & finite, codes.type),
+        }
+    )
+
+
+_NON_FINITE = Rejection(Reason.NON_FINITE, "the network's latents hold NaN or infinity")
+
+
+def _columns(table: pa.Table, *names: str) -> dict[str, pa.ChunkedArray]:
+    return {name: table[name] for name in names}
+
+
+def _map(
+    views: Sequence[View | None], get: Callable[[View], object], kind: pa.DataType
+) -> pa.Array:
+    return pa.array([None if view is None else get(view) for view in views], kind)
+
+
+def _rejected(table: pa.Table, found: Sequence[Rejection | None]) -> dict[str, pa.Array]:
+    """Adds newly found rejections to the columns `reason` and `message`."""
+    reasons, messages = table["reason"].to_pylist(), table["message"].to_pylist()
+    for i, rejection in enumerate(found):
+        if rejection is not None:
+            reasons[i], messages[i] = rejection.reason.value, rejection.message
+    return {"reason": pa.array(reasons, pa.string()), "message": pa.array(messages, pa.string())}
+
+
+def _pixels(views: Sequence[View | None], resolution: int) -> pa.Array:
+    """Returns views (N of R x R x 3 uint8) as fixed-size binary, without a copy of the whole."""
+    pixels = np.zeros((len(views), resolution, resolution, 3), np.uint8)
+    for target, view in zip(pixels, views, strict=True):
+        if view is not None:
+            target[:] = view.pixels
+    valid = _bitmap(np.array([view is not None for view in views], bool))
+    kind = pa.binary(resolution * resolution * 3)
+    return pa.Array.from_buffers(kind, len(views), [valid, pa.py_buffer(pixels)])
+
+
+def _images(column: pa.FixedSizeBinaryArray) -> npt.NDArray[np.uint8]:
+    """Returns fixed-size binary as (N, R, R, 3) uint8, without a copy."""
+    width = column.type.byte_width
+    side = round((width // 3) ** 0.5)
+    flat = np.frombuffer(column.buffers()[1], np.uint8)
+    rows = flat[column.offset * width : (column.offset + len(column)) * width]
+    return rows.reshape(len(column), side, side, 3)
+
+
+def _lists(
+    values: npt.NDArray[np.generic], valid: npt.NDArray[np.bool_], kind: pa.DataType
+) -> pa.Array:
+    items = pa.array(values.ravel(), kind.value_type)
+    return pa.Array.from_buffers(kind, len(values), [_bitmap(valid)], children=[items])
+
+
+def _bitmap(valid: npt.NDArray[np.bool_]) -> pa.Buffer:
+    return pa.py_buffer(np.packbits(valid, bitorder="little"))
