@@ -250,7 +250,7 @@ def _encode(job: Encode, work: EncodeWork, progress: Progress, console: Console)
         stall_timeout_s=job.stall_timeout_s,
     )
     devices: tuple[str, ...] = ()
-    with _stoppable(), cluster.connect(resources.address) as log_folder:
+    with cluster.connect(resources.address) as log_folder, _stoppable():  # Ray sets handlers too
         console.print(f"  Ray's logs are in {log_folder}", style="dim", markup=False)
         with Display(console, "encode") as display:
             for tick in engine.encode(work, resources):

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from pipeline import plan as layout
 from pipeline import schema, storage
-from pipeline.errors import VqpipeError
+from pipeline.errors import StorageError, VqpipeError
 from pipeline.plan import Plan, Run
 from pipeline.totals import FOOTER, HISTOGRAM, pack_histogram
 
@@ -127,7 +127,7 @@ def _merge(writer: Writer, index: int) -> int | None:
     if staged.total is None or not staged.complete:
         return None
     try:
-        tables = [_read_range(uri) for uri in uris]
+        tables = [_read_range(uri, writer.run) for uri in uris]
     except FileNotFoundError:  # another writer has committed the shard and is clearing up
         storage.stat(layout.data_uri(writer.sink, name))
         return staged.total
@@ -143,8 +143,12 @@ def _list_staging(sink: str, name: str) -> list[schema.File]:
     return storage.list_files(folder, recursive=False)
 
 
-def _read_range(uri: str) -> pa.Table:
-    return pq.read_table(io.BytesIO(storage.read(uri)))
+def _read_range(uri: str, run: Run) -> pa.Table:
+    file = pq.ParquetFile(io.BytesIO(storage.read(uri)))
+    origin = json.loads((file.metadata.metadata or {}).get(FOOTER.encode(), b"{}"))
+    if origin.get("fingerprint") != run.fingerprint:
+        raise StorageError(f"{uri} belongs to another run; remove staging/ and run again")
+    return file.read()
 
 
 def _publish_shard(writer: Writer, index: int, rows: pa.Table, total: int) -> None:

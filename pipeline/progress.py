@@ -131,4 +131,5 @@ class Display:
         if now - self._logged >= _LOG_EVERY_S:
             self._logged = now
             clock = time.strftime("%H:%M:%S")
-            self._console.print(f"{clock}  {self._title}  " + "  ".join(progress.describe()))
+            line = f"{clock}  {self._title}  " + "  ".join(progress.describe())
+            self._console.print(line, soft_wrap=True)

@@ -120,7 +120,7 @@ def read_footer(file: File) -> tuple[dict[str, Any], Histogram]:
     try:
         metadata = pq.read_metadata(pa.BufferReader(tail)).metadata
         return json.loads(metadata[FOOTER.encode()]), unpack_histogram(metadata[HISTOGRAM.encode()])
-    except (pa.ArrowInvalid, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, zlib.error) as error:  # OSError: bad Thrift
         raise StorageError(f"{file.uri} is no shard that vqpipe wrote; remove it") from error
 
 
@@ -136,6 +136,8 @@ def read_totals(sink: str, run: Run, plan: Plan) -> Totals:
     with ThreadPoolExecutor(_READERS) as pool:
         for file, (footer, histogram) in zip(files, pool.map(read_footer, files), strict=True):
             _check_footer(file, footer, run, names)
+            if file.uri != layout.data_uri(sink, footer["shard"]):  # it would be counted twice
+                raise StorageError(f"{file.uri} is a copy of shard {footer['shard']}; remove it")
             totals.add(footer, histogram, file.size)
     return totals
 

@@ -1,0 +1,206 @@
+"""Compressed image to uint8 RGB view and back.
+
+    open_image  bytes            ->  View: the centre square, resized, (R, R, 3) uint8 RGB
+    to_jpeg     (H, W, 3) uint8  ->  bytes
+    to_png      (H, W, 3) uint8  ->  bytes
+
+What becomes of what is stored:
+
+    RGB, grey, 1-bit, palette   as they are, in RGB
+    any kind of transparency    laid on the background colour
+    CMYK, YCCK                  Pillow's conversion, which undoes Adobe's inversion
+    16-bit grey                 divided by 257 and rounded, 0..65535 to 0..255; other integers are
+                                clipped to that range first, and its transparent colour is ignored
+    16-bit colour               the high byte of each sample, as Pillow reads it
+    float, Lab                  rejected: nothing says which value is white, or Pillow has no way
+    ICC profile                 ignored: numbers are taken as sRGB
+    EXIF orientation            applied; unreadable EXIF counts as upright
+    animation, several pages    the first frame
+
+Pixels are resampled once, from the original to the view. JPEG's reduced decoding (`draft`) and
+`reducing_gap` are not used: they are faster and change the pixels.
+"""
+
+import io
+import re
+import struct
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from pipeline.schema import Reason, Rejection
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+"""Pillow's names of what is opened; its JPEG opens MPO too. EPS, for one, starts Ghostscript."""
+
+RESAMPLE = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
+
+# Pillow's own limit warns or raises from inside `Image.open`, process-wide, at other numbers.
+# `Preprocess.max_pixels` is checked at the same place: after the header, before the pixels.
+Image.MAX_IMAGE_PIXELS = None
+
+_MAX_MESSAGE = 200
+_GREY_16 = 257  # 65535 / 255
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # EXIF 2.32, tag 0x0112; the table of PIL.ImageOps.exif_transpose
+
+Pixels = npt.NDArray[np.uint8]
+
+
+class View(NamedTuple):
+    """One image as the network sees it, and how it was cut."""
+
+    pixels: Pixels
+    """(R, R, 3) uint8 RGB, 0..255, HWC."""
+    width: int
+    """Pixels of the original, after EXIF orientation."""
+    height: int
+    """Pixels of the original, after EXIF orientation."""
+    crop: tuple[int, int, int, int]
+    """Left, top, right (exclusive), bottom (exclusive) of the square kept, in original pixels."""
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How images become views; the same for every image of a run."""
+
+    resolution: int
+    """Pixels along a side of the view, from 1."""
+    resample: str = "bicubic"
+    """`bicubic` or `lanczos`, both antialiased by Pillow."""
+    background: tuple[int, int, int] = (255, 255, 255)
+    """RGB, 0..255, under transparent pixels."""
+    max_pixels: int = 100_000_000
+    """Images of more pixels, by their header, are rejected without being decompressed."""
+
+    def __post_init__(self) -> None:
+        if self.resolution < 1:
+            raise ValueError(f"resolution must be at least 1, not {self.resolution}")
+        if self.resample not in RESAMPLE:
+            raise ValueError(f"resample must be one of {', '.join(RESAMPLE)}, not {self.resample}")
+        if len(self.background) != 3 or not all(0 <= level <= 255 for level in self.background):
+            raise ValueError(f"background must be three levels of 0..255, not {self.background}")
+        if self.max_pixels < 1:
+            raise ValueError(f"max_pixels must be at least 1, not {self.max_pixels}")
+
+
+def open_image(data: bytes, how: Preprocess) -> View | Rejection:
+    """Returns the centre square of an image at the resolution asked for, or why there is none.
+
+    The square is the largest with whole pixel coordinates, `(width - side) // 2` from the left.
+    Images smaller than the view are enlarged.
+    """
+    if not data:
+        return Rejection(Reason.EMPTY, "the image has zero bytes")
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return _reject_large(image, how) or _view(image, how)
+    except MemoryError:
+        raise  # the machine's trouble, not the image's
+    except UnidentifiedImageError:
+        return _unidentified(data)
+    except Exception as error:  # noqa: BLE001 (decoders raise nearly anything on bad data)
+        return Rejection(_reason(data, error), _sentence(error))
+
+
+def to_jpeg(pixels: Pixels, quality: int = 95) -> bytes:
+    """Returns (H, W, 3) uint8 RGB as a JPEG of a quality from 1 to 95 (libjpeg's scale)."""
+    return _save(pixels, "JPEG", quality=quality)
+
+
+def to_png(pixels: Pixels) -> bytes:
+    """Returns (H, W, 3) uint8 RGB as a PNG, without loss."""
+    return _save(pixels, "PNG")
+
+
+def _save(pixels: Pixels, kind: str, **options: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def _reject_large(image: Image.Image, how: Preprocess) -> Rejection | None:
+    if image.width * image.height <= how.max_pixels:
+        return None
+    size = f"{image.width} x {image.height} pixels"
+    return Rejection(Reason.TOO_MANY_PIXELS, f"{size} are more than {how.max_pixels}")
+
+
+def _view(image: Image.Image, how: Preprocess) -> View:
+    image.load()
+    flat = _flatten(_upright(image), how.background)
+    width, height = flat.size
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    crop = (left, top, left + side, top + side)
+    size = (how.resolution, how.resolution)
+    square = flat.resize(size, RESAMPLE[how.resample], box=crop)
+    if square.mode != "RGB":
+        square = square.convert("RGB")
+    return View(np.asarray(square), width, height, crop)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Returns the image as EXIF turns it; `ImageOps.exif_transpose` fails on unreadable EXIF."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except (SyntaxError, ValueError, TypeError, KeyError, OSError, struct.error):
+        return image
+    method = _TRANSPOSE.get(orientation) if isinstance(orientation, int) else None
+    return image if method is None else image.transpose(method)
+
+
+def _flatten(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    """Returns the image in mode RGB or, three times cheaper to resize, L; without transparency."""
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no fixed white level")
+    if image.mode.startswith("I"):
+        return _grey_from_integers(image)
+    if image.has_transparency_data:
+        opaque = Image.new("RGB", image.size, background)
+        above = image.convert("RGBA")
+        opaque.paste(above, mask=above)
+        return opaque
+    return image if image.mode in {"RGB", "L"} else image.convert("RGB")
+
+
+def _grey_from_integers(image: Image.Image) -> Image.Image:
+    """Returns mode L for I and I;16, which Pillow itself would clip at 255."""
+    levels = np.asarray(image).clip(0, 65_535).astype(np.uint32)
+    return Image.fromarray(((levels + _GREY_16 // 2) // _GREY_16).astype(np.uint8))
+
+
+def _unidentified(data: bytes) -> Rejection:
+    """Tells a known format with a broken header from everything else."""
+    for kind in FORMATS:
+        _, accepts = Image.OPEN[kind]
+        if accepts is not None and accepts(data[:16]) is True:
+            return Rejection(Reason.CORRUPT, f"a {kind} file whose header cannot be read")
+    return Rejection(Reason.NOT_AN_IMAGE, f"none of the formats {', '.join(FORMATS)}")
+
+
+def _reason(data: bytes, error: Exception) -> Reason:
+    is_cut = isinstance(error, EOFError) or "truncated" in str(error).lower()
+    return Reason.TRUNCATED if is_cut or _is_cut_riff(data) else Reason.CORRUPT
+
+
+def _is_cut_riff(data: bytes) -> bool:
+    """Tells a WebP that is shorter than it says: libwebp refuses it without naming a cause."""
+    return data[:4] == b"RIFF" and int.from_bytes(data[4:8], "little") + 8 > len(data)
+
+
+def _sentence(error: Exception) -> str:
+    """Returns one printable line without the addresses of objects, equal on every run."""
+    text = re.sub(r" at 0x[0-9a-fA-F]+", "", f"{type(error).__name__}: {error}")
+    printable = "".join(letter if letter.isprintable() else " " for letter in text)
+    return " ".join(printable.split())[:_MAX_MESSAGE]

@@ -1,0 +1,45 @@
+"""Names of shards: the stems of everything that a run writes."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from pipeline.errors import ConfigError
+from pipeline.schema import File, Shard
+from pipeline.sources.extensions import extension
+
+
+def relative_path(root: str, uri: str) -> str:
+    """Returns the path of a file below the source's root, as its store spells it."""
+    return uri[len(root.rstrip("/")) + 1 :]
+
+
+def shard_names(root: str, files: list[File]) -> list[str]:
+    """Returns one name a file: its path below the root without extension, if that is unique.
+
+    Files that would share a name (`a.tar` and `a.tar.gz`) keep their extensions.
+    """
+    paths = [relative_path(root, file.uri) for file in files]
+    stems = [path[: len(path) - len(extension(path))] for path in paths]
+    uses = Counter(stems)
+    return [stem if uses[stem] == 1 else path for path, stem in zip(paths, stems, strict=True)]
+
+
+def check_names(shards: Iterable[Shard]) -> None:
+    """Checks that every name is unique and can be the stem of an object in the sink.
+
+    Raises:
+        ConfigError: If one is not.
+    """
+    seen = set()
+    for shard in shards:
+        if {"", ".", ".."} & set(shard.name.split("/")):
+            raise ConfigError(
+                f"{shard.files[0].uri} would be written as {shard.name!r}, which is no safe path: "
+                "rename it, or give a source that lies deeper"
+            )
+        if shard.name in seen:
+            raise ConfigError(
+                f"{shard.files[0].uri} would be written as {shard.name!r}, like another file of "
+                "this source: rename one of the two"
+            )
+        seen.add(shard.name)

@@ -1,0 +1,279 @@
+"""Parquet files with a column of compressed images, plain or as `struct{bytes, path}`.
+
+The struct is the layout of Hugging Face `datasets`' `Image` feature:
+https://huggingface.co/docs/datasets/about_dataset_features. Its `path` is no key: it is often null
+or the same in every row.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.errors import ConfigError
+from pipeline.schema import File, Reason, Rejection, Sample, Selection, Shard
+from pipeline.sources.damage import PARSER_ERRORS, damaged
+from pipeline.sources.footer import extension_name, read_footer
+from pipeline.sources.names import shard_names
+
+MAX_SHARD_BYTES = 10**9
+"""Files above this size become several shards of row groups, each of at most about this size."""
+
+_BATCH_ROWS = 64
+_BATCH_BYTES = 64 * 2**20
+_BUFFER_BYTES = 2**20  # a column: without it Arrow reads whole column chunks into memory
+_ARROW_ERRORS = (pa.ArrowException, *PARSER_ERRORS)
+_ROW_GROUP = "-rg"
+
+
+def list_shards(root: str, files: list[File], max_bytes: int = MAX_SHARD_BYTES) -> list[Shard]:
+    """Returns one shard a file, or several for a file of more than `max_bytes`."""
+    shards = []
+    for file, name in zip(files, shard_names(root, files), strict=True):
+        shard = Shard(name, "parquet", (file,))
+        shards += [shard] if file.size <= max_bytes else _split(shard, max_bytes)
+    return shards
+
+
+def kept_schema(shards: tuple[Shard, ...], selection: Selection) -> pa.Schema:
+    """Returns the kept columns with their types in the first file that has a readable footer.
+
+    Raises:
+        ConfigError: If a selected column is missing or unusable, or no footer can be read.
+    """
+    for shard in shards:
+        try:
+            with storage.open_file(shard.files[0]) as file, _open(file) as parquet:
+                schema = parquet.schema_arrow
+        except _ARROW_ERRORS:
+            continue  # `read_shard` makes it a rejection
+        columns = _Columns.of(shard.files[0].uri, schema, selection)
+        return pa.schema([pa.field(name, schema.field(name).type) for name in columns.kept])
+    raise ConfigError(f"none of {len(shards)} Parquet files has a readable footer")
+
+
+def read_shard(shard: Shard, selection: Selection, kept: pa.Schema) -> Iterator[Sample]:
+    """Yields the rows of a file or of its row groups.
+
+    Raises:
+        ConfigError: If this file lacks a selected column; files of a source must look alike.
+    """
+    row = 0
+    seen: set[str] = set()
+    with storage.open_file(shard.files[0]) as file:
+        try:
+            for sample in _read_rows(shard, file, selection, kept):
+                yield _unique(sample, seen)
+                row += 1
+        except MemoryError:
+            raise  # also an ArrowException: this machine's trouble, not the file's
+        except _ARROW_ERRORS as error:
+            yield damaged(row, None, f"{shard.files[0].uri}, from row {row} of the shard on", error)
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """The columns to read of one file."""
+
+    image: str
+    is_struct: bool
+    key: str | None
+    kept: tuple[str, ...]
+
+    @classmethod
+    def of(cls, uri: str, schema: pa.Schema, selection: Selection) -> "_Columns":
+        """Returns the selected columns, or raises a `ConfigError` that lists what there is."""
+        image = selection.image or _only_image(uri, schema)
+        for name in (image, *([selection.key] if selection.key else []), *selection.keep):
+            _check_column(uri, schema, name)
+        image_type = schema.field(image).type
+        if not _holds_image(image_type):
+            raise ConfigError(
+                f"{uri}: column {image!r} is {image_type}, and an image is binary or "
+                f"struct<bytes: binary>; {_columns(schema)}"
+            )
+        return cls(image, pa.types.is_struct(image_type), selection.key, selection.keep)
+
+    @property
+    def names(self) -> list[str]:
+        """The columns as Arrow's reader wants them, without the struct's other fields."""
+        image = f"{self.image}.bytes" if self.is_struct else self.image
+        return list(dict.fromkeys([image, *([self.key] if self.key else []), *self.kept]))
+
+
+def _split(shard: Shard, max_bytes: int) -> list[Shard]:
+    (file,) = shard.files
+    try:
+        with storage.open_file(file) as opened:
+            footer = read_footer(opened)
+    except _ARROW_ERRORS:
+        return [shard]  # `read_shard` makes it a rejection
+    starts = _split_points(
+        [_stored_bytes(footer, i) for i in range(footer.num_row_groups)], max_bytes
+    )
+    ends = [*starts[1:], footer.num_row_groups]
+    return [
+        Shard(f"{shard.name}{_ROW_GROUP}{first:05d}", "parquet", (file,), row_groups=(first, last))
+        for first, last in zip(starts, ends, strict=True)
+    ] or [shard]
+
+
+def _split_points(sizes: list[int], max_bytes: int) -> list[int]:
+    """Returns the first index of every run of sizes that sums up to at most `max_bytes`."""
+    starts: list[int] = []
+    total = max_bytes
+    for index, size in enumerate(sizes):
+        total += size
+        if not starts or total > max_bytes:
+            starts.append(index)
+            total = size
+    return starts
+
+
+def _stored_bytes(footer: pq.FileMetaData, row_group: int) -> int:
+    group = footer.row_group(row_group)
+    return sum(group.column(i).total_compressed_size for i in range(group.num_columns))
+
+
+def _open(file: BinaryIO) -> pq.ParquetFile:
+    return pq.ParquetFile(
+        file,
+        metadata=read_footer(file),
+        buffer_size=_BUFFER_BYTES,
+        pre_buffer=False,
+        page_checksum_verification=True,
+        arrow_extensions_enabled=False,
+    )
+
+
+def _read_rows(
+    shard: Shard, file: BinaryIO, selection: Selection, kept: pa.Schema
+) -> Iterator[Sample]:
+    with _open(file) as parquet:
+        columns = _Columns.of(shard.files[0].uri, parquet.schema_arrow, selection)
+        first, last = shard.row_groups or (0, parquet.num_row_groups)
+        groups = [parquet.metadata.row_group(i) for i in range(last)]
+        name = shard.name if shard.row_groups is None else shard.name.rpartition(_ROW_GROUP)[0]
+        row_in_file = sum(group.num_rows for group in groups[:first])
+        batches = parquet.iter_batches(
+            _batch_rows(groups[first:]), range(first, last), columns.names, use_threads=False
+        )
+        row = 0
+        for batch in batches:
+            for values in _rows(batch, columns):
+                default_key = f"{name}/{row_in_file + row:08d}"
+                yield _sample(row, default_key, values, kept)
+                row += 1
+
+
+def _batch_rows(groups: list[pq.RowGroupMetaData]) -> int:
+    """Returns how many rows are read at once: up to 64, fewer where rows are large."""
+    rows: int = sum(group.num_rows for group in groups)
+    size: int = sum(group.total_byte_size for group in groups)
+    return max(1, min(_BATCH_ROWS, _BATCH_BYTES * rows // max(1, size)))
+
+
+def _rows(
+    batch: pa.RecordBatch, columns: _Columns
+) -> Iterator[tuple[pa.Scalar, pa.Scalar | None, list[pa.Scalar]]]:
+    """Yields image, key and kept values of each row."""
+    image = batch.column(columns.image)
+    if columns.is_struct:
+        image = pc.struct_field(image, "bytes")
+    key = batch.column(columns.key) if columns.key else None
+    kept = [batch.column(name) for name in columns.kept]
+    for row in range(batch.num_rows):
+        yield image[row], None if key is None else key[row], [column[row] for column in kept]
+
+
+def _sample(
+    row: int,
+    default_key: str,
+    values: tuple[pa.Scalar, pa.Scalar | None, list[pa.Scalar]],
+    kept: pa.Schema,
+) -> Sample:
+    image, key_value, kept_values = values
+    key = default_key if key_value is None or not key_value.is_valid else _text(key_value)
+    try:
+        named = {
+            field.name: _plain(value, field.type)
+            for field, value in zip(kept, kept_values, strict=True)
+        }
+    except (pa.ArrowException, ValueError) as error:
+        rejection = Rejection(Reason.BAD_METADATA, f"a kept column cannot be read: {error}")
+        return Sample(row, key, rejection=rejection)
+    data = image.as_py()
+    if data is None:
+        return Sample(row, key, None, Rejection(Reason.NO_IMAGE, "the image is null"), named)
+    return Sample(row, key, data, None, named)
+
+
+def _unique(sample: Sample, seen: set[str]) -> Sample:
+    assert sample.key is not None, "rows without a key have got a default"
+    if sample.key in seen:
+        message = "this key came earlier in the shard: choose a key column without duplicates"
+        rejection = Rejection(Reason.DUPLICATE_KEY, message)
+        return Sample(sample.row, sample.key, None, rejection, sample.kept)
+    seen.add(sample.key)
+    return sample
+
+
+def _text(value: pa.Scalar) -> str:
+    """Returns a key as text; Parquet does not promise that a string column is UTF-8."""
+    if pa.types.is_dictionary(value.type):
+        value = value.value
+    if hasattr(value, "as_buffer") and value.as_buffer() is not None:
+        return bytes(value.as_buffer()).decode("utf-8", "backslashreplace")
+    return str(value.as_py())
+
+
+def _plain(value: pa.Scalar, kind: pa.DataType) -> object:
+    """Returns a Python value that Arrow turns back into the same one."""
+    if value.type != kind:
+        value = value.cast(kind)
+    if getattr(kind, "unit", None) == "ns":  # datetime ends at microseconds
+        return value.value
+    return value.as_py()
+
+
+def _only_image(uri: str, schema: pa.Schema) -> str:
+    names = [field.name for field in schema if _holds_image(field.type)]
+    names = [name for name in names if extension_name(schema.field(name)) is None]
+    if len(names) == 1:
+        return str(names[0])
+    state = "several columns hold binary data" if names else "no column holds binary data"
+    raise ConfigError(f"{uri}: {state}; name the image column; {_columns(schema)}")
+
+
+def _holds_image(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        index = kind.get_field_index("bytes")
+        return index >= 0 and _is_binary(kind.field(index).type)
+    return _is_binary(kind)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+    )
+
+
+def _check_column(uri: str, schema: pa.Schema, name: str) -> None:
+    uses = schema.names.count(name)
+    if uses != 1:
+        state = "has no column" if uses == 0 else f"has {uses} columns"
+        raise ConfigError(f"{uri} {state} {name!r}; {_columns(schema)}")
+    extension = extension_name(schema.field(name))
+    if extension is not None:
+        raise ConfigError(
+            f"{uri}: column {name!r} has the extension type {extension}; these are not read, since "
+            "some run code: store plain bytes, strings or numbers instead"
+        )
+
+
+def _columns(schema: pa.Schema) -> str:
+    return "columns: " + ", ".join(f"{field.name} ({field.type})" for field in schema)

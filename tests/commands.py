@@ -1,0 +1,53 @@
+"""Runs commands as a user does, and reads what they leave with tools that are not ours."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import duckdb
+
+CHECKPOINT = Path(__file__).parent.parent / "infra" / "demo" / "checkpoint"
+
+
+def start(*arguments):
+    """Starts `vqpipe`; the caller waits for it or kills it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "jobs.cli", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "RAY_ADDRESS": ""},
+    )
+
+
+def run(*arguments, expect=0, timeout_s=240):
+    """Runs `vqpipe` to its end; returns what it printed on both streams."""
+    process = start(*arguments)
+    try:
+        output, errors = process.communicate(timeout=timeout_s)
+    finally:
+        process.kill()
+    assert process.returncode == expect, output + errors
+    return output + errors
+
+
+def encode(source, sink, *options, model=CHECKPOINT, resolution=64, **how):
+    places = ("--source", source, "--sink", sink, "--model", model)
+    return run("encode", *places, "--resolution", resolution, *options, **how)
+
+
+def rows(sink, folder="data", columns="*"):
+    """Returns the rows of `data/` or `rejected/` as dictionaries, by DuckDB."""
+    files = sorted(Path(sink, folder).rglob("*.parquet"))
+    if not files:
+        return []
+    query = f"SELECT {columns} FROM read_parquet(?) ORDER BY key, row"
+    found = duckdb.sql(query, params=[[str(file) for file in files]])
+    return [dict(zip(found.columns, row, strict=True)) for row in found.fetchall()]
+
+
+def codes_by_key(sink):
+    found = rows(sink, columns="key, row, codes")
+    assert len({row["key"] for row in found}) == len(found)
+    return {row["key"]: list(row["codes"]) for row in found}

@@ -1,0 +1,120 @@
+"""Sinks with a run in them and encoded rows to commit, the same for the same arguments."""
+
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import plan, schema
+from pipeline.commit import Writer
+from pipeline.plan import Plan, Run
+from pipeline.schema import File, Shard
+from pipeline.stages import NO_ROW
+
+KEPT = pa.schema([pa.field("caption", pa.string()), pa.field("score", pa.float32())])
+
+
+def tar_shard(name, size=100, version="1"):
+    return Shard(name, "webdataset", (File(f"s3://photos/{name}.tar", size, version),))
+
+
+def start(sink, names=("a",), *, codebook_size=16, grid=(2, 3), kept=KEPT, **identity):
+    """Returns the writer of a run that has just been started in the sink."""
+    listed = Plan.of(tar_shard(name) for name in names)
+    facts = {"grid": list(grid), "codebook_size": codebook_size}
+    asked = {"model": "m", "codebook_size": codebook_size, "grid": list(grid), **identity}
+    run = plan.start_run(str(sink), Run(asked, facts, listed.sha256()), listed)
+    return Writer(str(sink), run, listed, kept, schema.codes_field(codebook_size, grid))
+
+
+def codes_of(writer, index, row):
+    """Returns the codes of one sample, the only ones that it can have."""
+    rng = np.random.default_rng((index, row))
+    return rng.integers(0, writer.codebook_size, writer.codes.type.list_size).tolist()
+
+
+def encoded_rows(writer, index, total, numbers=None, rejected=()):
+    """Returns rows of a shard as they come from the codec; by default all of them."""
+    numbers = range(total) if numbers is None else numbers
+    rows = [_row(writer, index, number, total, number in rejected) for number in numbers]
+    return pa.Table.from_pylist(rows, schema=schema.encoded_schema(writer.kept, writer.codes))
+
+
+def no_rows(writer, index, total):
+    """Returns the row that stands for a shard of which nothing is left to read."""
+    row = {"shard": index, "row": NO_ROW, "total": total}
+    return pa.Table.from_pylist([row], schema=schema.encoded_schema(writer.kept, writer.codes))
+
+
+def _row(writer, index, number, total, is_rejected):
+    row = {
+        "shard": index,
+        "row": number,
+        "total": total if number == total - 1 else None,
+        "key": f"{writer.plan.name(index)}/{number}",
+    }
+    if is_rejected:
+        return row | {"reason": "corrupt", "message": f"row {number} is bad"}
+    return row | {
+        "kept.caption": f"caption {number}",
+        "kept.score": number / 2,
+        "view": 0,
+        "width": 100 + number,
+        "height": 50,
+        "crop": [25, 0, 75, 50],
+        "flip": False,
+        "codes": codes_of(writer, index, number),
+    }
+
+
+def rows_left(writer, index, total, rejected=()):
+    """Returns what a command that resumes would bring to the commit; None for nothing at all."""
+    name = writer.plan.name(index)
+    if name in plan.committed(writer.sink):
+        return None
+    staged = plan.staged(writer.sink).get(name, plan.Staged())
+    if staged.complete:
+        return no_rows(writer, index, staged.total)
+    numbers = [number for number in range(total) if not staged.holds(number)]
+    return encoded_rows(writer, index, total, numbers, rejected)
+
+
+def query(sink, folder, what):
+    """Returns what DuckDB finds in all objects of `data/` or `rejected/`; nothing if none is."""
+    if not any(Path(sink, folder).rglob("*.parquet")):
+        return []
+    files = f"{sink}/{folder}/**/*.parquet"
+    return duckdb.sql(f"select {what} from read_parquet('{files}') order by all").fetchall()
+
+
+def visible(sink, folder):
+    """Returns the paths of the files in one folder of a sink, as the file system has them."""
+    base = Path(sink, folder)
+    return sorted(str(p.relative_to(base)) for p in base.rglob("*") if p.is_file())
+
+
+def check_committed(writer, totals, rejected=()):
+    """Checks, by DuckDB, that every sample is exactly once in data or rejected, and unchanged.
+
+    Args:
+        writer: The run.
+        totals: Rows of each shard.
+        rejected: Row numbers that are rejected in every shard.
+    """
+    samples = [(i, row) for i, total in enumerate(totals) for row in range(total)]
+    name = writer.plan.name
+    good = [(f"{name(i)}/{row}", row, codes_of(writer, i, row)) for i, row in samples
+            if row not in rejected]  # fmt: skip
+    bad = [(f"{name(i)}/{row}", row, "corrupt") for i, row in samples if row in rejected]
+    found = query(writer.sink, "data", "key, row, codes::UINTEGER[]")
+    assert found == sorted(good)
+    assert query(writer.sink, "rejected", "key, row, reason") == sorted(bad)
+    assert visible(writer.sink, "data") == sorted(f"{n}.parquet" for n in writer.plan.names)
+
+
+def read_data(writer, index=0):
+    """Returns one data object by pyarrow: its rows and its footer's metadata."""
+    file = pq.ParquetFile(Path(writer.sink, "data", f"{writer.plan.name(index)}.parquet"))
+    return file.read(), file.metadata.metadata

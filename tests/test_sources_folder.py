@@ -1,0 +1,82 @@
+import pytest
+
+from pipeline import storage
+from pipeline.errors import ConfigError, SourceChangedError
+from pipeline.schema import Reason, Selection
+from pipeline.sources import folder, kept_schema, list_shards, read_shard
+from tests.makers import jpeg
+
+
+def read(listing):
+    schema = kept_schema(listing, Selection())
+    return [sample for shard in listing.shards for sample in read_shard(shard, Selection(), schema)]
+
+
+@pytest.fixture(params=["local", pytest.param("bucket", marks=pytest.mark.s3)])
+def base(request, tmp_path):
+    if request.param == "local":
+        return str(tmp_path)
+    return request.getfixturevalue("bucket")
+
+
+def test_read_shard_folder_gives_relative_paths_in_order(base):
+    names = ["b/2.png", "a.JPG", "b/1.jpg", "b/c/d.webp"]
+    for name in [*names, "notes.txt", ".hidden.jpg"]:
+        storage.publish(f"{base}/images/{name}", name.encode())
+    listing = list_shards(f"{base}/images")
+    samples = read(listing)
+    assert listing.format == "folder"
+    assert listing.ignored == {".txt": 1}
+    assert [sample.key for sample in samples] == sorted(names)
+    assert [sample.image for sample in samples] == [name.encode() for name in sorted(names)]
+    assert [sample.row for sample in samples] == [0, 1, 2, 3]
+
+
+def test_list_shards_folder_of_many_is_cut_into_thousands(tmp_path):
+    for i in range(2_001):
+        (tmp_path / f"{i:05d}.jpg").write_bytes(b"")
+    shards = list_shards(str(tmp_path)).shards
+    assert [shard.name for shard in shards] == [f"images-{i:06d}" for i in range(3)]
+    assert [len(shard.files) for shard in shards] == [1_000, 1_000, 1]
+    assert shards[1].files[0].uri == str(tmp_path / "01000.jpg")
+
+
+@pytest.mark.parametrize("pattern", ["*/*.jpg", "{x,y}", "{x,y}/?.jpg", "**/[ab].jpg"])
+def test_list_shards_pattern_of_images_keeps_their_folders_in_the_keys(tmp_path, pattern):
+    for name in ["x/a.jpg", "y/b.jpg"]:
+        storage.publish(f"{tmp_path}/{name}", jpeg())
+    samples = read(list_shards(f"{tmp_path}/{pattern}"))
+    assert [sample.key for sample in samples] == ["x/a.jpg", "y/b.jpg"]
+
+
+def test_list_shards_single_image_is_a_source(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"content")
+    (sample,) = read(list_shards(str(tmp_path / "a.jpg")))
+    assert (sample.key, sample.image) == ("a.jpg", b"content")
+
+
+def test_read_shard_oversized_file_is_rejected_unread(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder, "MAX_IMAGE_BYTES", 10)
+    (tmp_path / "a.jpg").write_bytes(bytes(11))
+    (tmp_path / "b.jpg").write_bytes(bytes(10))
+    large, small = read(list_shards(str(tmp_path)))
+    assert large.rejection.reason == Reason.CORRUPT
+    assert small.image == bytes(10)
+
+
+@pytest.mark.parametrize("change", [storage.delete, lambda uri: storage.replace(uri, b"other")])
+def test_read_shard_changed_file_flies(base, change):
+    storage.publish(f"{base}/a.jpg", b"content")
+    listing = list_shards(base)
+    change(f"{base}/a.jpg")
+    with pytest.raises(SourceChangedError):
+        read(listing)
+
+
+@pytest.mark.parametrize(
+    "selection", [Selection(keep=("txt",)), Selection(key="id"), Selection(image="png")]
+)
+def test_kept_schema_folder_with_a_selection_is_config_error(tmp_path, selection):
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    with pytest.raises(ConfigError):
+        kept_schema(list_shards(str(tmp_path)), selection)

@@ -1,0 +1,240 @@
+import contextlib
+import functools
+import threading
+
+import pytest
+
+from pipeline import storage
+from pipeline.errors import ConfigError, SourceChangedError, StorageError
+
+S3 = pytest.param("bucket", marks=pytest.mark.s3)
+
+
+@pytest.fixture(params=["local", S3])
+def base(request, tmp_path):
+    """URI of an empty place, in a folder and in a bucket."""
+    if request.param == "local":
+        return str(tmp_path / "store")
+    return request.getfixturevalue("bucket") + "/store"
+
+
+def names(base, **options):
+    return [file.uri.removeprefix(base + "/") for file in storage.list_files(base, **options)]
+
+
+def test_publish_new_object_makes_it_readable(base):
+    assert storage.publish(f"{base}/a/b.bin", b"content") is True
+    assert storage.read(f"{base}/a/b.bin") == b"content"
+    assert storage.stat(f"{base}/a/b.bin").size == 7
+
+
+def test_publish_existing_object_keeps_the_first(base):
+    storage.publish(f"{base}/a", b"first")
+    assert storage.publish(f"{base}/a", b"second") is False
+    assert storage.read(f"{base}/a") == b"first"
+
+
+def test_publish_racing_threads_exactly_one_wins(base):
+    start = threading.Barrier(4)
+    results = {}
+
+    def publish(content):
+        start.wait()
+        results[content] = storage.publish(f"{base}/deep/er/object", content)
+
+    threads = [threading.Thread(target=publish, args=(b"%d" % i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (winner,) = [content for content, won in results.items() if won]
+    assert len(results) == 4
+    assert storage.read(f"{base}/deep/er/object") == winner
+
+
+def test_publish_local_interrupted_leaves_nothing(tmp_path):
+    with pytest.raises(TypeError):
+        storage.publish(str(tmp_path / "object"), "text, which cannot be written as bytes")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_publish_below_a_file_is_storage_error(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError):
+        storage.publish(f"{tmp_path}/file/object", b"content")
+
+
+@pytest.mark.s3
+def test_publish_s3_interrupted_leaves_nothing(bucket):
+    with pytest.raises(TypeError):
+        storage.publish(f"{bucket}/object", object())
+    assert storage.list_files(bucket) == []
+
+
+def test_replace_existing_object_shows_the_new_one(base):
+    storage.replace(f"{base}/a", b"first")
+    storage.replace(f"{base}/a", b"second")
+    assert storage.read(f"{base}/a") == b"second"
+    assert names(base) == ["a"]
+
+
+def test_delete_missing_object_is_fine(base):
+    storage.publish(f"{base}/a", b"1")
+    storage.delete(f"{base}/a")
+    storage.delete(f"{base}/a")
+    assert storage.list_files(base) == []
+
+
+def test_list_files_is_sorted_and_without_hidden_ones(base):
+    for name in ["b/2", "b/1", "a", ".hidden", "b/.tmp/3", "c.d"]:
+        storage.publish(f"{base}/{name}", b"x")
+    assert names(base) == ["a", "b/1", "b/2", "c.d"]
+    assert names(base, recursive=False) == ["a", "c.d"]
+
+
+def test_list_files_after_changes_is_fresh(base):
+    assert storage.list_files(base) == []
+    storage.publish(f"{base}/a", b"x")
+    assert names(base) == ["a"]
+    storage.publish(f"{base}/b", b"x")
+    assert names(base) == ["a", "b"]
+    storage.delete(f"{base}/a")
+    assert names(base) == ["b"]
+
+
+def test_list_files_of_prefix_leaves_out_its_namesakes(base):
+    for name in ["run/a", "run2/b", "run.json"]:
+        storage.publish(f"{base}/{name}", b"x")
+    assert names(f"{base}/run") == ["a"]
+
+
+def test_list_files_gives_what_stat_gives(base):
+    storage.publish(f"{base}/a", b"12345")
+    assert storage.list_files(base) == [storage.stat(f"{base}/a")]
+
+
+@pytest.mark.parametrize("call", [storage.stat, storage.read])
+def test_stat_and_read_missing_object_is_file_not_found(base, call):
+    storage.publish(f"{base}/folder/a", b"x")
+    with pytest.raises(FileNotFoundError):
+        call(f"{base}/missing")
+
+
+def test_stat_folder_is_file_not_found(base):
+    storage.publish(f"{base}/folder/a", b"x")
+    with pytest.raises(FileNotFoundError):
+        storage.stat(f"{base}/folder")
+
+
+@pytest.mark.parametrize(("size", "tail"), [(3, b"789"), (100, b"0123456789")])
+def test_read_tail_returns_the_last_bytes(base, size, tail):
+    storage.publish(f"{base}/a", b"0123456789")
+    assert storage.read_tail(f"{base}/a", size) == tail
+
+
+def test_open_file_reads_and_seeks(base):
+    content = bytes(range(256)) * 1000
+    storage.publish(f"{base}/a", content)
+    with storage.open_file(storage.stat(f"{base}/a")) as file:
+        assert file.read(1000) == content[:1000]
+        file.seek(-5, 2)
+        assert file.read() == content[-5:]
+        file.seek(0)
+        assert file.read() == content
+        file.seek(10**9)
+        assert file.read() == b""
+
+
+def test_open_file_replaced_since_listing_is_source_changed(base):
+    storage.publish(f"{base}/a", b"old content")
+    planned = storage.stat(f"{base}/a")
+    storage.replace(f"{base}/a", b"new content")
+    with pytest.raises(SourceChangedError, match="changed since"):
+        storage.open_file(planned)
+
+
+def test_open_file_vanished_since_listing_is_source_changed(base):
+    storage.publish(f"{base}/a", b"content")
+    planned = storage.stat(f"{base}/a")
+    storage.delete(f"{base}/a")
+    with pytest.raises(SourceChangedError, match="gone"):
+        storage.open_file(planned)
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("change", [functools.partial(storage.replace, data=b"x"), storage.delete])
+def test_open_file_changed_while_reading_is_source_changed(bucket, change):
+    size = 3 * storage._READ_AHEAD_BYTES
+    storage.publish(f"{bucket}/a", bytes(size))
+    with storage.open_file(storage.stat(f"{bucket}/a")) as file:
+        file.read(10)
+        change(f"{bucket}/a")
+        with pytest.raises(SourceChangedError, match="changed while"):
+            file.read()
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize(
+    "call",
+    [
+        functools.partial(storage.publish, data=b"x"),
+        functools.partial(storage.replace, data=b"x"),
+        storage.list_files,
+        functools.partial(storage.list_files, recursive=False),
+        storage.stat,
+        storage.read,
+    ],
+)
+@pytest.mark.usefixtures("s3_server")
+def test_missing_bucket_is_storage_error(call):
+    with pytest.raises(StorageError, match="no-such-bucket-here"):
+        call("s3://no-such-bucket-here/a")
+
+
+@pytest.mark.parametrize("uri", ["http://host/a", "ftp://host/a", "hdfs://host/a"])
+def test_normalise_uri_unknown_scheme_is_config_error(uri):
+    with pytest.raises(ConfigError, match="not supported"):
+        storage.normalise_uri(uri)
+
+
+def test_normalise_uri_with_credentials_is_refused_without_repeating_them():
+    with pytest.raises(ConfigError) as caught:
+        storage.normalise_uri("s3://user:canary-secret@bucket/a")
+    assert "canary" not in str(caught.value)
+
+
+def test_normalise_uri_relative_path_becomes_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert storage.normalise_uri("a/b/") == f"{tmp_path}/a/b"
+    assert storage.normalise_uri(f"file://{tmp_path}/a") == f"{tmp_path}/a"
+    assert storage.normalise_uri("s3://bucket/a/") == "s3://bucket/a"
+
+
+def test_delete_and_publish_racing_in_one_folder_both_succeed(tmp_path):
+    def churn(name):
+        for _ in range(50):
+            storage.publish(f"{tmp_path}/shard/{name}", b"x")
+            storage.delete(f"{tmp_path}/shard/{name}")
+
+    errors = []
+
+    def guarded(name):
+        try:
+            churn(name)
+        except Exception as error:  # noqa: BLE001 (a thread's failure must reach the test)
+            errors.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(name,)) for name in "abc"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    with contextlib.suppress(FileNotFoundError):
+        assert list((tmp_path / "shard").iterdir()) == []
+
+
+@pytest.mark.parametrize("recursive", [True, False])
+def test_list_files_refused_by_the_file_system_is_storage_error(tmp_path, recursive):
+    with pytest.raises(StorageError):
+        storage.list_files(f"{tmp_path}/{'x' * 300}", recursive=recursive)

@@ -1,0 +1,247 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load, save
+
+from pipeline.errors import CheckpointError
+from pipeline.vqgan import VQModel, checkpoint
+from tests.vqgan_configs import CONFIGS, make_oracle, make_pair, make_pixels
+
+CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
+SOME_TENSOR = "decoder.mid_block.resnets.0.conv1.weight"
+
+
+def make_files(name="relu"):
+    torch.manual_seed(0)
+    return checkpoint.write_checkpoint(VQModel(**CONFIGS[name]))
+
+
+def change_config(files, **fields):
+    values = json.loads(files[CONFIG]) | fields
+    return files | {CONFIG: json.dumps(values).encode()}
+
+
+def change_weights(files, change):
+    state = load(files[WEIGHTS])
+    change(state)
+    return files | {WEIGHTS: save(state)}
+
+
+def error_of(files):
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.read_checkpoint(files, where="s3://bucket/vqvae")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@torch.no_grad()
+def test_from_pretrained_reads_what_diffusers_saves(name, tmp_path):
+    oracle, _ = make_pair(name)
+    oracle.save_pretrained(tmp_path / "vqvae")
+    ours = VQModel.from_pretrained(tmp_path, subfolder="vqvae")
+    assert not ours.training
+    for key, tensor in oracle.state_dict().items():
+        assert torch.equal(ours.state_dict()[key], tensor)
+    pixels = make_pixels(name, 1, 32, 32)
+    torch.testing.assert_close(ours(pixels).sample, oracle(pixels).sample, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_save_pretrained_is_read_by_diffusers(name, tmp_path):
+    oracle, ours = make_pair(name)
+    ours.save_pretrained(tmp_path / "new" / "folder")
+    loaded = type(oracle).from_pretrained(tmp_path / "new" / "folder", low_cpu_mem_usage=False)
+    assert {k: v for k, v in loaded.config.items() if not k.startswith("_")} == {
+        k: list(v) if isinstance(v, tuple) else v for k, v in vars(ours.config).items()
+    }
+    for key, tensor in oracle.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], tensor)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_from_pretrained_torch_dtype_is_honoured(dtype, tmp_path):
+    make_pair("relu")[1].save_pretrained(tmp_path)
+    model = VQModel.from_pretrained(tmp_path, torch_dtype=dtype)
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+
+
+def test_from_pretrained_half_file_becomes_float32_as_in_diffusers(tmp_path):
+    oracle = make_oracle("relu").half()
+    oracle.save_pretrained(tmp_path)
+    theirs = type(oracle).from_pretrained(tmp_path, low_cpu_mem_usage=False)
+    assert VQModel.from_pretrained(tmp_path).quant_conv.weight.dtype == theirs.dtype
+
+
+def test_build_model_keeps_stored_dtype_and_can_be_trained():
+    config, state = checkpoint.read_checkpoint(make_files())
+    model = checkpoint.build_model(config, {k: v.bfloat16() for k, v in state.items()})
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_build_model_draws_no_random_numbers():
+    config, state = checkpoint.read_checkpoint(make_files())
+    before = torch.get_rng_state()
+    checkpoint.build_model(config, state)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_write_checkpoint_round_trips_byte_for_byte():
+    files = make_files("movq")
+    config, state = checkpoint.read_checkpoint(files)
+    assert checkpoint.write_checkpoint(checkpoint.build_model(config, state)) == files
+
+
+def test_read_checkpoint_old_attention_names_give_same_weights():
+    files = make_files("attention_everywhere")
+    names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+    def rename(state):
+        for key in list(state):
+            old = key
+            for new_part, old_part in names.items():
+                old = old.replace(new_part, old_part)
+            state[old] = state.pop(key)
+
+    _, expected = checkpoint.read_checkpoint(files)
+    _, state = checkpoint.read_checkpoint(change_weights(files, rename))
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[key], expected[key]) for key in state)
+
+
+def test_read_checkpoint_absent_fields_take_diffusers_defaults():
+    files = make_files("defaults")
+    config, _ = checkpoint.read_checkpoint(files | {CONFIG: b'{"_class_name": "VQModel"}'})
+    assert config == VQModel().config
+
+
+def test_read_checkpoint_pickle_where_no_safetensors(tmp_path):
+    files = make_files()
+    state = load(files[WEIGHTS])
+    torch.save(state, tmp_path / "weights")
+    pickled = {CONFIG: files[CONFIG], checkpoint.PICKLE_FILE: (tmp_path / "weights").read_bytes()}
+    _, read = checkpoint.read_checkpoint(pickled)
+    assert all(torch.equal(read[key], state[key]) for key in state)
+
+
+class Payload:
+    def __reduce__(self):
+        return print, ("run",)
+
+
+@pytest.mark.parametrize("content", [Payload(), [1, 2], {"a": 1}])
+def test_read_checkpoint_pickle_of_something_else_raises(content, tmp_path, capsys):
+    torch.save(content, tmp_path / "weights")
+    data = (tmp_path / "weights").read_bytes()
+    message = error_of({CONFIG: make_files()[CONFIG], checkpoint.PICKLE_FILE: data})
+    assert checkpoint.PICKLE_FILE in message
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
+def test_read_checkpoint_missing_file_raises(name):
+    files = make_files()
+    del files[name]
+    message = error_of(files)
+    assert f"s3://bucket/vqvae/{name} is missing" in message
+
+
+def test_from_pretrained_empty_folder_raises(tmp_path):
+    with pytest.raises(CheckpointError, match=r"config\.json is missing"):
+        VQModel.from_pretrained(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
+@pytest.mark.parametrize("kept", [0.0, 0.001, 0.5, 0.99])
+def test_read_checkpoint_truncated_file_raises(name, kept):
+    files = make_files()
+    message = error_of(files | {name: files[name][: int(kept * len(files[name]))]})
+    assert f"s3://bucket/vqvae/{name}" in message
+
+
+@pytest.mark.parametrize("data", [b"[]", b"3", b"\xff\xfe\x00", b"{'a': 1}"])
+def test_read_checkpoint_config_no_json_object_raises(data):
+    assert "s3://bucket/vqvae/config.json" in error_of(make_files() | {CONFIG: data})
+
+
+@pytest.mark.parametrize("class_name", ["AutoencoderKL", None, 3])
+def test_read_checkpoint_wrong_class_raises(class_name):
+    message = error_of(change_config(make_files(), _class_name=class_name))
+    assert repr(class_name) in message
+    assert "config.json" in message
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("down_block_types", ["CrossAttnDownBlock2D", "DownEncoderBlock2D"]),
+        ("up_block_types", ["UpDecoderBlock2D", "UNetResUpDecoderBlock2D"]),
+        ("act_fn", "tanh"),
+        ("latent_channels", "3"),
+        ("block_out_channels", [32, None]),
+        ("double_z", True),
+    ],
+)
+def test_read_checkpoint_bad_or_unknown_field_raises(field, value):
+    message = error_of(change_config(make_files(), **{field: value}))
+    assert "s3://bucket/vqvae/config.json" in message
+    assert field in message
+
+
+def test_read_checkpoint_underscored_fields_are_ignored():
+    files = change_config(make_files(), _name_or_path="x", _use_default_values=["force_upcast"])
+    config, _ = checkpoint.read_checkpoint(files)
+    assert config.act_fn == "relu"
+
+
+def remove_tensor(state):
+    del state[SOME_TENSOR]
+
+
+def rename_tensor(state):
+    state[SOME_TENSOR + "s"] = state[SOME_TENSOR].clone()
+
+
+def reshape_tensor(state):
+    state[SOME_TENSOR] = state[SOME_TENSOR][:, :-1].contiguous()
+
+
+def flatten_tensor(state):
+    state[SOME_TENSOR] = state[SOME_TENSOR].flatten()
+
+
+def put_nan(state):
+    state[SOME_TENSOR][0, 0, 1, 1] = torch.nan
+
+
+def put_infinity(state):
+    state[SOME_TENSOR][-1, -1, -1, -1] = -torch.inf
+
+
+def make_integer(state):
+    state[SOME_TENSOR] = state[SOME_TENSOR].to(torch.int8)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        remove_tensor,
+        rename_tensor,
+        reshape_tensor,
+        flatten_tensor,
+        put_nan,
+        put_infinity,
+        make_integer,
+    ],
+)
+def test_read_checkpoint_bad_tensor_raises_with_its_name(change):
+    message = error_of(change_weights(make_files(), change))
+    assert f"s3://bucket/vqvae/{WEIGHTS}" in message
+    assert SOME_TENSOR in message
+
+
+def test_read_checkpoint_weights_of_other_architecture_raises():
+    message = error_of(make_files("relu") | {WEIGHTS: make_files("movq")[WEIGHTS]})
+    assert "missing tensor" in message or "extra tensor" in message
+    assert "more" in message
