@@ -221,14 +221,14 @@ def _introduce(console: Console, work: EncodeWork, listing: Listing) -> None:
     """Says what was found and what is about to happen."""
     writer, size = work.writer, sum(file.size for shard in listing.shards for file in shard.files)
     fields: list[tuple[str, object]] = [
-        ("source", f"{len(listing.shards):,} {listing.format} shards, {size / 1e6:,.1f} MB"),
+        ("source", f"{listing.format}, {size / 1e6:,.1f} MB in {len(listing.shards):,} shard(s)"),
         ("model", f"{work.weights.where}, {writer.codebook_size:,} codes"),
         (
             "pixels",
             f"{work.preprocess.resolution} px, {work.codec.pixel_range} range, {work.codec.dtype}",
         ),
         ("sink", writer.sink),
-        ("left to do", f"{len(work.todo):,} of {len(writer.plan):,} shards"),
+        ("left to do", f"{len(work.todo):,} of {len(writer.plan):,} shard(s)"),
     ]
     if listing.ignored:
         others = (f"{count:,} {name or 'nameless'}" for name, count in listing.ignored.items())
@@ -309,10 +309,10 @@ def _finish(
 ) -> None:
     """Adds up the sink, marks it complete if it is, and prints the summary."""
     found = totals.read_totals(writer.sink, writer.run, writer.plan)
-    rate = progress.images / progress.seconds
+    rate = progress.durable / progress.seconds
     facts = {
         "seconds": round(progress.seconds, 1),
-        "images_this_run": progress.images,
+        "images_this_run": progress.durable,
         "images_per_second": round(rate, 2),
         "devices": list(devices),
     }

@@ -4,10 +4,11 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, IncompleteError
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray warns unless it is set
@@ -15,9 +16,12 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray warns un
 # (ray-project/ray#53727); what goes wrong reaches us as exceptions all the same.
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
+import aiohttp
 import ray
 from ray.data import DataContext
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+
+_CONNECT_TIMEOUT_S = 10.0
 
 BLOCK_BYTES = 8 * 2**20
 """Size at which Ray cuts compressed images into blocks; small, so that cores start early."""
@@ -40,6 +44,8 @@ def connect(address: str | None) -> Iterator[str]:
         "include_dashboard": False,
         "_node_ip_address": "127.0.0.1",  # Ray's default listens on every interface
     }
+    if address:
+        _check_reachable(address)
     try:
         with _muted_stderr():
             context = ray.init(**({"address": address} if address else local), **quiet)
@@ -50,6 +56,20 @@ def connect(address: str | None) -> Iterator[str]:
         yield str(cast(Any, context).address_info["session_dir"]) + "/logs"
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Tries the cluster's port: Ray itself takes minutes to find that nobody is there."""
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdigit()):
+        return  # "auto", which Ray looks up on this machine
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise ConfigError(
+            f"no Ray cluster answers at {address}: {error}; give the address of its head, such as "
+            "head:6379, or leave --address and RAY_ADDRESS out to run on this machine"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -98,19 +118,32 @@ def submit(address: str, entrypoint: str, on_log: Callable[[str], None]) -> int:
         on_log: Called with each piece of the log as it comes.
 
     Raises:
-        ConfigError: If the dashboard cannot be reached.
+        ConfigError: If the dashboard cannot be reached or refuses the request.
+        IncompleteError: If it goes away while the job runs.
     """
     try:
         client = JobSubmissionClient(address)
         job = client.submit_job(entrypoint=entrypoint)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except ray.exceptions.AuthenticationError as error:
+        raise ConfigError(
+            f"{address} does not accept this machine's Ray token: set RAY_AUTH_MODE=token and "
+            "RAY_AUTH_TOKEN_PATH to a file that holds the cluster's token"
+        ) from error
+    except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"no Ray dashboard answers at {address}: {error}; give its address, such as "
             "http://head:8265"
         ) from error
     on_log(f"job {job} on {address}; it goes on if you leave: ray job stop {job} ends it\n")
-    asyncio.run(_follow(client, job, on_log))
-    return _exit_code(client.get_job_info(job))
+    try:
+        asyncio.run(_follow(client, job, on_log))
+        return _exit_code(client.get_job_info(job))
+    except (OSError, RuntimeError, aiohttp.ClientError) as error:
+        raise IncompleteError(
+            f"{address} stopped answering: {error}. If the cluster still runs, the job does too: "
+            f"ray job logs --follow {job} shows it. If not, run the same command on another "
+            "cluster to finish"
+        ) from error
 
 
 async def _follow(client: JobSubmissionClient, job: str, on_log: Callable[[str], None]) -> None:

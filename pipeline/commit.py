@@ -21,9 +21,16 @@ import pyarrow.parquet as pq
 
 from pipeline import plan as layout
 from pipeline import schema, storage
-from pipeline.errors import StorageError, VqpipeError
-from pipeline.plan import Plan, Run
-from pipeline.totals import FOOTER, HISTOGRAM, pack_histogram
+from pipeline.errors import AccountingError, StorageError
+from pipeline.footer import (
+    HISTOGRAM,
+    ORIGIN,
+    REJECTIONS,
+    pack_histogram,
+    pack_rejections,
+    write_parquet,
+)
+from pipeline.plan import Plan, Run, digest
 
 RECEIPT = pa.schema(
     [
@@ -35,10 +42,6 @@ RECEIPT = pa.schema(
     ]
 )
 """What a writer reports: one row for each shard that it was given rows of."""
-
-
-class AccountingError(VqpipeError):
-    """The rows of a shard do not add up; nothing of it was committed. This is a bug of ours."""
 
 
 @dataclass(frozen=True)
@@ -116,13 +119,13 @@ def _contiguous(rows: pa.Table) -> Iterator[pa.Table]:
 def _stage(writer: Writer, index: int, block: pa.Table) -> None:
     rows = (block["row"][0].as_py(), block["row"][-1].as_py() + 1)
     uri = layout.range_uri(writer.sink, writer.plan.name(index), rows, block["total"][-1].as_py())
-    storage.publish(uri, _parquet(block, {FOOTER: json.dumps(_origin(writer, index))}))
+    storage.publish(uri, write_parquet(block, {ORIGIN: json.dumps(_origin(writer, index))}))
 
 
 def _merge(writer: Writer, index: int) -> int | None:
     """Commits a shard whose staging is complete; returns its rows if it is committed now."""
     name = writer.plan.name(index)
-    uris = [file.uri for file in _list_staging(writer.sink, name)]
+    uris = _list_ranges(writer.sink, name)
     staged = layout.parse_ranges(uris)
     if staged.total is None or not staged.complete:
         return None
@@ -138,14 +141,14 @@ def _merge(writer: Writer, index: int) -> int | None:
     return staged.total
 
 
-def _list_staging(sink: str, name: str) -> list[schema.File]:
-    folder = layout.staging_uri(sink, name)
-    return storage.list_files(folder, recursive=False)
+def _list_ranges(sink: str, name: str) -> list[str]:
+    files = storage.list_files(layout.staging_uri(sink, name), recursive=False)
+    return [file.uri for file in files if layout.is_range(file.uri)]
 
 
 def _read_range(uri: str, run: Run) -> pa.Table:
     file = pq.ParquetFile(io.BytesIO(storage.read(uri)))
-    origin = json.loads((file.metadata.metadata or {}).get(FOOTER.encode(), b"{}"))
+    origin = json.loads((file.metadata.metadata or {}).get(ORIGIN.encode(), b"{}"))
     if origin.get("fingerprint") != run.fingerprint:
         raise StorageError(f"{uri} belongs to another run; remove staging/ and run again")
     return file.read()
@@ -158,15 +161,16 @@ def _publish_shard(writer: Writer, index: int, rows: pa.Table, total: int) -> No
     good = rows.filter(pc.is_null(rows["reason"]))
     bad = rows.filter(pc.is_valid(rows["reason"]))
     codes = _flat_codes(good, writer)
-    footer = json.dumps(_footer(writer, index, good, bad))
-    name = writer.plan.name(index)
+    rejected = bad.select(schema.REJECTED.names).cast(schema.REJECTED)
+    rejections = pack_rejections(rejected)
+    origin = json.dumps(_describe(writer, index, good, bad) | {"rejections": digest(rejections)})
     if len(bad):
-        rejected = bad.select(schema.REJECTED.names).cast(schema.REJECTED)
-        uri = layout.rejected_uri(writer.sink, name)
-        storage.publish(uri, _parquet(rejected, {FOOTER: footer}))
+        uri = layout.rejected_uri(writer.sink, writer.plan.name(index))
+        storage.publish(uri, write_parquet(rejected, {ORIGIN: origin}))
     histogram = pack_histogram(np.bincount(codes, minlength=writer.codebook_size))
-    data = _parquet(_data_table(good, writer), {FOOTER: footer, HISTOGRAM: histogram})
-    storage.publish(layout.data_uri(writer.sink, name), data)
+    footer = {ORIGIN: origin, HISTOGRAM: histogram, REJECTIONS: rejections}
+    data = write_parquet(_data_table(good, writer), footer)
+    storage.publish(layout.data_uri(writer.sink, writer.plan.name(index)), data)
 
 
 def _drop_duplicates(rows: pa.Table) -> pa.Table:
@@ -214,7 +218,7 @@ def _origin(writer: Writer, index: int) -> dict[str, object]:
     }
 
 
-def _footer(writer: Writer, index: int, good: pa.Table, bad: pa.Table) -> dict[str, object]:
+def _describe(writer: Writer, index: int, good: pa.Table, bad: pa.Table) -> dict[str, object]:
     return {
         **_origin(writer, index),
         "grid": writer.run.facts["grid"],
@@ -224,12 +228,3 @@ def _footer(writer: Writer, index: int, good: pa.Table, bad: pa.Table) -> dict[s
         "rejected": len(bad),
         "reasons": dict(Counter(bad["reason"].to_pylist())),
     }
-
-
-def _parquet(table: pa.Table, metadata: dict[str, str]) -> bytes:
-    """Returns a Parquet file, dictionary-encoded and zstd-compressed, with footer metadata."""
-    buffer = io.BytesIO()
-    with pq.ParquetWriter(buffer, table.schema, compression="zstd") as writer:
-        writer.write_table(table)
-        writer.add_key_value_metadata(metadata)
-    return buffer.getvalue()

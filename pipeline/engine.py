@@ -15,8 +15,8 @@ import queue
 import threading
 import time
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import pyarrow as pa
@@ -105,8 +105,13 @@ class Tick:
     """Names of the devices that codecs run on."""
 
 
-def encode(work: EncodeWork, resources: Resources) -> Iterator[Tick]:
+def encode(work: EncodeWork, resources: Resources, codec: type[Codec] = Codec) -> Iterator[Tick]:
     """Encodes and commits all shards that are left, yielding a tick at least every second or so.
+
+    Args:
+        work: What to encode.
+        resources: Where to run.
+        codec: What encodes; a benchmark puts one that costs nothing in its place.
 
     Raises:
         NoProgressError: If nothing moves for `resources.stall_timeout_s`.
@@ -115,27 +120,27 @@ def encode(work: EncodeWork, resources: Resources) -> Iterator[Tick]:
     gpus = int(cluster.resources().get("GPU", 0))
     kind = "cuda" if resources.device == "cuda" or (resources.device == "auto" and gpus) else "cpu"
     counter = cast(ActorHandle[Any], ray.remote(_Counter).options(num_cpus=0).remote())
+    batch_size = resources.batch_size or BATCH_SIZE[kind]
+    build = functools.partial(codec, how=work.codec, batch_size=batch_size)
+    weights = ray.put(replace(work.weights))  # a copy without the parsed tensors
+    encoder = (weights, build, work.writer.codes, resources.device, counter)
+    actors = resources.actors or (max(1, gpus) if kind == "cuda" else 1)
+    pool = ActorPoolStrategy(min_size=1, max_size=actors)
     with warnings.catch_warnings():
         # Ray 2.60 deprecates `max_retries` and the like in favour of named parameters, but has no
         # named ones for these; 2.64 is to remove them, hence the bound in pyproject.toml.
         warnings.simplefilter("ignore", RayDeprecationWarning)
-        dataset = _graph(work, resources, kind, gpus, counter)
+        dataset = _graph(work, encoder, pool, kind, batch_size)
     yield from _watch(dataset, counter, resources.stall_timeout_s, kind)
 
 
 def _graph(
-    work: EncodeWork, resources: Resources, kind: str, gpus: int, counter: ActorHandle[Any]
+    work: EncodeWork, encoder: tuple[Any, ...], pool: ActorPoolStrategy, kind: str, batch_size: int
 ) -> ray.data.Dataset:
     """Wires the stages together; every one is a plain function from table to table."""
-    batch_size = resources.batch_size or BATCH_SIZE[kind]
     rows = batch_size * math.ceil(OPEN_ROWS / batch_size)
-    actors = resources.actors or (max(1, gpus) if kind == "cuda" else 1)
     plan, writer = ray.put(work.writer.plan.table), work.writer
-    rest = (writer.sink, writer.run, writer.kept, writer.codes)
-    encoder = (ray.put(work.weights), work.codec, writer.codes, resources.device, batch_size)
-    todo = cast(
-        Any, ray.data.from_arrow(_todo_blocks(work.todo))
-    )  # map_batches' types are too narrow
+    todo = cast(Any, ray.data.from_arrow(_todo_blocks(work.todo)))  # map_batches' types are narrow
     return cast(
         ray.data.Dataset,
         todo.map_batches(
@@ -151,8 +156,8 @@ def _graph(
         .repartition(target_num_rows_per_block=rows, strict=True)
         .map_batches(
             _Encoder,
-            fn_constructor_args=(*encoder, counter),
-            compute=ActorPoolStrategy(min_size=1, max_size=actors),
+            fn_constructor_args=encoder,
+            compute=pool,
             batch_size=rows,
             num_cpus=ENCODE_CORES,
             num_gpus=1 if kind == "cuda" else 0,
@@ -160,7 +165,7 @@ def _graph(
         )
         .map_batches(
             _commit,
-            fn_args=(plan, *rest),
+            fn_args=(plan, writer.sink, writer.run, writer.kept, writer.codes),
             batch_size=rows * COMMIT_BLOCKS[kind],
             num_cpus=COMMIT_CORES,
             **TASKS,
@@ -198,16 +203,13 @@ class _Encoder:
     def __init__(
         self,
         weights: ray.ObjectRef[Any],
-        how: CodecConfig,
+        build: Callable[..., Codec],
         codes: pa.Field,
         device: Device,
-        batch_size: int,
         counter: ActorHandle[Any],
     ) -> None:
         chosen = choose_device(device)
-        self._codec = Codec(
-            ray.get(weights), how, device=chosen, batch_size=batch_size, threads=cluster.cores()
-        )
+        self._codec = build(ray.get(weights), device=chosen, threads=cluster.cores())
         self._codes = codes
         self._counter = counter
         counter.join.remote(device_name(chosen))

@@ -8,7 +8,8 @@
     ├── SourceChangedError  3  an input is not what was planned: restore it, or start anew
     ├── IncompleteError     2  the run ended before every shard was committed: rerun
     │   └── TooManyRejectionsError  2  the error budget is spent: see rejected/, fix or raise it
-    └── NoProgressError     5  nothing moved for the set time: look at the cluster, rerun
+    ├── NoProgressError     5  nothing moved for the set time: look at the cluster, rerun
+    └── AccountingError     1  the rows of a shard do not add up, none is committed: report it
 
 Exit code 0 means that ``_SUCCESS`` is in the sink, and nothing else means that. A bad image is
 never an exception: it is a rejection, a row of data (`pipeline.schema.Reason`).
@@ -69,3 +70,7 @@ class NoProgressError(VqpipeError):
     """Nothing moved for the set time: look at the cluster, then run the same command again."""
 
     exit_code = 5
+
+
+class AccountingError(VqpipeError):
+    """The rows of a shard do not add up, a bug of ours; nothing of the shard was committed."""

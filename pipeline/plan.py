@@ -165,9 +165,14 @@ class Run:
     @classmethod
     def from_json(cls, data: bytes) -> "Run":
         """Returns the run that a `run.json` describes."""
-        document = json.loads(data)
-        identity, plan = document.pop("identity"), document.pop("plan_sha256")
-        document.pop("fingerprint")
+        try:
+            document = json.loads(data)
+            identity, plan = document.pop("identity"), document.pop("plan_sha256")
+            document.pop("fingerprint")
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise MismatchError(
+                "the sink's run.json is none that vqpipe wrote; use another sink"
+            ) from error
         return cls(identity, document, plan)
 
 
@@ -204,6 +209,11 @@ def range_uri(sink: str, name: str, rows: RowRange, total: int | None) -> str:
 
 
 _RANGE = re.compile(r"(\d{8,})-(\d{8,})(?:-of-(\d{8,}))?\.parquet")
+
+
+def is_range(uri: str) -> bool:
+    """Tells whether an object of a staging folder is a row range."""
+    return _RANGE.fullmatch(uri.rpartition("/")[2]) is not None
 
 
 def parse_ranges(uris: Iterable[str]) -> Staged:
@@ -301,14 +311,14 @@ def committed(sink: str) -> set[str]:
     return set(_names(storage.join_uri(sink, "data")))
 
 
-def rejecting(sink: str) -> set[str]:
-    """Returns the names of the shards in `rejected/`."""
-    return set(_names(storage.join_uri(sink, "rejected")))
-
-
 def _names(base: str) -> list[str]:
     uris = (file.uri for file in storage.list_files(base))
-    return [uri[len(base) + 1 : -len(".parquet")] for uri in uris if uri.endswith(".parquet")]
+    return [stem(base, uri) for uri in uris if uri.endswith(".parquet")]
+
+
+def stem(base: str, uri: str) -> str:
+    """Returns the shard whose object `uri` is, below `data/` or `rejected/`."""
+    return uri[len(base) + 1 : -len(".parquet")]
 
 
 def staged(sink: str) -> dict[str, Staged]:

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import io
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,9 @@ SCHEMES = {"file": "", "s3": "", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs
 _READ_AHEAD_BYTES = 8 * 2**20
 _BUFFER_BYTES = 2**20
 _RETRIES = {"mode": "standard", "max_attempts": 8}  # botocore: exponential back-off with jitter
+_EXISTS = {"PreconditionFailed", "412"}  # S3's answers to a create of what is there
+_CONFLICT = {"ConditionalRequestConflict", "409"}  # ... while another create is under way
+_CONFLICT_ATTEMPTS = 6
 _ATTEMPT_TIMEOUTS_S = {"connect_timeout": 10, "read_timeout": 60}
 
 
@@ -166,17 +170,26 @@ def publish(uri: str, data: bytes) -> bool:
     """
     fs, path = _resolve(uri)
     with _translated(uri):
-        if _is_local(fs):
-            return _publish_local(Path(path), data)
+        return _publish_local(Path(path), data) if _is_local(fs) else _create(fs, path, data)
+
+
+def _create(fs: AbstractFileSystem, path: str, data: bytes) -> bool:
+    """Creates a remote object; tries again while another create of it is under way and may fail."""
+    for attempt in range(_CONFLICT_ATTEMPTS):
         try:
             fs.pipe_file(path, data, mode="create")
         except FileExistsError:
             return False
         except OSError as error:
-            if _is_precondition_failure(error):
+            code = _error_code(error)
+            if code in _EXISTS:
                 return False
-            raise
-    return True
+            if code not in _CONFLICT or attempt == _CONFLICT_ATTEMPTS - 1:
+                raise
+            time.sleep(2.0**attempt / 10)
+        else:
+            return True
+    raise AssertionError("unreachable")
 
 
 def replace(uri: str, data: bytes) -> None:
@@ -301,12 +314,6 @@ def _fsync_folder(path: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def _is_precondition_failure(error: OSError) -> bool:
-    """S3 answers 412 to a create of what exists, and 409 while another create is under way."""
-    conflicts = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
-    return _error_code(error) in conflicts
 
 
 def _error_code(error: OSError) -> str:

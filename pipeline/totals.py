@@ -4,47 +4,22 @@ Every data object carries its counts and code histogram in the footer, so that t
 small request a shard and no pass over the codes.
 """
 
-import base64
 import json
-import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline import plan as layout
 from pipeline import storage
 from pipeline.errors import IncompleteError, StorageError
+from pipeline.footer import ORIGIN, Footer, Histogram, read_footer, write_parquet
 from pipeline.plan import Plan, Run
 from pipeline.schema import File
 
-FOOTER = "vqpipe"
-"""Footer key of a JSON object: run, shard, source, grid, codebook size, counts."""
-HISTOGRAM = "vqpipe.histogram"
-"""Footer key of the shard's code counts: base64 of zlib of little-endian uint32."""
-
-_TAIL_BYTES = 128 * 2**10
-_PARQUET_END_BYTES = 8  # footer length (uint32, little-endian) and the magic PAR1
 _READERS = 32
-
-Histogram = npt.NDArray[np.int64]
-"""(codebook size,): how often each code occurs."""
-
-
-def pack_histogram(histogram: Histogram) -> str:
-    """Returns code counts as footer text."""
-    data = np.minimum(histogram, np.iinfo(np.uint32).max).astype("<u4").tobytes()
-    return base64.b64encode(zlib.compress(data)).decode()
-
-
-def unpack_histogram(text: str | bytes) -> Histogram:
-    """Returns the code counts of footer text."""
-    return np.frombuffer(zlib.decompress(base64.b64decode(text)), "<u4").astype(np.int64)
 
 
 @dataclass
@@ -57,8 +32,8 @@ class Totals:
     rejected: int = 0
     data_bytes: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
-    rejecting: set[str] = field(default_factory=set)
-    """Names of the shards that have rejections."""
+    rejections: dict[str, str] = field(default_factory=dict)
+    """Digest of the rejections of each shard that has any."""
 
     @property
     def seen(self) -> int:
@@ -95,33 +70,17 @@ class Totals:
             "codebook_perplexity": round(self.perplexity, 1),
         }
 
-    def add(self, footer: dict[str, Any], histogram: Histogram, size: int) -> None:
-        """Adds one committed shard."""
+    def add(self, footer: Footer, size: int) -> None:
+        """Adds one committed shard, its object being of `size` bytes."""
+        origin = footer.origin
         self.shards += 1
-        self.encoded += footer["encoded"]
-        self.rejected += footer["rejected"]
+        self.encoded += origin["encoded"]
+        self.rejected += origin["rejected"]
         self.data_bytes += size
-        self.reasons.update(footer["reasons"])
-        self.histogram += histogram
-        if footer["rejected"]:
-            self.rejecting.add(footer["shard"])
-
-
-def read_footer(file: File) -> tuple[dict[str, Any], Histogram]:
-    """Returns counts and histogram of one data object, by one request as a rule.
-
-    Raises:
-        StorageError: If the object is not one of ours.
-    """
-    tail = storage.read_tail(file.uri, _TAIL_BYTES)
-    needed = int.from_bytes(tail[-8:-4], "little") + _PARQUET_END_BYTES
-    if len(tail) < needed <= file.size:
-        tail = storage.read_tail(file.uri, needed)
-    try:
-        metadata = pq.read_metadata(pa.BufferReader(tail)).metadata
-        return json.loads(metadata[FOOTER.encode()]), unpack_histogram(metadata[HISTOGRAM.encode()])
-    except (OSError, ValueError, KeyError, TypeError, zlib.error) as error:  # OSError: bad Thrift
-        raise StorageError(f"{file.uri} is no shard that vqpipe wrote; remove it") from error
+        self.reasons.update(origin["reasons"])
+        self.histogram += footer.histogram
+        if origin["rejected"]:
+            self.rejections[origin["shard"]] = origin["rejections"]
 
 
 def read_totals(sink: str, run: Run, plan: Plan) -> Totals:
@@ -134,19 +93,22 @@ def read_totals(sink: str, run: Run, plan: Plan) -> Totals:
     names = set(plan.names)
     totals = Totals(np.zeros(run.facts["codebook_size"], np.int64))
     with ThreadPoolExecutor(_READERS) as pool:
-        for file, (footer, histogram) in zip(files, pool.map(read_footer, files), strict=True):
-            _check_footer(file, footer, run, names)
-            if file.uri != layout.data_uri(sink, footer["shard"]):  # it would be counted twice
-                raise StorageError(f"{file.uri} is a copy of shard {footer['shard']}; remove it")
-            totals.add(footer, histogram, file.size)
+        for file, footer in zip(files, pool.map(read_footer, files), strict=True):
+            _check_footer(sink, file, footer, run, names)
+            totals.add(footer, file.size)
     return totals
 
 
-def _check_footer(file: File, footer: dict[str, Any], run: Run, names: set[str]) -> None:
-    if footer["fingerprint"] != run.fingerprint or footer["shard"] not in names:
+def _check_footer(sink: str, file: File, footer: Footer, run: Run, names: set[str]) -> None:
+    origin = footer.origin
+    if origin.get("fingerprint") != run.fingerprint or origin["shard"] not in names:
         raise StorageError(f"{file.uri} belongs to another run; remove it and run again")
-    if footer["seen"] != footer["encoded"] + footer["rejected"]:
-        raise StorageError(f"{file.uri} does not add up: {footer}; remove it and run again")
+    if file.uri != layout.data_uri(sink, origin["shard"]):  # it would be counted twice
+        raise StorageError(f"{file.uri} is a copy of shard {origin['shard']}; remove it")
+    if len(footer.histogram) != run.facts["codebook_size"]:
+        raise StorageError(f"{file.uri} is no data object; remove it and run again")
+    if origin["seen"] != origin["encoded"] + origin["rejected"]:
+        raise StorageError(f"{file.uri} does not add up: {origin}; remove it and run again")
 
 
 def write_summary(sink: str, plan: Plan, totals: Totals, facts: dict[str, Any]) -> None:
@@ -161,24 +123,37 @@ def mark_success(sink: str, plan: Plan, totals: Totals) -> None:
 
     Raises:
         IncompleteError: If a shard of the plan is not committed.
-        StorageError: If rejections are missing.
     """
     left = len(plan) - totals.shards
     if left:
         raise IncompleteError(f"{left:,} shards are not committed yet: run the same command again")
-    _check_rejected(sink, totals)
+    _settle_rejected(sink, totals)
     _sweep_staging(sink, plan)
     document = json.dumps(totals.to_dict(), indent=2).encode() + b"\n"
     storage.publish(storage.join_uri(sink, "_SUCCESS"), document)
 
 
-def _check_rejected(sink: str, totals: Totals) -> None:
-    missing = totals.rejecting - layout.rejecting(sink)
-    if missing:
-        raise StorageError(
-            f"rejected/ of {len(missing)} shards is gone ({min(missing)} and on); remove their "
-            "objects from data/ and run again"
-        )
+def _settle_rejected(sink: str, totals: Totals) -> None:
+    """Makes `rejected/` say what `data/` says.
+
+    Rejections need not be repeatable: a time limit, or NaN on one kind of GPU only. An attempt that
+    ended between the two objects of a shard may have left rejections that a later one did not make.
+    """
+    base = storage.join_uri(sink, "rejected")
+    files = {layout.stem(base, file.uri): file for file in storage.list_files(base)}
+    with ThreadPoolExecutor(_READERS) as pool:
+        found = dict(zip(files, pool.map(_rejections_digest, files.values()), strict=True))
+    for name in found.keys() - totals.rejections.keys():
+        storage.delete(files[name].uri)
+    for name, expected in totals.rejections.items():
+        if found.get(name) != expected:
+            footer = read_footer(storage.stat(layout.data_uri(sink, name)))
+            document = write_parquet(footer.rejections, {ORIGIN: json.dumps(footer.origin)})
+            storage.replace(layout.rejected_uri(sink, name), document)
+
+
+def _rejections_digest(file: File) -> str | None:
+    return read_footer(file).origin.get("rejections")
 
 
 def _sweep_staging(sink: str, plan: Plan) -> None:

@@ -32,10 +32,10 @@ def check_names(shards: Iterable[Shard]) -> None:
     """
     seen = set()
     for shard in shards:
-        if {"", ".", ".."} & set(shard.name.split("/")):
+        if any(part in {"", ".", ".."} or part[0] == "." for part in shard.name.split("/")):
             raise ConfigError(
-                f"{shard.files[0].uri} would be written as {shard.name!r}, which is no safe path: "
-                "rename it, or give a source that lies deeper"
+                f"{shard.files[0].uri} would be written as {shard.name!r}, which is hidden "
+                "or no safe path: rename it, or give a source that lies deeper"
             )
         if shard.name in seen:
             raise ConfigError(

@@ -1,0 +1,105 @@
+"""What every object of a sink says about itself in its Parquet footer.
+
+A reader of one file learns which run and shard it belongs to; totals need one small request a
+shard and no pass over the codes; and a data object carries its shard's rejections as well, so that
+`data/` alone decides what was encoded and what was rejected.
+"""
+
+import base64
+import io
+import json
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.errors import StorageError
+from pipeline.schema import REJECTED, File
+
+ORIGIN = "vqpipe"
+"""Key of a JSON object: run, shard and source; of a committed shard also grid and counts."""
+HISTOGRAM = "vqpipe.histogram"
+"""Key of a shard's code counts: base64 of zlib of little-endian uint32."""
+REJECTIONS = "vqpipe.rejections"
+"""Key of a shard's rejections: base64 of zlib of a JSON list of `rejected/`'s rows."""
+
+_TAIL_BYTES = 128 * 2**10
+_PARQUET_END_BYTES = 8  # footer length (uint32, little-endian) and the magic PAR1
+
+Histogram = npt.NDArray[np.int64]
+"""(codebook size,): how often each code occurs."""
+
+
+@dataclass(frozen=True)
+class Footer:
+    """What the footer of one object says."""
+
+    origin: dict[str, Any]
+    histogram: Histogram
+    """Empty but for data objects."""
+    rejections: pa.Table
+    """`schema.REJECTED`; empty but for data objects."""
+
+
+def pack_histogram(histogram: Histogram) -> str:
+    """Returns code counts as footer text."""
+    return _pack(np.minimum(histogram, np.iinfo(np.uint32).max).astype("<u4").tobytes())
+
+
+def unpack_histogram(text: str | bytes) -> Histogram:
+    """Returns the code counts of footer text."""
+    return np.frombuffer(_unpack(text), "<u4").astype(np.int64)
+
+
+def pack_rejections(rejections: pa.Table) -> str:
+    """Returns the rows of `rejected/` as footer text."""
+    return _pack(json.dumps(rejections.to_pylist()).encode())
+
+
+def _pack(data: bytes) -> str:
+    return base64.b64encode(zlib.compress(data)).decode()
+
+
+def _unpack(text: str | bytes) -> bytes:
+    return zlib.decompress(base64.b64decode(text))
+
+
+def write_parquet(table: pa.Table, footer: dict[str, str]) -> bytes:
+    """Returns a Parquet file, dictionary-encoded and zstd-compressed, with footer metadata."""
+    buffer = io.BytesIO()
+    with pq.ParquetWriter(buffer, table.schema, compression="zstd") as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata(footer)
+    return buffer.getvalue()
+
+
+def read_footer(file: File) -> Footer:
+    """Returns what one object says of itself, by one request as a rule.
+
+    Raises:
+        StorageError: If the object is not one of ours.
+    """
+    tail = storage.read_tail(file.uri, _TAIL_BYTES)
+    needed = int.from_bytes(tail[-8:-4], "little") + _PARQUET_END_BYTES
+    if len(tail) < needed <= file.size:
+        tail = storage.read_tail(file.uri, needed)
+    try:
+        return _parse(pq.read_metadata(pa.BufferReader(tail)).metadata)
+    except (OSError, ValueError, KeyError, TypeError, zlib.error) as error:  # OSError: bad Thrift
+        raise StorageError(f"{file.uri} is no object that vqpipe wrote; remove it") from error
+
+
+def _parse(metadata: dict[bytes, bytes]) -> Footer:
+    histogram, rejections = metadata.get(HISTOGRAM.encode()), metadata.get(REJECTIONS.encode())
+    return Footer(
+        origin=json.loads(metadata[ORIGIN.encode()]),
+        histogram=unpack_histogram(histogram) if histogram else np.zeros(0, np.int64),
+        rejections=pa.Table.from_pylist(
+            json.loads(_unpack(rejections)) if rejections else [], schema=REJECTED
+        ),
+    )

@@ -1,0 +1,188 @@
+"""Throughput of the whole pipeline, against its parts measured in the same run.
+
+    python -m tests.benchmarks.pipeline [--images 4000] [--rounds 3]
+
+    floor   as many plain processes as cores that only open and resize the images
+    ours    the encode graph with a stub in place of the network
+    plain   the same work as Ray Data's documentation shows it: read_webdataset, map, write_parquet
+
+Rates are images per second in steady state: the clock starts when the first images are through, so
+that starting Ray and its workers is left out everywhere. `shape` compares one tar with eight of
+the same images in all.
+"""
+
+import argparse
+import io
+import multiprocessing
+import random
+import shutil
+import statistics
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+
+import cloudpickle
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infra.demo.photos import PACKAGED, open_photo
+from pipeline import cluster, engine, plan, schema
+from pipeline.codec import CodecConfig, Weights
+from pipeline.commit import Writer
+from pipeline.images import Preprocess, open_image
+from pipeline.plan import Plan, Run, Staged
+from pipeline.schema import Selection
+from pipeline.sources import list_shards, read_shard
+
+RESOLUTION, GRID, CODEBOOK = 256, 16, 16_384
+CHECKPOINT = Path(__file__).parents[2] / "infra" / "demo" / "checkpoint"
+
+
+class StubCodec:
+    """Codes at no cost: what is left is the pipeline."""
+
+    def __init__(self, *_, **__):
+        pass
+
+    def encode(self, images, on_batch):
+        on_batch(len(images))
+        return np.zeros((len(images), GRID, GRID), np.int64), np.ones(len(images), bool)
+
+
+def build_tars(folder, images, shards, seed=0):
+    """Writes JPEGs of 500 x 375, cut from the packaged photos, in `shards` tars."""
+    rng = random.Random(seed)
+    photos = [open_photo(name) for name in PACKAGED]
+    wide = [photo for photo in photos if photo.width >= 500 and photo.height >= 375]
+    files = []
+    for _ in range(200):
+        photo = rng.choice(wide)
+        left, top = rng.randint(0, photo.width - 500), rng.randint(0, photo.height - 375)
+        buffer = io.BytesIO()
+        photo.crop((left, top, left + 500, top + 375)).save(buffer, "JPEG", quality=90)
+        files.append(buffer.getvalue())
+    folder.mkdir(parents=True)
+    for shard in range(shards):
+        with tarfile.open(folder / f"{shard:03d}.tar", "w") as tar:
+            for i in range(shard * images // shards, (shard + 1) * images // shards):
+                member = tarfile.TarInfo(f"{i:06d}.jpg")
+                member.size = len(files[i % len(files)])
+                tar.addfile(member, io.BytesIO(files[i % len(files)]))
+    return folder
+
+
+def floor_worker(folder, part, parts, results):
+    how, count, started = Preprocess(RESOLUTION), 0, time.perf_counter()
+    for shard in list_shards(str(folder)).shards:
+        for sample in read_shard(shard, Selection(), pa.schema([])):
+            if sample.row % parts == part:
+                open_image(sample.image, how)
+                count += 1
+    results.put((count, time.perf_counter() - started))
+
+
+def measure_floor(folder):
+    """Returns images/s of plain processes, one a core."""
+    context = multiprocessing.get_context("spawn")
+    results, cores = context.Queue(), cluster.cores()
+    arguments = [(folder, part, cores, results) for part in range(cores)]
+    processes = [context.Process(target=floor_worker, args=a) for a in arguments]
+    for process in processes:
+        process.start()
+    found = [results.get() for _ in processes]
+    for process in processes:
+        process.join()
+    return sum(count for count, _ in found) / max(seconds for _, seconds in found)
+
+
+def measure_ours(folder, sink):
+    """Returns images/s in steady state and seconds from the first image to the last."""
+    listing = list_shards(str(folder))
+    frozen = Plan.of(listing.shards)
+    facts = {"grid": [GRID, GRID], "codebook_size": CODEBOOK}
+    run = plan.start_run(str(sink), Run({"stage": "bench"}, facts, frozen.sha256()), frozen)
+    codes = schema.codes_field(CODEBOOK, (GRID, GRID))
+    work = engine.EncodeWork(
+        writer=Writer(str(sink), run, frozen, pa.schema([]), codes),
+        selection=Selection(),
+        preprocess=Preprocess(RESOLUTION),
+        codec=CodecConfig(),
+        weights=Weights.load(str(CHECKPOINT)),
+        todo={index: Staged() for index in range(len(frozen))},
+    )
+    ticks = engine.encode(work, engine.Resources(), codec=StubCodec)
+    curve = [(time.perf_counter(), tick.encoded) for tick in ticks]
+    ended = time.perf_counter()
+    total = sum(shard.num_rows for shard in _footers(sink))
+    first_time, first_count = next((moment, count) for moment, count in curve if count)
+    return (total - first_count) / (ended - first_time), ended - first_time
+
+
+def _footers(sink):
+    return [pq.read_metadata(path) for path in (sink / "data").rglob("*.parquet")]
+
+
+def measure_plain(folder, sink):
+    """Returns images/s of Ray Data as its documentation shows it, Ray's start left out."""
+    import ray
+
+    def open_row(row):
+        view = open_image(row["jpg"], Preprocess(RESOLUTION))
+        return {"key": row["__key__"], "pixels": np.asarray(view.pixels)}
+
+    class Stub:
+        def __call__(self, batch):
+            count = len(batch["key"])
+            return {"key": batch["key"], "codes": np.zeros((count, GRID * GRID), np.uint16)}
+
+    started = time.perf_counter()
+    dataset = ray.data.read_webdataset(str(folder), decoder=False)
+    images = dataset.map(open_row).map_batches(Stub, batch_size=64, concurrency=1)
+    images.write_parquet(str(sink))
+    total = ray.data.read_parquet(str(sink)).count()
+    return total / (time.perf_counter() - started)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=4000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--plain", action="store_true", help="measure plain Ray Data as well")
+    options = parser.parse_args()
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    root = Path(tempfile.mkdtemp(prefix="vqbench"))
+    eight = build_tars(root / "eight", options.images, 8)
+    one = build_tars(root / "one", options.images, 1)
+    rows = []
+    try:
+        for number in range(options.rounds):
+            row = {"floor": measure_floor(eight)}
+            with cluster.connect(None):
+                row["eight"], row["eight_s"] = measure_ours(eight, root / f"eight-{number}")
+            with cluster.connect(None):
+                row["one"], row["one_s"] = measure_ours(one, root / f"one-{number}")
+            if options.plain:
+                with cluster.connect(None):
+                    row["plain"] = measure_plain(eight, root / f"plain-{number}")
+            rows.append(row)
+            print("  ".join(f"{name} {value:,.1f}" for name, value in row.items()), flush=True)
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+    print()
+    report("ours / floor, eight tars", [row["eight"] / row["floor"] for row in rows])
+    report("ours / floor, one tar", [row["one"] / row["floor"] for row in rows])
+    report("time of one tar / eight tars", [row["one_s"] / row["eight_s"] for row in rows])
+    if options.plain:
+        report("plain / floor", [row["plain"] / row["floor"] for row in rows])
+
+
+def report(name, ratios):
+    listed = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+    print(f"{name:30} median {statistics.median(ratios):.2f}  of {listed}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline import footer, storage
+from pipeline.footer import pack_histogram, read_footer
+from pipeline.schema import REJECTED
+
+
+def write_parquet(path, metadata, column=b"x"):
+    with pq.ParquetWriter(path, pa.schema([("a", pa.binary())])) as writer:
+        writer.write_table(pa.table({"a": [column]}))
+        writer.add_key_value_metadata(metadata)
+
+
+def test_histogram_packed_and_unpacked_is_the_same():
+    histogram = np.random.default_rng(0).integers(0, 2**32, 1000)
+    assert footer.unpack_histogram(pack_histogram(histogram)).tolist() == histogram.tolist()
+    assert footer.unpack_histogram(pack_histogram(np.array([2**40]))).tolist() == [2**32 - 1]
+
+
+@pytest.mark.parametrize("padding", [0, 2**20], ids=["small_file", "large_file"])
+def test_read_footer_larger_than_the_first_read_is_read_whole(tmp_path, padding):
+    histogram = np.random.default_rng(0).integers(0, 2**32, 65_536)
+    path = tmp_path / "a.parquet"
+    column = np.random.default_rng(1).bytes(padding)
+    write_parquet(path, {"vqpipe": '{"seen": 1}', "vqpipe.histogram": pack_histogram(histogram)},
+                  column)  # fmt: skip
+    end = path.read_bytes()[-8:-4]
+    assert int.from_bytes(end, "little") > 128 * 2**10
+    found = read_footer(storage.stat(str(path)))
+    assert found.origin == {"seen": 1}
+    assert np.array_equal(found.histogram, histogram)
+
+
+def test_rejections_packed_and_read_are_the_same(tmp_path):
+    rows = [
+        {"key": "a\0\n\u00e9", "row": 3, "reason": "empty", "message": "zero bytes"},
+        {"key": None, "row": 4, "reason": "shard_damaged", "message": "cut at byte 7"},
+    ]
+    rejections = pa.Table.from_pylist(rows, schema=REJECTED)
+    path = tmp_path / "a.parquet"
+    packed = footer.pack_rejections(rejections)
+    write_parquet(path, {"vqpipe": "{}", "vqpipe.rejections": packed})
+    assert read_footer(storage.stat(str(path))).rejections.equals(rejections)

@@ -1,0 +1,150 @@
+import io
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from pipeline import progress
+from pipeline.progress import Display, Progress
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still until it is moved."""
+    clock = SimpleNamespace(now=1000.0)
+    fake = SimpleNamespace(monotonic=lambda: clock.now, strftime=lambda _: "12:00:00")
+    monkeypatch.setattr(progress, "time", fake)
+    return clock
+
+
+def at(clock, **counts):
+    counts = {"shards_total": 10, "bytes_total": 1000} | counts
+    return Progress(started=clock.now, **counts)
+
+
+def test_images_before_any_are_durable_are_those_of_the_codec(clock):
+    state = at(clock, encoded=30)
+    state.reasons.update(["corrupt", "empty", "empty"])
+    assert (state.rejected, state.images) == (3, 33)
+    state.durable = 50
+    assert state.images == 50
+
+
+def test_images_total_is_judged_from_the_bytes_of_finished_shards(clock):
+    state = at(clock)
+    assert state.images_total is None
+    state.shards, state.done_rows, state.done_bytes, state.durable = 2, 50, 200, 60
+    assert state.images_total == 250
+    state.durable = 300
+    assert state.images_total == 300
+
+
+def test_images_total_of_a_finished_run_is_what_was_seen(clock):
+    state = at(clock, shards_before=7, shards=3, done_rows=90, done_bytes=999, durable=90)
+    assert state.images_total == 90
+
+
+def test_rate_covers_the_last_half_minute(clock):
+    state = at(clock)
+    for second in range(100):
+        clock.now += 1
+        state.durable += 10 if second < 50 else 2
+        rate = state.rate()
+        if second == 49:
+            assert rate == pytest.approx(10)
+    assert rate == pytest.approx(2)
+    assert state.seconds == 100
+
+
+def test_rate_first_asked_covers_all_since_the_start(clock):
+    state = at(clock, durable=40)
+    clock.now += 8
+    assert state.rate() == pytest.approx(5)
+
+
+def test_rate_after_a_long_silence_is_that_of_the_silence(clock):
+    state = at(clock)
+    clock.now += 1
+    state.rate()
+    clock.now += 1000
+    state.durable = 500
+    assert state.rate() == pytest.approx(0.5)
+
+
+def test_rate_without_time_passed_is_finite(clock):
+    assert at(clock, durable=1).rate() < float("inf")
+
+
+def test_describe_before_the_first_image_tells_how_long_it_takes(clock):
+    state = at(clock)
+    clock.now += 75
+    assert state.describe() == ("starting workers, 1:15",)
+
+
+def test_describe_running_gives_counts_and_time_left(clock):
+    state = at(clock, shards_before=1, shards=2, done_rows=400, done_bytes=100, durable=1000)
+    state.reasons.update(["corrupt"] * 3)
+    clock.now += 10  # 100 images a second; 4,000 images, 3,000 left
+    assert state.describe() == (
+        "3/10 shards",
+        "1,000/~4,000 images",
+        "100.0 images/s",
+        "3 rejected",
+        "ETA 0:30",
+    )
+
+
+def test_describe_long_runs_show_hours(clock):
+    state = at(clock, bytes_total=10**6, shards=1, done_rows=100, done_bytes=100, durable=100)
+    clock.now += 100
+    assert state.describe()[-1] == "ETA 277:45:00"
+
+
+@pytest.mark.parametrize("done_bytes", [0, 100])
+def test_describe_unknown_or_stopped_has_no_time_left(clock, done_bytes):
+    state = at(clock, durable=10, done_rows=10, done_bytes=done_bytes, shards=1)
+    clock.now += 1
+    state.rate()
+    clock.now += 1
+    assert state.describe()[-1] == "ETA ?"
+
+
+def test_display_without_a_terminal_prints_a_line_every_few_seconds(clock):
+    console = Console(file=io.StringIO(), width=40)
+    state = at(clock, durable=123_456, shards=1, done_rows=1000, done_bytes=10)
+    with Display(console, "encode") as display:
+        for _ in range(200):
+            clock.now += 0.1
+            display.show(state)
+    lines = console.file.getvalue().splitlines()
+    assert 3 <= len(lines) <= 5
+    assert all("123,456" in line and "1/10 shards" in line and "ETA" in line for line in lines)
+
+
+def test_display_on_a_terminal_shows_every_state(clock):
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    state = at(clock)
+    with Display(console, "encode") as display:
+        display.show(state)
+        state.durable = 10
+        display.show(state)
+        state.shards, state.done_rows, state.done_bytes = 5, 10, 500
+        display.show(state)
+    shown = console.file.getvalue()
+    assert "starting workers" in shown
+    assert "5/10 shards" in shown
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_display_left_by_an_error_lets_it_fly_and_gives_the_terminal_back(clock, terminal):
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=120)
+
+    def fail():
+        with Display(console, "encode") as display:
+            display.show(at(clock))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    hidden, visible = (console.file.getvalue().rfind(f"\x1b[?25{c}") for c in "lh")  # the cursor
+    assert visible > hidden if terminal else visible == hidden == -1

@@ -1,0 +1,236 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline import schema, stages, storage
+from pipeline.images import Preprocess, open_image
+from pipeline.plan import Staged
+from pipeline.schema import Selection
+from pipeline.sources import kept_schema, list_shards
+from pipeline.stages import NO_ROW, encode_rows, open_rows, read_rows
+from tests.makers import jpeg, tar_of
+
+SELECTION = Selection(keep=("txt",))
+HOW = Preprocess(8)
+NOTHING = Staged()
+CODES = schema.codes_field(65_536, (2, 2))
+
+
+def make_shard(folder, images):
+    """Writes a tar of images by key, each with a text, and returns it as a shard with its kept."""
+    members = [(f"{key}.{e}", d) for key, data in images.items() for e, d in
+               (("jpg", data), ("txt", f"text of {key}".encode()))]  # fmt: skip
+    storage.replace(f"{folder}/a.tar", tar_of(members))
+    listing = list_shards(str(folder))
+    return listing.shards[0], kept_schema(listing, SELECTION)
+
+
+@pytest.fixture
+def eight(tmp_path):
+    return make_shard(tmp_path, {f"k{i}": jpeg(seed=i) for i in range(8)})
+
+
+def read(shard_and_kept, staged=NOTHING, block_rows=100):
+    shard, kept = shard_and_kept
+    return list(read_rows(shard, 5, staged, SELECTION, kept, block_rows))
+
+
+def column(tables, name):
+    return pa.concat_tables(tables)[name].to_pylist()
+
+
+def fake_encode(pixels):
+    """Codes that depend on every corner of an image; images with a dark corner are not finite."""
+    corners = pixels[:, :: pixels.shape[1] - 1, :: pixels.shape[2] - 1]
+    return corners.astype(np.int64) @ [256, 1, 0], corners[:, 0, 0, 0] >= 128
+
+
+def pixels_table(images):
+    """Returns what `open_rows` would: (R, R, 3) uint8 arrays, or None for a rejection."""
+    side = next(len(image) for image in images if image is not None)
+    rows = [
+        {
+            "shard": 0,
+            "row": i,
+            "key": f"k{i}",
+            "reason": "corrupt" if image is None else None,
+            "pixels": None if image is None else image.tobytes(),
+        }
+        for i, image in enumerate(images)
+    ]
+    return pa.Table.from_pylist(rows, schema=schema.opened_schema(pa.schema([]), side))
+
+
+def random_images(count, side=8, seed=0):
+    rng = np.random.default_rng(seed)
+    return list(rng.integers(0, 256, (count, side, side, 3), np.uint8))
+
+
+@pytest.mark.parametrize("block_rows", [1, 3, 8, 100])
+def test_read_rows_whole_shard_numbers_rows_and_marks_the_last(eight, block_rows):
+    tables = read(eight, block_rows=block_rows)
+    assert all(len(table) <= block_rows for table in tables)
+    assert all(table.schema == schema.read_schema(eight[1]) for table in tables)
+    assert column(tables, "row") == list(range(8))
+    assert column(tables, "total") == [None] * 7 + [8]
+    assert column(tables, "shard") == [5] * 8
+    assert column(tables, "key") == [f"k{i}" for i in range(8)]
+    assert column(tables, "image") == [jpeg(seed=i) for i in range(8)]
+    assert column(tables, "kept.txt") == [f"text of k{i}" for i in range(8)]
+    assert column(tables, "reason") == [None] * 8
+
+
+def test_read_rows_large_images_start_new_tables(eight, monkeypatch):
+    monkeypatch.setattr(stages, "BLOCK_BYTES", len(jpeg()) // 2)
+    tables = read(eight)
+    assert [len(table) for table in tables] == [1] * 8
+    assert column(tables, "row") == list(range(8))
+
+
+@pytest.mark.parametrize("block_rows", [1, 2, 100])
+@pytest.mark.parametrize(
+    ("staged", "left"),
+    [
+        (Staged(((0, 3),)), [3, 4, 5, 6, 7]),
+        (Staged(((2, 3), (4, 6))), [0, 1, 3, 6, 7]),
+        (Staged(((0, 5), (3, 7))), [7]),
+        (Staged(((5, 8),), 8), [0, 1, 2, 3, 4]),
+        (Staged(((0, 3), (4, 8)), 8), [3]),
+    ],
+)
+def test_read_rows_staged_rows_are_left_out(eight, staged, left, block_rows):
+    tables = read(eight, staged, block_rows)
+    assert column(tables, "row") == left
+    total_of_last = 8 if left[-1] == 7 else None
+    assert column(tables, "total") == [None] * (len(left) - 1) + [total_of_last]
+    assert column(tables, "key") == [f"k{i}" for i in left]
+
+
+def test_read_rows_empty_shard_is_one_row_without_a_sample(tmp_path):
+    (table,) = read(make_shard(tmp_path, {}))
+    assert (table["row"].to_pylist(), table["total"].to_pylist()) == ([NO_ROW], [0])
+    assert table["shard"].to_pylist() == [5]
+
+
+def test_read_rows_all_staged_reads_nothing_of_the_source(eight):
+    storage.delete(eight[0].files[0].uri)
+    (table,) = read(eight, Staged(((0, 5), (4, 8)), 8))
+    assert (table["row"].to_pylist(), table["total"].to_pylist()) == ([NO_ROW], [8])
+
+
+def test_read_rows_rejected_samples_stay_as_rows(tmp_path):
+    data = tar_of([("a.jpg", jpeg()), ("b.txt", b"x"), ("c.jpg", jpeg(seed=1))])
+    cut = data.index(jpeg(seed=1)) + 100
+    storage.publish(f"{tmp_path}/a.tar", data[:cut])
+    listing = list_shards(str(tmp_path))
+    tables = read((listing.shards[0], kept_schema(listing, SELECTION)))
+    rows = pa.concat_tables(tables).to_pylist()
+    assert [row["row"] for row in rows] == list(range(len(rows)))
+    assert rows[-1]["total"] == len(rows)
+    assert all((row["image"] is None) == (row["reason"] is not None) for row in rows)
+    assert rows[-1]["reason"] == "shard_damaged"
+
+
+def test_open_rows_bad_images_become_rejections_in_their_place(tmp_path):
+    images = {"a": jpeg(40, 30), "b": b"", "c": b"<html>", "d": jpeg()[:200], "e": jpeg(9, 90)}
+    shard = make_shard(tmp_path, images)
+    opened = open_rows(pa.concat_tables(read(shard, block_rows=2)), HOW)
+    assert opened.schema == schema.opened_schema(shard[1], 8)
+    rows = opened.to_pylist()
+    assert [row["key"] for row in rows] == list("abcde")
+    assert [row["reason"] for row in rows] == [None, "empty", "not_an_image", "truncated", None]
+    assert [row["message"] is None for row in rows] == [True, False, False, False, True]
+    assert [row["pixels"] is None for row in rows] == [False, True, True, True, False]
+    assert [row["total"] for row in rows] == [None] * 4 + [5]
+    assert [row["kept.txt"] for row in rows] == [f"text of {key}" for key in "abcde"]
+    assert [row["width"] for row in rows] == [40, None, None, None, 9]
+    assert [row["height"] for row in rows] == [30, None, None, None, 90]
+    assert rows[0]["crop"] == [5, 0, 35, 30]
+    assert rows[4]["crop"] == [0, 40, 9, 49]
+    assert [row["view"] for row in rows] == [0, None, None, None, 0]
+    assert rows[0]["pixels"] == open_image(images["a"], HOW).pixels.tobytes()
+    assert rows[4]["pixels"] == open_image(images["e"], HOW).pixels.tobytes()
+
+
+def test_open_rows_rejections_of_the_reader_keep_their_reason(tmp_path):
+    storage.publish(f"{tmp_path}/a.tar", tar_of([("a.txt", b"no image"), ("b.jpg", jpeg())]))
+    listing = list_shards(str(tmp_path))
+    (table,) = read((listing.shards[0], kept_schema(listing, SELECTION)))
+    opened = open_rows(table, HOW)
+    assert opened["reason"].to_pylist() == table["reason"].to_pylist() == ["no_image", None]
+    assert opened["message"].to_pylist() == table["message"].to_pylist()
+
+
+def test_open_and_encode_row_without_a_sample_passes_through(tmp_path):
+    (table,) = read(make_shard(tmp_path, {}))
+    encoded = encode_rows(open_rows(table, HOW), fake_encode, CODES)
+    (row,) = encoded.to_pylist()
+    assert (row["shard"], row["row"], row["total"]) == (5, NO_ROW, 0)
+    assert all(row[name] is None for name in ("key", "reason", "codes", "view"))
+
+
+@pytest.mark.parametrize("chunks", [1, 3])
+def test_open_rows_slices_and_chunks_give_the_same_as_the_whole(eight, chunks):
+    (table,) = read(eight)
+    whole = open_rows(table, HOW)
+    size = -(-8 // chunks)
+    parts = [table.slice(i, size) for i in range(0, 8, size)]
+    assert open_rows(pa.concat_tables(parts), HOW).equals(whole)
+    assert open_rows(table.slice(3, 4), HOW).equals(whole.slice(3, 4))
+
+
+def test_encode_rows_codes_are_those_of_their_images():
+    images = random_images(9)
+    images[2] = images[8] = None
+    table = pixels_table(images)
+    encoded = encode_rows(table, fake_encode, CODES)
+    assert encoded.schema == schema.encoded_schema(pa.schema([]), CODES)
+    for row, image in zip(encoded.to_pylist(), images, strict=True):
+        if image is None:
+            assert (row["reason"], row["codes"]) == ("corrupt", None)
+            continue
+        corners = [image[y, x] for y in (0, 7) for x in (0, 7)]
+        if image[0, 0, 0] < 128:
+            assert (row["reason"], row["codes"]) == ("non_finite", None)
+            assert row["message"]
+        else:
+            assert row["reason"] is None
+            assert row["codes"] == [int(r) * 256 + int(g) for r, g, _ in corners]
+
+
+def test_encode_rows_only_real_images_reach_the_codec():
+    images = random_images(5)
+    images[0] = images[3] = None
+    seen = []
+
+    def encode(pixels):
+        seen.extend(pixels)
+        return fake_encode(pixels)
+
+    encode_rows(pixels_table(images), encode, CODES)
+    assert np.array_equal(seen, [image for image in images if image is not None])
+
+
+def test_encode_rows_nothing_but_rejections_needs_no_codec():
+    images = [*random_images(1), None, None]
+    table = pixels_table(images).slice(1)
+    encoded = encode_rows(table, None, CODES)
+    assert encoded["codes"].null_count == len(encoded) == 2
+    assert encode_rows(table.slice(0, 0), None, CODES).schema == encoded.schema
+
+
+@pytest.mark.parametrize("kind", [65_536, 65_537])
+def test_encode_rows_slices_and_chunks_give_the_same_as_the_whole(kind):
+    images = random_images(21)
+    images[4] = images[9] = None
+    field = schema.codes_field(kind, (2, 2))
+    table = pixels_table(images)
+    whole = encode_rows(table, fake_encode, field)
+    for start in range(21):
+        for size in (1, 2, 9):
+            part = encode_rows(table.slice(start, size), fake_encode, field)
+            assert part.equals(whole.slice(start, size))
+    chunked = pa.concat_tables([table.slice(0, 5), table.slice(5, 0), table.slice(5)])
+    assert encode_rows(chunked, fake_encode, field).equals(whole)
+    assert whole["codes"].chunk(0).values.null_count == 0
+    whole.validate(full=True)
