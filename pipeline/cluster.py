@@ -3,9 +3,12 @@
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, cast
 
 from pipeline.errors import ConfigError, IncompleteError
@@ -18,6 +21,7 @@ os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
 import aiohttp
 import ray
+from ray._private import ray_constants
 from ray.data import DataContext
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
@@ -42,12 +46,12 @@ def connect(address: str | None) -> Iterator[str]:
         "address": "local",
         "num_cpus": cores() + 1,  # the light operators share one more than the openers use
         "include_dashboard": False,
-        "_node_ip_address": "127.0.0.1",  # Ray's default listens on every interface
+        "_node_ip_address": "127.0.0.1",
     }
     if address:
         _check_reachable(address)
     try:
-        with _muted_stderr():
+        with _muted_stderr(), contextlib.nullcontext() if address else _loopback():
             context = ray.init(**({"address": address} if address else local), **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError(f"Ray {address or 'on this machine'} does not start: {error}") from error
@@ -73,6 +77,22 @@ def _check_reachable(address: str) -> None:
 
 
 @contextlib.contextmanager
+def _loopback() -> Iterator[None]:
+    """Makes a Ray that is started meanwhile listen on 127.0.0.1 only, not on every interface.
+
+    Told `_node_ip_address="127.0.0.1"`, Ray 2.60 takes the machine's own address all the same
+    (`services.resolve_ip_for_localhost`), unless RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER is 0, on Linux
+    too; that variable is read once, at import, into this constant.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextlib.contextmanager
 def _muted_stderr() -> Iterator[None]:
     """Keeps what C++ prints off the terminal: it announces the log level that is set above."""
     terminal = os.dup(2)
@@ -86,8 +106,18 @@ def _muted_stderr() -> Iterator[None]:
 
 
 def cores() -> int:
-    """Returns the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Returns the cores that this process may use, a container's limit included."""
+    known = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(known or 1, _container_cores()))
+
+
+def _container_cores() -> int:
+    """Returns the limit of Linux control groups, version 2: microseconds of quota and period."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return math.ceil(int(quota) / int(period))
+    except (OSError, ValueError):  # no control groups, or "max": no limit
+        return sys.maxsize
 
 
 def resources() -> dict[str, float]:

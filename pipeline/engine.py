@@ -25,6 +25,7 @@ import ray.data
 from ray.actor import ActorHandle
 from ray.data import ActorPoolStrategy
 from ray.util.annotations import RayDeprecationWarning
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline import cluster
 from pipeline.codec import (
@@ -119,7 +120,9 @@ def encode(work: EncodeWork, resources: Resources, codec: type[Codec] = Codec) -
     """
     gpus = int(cluster.resources().get("GPU", 0))
     kind = "cuda" if resources.device == "cuda" or (resources.device == "auto" and gpus) else "cpu"
-    counter = cast(ActorHandle[Any], ray.remote(_Counter).options(num_cpus=0).remote())
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    place = {"num_cpus": 0, "scheduling_strategy": here}  # not on a node that may be reclaimed
+    counter = cast(ActorHandle[Any], ray.remote(_Counter).options(**place).remote())
     batch_size = resources.batch_size or BATCH_SIZE[kind]
     build = functools.partial(codec, how=work.codec, batch_size=batch_size)
     weights = ray.put(replace(work.weights))  # a copy without the parsed tensors

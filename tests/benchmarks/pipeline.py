@@ -27,6 +27,7 @@ import cloudpickle
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 from infra.demo.photos import PACKAGED, open_photo
 from pipeline import cluster, engine, plan, schema
@@ -130,8 +131,11 @@ def measure_plain(folder, sink):
     import ray
 
     def open_row(row):
-        view = open_image(row["jpg"], Preprocess(RESOLUTION))
-        return {"key": row["__key__"], "pixels": np.asarray(view.pixels)}
+        image = Image.fromarray(row["jpg"])  # read_webdataset has opened it
+        left = (image.width - image.height) // 2
+        box = (left, 0, left + image.height, image.height)
+        square = image.resize((RESOLUTION, RESOLUTION), Image.Resampling.BICUBIC, box=box)
+        return {"key": row["__key__"], "pixels": np.asarray(square)}
 
     class Stub:
         def __call__(self, batch):
@@ -139,7 +143,7 @@ def measure_plain(folder, sink):
             return {"key": batch["key"], "codes": np.zeros((count, GRID * GRID), np.uint16)}
 
     started = time.perf_counter()
-    dataset = ray.data.read_webdataset(str(folder), decoder=False)
+    dataset = ray.data.read_webdataset(str(folder))
     images = dataset.map(open_row).map_batches(Stub, batch_size=64, concurrency=1)
     images.write_parquet(str(sink))
     total = ray.data.read_parquet(str(sink)).count()

@@ -1,0 +1,38 @@
+import ipaddress
+
+import psutil
+import pytest
+
+from pipeline import cluster
+from pipeline.errors import ConfigError
+
+
+@pytest.mark.ray
+def test_connect_local_listens_on_loopback_only_and_leaves_nothing_behind():
+    with cluster.connect(None):
+        processes = psutil.Process().children(recursive=True)
+        names = {process.name() for process in processes}
+        assert {"gcs_server", "raylet"} <= names
+        listening = [
+            connection.laddr.ip
+            for process in [psutil.Process(), *processes]
+            for connection in process.net_connections(kind="inet")
+            if connection.status == psutil.CONN_LISTEN
+        ]
+        assert len(listening) > 2
+        assert cluster.resources()["CPU"] == cluster.cores() + 1
+    for address in listening:
+        ip = ipaddress.ip_address(address)
+        assert (getattr(ip, "ipv4_mapped", None) or ip).is_loopback, address
+    _, alive = psutil.wait_procs(processes, timeout=20)
+    assert not alive
+
+
+def test_connect_to_an_address_where_nobody_answers_is_config_error():
+    with pytest.raises(ConfigError, match="127.0.0.1:1"), cluster.connect("127.0.0.1:1"):
+        pass
+
+
+def test_submit_to_an_address_where_nobody_answers_is_config_error():
+    with pytest.raises(ConfigError, match="http://127.0.0.1:1"):
+        cluster.submit("http://127.0.0.1:1", "true", print)
