@@ -27,9 +27,6 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 _CONNECT_TIMEOUT_S = 10.0
 
-BLOCK_BYTES = 8 * 2**20
-"""Size at which Ray cuts compressed images into blocks; small, so that cores start early."""
-
 
 @contextlib.contextmanager
 def connect(address: str | None) -> Iterator[str]:
@@ -134,7 +131,6 @@ def _quieten_ray_data() -> None:
     data = DataContext.get_current()
     data.enable_progress_bars = False
     data.print_on_execution_start = False
-    data.target_max_block_size = BLOCK_BYTES
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 

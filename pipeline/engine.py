@@ -23,7 +23,7 @@ import pyarrow as pa
 import ray
 import ray.data
 from ray.actor import ActorHandle
-from ray.data import ActorPoolStrategy
+from ray.data import ActorPoolStrategy, DataContext
 from ray.util.annotations import RayDeprecationWarning
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -37,13 +37,16 @@ from pipeline.codec import (
     choose_device,
     device_name,
 )
-from pipeline.commit import Writer, commit_rows
+from pipeline.commit import Writer
 from pipeline.errors import NoProgressError, VqpipeError
 from pipeline.images import Preprocess
-from pipeline.plan import Plan, Run, Staged
+from pipeline.plan import Staged
 from pipeline.schema import Selection
-from pipeline.stages import encode_rows, open_rows, read_rows
+from pipeline.stages import encode_rows, open_rows
+from pipeline.tasks import Counter, commit, read, todo_rows
 
+BLOCK_BYTES = 8 * 2**20
+"""Least size of blocks of compressed images; small, so that one huge shard soon uses every core."""
 OPEN_ROWS = 64
 """Fewest images of one block of pixels."""
 COMMIT_BLOCKS = {"cuda": 8, "cpu": 1}
@@ -59,9 +62,6 @@ _ARROW: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
 TASKS = {**_ARROW, "max_retries": 64}
 ACTORS = {**_ARROW, "max_restarts": -1, "max_task_retries": 64}
 
-_TODO = pa.schema(
-    [("shard", pa.int32()), ("ranges", pa.list_(pa.list_(pa.int32(), 2))), ("total", pa.int32())]
-)
 _POLL_S = 0.5
 _TODO_BLOCKS = 10_000
 
@@ -122,7 +122,7 @@ def encode(work: EncodeWork, resources: Resources, codec: type[Codec] = Codec) -
     kind = "cuda" if resources.device == "cuda" or (resources.device == "auto" and gpus) else "cpu"
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     place = {"num_cpus": 0, "scheduling_strategy": here}  # not on a node that may be reclaimed
-    counter = cast(ActorHandle[Any], ray.remote(_Counter).options(**place).remote())
+    counter = cast(ActorHandle[Any], ray.remote(Counter).options(**place).remote())
     batch_size = resources.batch_size or BATCH_SIZE[kind]
     build = functools.partial(codec, how=work.codec, batch_size=batch_size)
     weights = ray.put(replace(work.weights))  # a copy without the parsed tensors
@@ -142,21 +142,20 @@ def _graph(
 ) -> ray.data.Dataset:
     """Wires the stages together; every one is a plain function from table to table."""
     rows = batch_size * math.ceil(OPEN_ROWS / batch_size)
+    _shape_blocks(rows * work.preprocess.resolution**2 * 3)
     plan, writer = ray.put(work.writer.plan.table), work.writer
-    todo = cast(Any, ray.data.from_arrow(_todo_blocks(work.todo)))  # map_batches' types are narrow
+    todo = ray.data.from_arrow(todo_rows(work.todo, _TODO_BLOCKS))
     return cast(
         ray.data.Dataset,
-        todo.map_batches(
-            _read,
+        cast(Any, todo)  # the types of map_batches are too narrow
+        .map_batches(
+            read,
             fn_args=(plan, work.selection, writer.kept, rows),
             batch_size=1,
             num_cpus=READ_CORES,
             **TASKS,
         )
         .map_batches(open_rows, fn_args=(work.preprocess,), batch_size=rows, num_cpus=1, **TASKS)
-        # Ray fuses this into the operator before it, whose tasks then get whole multiples of
-        # `rows`: the codec's batches are full, whatever sizes the shards have.
-        .repartition(target_num_rows_per_block=rows, strict=True)
         .map_batches(
             _Encoder,
             fn_constructor_args=encoder,
@@ -167,7 +166,7 @@ def _graph(
             **ACTORS,
         )
         .map_batches(
-            _commit,
+            commit,
             fn_args=(plan, writer.sink, writer.run, writer.kept, writer.codes),
             batch_size=rows * COMMIT_BLOCKS[kind],
             num_cpus=COMMIT_CORES,
@@ -176,28 +175,17 @@ def _graph(
     )
 
 
-def _todo_blocks(todo: dict[int, Staged]) -> list[pa.Table]:
-    rows = [
-        {"shard": index, "ranges": staged.ranges, "total": staged.total}
-        for index, staged in todo.items()
-    ]
-    size = math.ceil(len(rows) / _TODO_BLOCKS)
-    parts = (rows[first : first + size] for first in range(0, len(rows), size))
-    return [pa.Table.from_pylist(part, schema=_TODO) for part in parts]
+def _shape_blocks(pixel_bytes: int) -> None:
+    """Makes a block of what a stage yields at a time, so that the codec's batches come full.
 
+    Ray gathers what a task yields until it has more than the target, and cuts only what has 1.5
+    times as much (2.60, `output_buffer.py`). With a target just below one table of opened images,
+    each stays a block of its own, and blocks of compressed images hold whole tables.
 
-def _read(
-    todo: pa.Table,
-    plan: ray.ObjectRef[Any],
-    selection: Selection,
-    kept: pa.Schema,
-    block_rows: int,
-) -> Iterator[pa.Table]:
-    shards = Plan(ray.get(plan))
-    for row in todo.to_pylist():
-        index, ranges = row["shard"], row["ranges"] or ()
-        staged = Staged(tuple((first, last) for first, last in ranges), row["total"])
-        yield from read_rows(shards.shard(index), index, staged, selection, kept, block_rows)
+    Args:
+        pixel_bytes: Size of one table of opened images.
+    """
+    DataContext.get_current().target_max_block_size = max(BLOCK_BYTES, round(0.8 * pixel_bytes))
 
 
 class _Encoder:
@@ -223,29 +211,6 @@ class _Encoder:
 
     def _count(self, images: int) -> None:
         self._counter.add.remote(images)
-
-
-def _commit(
-    table: pa.Table, plan: ray.ObjectRef[Any], sink: str, run: Run, kept: pa.Schema, codes: pa.Field
-) -> pa.Table:
-    return commit_rows(table, Writer(sink, run, Plan(ray.get(plan)), kept, codes))
-
-
-class _Counter:
-    """Counts encoded images for the display and the watchdog; nothing depends on it."""
-
-    def __init__(self) -> None:
-        self._images = 0
-        self._devices: set[str] = set()
-
-    def join(self, device: str) -> None:
-        self._devices.add(device)
-
-    def add(self, images: int) -> None:
-        self._images += images
-
-    def read(self) -> tuple[int, tuple[str, ...]]:
-        return self._images, tuple(sorted(self._devices))
 
 
 _END = object()

@@ -3,8 +3,8 @@ import os
 import socket
 import subprocess
 import sys
-import urllib.request
 import uuid
+from pathlib import Path
 
 import pytest
 
@@ -31,7 +31,7 @@ def s3_server(tmp_path_factory):
         patch.delenv("AWS_SESSION_TOKEN", raising=False)
         process = subprocess.Popen(command, stdout=output, stderr=output)
         try:
-            _wait_for(endpoint, process)
+            _wait_for(port, process)
             yield endpoint
         finally:
             process.terminate()
@@ -48,16 +48,39 @@ def bucket(s3_server):
     return f"s3://{name}"
 
 
+@pytest.fixture
+def careless_store(tmp_path, monkeypatch):
+    """Folder that a second kind of S3 server serves; one that ignores create-if-absent.
+
+    Only for commands in processes of their own: clients in this one know the other server.
+    """
+    port = _free_port()
+    for name, value in AWS.items() | {("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")}:
+        monkeypatch.setenv(name, value)
+    keys = f"{AWS['AWS_ACCESS_KEY_ID']},{AWS['AWS_SECRET_ACCESS_KEY']}"
+    rclone = Path(sys.executable).with_name("rclone")
+    options = ["--addr", f"127.0.0.1:{port}", "--auth-key", keys, "--vfs-cache-mode", "off"]
+    served = tmp_path / "served"
+    served.mkdir()
+    process = subprocess.Popen([rclone, "serve", "s3", *options, served], stderr=subprocess.DEVNULL)
+    try:
+        _wait_for(port, process)
+        yield served
+    finally:
+        process.terminate()
+        process.wait()
+
+
 def _free_port():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
 
 
-def _wait_for(endpoint, process):
+def _wait_for(port, process):
     while True:
         try:
-            urllib.request.urlopen(f"{endpoint}/moto-api/", timeout=5).close()
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
         except OSError:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 raise RuntimeError(f"the S3 server ended with {process.wait(0.05)}") from None

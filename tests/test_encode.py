@@ -156,6 +156,16 @@ def test_encode_on_s3_equals_reference(tmp_path, bucket, name):
     assert json.loads(printed)["encoded"] == len(images)
 
 
+@pytest.mark.s3
+def test_encode_to_a_store_without_create_if_absent_says_so_and_completes(careless_store):
+    images = write_tars(careless_store / "bucket" / "source", photos(12), shards=2)
+    (careless_store / "bucket" / "sink").mkdir()
+    printed = commands.encode("s3://bucket/source", "s3://bucket/sink")
+    assert printed.count("ignores create-if-absent") == 1
+    assert commands.codes_by_key(careless_store / "bucket" / "sink") == reference_codes(images)
+    assert (careless_store / "bucket" / "sink" / "_SUCCESS").exists()
+
+
 def test_encode_killed_driver_then_rerun_equals_uninterrupted(tmp_path):
     write_tars(tmp_path / "source", photos(240), shards=12)
     places = ("--model", commands.CHECKPOINT, "--resolution", RESOLUTION, "--batch-size", 4)

@@ -1,0 +1,79 @@
+"""What Ray's workers run: the stages, with what they share fetched from the object store.
+
+Kept apart from the engine so that a worker that only reads, opens or commits does not import torch,
+which takes about two seconds of a core in every process.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import ray
+
+from pipeline.commit import Writer, commit_rows
+from pipeline.plan import Plan, Run, Staged
+from pipeline.schema import Selection
+from pipeline.stages import read_rows
+
+TODO = pa.schema(
+    [
+        pa.field("shard", pa.int32()),  # place in the plan
+        pa.field("ranges", pa.list_(pa.list_(pa.int32(), 2))),  # rows that are staged already
+        pa.field("total", pa.int32()),  # rows of the shard, if staging knows
+    ]
+)
+"""Schema of what is left to do, one row a shard."""
+
+
+def todo_rows(todo: dict[int, Staged], blocks: int) -> list[pa.Table]:
+    """Returns the shards left, in at most so many tables (`TODO`)."""
+    rows = [
+        {"shard": index, "ranges": staged.ranges, "total": staged.total}
+        for index, staged in todo.items()
+    ]
+    size = -(-len(rows) // blocks)
+    parts = (rows[first : first + size] for first in range(0, len(rows), size))
+    return [pa.Table.from_pylist(part, schema=TODO) for part in parts]
+
+
+def read(
+    todo: pa.Table,
+    plan: ray.ObjectRef[Any],
+    selection: Selection,
+    kept: pa.Schema,
+    block_rows: int,
+) -> Iterator[pa.Table]:
+    """Yields the compressed samples of some shards."""
+    shards = Plan(ray.get(plan))
+    for row in todo.to_pylist():
+        ranges = tuple((first, last) for first, last in row["ranges"] or ())
+        staged = Staged(ranges, row["total"])
+        shard = shards.shard(row["shard"])
+        yield from read_rows(shard, row["shard"], staged, selection, kept, block_rows)
+
+
+def commit(
+    table: pa.Table, plan: ray.ObjectRef[Any], sink: str, run: Run, kept: pa.Schema, codes: pa.Field
+) -> pa.Table:
+    """Returns a receipt for each shard that the table has rows of."""
+    return commit_rows(table, Writer(sink, run, Plan(ray.get(plan)), kept, codes))
+
+
+class Counter:
+    """An actor that counts encoded images, for display and watchdog; nothing depends on it."""
+
+    def __init__(self) -> None:
+        self._images = 0
+        self._devices: set[str] = set()
+
+    def join(self, device: str) -> None:
+        """Notes the device of one codec."""
+        self._devices.add(device)
+
+    def add(self, images: int) -> None:
+        """Counts images that a codec has encoded."""
+        self._images += images
+
+    def read(self) -> tuple[int, tuple[str, ...]]:
+        """Returns images so far, and the devices."""
+        return self._images, tuple(sorted(self._devices))
