@@ -25,6 +25,12 @@ from ray._private import ray_constants
 from ray.data import DataContext
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
+SPARE_CORES = 2
+"""Logical cores of a local Ray beyond the real ones, for the operators that mostly wait."""
+RESERVATION_RATIO = 0.1
+"""Share of the cores that Ray Data divides evenly among operators. Its default of a half leaves
+opening images, which takes nearly all the work, with fewer cores than there are."""
+
 _CONNECT_TIMEOUT_S = 10.0
 
 
@@ -41,9 +47,12 @@ def connect(address: str | None) -> Iterator[str]:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     local: dict[str, Any] = {
         "address": "local",
-        "num_cpus": cores() + 1,  # the light operators share one more than the openers use
+        "num_cpus": cores() + SPARE_CORES,
         "include_dashboard": False,
         "_node_ip_address": "127.0.0.1",
+        # By default Ray ends workers that were idle for a second, and a moment later starts new
+        # ones, at one or two seconds of a core each: operators take turns at being idle.
+        "_system_config": {"idle_worker_killing_time_threshold_ms": 600_000},
     }
     if address:
         _check_reachable(address)
@@ -131,6 +140,7 @@ def _quieten_ray_data() -> None:
     data = DataContext.get_current()
     data.enable_progress_bars = False
     data.print_on_execution_start = False
+    data.op_resource_reservation_ratio = RESERVATION_RATIO
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 

@@ -47,9 +47,9 @@ from pipeline.tasks import Counter, commit, read, todo_rows
 
 BLOCK_BYTES = 8 * 2**20
 """Least size of blocks of compressed images; small, so that one huge shard soon uses every core."""
-OPEN_ROWS = 64
+OPEN_ROWS = 128
 """Fewest images of one block of pixels."""
-COMMIT_BLOCKS = {"cuda": 8, "cpu": 1}
+COMMIT_BLOCKS = {"cuda": 4, "cpu": 1}
 """Encoded blocks that one commit task takes: a GPU fills them fast, a CPU in many seconds."""
 
 # Logical cores. Reading, encoding and committing mostly wait, for the network or for each other;

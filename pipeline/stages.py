@@ -122,7 +122,8 @@ def encode_rows(table: pa.Table, encode: Encode, codes: pa.Field) -> pa.Table:
     values = np.zeros((len(table), codes.type.list_size), codes.type.value_type.to_pandas_dtype())
     finite = np.ones(len(table), bool)
     if valid.any():
-        found, finite[valid] = encode(_images(column)[valid])
+        images = _images(column)
+        found, finite[valid] = encode(images if valid.all() else images[valid])
         values[valid] = found.reshape(len(found), -1)
     rejections = [None if ok else _NON_FINITE for ok in finite]
     names = [name for name in table.column_names if name != "pixels"]
@@ -159,13 +160,14 @@ def _rejected(table: pa.Table, found: Sequence[Rejection | None]) -> dict[str, p
 
 def _pixels(views: Sequence[View | None], resolution: int) -> pa.Array:
     """Returns views (N of R x R x 3 uint8) as fixed-size binary, without a copy of the whole."""
-    pixels = np.zeros((len(views), resolution, resolution, 3), np.uint8)
+    size = resolution * resolution * 3
+    # Arrow's allocator keeps pages; numpy's would fault in new ones, at a gigabyte a second.
+    buffer = pa.allocate_buffer(len(views) * size)
+    pixels = np.frombuffer(buffer, np.uint8).reshape(len(views), resolution, resolution, 3)
     for target, view in zip(pixels, views, strict=True):
-        if view is not None:
-            target[:] = view.pixels
+        target[:] = 0 if view is None else view.pixels
     valid = _bitmap(np.array([view is not None for view in views], bool))
-    kind = pa.binary(resolution * resolution * 3)
-    return pa.Array.from_buffers(kind, len(views), [valid, pa.py_buffer(pixels)])
+    return pa.Array.from_buffers(pa.binary(size), len(views), [valid, buffer])
 
 
 def _images(column: pa.FixedSizeBinaryArray) -> npt.NDArray[np.uint8]:

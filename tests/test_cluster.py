@@ -21,7 +21,7 @@ def test_connect_local_listens_on_loopback_only_and_leaves_nothing_behind():
             if connection.status == psutil.CONN_LISTEN
         ]
         assert len(listening) > 2
-        assert cluster.resources()["CPU"] == cluster.cores() + 1
+        assert cluster.resources()["CPU"] == cluster.cores() + cluster.SPARE_CORES
     for address in listening:
         ip = ipaddress.ip_address(address)
         assert (getattr(ip, "ipv4_mapped", None) or ip).is_loopback, address
