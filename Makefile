@@ -32,8 +32,9 @@ lint: $(STAMP)
 test: lint
 	$(BIN)/python -m pytest --timeout 300
 
+# Only the files that have such tests: the others need Ray and more, which a GPU machine may lack.
 gpu:
-	$(PYTHON) -m pytest -m gpu
+	$(PYTHON) -m pytest -m gpu $(shell grep -l 'mark\.gpu' tests/test_*.py)
 	$(PYTHON) -m tests.benchmarks.codec
 
 bench: $(STAMP)

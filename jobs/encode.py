@@ -253,23 +253,26 @@ def _encode(job: Encode, work: EncodeWork, progress: Progress, console: Console)
     with cluster.connect(resources.address) as log_folder, _stoppable():  # Ray sets handlers too
         console.print(f"  Ray's logs are in {log_folder}", style="dim", markup=False)
         with Display(console, "encode") as display:
+            display.show(progress)
             for tick in engine.encode(work, resources):
-                devices, progress.encoded = tick.devices, tick.encoded
-                _count(progress, tick, work.writer.plan)
+                if tick.counts.devices != devices:
+                    devices = tick.counts.devices
+                    console.print(f"  encoding on {', '.join(devices)}", style="dim", markup=False)
+                _count(progress, tick)
                 display.show(progress)
                 if progress.durable >= _ENOUGH_TO_JUDGE or job.max_rejected >= 1:
                     _check_budget(job, progress.rejected, progress.durable)
     return devices
 
 
-def _count(progress: Progress, tick: engine.Tick, frozen: Plan) -> None:
+def _count(progress: Progress, tick: engine.Tick) -> None:
+    progress.encoded = tick.counts.encoded
+    progress.read, progress.read_bytes = tick.counts.read, tick.counts.read_bytes
     for receipt in tick.receipts.to_pylist() if tick.receipts else ():
         progress.durable += receipt["encoded"] + receipt["rejected"]
         progress.reasons.update(receipt["reasons"])
         if receipt["committed"] is not None:
-            progress.shards += 1
-            progress.done_rows += receipt["committed"]
-            progress.done_bytes += frozen.size(receipt["shard"])
+            progress.commit(receipt["shard"])
 
 
 def _check_budget(job: Encode, rejected: int, seen: int) -> None:

@@ -43,7 +43,7 @@ from pipeline.images import Preprocess
 from pipeline.plan import Staged
 from pipeline.schema import Selection
 from pipeline.stages import encode_rows, open_rows
-from pipeline.tasks import Counter, commit, read, todo_rows
+from pipeline.tasks import Counter, Counts, commit, read, todo_rows
 
 BLOCK_BYTES = 8 * 2**20
 """Least size of blocks of compressed images; small, so that one huge shard soon uses every core."""
@@ -100,10 +100,8 @@ class Tick:
 
     receipts: pa.Table | None
     """`commit.RECEIPT`: what became durable since the last tick; None if nothing did."""
-    encoded: int
-    """Images through the codecs so far."""
-    devices: tuple[str, ...]
-    """Names of the devices that codecs run on."""
+    counts: Counts
+    """What the workers have done so far."""
 
 
 def encode(work: EncodeWork, resources: Resources, codec: type[Codec] = Codec) -> Iterator[Tick]:
@@ -150,7 +148,7 @@ def _graph(
         cast(Any, todo)  # the types of map_batches are too narrow
         .map_batches(
             read,
-            fn_args=(plan, work.selection, writer.kept, rows),
+            fn_args=(plan, work.selection, writer.kept, rows, encoder[-1]),
             batch_size=1,
             num_cpus=READ_CORES,
             **TASKS,
@@ -203,7 +201,9 @@ class _Encoder:
         self._codec = build(ray.get(weights), device=chosen, threads=cluster.cores())
         self._codes = codes
         self._counter = counter
-        counter.join.remote(device_name(chosen))
+        unused = chosen == "cpu" and ray.get_gpu_ids()
+        note = " (Ray gave it a GPU, but torch sees no CUDA there)" if unused else ""
+        counter.join.remote(device_name(chosen) + note)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         encode_images = functools.partial(self._codec.encode, on_batch=self._count)
@@ -225,8 +225,7 @@ def _watch(
     """Yields ticks until the graph ends, and gives up when nothing has moved for too long."""
     results: queue.Queue[Any] = queue.Queue()
     threading.Thread(target=_pump, args=(dataset, results), daemon=True).start()
-    moved, seen = time.monotonic(), 0
-    devices: tuple[str, ...] = ()
+    moved, counts = time.monotonic(), Counts()
     while True:
         with contextlib.suppress(queue.Empty):
             item = results.get(timeout=_POLL_S)
@@ -235,11 +234,11 @@ def _watch(
             if isinstance(item, BaseException):
                 raise _root_cause(item)
             moved = time.monotonic()
-            yield Tick(item, seen, devices)
-        encoded, devices = _poll(counter, seen, devices)
-        if encoded > seen:
-            moved, seen = time.monotonic(), encoded
-        yield Tick(None, seen, devices)
+            yield Tick(item, counts)
+        found = _poll(counter, counts)
+        if found != counts:
+            moved, counts = time.monotonic(), found
+        yield Tick(None, counts)
         if time.monotonic() - moved > stall_timeout_s:
             raise NoProgressError(_describe_stall(stall_timeout_s, kind))
 
@@ -253,14 +252,11 @@ def _pump(dataset: ray.data.Dataset, results: "queue.Queue[Any]") -> None:
         results.put(error)
 
 
-def _poll(
-    counter: ActorHandle[Any], images: int, devices: tuple[str, ...]
-) -> tuple[int, tuple[str, ...]]:
+def _poll(counter: ActorHandle[Any], before: Counts) -> Counts:
     try:
-        found = cast(Any, ray.get(counter.read.remote(), timeout=_POLL_S))
+        return cast(Counts, ray.get(counter.read.remote(), timeout=_POLL_S))
     except ray.exceptions.RayError:  # its node is gone or busy: the receipts still count
-        return images, devices
-    return found[0], found[1]
+        return before
 
 
 def _root_cause(error: BaseException) -> BaseException:

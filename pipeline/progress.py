@@ -31,12 +31,18 @@ class Progress:
     durable: int = 0
     """Rows staged or committed, rejections included."""
     reasons: Counter[str] = field(default_factory=Counter)
-    done_rows: int = 0
-    """Rows of the committed shards."""
-    done_bytes: int = 0
-    """Compressed bytes of the committed shards."""
+    read: int = 0
+    """Samples read from the source."""
+    read_bytes: int = 0
+    """Bytes of the source that they took."""
     started: float = field(default_factory=time.monotonic)
+    _committed: set[int] = field(default_factory=set)
     _history: deque[tuple[float, int]] = field(default_factory=deque)
+
+    def commit(self, shard: int) -> None:
+        """Counts a committed shard; two writers may both report one."""
+        self._committed.add(shard)
+        self.shards = len(self._committed)
 
     @property
     def rejected(self) -> int:
@@ -50,12 +56,12 @@ class Progress:
 
     @property
     def images_total(self) -> int | None:
-        """Images of this command, judged from the bytes of finished shards; None before any."""
-        if not self.done_bytes:
+        """Images of this command, judged from the bytes of those read; None before any."""
+        if not self.read_bytes:
             return None
         if self.shards_before + self.shards == self.shards_total:
             return self.images
-        return max(self.images, round(self.done_rows * self.bytes_total / self.done_bytes))
+        return max(self.images, round(self.read * self.bytes_total / self.read_bytes))
 
     @property
     def seconds(self) -> float:

@@ -5,10 +5,11 @@ which takes about two seconds of a core in every process.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import ray
+from ray.actor import ActorHandle
 
 from pipeline.commit import Writer, commit_rows
 from pipeline.plan import Plan, Run, Staged
@@ -42,14 +43,19 @@ def read(
     selection: Selection,
     kept: pa.Schema,
     block_rows: int,
+    counter: ActorHandle[Any],
 ) -> Iterator[pa.Table]:
     """Yields the compressed samples of some shards."""
     shards = Plan(ray.get(plan))
     for row in todo.to_pylist():
         ranges = tuple((first, last) for first, last in row["ranges"] or ())
         staged = Staged(ranges, row["total"])
-        shard = shards.shard(row["shard"])
-        yield from read_rows(shard, row["shard"], staged, selection, kept, block_rows)
+        shard, seen = shards.shard(row["shard"]), 0
+        for table in read_rows(shard, row["shard"], staged, selection, kept, block_rows):
+            seen += table["image"].nbytes
+            counter.saw.remote(len(table), table["image"].nbytes)
+            yield table
+        counter.saw.remote(0, shard.size - seen)  # headers, metadata and rows already staged
 
 
 def commit(
@@ -59,21 +65,41 @@ def commit(
     return commit_rows(table, Writer(sink, run, Plan(ray.get(plan)), kept, codes))
 
 
+class Counts(NamedTuple):
+    """What the workers of one command have done so far."""
+
+    encoded: int = 0
+    """Images through the codecs."""
+    read: int = 0
+    """Samples read."""
+    read_bytes: int = 0
+    """Bytes of the source that they took, of finished shards all."""
+    devices: tuple[str, ...] = ()
+    """Names of the devices that codecs run on."""
+
+
 class Counter:
-    """An actor that counts encoded images, for display and watchdog; nothing depends on it."""
+    """An actor that counts what workers do, for display and watchdog; nothing depends on it."""
 
     def __init__(self) -> None:
-        self._images = 0
-        self._devices: set[str] = set()
+        self._counts = Counts()
 
     def join(self, device: str) -> None:
         """Notes the device of one codec."""
-        self._devices.add(device)
+        devices = {*self._counts.devices, device}
+        self._counts = self._counts._replace(devices=tuple(sorted(devices)))
 
     def add(self, images: int) -> None:
         """Counts images that a codec has encoded."""
-        self._images += images
+        self._counts = self._counts._replace(encoded=self._counts.encoded + images)
 
-    def read(self) -> tuple[int, tuple[str, ...]]:
-        """Returns images so far, and the devices."""
-        return self._images, tuple(sorted(self._devices))
+    def saw(self, samples: int, size: int) -> None:
+        """Counts samples that were read, and the bytes of the source that they took."""
+        counts = self._counts
+        self._counts = counts._replace(
+            read=counts.read + samples, read_bytes=counts.read_bytes + size
+        )
+
+    def read(self) -> Counts:
+        """Returns the counts so far."""
+        return self._counts

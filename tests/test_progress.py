@@ -30,17 +30,17 @@ def test_images_before_any_are_durable_are_those_of_the_codec(clock):
     assert state.images == 50
 
 
-def test_images_total_is_judged_from_the_bytes_of_finished_shards(clock):
+def test_images_total_is_judged_from_the_bytes_read(clock):
     state = at(clock)
     assert state.images_total is None
-    state.shards, state.done_rows, state.done_bytes, state.durable = 2, 50, 200, 60
+    state.shards, state.read, state.read_bytes, state.durable = 2, 50, 200, 60
     assert state.images_total == 250
     state.durable = 300
     assert state.images_total == 300
 
 
 def test_images_total_of_a_finished_run_is_what_was_seen(clock):
-    state = at(clock, shards_before=7, shards=3, done_rows=90, done_bytes=999, durable=90)
+    state = at(clock, shards_before=7, shards=3, read=90, read_bytes=999, durable=90)
     assert state.images_total == 90
 
 
@@ -82,7 +82,7 @@ def test_describe_before_the_first_image_tells_how_long_it_takes(clock):
 
 
 def test_describe_running_gives_counts_and_time_left(clock):
-    state = at(clock, shards_before=1, shards=2, done_rows=400, done_bytes=100, durable=1000)
+    state = at(clock, shards_before=1, shards=2, read=400, read_bytes=100, durable=1000)
     state.reasons.update(["corrupt"] * 3)
     clock.now += 10  # 100 images a second; 4,000 images, 3,000 left
     assert state.describe() == (
@@ -95,14 +95,14 @@ def test_describe_running_gives_counts_and_time_left(clock):
 
 
 def test_describe_long_runs_show_hours(clock):
-    state = at(clock, bytes_total=10**6, shards=1, done_rows=100, done_bytes=100, durable=100)
+    state = at(clock, bytes_total=10**6, shards=1, read=100, read_bytes=100, durable=100)
     clock.now += 100
     assert state.describe()[-1] == "ETA 277:45:00"
 
 
-@pytest.mark.parametrize("done_bytes", [0, 100])
-def test_describe_unknown_or_stopped_has_no_time_left(clock, done_bytes):
-    state = at(clock, durable=10, done_rows=10, done_bytes=done_bytes, shards=1)
+@pytest.mark.parametrize("read_bytes", [0, 100])
+def test_describe_unknown_or_stopped_has_no_time_left(clock, read_bytes):
+    state = at(clock, durable=10, read=10, read_bytes=read_bytes, shards=1)
     clock.now += 1
     state.rate()
     clock.now += 1
@@ -111,7 +111,7 @@ def test_describe_unknown_or_stopped_has_no_time_left(clock, done_bytes):
 
 def test_display_without_a_terminal_prints_a_line_every_few_seconds(clock):
     console = Console(file=io.StringIO(), width=40)
-    state = at(clock, durable=123_456, shards=1, done_rows=1000, done_bytes=10)
+    state = at(clock, durable=123_456, shards=1, read=1000, read_bytes=10)
     with Display(console, "encode") as display:
         for _ in range(200):
             clock.now += 0.1
@@ -128,7 +128,7 @@ def test_display_on_a_terminal_shows_every_state(clock):
         display.show(state)
         state.durable = 10
         display.show(state)
-        state.shards, state.done_rows, state.done_bytes = 5, 10, 500
+        state.shards, state.read, state.read_bytes = 5, 10, 500
         display.show(state)
     shown = console.file.getvalue()
     assert "starting workers" in shown

@@ -116,7 +116,7 @@ def measure_ours(folder, sink):
         todo={index: Staged() for index in range(len(frozen))},
     )
     ticks = engine.encode(work, engine.Resources(), codec=StubCodec)
-    curve = [(time.perf_counter(), tick.encoded) for tick in ticks]
+    curve = [(time.perf_counter(), tick.counts.encoded) for tick in ticks]
     ended = time.perf_counter()
     total = sum(shard.num_rows for shard in _footers(sink))
     first_time = next(moment for moment, count in curve if count)
