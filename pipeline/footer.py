@@ -84,10 +84,10 @@ def read_footer(file: File) -> Footer:
     Raises:
         StorageError: If the object is not one of ours.
     """
-    tail = storage.read_tail(file.uri, _TAIL_BYTES)
+    tail = storage.read_tail(file, _TAIL_BYTES)
     needed = int.from_bytes(tail[-8:-4], "little") + _PARQUET_END_BYTES
     if len(tail) < needed <= file.size:
-        tail = storage.read_tail(file.uri, needed)
+        tail = storage.read_tail(file, needed)
     try:
         return _parse(pq.read_metadata(pa.BufferReader(tail)).metadata)
     except (OSError, ValueError, KeyError, TypeError, zlib.error) as error:  # OSError: bad Thrift

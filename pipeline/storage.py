@@ -102,11 +102,16 @@ def read(uri: str) -> bytes:
         return cast(bytes, fs.cat_file(path))
 
 
-def read_tail(uri: str, size: int) -> bytes:
-    """Returns the last `size` bytes of an object, or all of a smaller one."""
-    fs, path = _resolve(uri)
-    with _translated(uri):
-        return cast(bytes, fs.cat_file(path, start=-size))
+def read_tail(file: File, size: int) -> bytes:
+    """Returns the last `size` bytes of an object, or all of a smaller one.
+
+    The range is absolute: some stores refuse a suffix that is longer than the object.
+    """
+    if not file.size:
+        return b""
+    fs, path = _resolve(file.uri)
+    with _translated(file.uri):
+        return cast(bytes, fs.cat_file(path, start=max(0, file.size - size), end=file.size))
 
 
 def open_file(file: File) -> BinaryIO:

@@ -129,7 +129,7 @@ def test_stat_folder_is_file_not_found(base):
 @pytest.mark.parametrize(("size", "tail"), [(3, b"789"), (100, b"0123456789")])
 def test_read_tail_returns_the_last_bytes(base, size, tail):
     storage.publish(f"{base}/a", b"0123456789")
-    assert storage.read_tail(f"{base}/a", size) == tail
+    assert storage.read_tail(storage.stat(f"{base}/a"), size) == tail
 
 
 def test_open_file_reads_and_seeks(base):
