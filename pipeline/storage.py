@@ -32,6 +32,7 @@ _RETRIES = {"mode": "standard", "max_attempts": 8}  # botocore: exponential back
 _EXISTS = {"PreconditionFailed", "412"}  # S3's answers to a create of what is there
 _CONFLICT = {"ConditionalRequestConflict", "409"}  # ... while another create is under way
 _CONFLICT_ATTEMPTS = 6
+_FOLDER_ATTEMPTS = 100
 _ATTEMPT_TIMEOUTS_S = {"connect_timeout": 10, "read_timeout": 60}
 
 
@@ -297,10 +298,7 @@ def _publish_local(path: Path, data: bytes) -> bool:
 def _temporary(path: Path, data: bytes) -> Iterator[Path]:
     """Yields a durable file with the data beside `path`, hidden, and removes what is left of it."""
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    while True:  # `delete` may remove an empty folder between the two steps
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError), open(temporary, "xb") as file:
-            break
+    _create_empty(temporary)
     try:
         with open(temporary, "wb") as file:
             file.write(data)
@@ -310,6 +308,19 @@ def _temporary(path: Path, data: bytes) -> Iterator[Path]:
         _fsync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _create_empty(path: Path) -> None:
+    """Creates a file and its folder, which a `delete` elsewhere may remove at any moment."""
+    for attempt in range(_FOLDER_ATTEMPTS):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)  # fails if it goes while it looks
+            path.touch(exist_ok=False)
+        except (FileNotFoundError, FileExistsError):  # the latter for ever if a parent is a file
+            if attempt == _FOLDER_ATTEMPTS - 1:
+                raise
+        else:
+            return
 
 
 def _fsync_folder(path: Path) -> None:
