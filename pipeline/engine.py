@@ -124,19 +124,24 @@ def encode(work: EncodeWork, resources: Resources, codec: type[Codec] = Codec) -
     batch_size = resources.batch_size or BATCH_SIZE[kind]
     build = functools.partial(codec, how=work.codec, batch_size=batch_size)
     weights = ray.put(replace(work.weights))  # a copy without the parsed tensors
-    encoder = (weights, build, work.writer.codes, resources.device, counter)
+    encoder = (weights, build, work.writer.codes, resources.device)
     actors = resources.actors or (max(1, gpus) if kind == "cuda" else 1)
     pool = ActorPoolStrategy(min_size=1, max_size=actors)
     with warnings.catch_warnings():
         # Ray 2.60 deprecates `max_retries` and the like in favour of named parameters, but has no
         # named ones for these; 2.64 is to remove them, hence the bound in pyproject.toml.
         warnings.simplefilter("ignore", RayDeprecationWarning)
-        dataset = _graph(work, encoder, pool, kind, batch_size)
+        dataset = _graph(work, encoder, pool, counter, kind, batch_size)
     yield from _watch(dataset, counter, resources.stall_timeout_s, kind)
 
 
 def _graph(
-    work: EncodeWork, encoder: tuple[Any, ...], pool: ActorPoolStrategy, kind: str, batch_size: int
+    work: EncodeWork,
+    encoder: tuple[Any, ...],
+    pool: ActorPoolStrategy,
+    counter: ActorHandle[Any],
+    kind: str,
+    batch_size: int,
 ) -> ray.data.Dataset:
     """Wires the stages together; every one is a plain function from table to table."""
     rows = batch_size * math.ceil(OPEN_ROWS / batch_size)
@@ -148,7 +153,7 @@ def _graph(
         cast(Any, todo)  # the types of map_batches are too narrow
         .map_batches(
             read,
-            fn_args=(plan, work.selection, writer.kept, rows, encoder[-1]),
+            fn_args=(plan, work.selection, writer.kept, rows, counter),
             batch_size=1,
             num_cpus=READ_CORES,
             **TASKS,
@@ -156,7 +161,7 @@ def _graph(
         .map_batches(open_rows, fn_args=(work.preprocess,), batch_size=rows, num_cpus=1, **TASKS)
         .map_batches(
             _Encoder,
-            fn_constructor_args=encoder,
+            fn_constructor_args=(*encoder, counter),
             compute=pool,
             batch_size=rows,
             num_cpus=ENCODE_CORES,
@@ -236,8 +241,9 @@ def _watch(
             moved = time.monotonic()
             yield Tick(item, counts)
         found = _poll(counter, counts)
-        if found != counts:
-            moved, counts = time.monotonic(), found
+        if found.encoded > counts.encoded:  # not what is read: a retried task reads for ever
+            moved = time.monotonic()
+        counts = found
         yield Tick(None, counts)
         if time.monotonic() - moved > stall_timeout_s:
             raise NoProgressError(_describe_stall(stall_timeout_s, kind))
