@@ -47,10 +47,22 @@ from pipeline.tasks import Counter, Counts, commit, read, todo_rows
 
 BLOCK_BYTES = 8 * 2**20
 """Least size of blocks of compressed images; small, so that one huge shard soon uses every core."""
-OPEN_ROWS = 128
-"""Fewest images of one block of pixels."""
-COMMIT_BLOCKS = {"cuda": 4, "cpu": 1}
-"""Encoded blocks that one commit task takes: a GPU fills them fast, a CPU in many seconds."""
+PIXEL_BYTES = 48 * 2**20
+"""Most bytes of a block of opened images, unless one batch of the codec is larger."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How much one task takes: more costs less per image, and loses more when a machine dies."""
+
+    images: int
+    """Opened images in one block, within `PIXEL_BYTES`, rounded up to whole batches."""
+    committed: int
+    """Encoded blocks that one commit task takes."""
+
+
+BLOCKS = {"cuda": Blocks(256, 4), "cpu": Blocks(128, 1)}
+"""A GPU encodes a thousand images in seconds, a CPU in many minutes."""
 
 # Logical cores. Reading, encoding and committing mostly wait, for the network or for each other;
 # with a whole core reserved for each, the operators of a two-core machine starve one another.
@@ -144,8 +156,10 @@ def _graph(
     batch_size: int,
 ) -> ray.data.Dataset:
     """Wires the stages together; every one is a plain function from table to table."""
-    rows = batch_size * math.ceil(OPEN_ROWS / batch_size)
-    _shape_blocks(rows * work.preprocess.resolution**2 * 3)
+    image_bytes, blocks = work.preprocess.resolution**2 * 3, BLOCKS[kind]
+    images = max(1, min(blocks.images, PIXEL_BYTES // image_bytes))
+    rows = batch_size * math.ceil(images / batch_size)
+    _shape_blocks(rows * image_bytes)
     plan, writer = ray.put(work.writer.plan.table), work.writer
     todo = ray.data.from_arrow(todo_rows(work.todo, _TODO_BLOCKS))
     return cast(
@@ -171,7 +185,7 @@ def _graph(
         .map_batches(
             commit,
             fn_args=(plan, writer.sink, writer.run, writer.kept, writer.codes),
-            batch_size=rows * COMMIT_BLOCKS[kind],
+            batch_size=rows * blocks.committed,
             num_cpus=COMMIT_CORES,
             **TASKS,
         ),
