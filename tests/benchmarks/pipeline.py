@@ -157,29 +157,17 @@ def measure_plain(folder, sink):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=20_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--plain", action="store_true", help="measure plain Ray Data as well")
-    options = parser.parse_args()
+    options = parse_options()
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     engine.BLOCKS["cpu"] = engine.BLOCKS["cuda"]
     root = Path(tempfile.mkdtemp(prefix="vqbench"))
-    eight = build_tars(root / "eight", options.images, 8)
-    one = build_tars(root / "one", options.images, 1)
     rows = []
     try:
-        for number in range(options.rounds):
-            row = {"floor": measure_floor(eight)}
-            with cluster.connect(None):
-                row["eight"], row["eight_s"] = measure_ours(eight, root / f"eight-{number}")
-            with cluster.connect(None):
-                row["one"], row["one_s"] = measure_ours(one, root / f"one-{number}")
-            if options.plain:
-                with cluster.connect(None):
-                    row["plain"] = measure_plain(eight, root / f"plain-{number}")
-            rows.append(row)
-            print("  ".join(f"{name} {value:,.1f}" for name, value in row.items()), flush=True)
+        eight = build_tars(root / "eight", options.images, 8)
+        one = build_tars(root / "one", options.images, 1)
+        for _ in range(options.rounds):
+            rows.append(measure_round(eight, one, root / "written", options.plain))
+            print("  ".join(f"{name} {value:,.1f}" for name, value in rows[-1].items()), flush=True)
     finally:
         shutil.rmtree(root, ignore_errors=True)
     print()
@@ -188,6 +176,28 @@ def main():
     report("time of one tar / eight tars", [row["one_s"] / row["eight_s"] for row in rows])
     if options.plain:
         report("plain / floor", [row["plain"] / row["floor"] for row in rows])
+
+
+def parse_options():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--plain", action="store_true", help="measure plain Ray Data as well")
+    return parser.parse_args()
+
+
+def measure_round(eight, one, written, plain):
+    """Returns one round's figures: rates in images/s, and names that end in `_s` in seconds."""
+    row = {"floor": measure_floor(eight)}
+    with cluster.connect(None):
+        row["eight"], row["eight_s"] = measure_ours(eight, written / "eight")
+    with cluster.connect(None):
+        row["one"], row["one_s"] = measure_ours(one, written / "one")
+    if plain:
+        with cluster.connect(None):
+            row["plain"] = measure_plain(eight, written / "plain")
+    shutil.rmtree(written)
+    return row
 
 
 def report(name, ratios):
