@@ -32,6 +32,16 @@ RESERVATION_RATIO = 0.1
 opening images, which takes nearly all the work, with fewer cores than there are."""
 
 _CONNECT_TIMEOUT_S = 10.0
+_LOCAL_RAY = {
+    # By default Ray ends workers that were idle for a second, and a moment later starts new ones,
+    # at one or two seconds of a core each: operators take turns at being idle.
+    "idle_worker_killing_time_threshold_ms": 600_000,
+    # A local Ray has no dashboard, so nobody reads its metrics and its history of tasks.
+    "enable_metrics_collection": False,
+    "task_events_report_interval_ms": 0,
+    # Every node tells the others what it has free ten times a second: here there are no others.
+    "raylet_report_resources_period_milliseconds": 1000,
+}
 
 
 @contextlib.contextmanager
@@ -50,9 +60,7 @@ def connect(address: str | None) -> Iterator[str]:
         "num_cpus": cores() + SPARE_CORES,
         "include_dashboard": False,
         "_node_ip_address": "127.0.0.1",
-        # By default Ray ends workers that were idle for a second, and a moment later starts new
-        # ones, at one or two seconds of a core each: operators take turns at being idle.
-        "_system_config": {"idle_worker_killing_time_threshold_ms": 600_000},
+        "_system_config": _LOCAL_RAY,
     }
     if address:
         _check_reachable(address)
