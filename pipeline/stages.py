@@ -8,6 +8,7 @@ The schemas are in `pipeline.schema`. No row is dropped on the way: a sample tha
 row with a reason.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -99,8 +100,11 @@ def _table(rows: list[dict[str, object]], kept: pa.Schema) -> pa.Table:
 
 def open_rows(table: pa.Table, how: Preprocess) -> pa.Table:
     """Replaces compressed images by uint8 views; an image that fails becomes a rejection."""
-    images = (value.as_buffer() for value in table["image"])
-    opened = [None if data is None else open_image(data.to_pybytes(), how) for data in images]
+    # Arrow's allocator keeps pages; numpy's would fault in new ones, at a gigabyte a second. For
+    # the same reason each image goes to its place at once: a list of them would need new pages.
+    buffer = pa.allocate_buffer(len(table) * how.resolution**2 * 3)
+    pixels = _as_images(buffer, len(table), how.resolution)
+    opened = [_open(*row, how) for row in zip(table["image"], pixels, strict=True)]
     views = [view if isinstance(view, View) else None for view in opened]
     columns = {
         **_columns(table, *(name for name in table.column_names if name != "image")),
@@ -110,9 +114,22 @@ def open_rows(table: pa.Table, how: Preprocess) -> pa.Table:
         "height": _map(views, lambda view: view.height, pa.int32()),
         "crop": _map(views, lambda view: list(view.crop), pa.list_(pa.int32(), 4)),
         "flip": _map(views, lambda _: False, pa.bool_()),
-        "pixels": _pixels(views, how.resolution),
+        "pixels": _pixels(views, pixels),
     }
     return pa.table(columns)
+
+
+def _open(
+    image: pa.BinaryScalar, target: npt.NDArray[np.uint8], how: Preprocess
+) -> View | Rejection | None:
+    """Opens an image into `target` (R, R, 3), which becomes zeros if there is no view."""
+    data = image.as_buffer()
+    view = None if data is None else open_image(data.to_pybytes(), how)
+    if not isinstance(view, View):
+        target[:] = 0
+        return view
+    target[:] = view.pixels
+    return view._replace(pixels=target)
 
 
 def encode_rows(table: pa.Table, encode: Encode, codes: pa.Field) -> pa.Table:
@@ -158,25 +175,22 @@ def _rejected(table: pa.Table, found: Sequence[Rejection | None]) -> dict[str, p
     return {"reason": pa.array(reasons, pa.string()), "message": pa.array(messages, pa.string())}
 
 
-def _pixels(views: Sequence[View | None], resolution: int) -> pa.Array:
-    """Returns views (N of R x R x 3 uint8) as fixed-size binary, without a copy of the whole."""
-    size = resolution * resolution * 3
-    # Arrow's allocator keeps pages; numpy's would fault in new ones, at a gigabyte a second.
-    buffer = pa.allocate_buffer(len(views) * size)
-    pixels = np.frombuffer(buffer, np.uint8).reshape(len(views), resolution, resolution, 3)
-    for target, view in zip(pixels, views, strict=True):
-        target[:] = 0 if view is None else view.pixels
+def _pixels(views: Sequence[View | None], pixels: npt.NDArray[np.uint8]) -> pa.Array:
+    """Returns the pixels of views (N, R, R, 3) as fixed-size binary, without a copy."""
     valid = _bitmap(np.array([view is not None for view in views], bool))
-    return pa.Array.from_buffers(pa.binary(size), len(views), [valid, buffer])
+    kind = pa.binary(math.prod(pixels.shape[1:]))
+    return pa.Array.from_buffers(kind, len(views), [valid, pa.py_buffer(pixels)])
 
 
 def _images(column: pa.FixedSizeBinaryArray) -> npt.NDArray[np.uint8]:
     """Returns fixed-size binary as (N, R, R, 3) uint8, without a copy."""
     width = column.type.byte_width
-    side = round((width // 3) ** 0.5)
-    flat = np.frombuffer(column.buffers()[1], np.uint8)
-    rows = flat[column.offset * width : (column.offset + len(column)) * width]
-    return rows.reshape(len(column), side, side, 3)
+    rows = column.buffers()[1].slice(column.offset * width, len(column) * width)
+    return _as_images(rows, len(column), round((width // 3) ** 0.5))
+
+
+def _as_images(buffer: pa.Buffer, count: int, side: int) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(buffer, np.uint8).reshape(count, side, side, 3)
 
 
 def _lists(
