@@ -25,8 +25,9 @@ from ray._private import ray_constants
 from ray.data import DataContext
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-SPARE_CORES = 2
-"""Logical cores of a local Ray beyond the real ones, for the operators that mostly wait."""
+SPARE_CORES = 3
+"""Logical cores of a local Ray beyond the real ones: some two for the operators that mostly wait,
+one so that images are opened by one task more than there are cores, which else idle between two."""
 RESERVATION_RATIO = 0.1
 """Share of the cores that Ray Data divides evenly among operators. Its default of a half leaves
 opening images, which takes nearly all the work, with fewer cores than there are."""
