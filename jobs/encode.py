@@ -18,7 +18,7 @@ from rich.console import Console
 
 from jobs.console import describe_totals, print_fields
 from pipeline import cluster, engine, plan, schema, storage, totals
-from pipeline.codec import CodecConfig, Device, DType, PixelRange, Weights
+from pipeline.codec import CodecConfig, Device, DType, PixelRange
 from pipeline.commit import Writer
 from pipeline.engine import EncodeWork, Resources
 from pipeline.errors import ConfigError, IncompleteError, TooManyRejectionsError
@@ -28,6 +28,7 @@ from pipeline.progress import Display, Progress
 from pipeline.schema import Selection
 from pipeline.sources import Listing, kept_schema, list_shards
 from pipeline.totals import Totals
+from pipeline.weights import Weights
 
 _ENOUGH_TO_JUDGE = 1000
 """Images seen before a fraction of rejections can end a run early."""

@@ -5,9 +5,6 @@ on how many images happened to come along. The network runs in the chosen dtype,
 float32 always, and TF32 is off: float32 means float32.
 """
 
-import contextlib
-import functools
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -17,17 +14,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline import storage
-from pipeline.errors import CheckpointError, ConfigError
-from pipeline.vqgan import VQConfig
-from pipeline.vqgan.checkpoint import (
-    CHECKPOINT_FILES,
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    build_model,
-    read_checkpoint,
-)
+from pipeline.errors import ConfigError
+from pipeline.vqgan.checkpoint import build_model
 from pipeline.vqgan.quantizer import find_nearest
+from pipeline.weights import Weights
 
 DType = Literal["float32", "bfloat16", "float16"]
 PixelRange = Literal["signed", "unit"]
@@ -52,52 +42,6 @@ class CodecConfig:
     """Arithmetic of the network."""
     pixel_range: PixelRange = "signed"
     """What the network was trained on: [-1, 1] or [0, 1]."""
-
-
-@dataclass(frozen=True)
-class Weights:
-    """A checkpoint as it is stored: read once, sent to every codec."""
-
-    files: dict[str, bytes]
-    where: str
-
-    @classmethod
-    def load(cls, uri: str, subfolder: str | None = None) -> "Weights":
-        """Returns the files of a model folder on any store.
-
-        Raises:
-            CheckpointError: If it has none of them.
-        """
-        where = storage.normalise_uri(storage.join_uri(uri, *([subfolder] if subfolder else [])))
-        files = {}
-        for name in CHECKPOINT_FILES:
-            with contextlib.suppress(FileNotFoundError):
-                files[name] = storage.read(storage.join_uri(where, name))
-        if not files:
-            raise CheckpointError(
-                f"{where} holds no model: expected {CONFIG_FILE} and {WEIGHTS_FILE}, as diffusers "
-                "saves a VQModel; give the folder that holds them (in a pipeline: add "
-                "--subfolder vqvae)"
-            )
-        return cls(files, where)
-
-    @functools.cached_property
-    def parsed(self) -> tuple[VQConfig, dict[str, Tensor]]:
-        """Architecture and weights, strictly checked against each other."""
-        return read_checkpoint(self.files, self.where)
-
-    @property
-    def config(self) -> VQConfig:
-        """The architecture."""
-        return self.parsed[0]
-
-    def sha256(self) -> str:
-        """Returns a digest of names, shapes, dtypes and values of all tensors."""
-        found = hashlib.sha256()
-        for name, tensor in sorted(self.parsed[1].items()):
-            found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            found.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
-        return found.hexdigest()
 
 
 class Codec:

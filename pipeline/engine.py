@@ -33,7 +33,6 @@ from pipeline.codec import (
     Codec,
     CodecConfig,
     Device,
-    Weights,
     choose_device,
     device_name,
 )
@@ -44,6 +43,7 @@ from pipeline.plan import Staged
 from pipeline.schema import Selection
 from pipeline.stages import encode_rows, open_rows
 from pipeline.tasks import Counter, Counts, commit, read, todo_rows
+from pipeline.weights import Weights
 
 BLOCK_BYTES = 8 * 2**20
 """Least size of blocks of compressed images; small, so that one huge shard soon uses every core."""

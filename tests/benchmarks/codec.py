@@ -15,9 +15,10 @@ import time
 import numpy as np
 import torch
 
-from pipeline.codec import Codec, CodecConfig, Weights
+from pipeline.codec import Codec, CodecConfig
 from pipeline.vqgan import VQModel
 from pipeline.vqgan.checkpoint import write_checkpoint
+from pipeline.weights import Weights
 
 try:
     import diffusers

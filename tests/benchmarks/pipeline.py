@@ -31,12 +31,13 @@ from PIL import Image
 
 from infra.demo.photos import PACKAGED, open_photo
 from pipeline import cluster, engine, plan, schema
-from pipeline.codec import CodecConfig, Weights
+from pipeline.codec import CodecConfig
 from pipeline.commit import Writer
 from pipeline.images import Preprocess, open_image
 from pipeline.plan import Plan, Run, Staged
 from pipeline.schema import Selection
 from pipeline.sources import list_shards, read_shard
+from pipeline.weights import Weights
 
 STEADY = 0.3, 0.95
 """Between which shares of the images the rate is taken: past the start of all workers, which goes
