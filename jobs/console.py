@@ -29,5 +29,13 @@ def describe_totals(totals: dict[str, Any], grid: Iterable[int]) -> list[tuple[s
         *((f"  {reason}", f"{count:,}") for reason, count in reasons),
         ("codes per image", f"{height * width:,} ({height} x {width})"),
         ("codebook usage", f"{usage:.1%} of the entries, perplexity {perplexity:,.1f}"),
+        *_describe_audit(totals),
         ("bytes per image", f"{totals['bytes_per_image']:,.1f}"),
     ]
+
+
+def _describe_audit(totals: dict[str, Any]) -> list[tuple[str, object]]:
+    if not totals["audited"]:
+        return []
+    share, images = totals["flip_rate"], totals["audited"]
+    return [("unlike float32", f"{share:.2%} of the codes, measured on {images:,} image(s)")]

@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import shlex
 import signal
 import sys
 import time
@@ -16,18 +15,20 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from jobs.console import describe_totals, print_fields
-from pipeline import cluster, engine, plan, schema, storage, totals
-from pipeline.codec import CodecConfig, Device, DType, PixelRange
+from jobs import summary
+from jobs.console import print_fields
+from pipeline import cluster, doctor, engine, plan, schema, storage
+from pipeline.codec import CodecConfig, Device, DType
 from pipeline.commit import Writer
+from pipeline.doctor import AskedRange
 from pipeline.engine import EncodeWork, Resources
-from pipeline.errors import ConfigError, IncompleteError, TooManyRejectionsError
+from pipeline.errors import ConfigError, IncompleteError
 from pipeline.images import Preprocess
 from pipeline.plan import Plan, Run, Staged
 from pipeline.progress import Display, Progress
 from pipeline.schema import Selection
 from pipeline.sources import Listing, kept_schema, list_shards
-from pipeline.totals import Totals
+from pipeline.tasks import Counts
 from pipeline.weights import Weights
 
 _ENOUGH_TO_JUDGE = 1000
@@ -70,11 +71,16 @@ class Encode:
     """RGB, 0 to 255, that shows through transparent pixels."""
     max_pixels: int = 100_000_000
     """Images whose header announces more pixels are rejected unopened."""
-    pixel_range: PixelRange = "signed"
+    pixel_range: AskedRange = "auto"
     """What the model was trained on: signed is [-1, 1] (most VQGANs), unit is [0, 1] (aMUSEd).
-    The wrong one gives plausible, wrong codes."""
+    The wrong one gives plausible, wrong codes; auto finds out with photos, see vqpipe doctor."""
     dtype: DType = "float32"
-    """Arithmetic of the network; the codebook look-up is always float32."""
+    """Arithmetic of the network; the codebook look-up is always float32. tf32 is float32 with
+    products of 10-bit mantissas on GPUs that can. All but float32 change some codes; how many is
+    measured on the way and stands in the summary."""
+    eager: bool = False
+    """Have GPUs run the network's kernels one by one, as CPUs always do, instead of fused ones,
+    which torch.compile makes in a minute or two and which round a little differently."""
     device: Device = "auto"
     """[speed] Where to encode; auto takes GPUs if the cluster has any."""
     batch_size: int | None = None
@@ -84,6 +90,8 @@ class Encode:
     max_rejected: float = 0.1
     """[speed] Most rejected images before the run ends with exit code 2: a fraction below 1, a
     count from 1."""
+    skip_doctor: bool = False
+    """[speed] Start without looking how the model reconstructs photos; needs --pixel-range."""
     address: str | None = None
     """[speed] Ray cluster to join, such as auto or head:6379; default: RAY_ADDRESS, else this
     machine alone."""
@@ -100,6 +108,8 @@ class Encode:
             raise ValueError(f"--max-rejected is {self.max_rejected}; it must be 0 or more")
         if not self.stall_timeout_s > 0:
             raise ValueError(f"--stall-timeout-s is {self.stall_timeout_s}; it must be above 0")
+        if self.skip_doctor and self.pixel_range == "auto":
+            raise ValueError("--skip-doctor needs --pixel-range signed or unit; it is auto")
         if not all(0 <= value <= 255 for value in self.background):
             raise ValueError(f"--background is {self.background}; each must be in 0 to 255")
 
@@ -125,7 +135,7 @@ def run(job: Encode) -> None:
             devices = _encode(job, work, progress, console)
         except IncompleteError as stopped:  # the summary says how far it came
             error = stopped
-    _finish(job, work.writer, progress, devices, error)
+    summary.finish(work.writer, progress, devices, job.max_rejected, error)
 
 
 def _prepare(job: Encode) -> tuple[EncodeWork, Listing]:
@@ -138,8 +148,10 @@ def _prepare(job: Encode) -> tuple[EncodeWork, Listing]:
     listing = list_shards(source, job.format)
     kept = kept_schema(listing, selection)
     listed = Plan.of(listing.shards)
-    identity = _identity(job, source, listing.format, weights)
-    run = plan.start_run(sink, Run(identity, _facts(weights, grid), listed.sha256()), listed)
+    codec, findings = _settle_codec(job, sink, weights)
+    identity = _identity(job, source, listing.format, weights, codec)
+    facts = _facts(weights, grid) | {"doctor": findings}
+    run = plan.start_run(sink, Run(identity, facts, listed.sha256()), listed)
     frozen = plan.load_plan(sink)
     plan.check_frozen(sink, run, frozen)
     codes = schema.codes_field(weights.config.num_vq_embeddings, grid)
@@ -148,7 +160,7 @@ def _prepare(job: Encode) -> tuple[EncodeWork, Listing]:
         writer=Writer(sink, run, frozen, kept, codes),
         selection=selection,
         preprocess=how,
-        codec=CodecConfig(dtype=job.dtype, pixel_range=job.pixel_range),
+        codec=codec,
         weights=weights,
         todo=_todo(sink, frozen),
     )
@@ -177,7 +189,29 @@ def _grid(job: Encode, weights: Weights) -> tuple[int, int]:
     return job.resolution // factor, job.resolution // factor
 
 
-def _identity(job: Encode, source: str, fmt: str, weights: Weights) -> dict[str, Any]:
+def _settle_codec(
+    job: Encode, sink: str, weights: Weights
+) -> tuple[CodecConfig, dict[str, Any] | None]:
+    """Returns how pixels become codes, and what the doctor found out about it.
+
+    A sink that has a run of these weights has settled it already.
+    """
+    begun = plan.find_run(sink)
+    identity = begun.identity if begun else {}
+    findings = None
+    if identity.get("model_sha256") == weights.sha256():
+        settled = identity["pixel_range"] if job.pixel_range == "auto" else job.pixel_range
+    elif job.pixel_range == "auto" or not job.skip_doctor:
+        settled, findings = doctor.check_start(weights, job.dtype, job.pixel_range)
+    else:
+        settled = job.pixel_range
+    how = CodecConfig(dtype=job.dtype, pixel_range=settled, eager=job.eager)
+    return how, findings
+
+
+def _identity(
+    job: Encode, source: str, fmt: str, weights: Weights, codec: CodecConfig
+) -> dict[str, Any]:
     """Returns every choice that changes results."""
     return {
         "stage": "encode",
@@ -190,8 +224,7 @@ def _identity(job: Encode, source: str, fmt: str, weights: Weights) -> dict[str,
         "resample": job.resample,
         "background": list(job.background),
         "max_pixels": job.max_pixels,
-        "pixel_range": job.pixel_range,
-        "dtype": job.dtype,
+        **asdict(codec),
         "model_sha256": weights.sha256(),
         "model_config": json.loads(json.dumps(asdict(weights.config))),  # tuples become lists
     }
@@ -258,15 +291,22 @@ def _encode(job: Encode, work: EncodeWork, progress: Progress, console: Console)
             for tick in engine.encode(work, resources):
                 if tick.counts.devices != devices:
                     devices = tick.counts.devices
-                    console.print(f"  encoding on {', '.join(devices)}", style="dim", markup=False)
+                    console.print(_describe_devices(tick.counts), style="dim", markup=False)
                 _count(progress, tick)
                 display.show(progress)
                 if progress.durable >= _ENOUGH_TO_JUDGE or job.max_rejected >= 1:
-                    _check_budget(job, progress.rejected, progress.durable)
+                    summary.check_budget(job.max_rejected, progress.rejected, progress.durable)
     return devices
 
 
+def _describe_devices(counts: Counts) -> str:
+    warm_up = f", warmed up in {counts.warm_up_s:.1f} s" if counts.warm_up_s >= 1 else ""
+    return f"  encoding on {', '.join(counts.devices)}{warm_up}"
+
+
 def _count(progress: Progress, tick: engine.Tick) -> None:
+    if tick.counts.devices and progress.start_up_s is None:
+        progress.start_up_s = progress.seconds
     progress.encoded = tick.counts.encoded
     progress.read, progress.read_bytes = tick.counts.read, tick.counts.read_bytes
     for receipt in tick.receipts.to_pylist() if tick.receipts else ():
@@ -274,16 +314,6 @@ def _count(progress: Progress, tick: engine.Tick) -> None:
         progress.reasons.update(receipt["reasons"])
         if receipt["committed"] is not None:
             progress.commit(receipt["shard"])
-
-
-def _check_budget(job: Encode, rejected: int, seen: int) -> None:
-    limit = job.max_rejected if job.max_rejected >= 1 else job.max_rejected * seen
-    if rejected > limit:
-        raise TooManyRejectionsError(
-            f"{rejected:,} of {seen:,} images were rejected, more than --max-rejected "
-            f"{job.max_rejected:g} allows; look at rejected/ in the sink, then fix the source or "
-            "allow more, and run the same command again"
-        )
 
 
 @contextmanager
@@ -302,45 +332,6 @@ def _stoppable() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _finish(
-    job: Encode,
-    writer: Writer,
-    progress: Progress,
-    devices: tuple[str, ...],
-    error: IncompleteError | None,
-) -> None:
-    """Adds up the sink, marks it complete if it is, and prints the summary."""
-    found = totals.read_totals(writer.sink, writer.run, writer.plan)
-    rate = progress.durable / progress.seconds
-    facts = {
-        "seconds": round(progress.seconds, 1),
-        "images_this_run": progress.durable,
-        "images_per_second": round(rate, 2),
-        "devices": list(devices),
-    }
-    totals.write_summary(writer.sink, writer.plan, found, facts)
-    _print_summary(writer, found, facts)
-    if error:
-        raise error
-    _check_budget(job, found.rejected, found.seen)
-    totals.mark_success(writer.sink, writer.plan, found)
-
-
-def _print_summary(writer: Writer, found: Totals, facts: dict[str, Any]) -> None:
-    shards = f"{found.shards:,} of {len(writer.plan):,} committed"
-    fields = [
-        ("shards", shards),
-        *describe_totals(found.to_dict(), writer.run.facts["grid"]),
-        ("this run", f"{facts['images_this_run']:,} images in {facts['seconds']:,.1f} s"),
-        ("images/s", f"{facts['images_per_second']:,.1f}"),
-        ("device", ", ".join(facts["devices"]) or "none needed: nothing was left to do"),
-        ("output", f"{writer.sink}/data/"),
-        ("look at it", f"vqpipe inspect {shlex.quote(writer.sink)}"),
-        ("read it", f"duckdb -c \"FROM '{writer.sink}/data/**/*.parquet' LIMIT 5\""),
-    ]
-    print_fields(Console(highlight=False), "summary", fields)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,20 @@
-"""A batch of uint8 images in, codes out, on one device and dtype.
+"""Batches of uint8 images in, codes out, and codes in, uint8 images out, on one device and dtype.
+
+    encode  (N, H, W, 3) uint8  ->  (N, h, w) codes and a mask of finite latents
+    decode  (N, h, w) codes     ->  (N, H, W, 3) uint8
 
 Every forward runs at one fixed batch shape, the last batch padded, so that a code does not depend
 on how many images happened to come along. The network runs in the chosen dtype, the quantiser in
-float32 always, and TF32 is off: float32 means float32.
+float32 always. On a GPU the network is compiled for that shape, pixels lie channels-last, and the
+copies of one batch overlap with the arithmetic of another.
 """
 
-from collections.abc import Callable
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +22,12 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import ConfigError
+from pipeline.vqgan import VQModel
 from pipeline.vqgan.checkpoint import build_model
 from pipeline.vqgan.quantizer import find_nearest
 from pipeline.weights import Weights
 
-DType = Literal["float32", "bfloat16", "float16"]
+DType = Literal["float32", "tf32", "bfloat16", "float16"]
 PixelRange = Literal["signed", "unit"]
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -29,23 +37,42 @@ Codes = npt.NDArray[np.int64]
 """(N, h, w), 0 <= code < codebook size."""
 Mask = npt.NDArray[np.bool_]
 """(N,)."""
+Forward = Callable[[Tensor], tuple[Tensor, ...]]
+"""One batch on the device to one or more results, all of the fixed batch shape."""
+OnBatch = Callable[[int], None]
+"""Told how many items each finished batch held."""
 
 BATCH_SIZE = {"cuda": 64, "cpu": 8}
 """Images in one forward by default; on a CPU more only takes memory."""
 
+SCALE_SHIFT: dict[PixelRange, tuple[float, float]] = {"signed": (2.0, -1.0), "unit": (1.0, 0.0)}
+"""What takes [0, 1] to the range that the network was trained on."""
+
+_NETWORK_DTYPE = {
+    "float32": torch.float32,
+    "tf32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+_IN_FLIGHT = 2  # batches: one computes while the next is copied
+
 
 @dataclass(frozen=True, kw_only=True)
 class CodecConfig:
-    """How pixels become codes; every field changes the codes."""
+    """How pixels become codes; every field changes some codes."""
 
     dtype: DType = "float32"
-    """Arithmetic of the network."""
+    """Arithmetic of the network. `tf32` is float32 with products of 10-bit mantissas on GPUs that
+    can; elsewhere it is float32."""
     pixel_range: PixelRange = "signed"
     """What the network was trained on: [-1, 1] or [0, 1]."""
+    eager: bool = False
+    """Whether a GPU, as a CPU always does, runs the network's kernels one by one. Those that
+    `torch.compile` fuses for it are faster and round less often."""
 
 
 class Codec:
-    """A VQ model on one device, ready to encode."""
+    """A VQ model on one device, ready to encode and decode."""
 
     def __init__(
         self,
@@ -58,57 +85,164 @@ class Codec:
     ) -> None:
         if threads and device == "cpu":
             torch.set_num_threads(threads)
-        torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.allow_tf32 = False
         self.how = how
         self.device = torch.device(device)
         self.batch_size = batch_size or BATCH_SIZE[self.device.type]
-        self._dtype: torch.dtype = getattr(torch, how.dtype)
-        self._network = build_model(*weights.parsed, dtype=torch.float32).to(self.device)
-        self._network.encoder.to(self._dtype)
-        self._network.quant_conv.to(self._dtype)  # the codebook stays in float32
+        self._dtype = _NETWORK_DTYPE[how.dtype]
+        has_cuda = self.device.type == "cuda"
+        self._layout = torch.channels_last if has_cuda else torch.contiguous_format
+        self._network = self._place(build_model(*weights.parsed, dtype=torch.float32))
+        self._latents_of: Callable[[Tensor], Tensor] = self._to_latents
+        self._pixels_of: Callable[[Tensor], Tensor] = self._to_pixels
+        if has_cuda and not how.eager:
+            self._latents_of = torch.compile(self._to_latents, dynamic=False)
+            self._pixels_of = torch.compile(self._to_pixels, dynamic=False)
+        self._copies = torch.cuda.Stream() if has_cuda else None  # type: ignore[no-untyped-call]
 
-    @torch.inference_mode()
-    def encode(
-        self, images: Images, on_batch: Callable[[int], None] = lambda _: None
-    ) -> tuple[Codes, Mask]:
+    @property
+    def factor(self) -> int:
+        """Pixels per code along a side."""
+        return self._network.downsample_factor
+
+    def warm_up(self, height: int, width: int) -> float:
+        """Encodes a black batch, which has a GPU compile and choose kernels; returns the seconds.
+
+        A CPU has nothing to choose, and a batch may take it minutes.
+        """
+        started = time.perf_counter()
+        if self.device.type == "cuda":
+            self.encode(np.zeros((1, height, width, 3), np.uint8))
+        return time.perf_counter() - started
+
+    def encode(self, images: Images, on_batch: OnBatch = lambda _: None) -> tuple[Codes, Mask]:
         """Returns the codes of images, and which of them had finite latents.
 
-        An accelerator that runs out of memory halves the batch, once and for all; the codes stay.
+        A device that runs out of memory halves the batch, once and for all, and carries on.
 
         Args:
-            images: (N, H, W, 3) uint8 RGB, H and W multiples of the downsample factor.
+            images: (N, H, W, 3) uint8 RGB, N from 1, H and W multiples of the downsample factor.
             on_batch: Told how many images each finished batch held.
-        """
-        codes, finite, start = [], [], 0
-        while start < len(images):
-            batch = images[start : start + self.batch_size]
-            try:
-                found, is_finite = self._encode_batch(batch)
-            except torch.OutOfMemoryError:
-                self._halve_batch()
-                continue
-            codes.append(found)
-            finite.append(is_finite)
-            start += len(batch)
-            on_batch(len(batch))
-        return np.concatenate(codes), np.concatenate(finite)
 
-    def _encode_batch(self, images: Images) -> tuple[Codes, Mask]:
-        pixels = self._normalise(_pad(images, self.batch_size))
-        latents = self._network.encode(pixels).latents.float()  # (B, C, h, w)
+        Raises:
+            ConfigError: If not even one image fits into memory.
+        """
+        codes, finite = self._run(self._encode_batch, images, on_batch)
+        return codes, finite
+
+    def decode(self, codes: npt.NDArray[np.integer], on_batch: OnBatch = lambda _: None) -> Images:
+        """Returns the images that codes stand for, (N, h * factor, w * factor, 3) uint8 RGB.
+
+        Pixels are clamped to the network's range and rounded to the nearest of 256 levels, a half
+        to the even one.
+
+        Args:
+            codes: (N, h, w), N from 1, any integers, 0 <= code < codebook size.
+            on_batch: Told how many images each finished batch held.
+
+        Raises:
+            ValueError: If a code is out of range.
+            ConfigError: If not even one image fits into memory.
+        """
+        size = self._network.config.num_vq_embeddings
+        if codes.size and not 0 <= codes.min() <= codes.max() < size:
+            found = f"[{codes.min()}, {codes.max()}]"
+            raise ValueError(f"codes lie in {found}; they must be in [0, {size})")
+        (images,) = self._run(self._decode_batch, codes.astype(np.int64, copy=False), on_batch)
+        return images
+
+    def _encode_batch(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns codes (B, h, w) and mask (B,) of images (B, H, W, 3) uint8."""
+        latents = self._latents_of(images)
         finite = latents.isfinite().flatten(1).all(1)
         vectors = latents.permute(0, 2, 3, 1)  # (B, h, w, C)
         codebook = self._network.quantize.embedding.weight
         codes = find_nearest(vectors.flatten(0, 2), codebook).view(vectors.shape[:3])
-        return codes[: len(images)].cpu().numpy(), finite[: len(images)].cpu().numpy()
+        return codes, finite
 
-    def _normalise(self, images: Images) -> Tensor:
-        """Returns (B, 3, H, W) in the network's dtype and range, computed on the device."""
-        pixels = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)
-        unit = pixels.to(torch.float32) / 255.0
-        scaled = unit * 2.0 - 1.0 if self.how.pixel_range == "signed" else unit
-        return scaled.to(self._dtype).contiguous()
+    def _decode_batch(self, codes: Tensor) -> tuple[Tensor]:
+        """Returns images (B, H, W, 3) uint8 of codes (B, h, w)."""
+        scale, shift = SCALE_SHIFT[self.how.pixel_range]
+        unit = (self._pixels_of(codes) - shift) / scale
+        levels = (unit.clamp(0.0, 1.0) * 255.0).round()
+        return (levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous(),)
+
+    def _to_latents(self, images: Tensor) -> Tensor:
+        """Returns latents (B, C, h, w) float32 of images (B, H, W, 3) uint8."""
+        scale, shift = SCALE_SHIFT[self.how.pixel_range]
+        unit = images.permute(0, 3, 1, 2).to(torch.float32) / 255.0  # channels-last as it comes
+        pixels = (unit * scale + shift).to(self._dtype, memory_format=self._layout)
+        return self._network.encode(pixels).latents.float()
+
+    def _to_pixels(self, codes: Tensor) -> Tensor:
+        """Returns pixels (B, 3, H, W) float32, not clamped, in the network's range."""
+        quantized = self._network.quantize.embedding(codes).permute(0, 3, 1, 2)  # (B, C, h, w)
+        quantized = quantized.to(self._dtype, memory_format=self._layout)
+        return self._network.decode_quantized(quantized).float()
+
+    def _place(self, network: VQModel) -> VQModel:
+        """Returns the network on the device and in its dtype; the codebook stays float32."""
+        network.to(self.device)
+        codebook = network.quantize.embedding.weight.data
+        network.to(self._dtype).to(memory_format=self._layout)  # type: ignore[call-overload]
+        network.quantize.embedding.weight.data = codebook
+        return network
+
+    @torch.inference_mode()
+    def _run(
+        self, forward: Forward, items: npt.NDArray[Any], on_batch: OnBatch
+    ) -> list[npt.NDArray[Any]]:
+        """Returns each result of `forward` over all items, batch by batch."""
+        done: list[list[npt.NDArray[Any]]] = []
+        pending: deque[_Launched] = deque()
+        start = 0
+        with _arithmetic(self.how.dtype):
+            while start < len(items) or pending:
+                if start < len(items) and len(pending) < _IN_FLIGHT:
+                    batch = items[start : start + self.batch_size]
+                    launched = self._launch(forward, batch)
+                    if launched is None:
+                        self._halve_batch()
+                        continue
+                    pending.append(launched)
+                    start += len(batch)
+                else:
+                    done.append(pending[0].collect())
+                    on_batch(pending.popleft().size)
+        return [np.concatenate(results) for results in zip(*done, strict=True)]
+
+    def _launch(self, forward: Forward, batch: npt.NDArray[Any]) -> "_Launched | None":
+        """Starts one batch on the device; returns None if it does not fit into memory.
+
+        The caller makes room, since the exception keeps the tensors of its frames alive.
+        """
+        try:
+            outputs = forward(self._send(batch))
+            return _Launched.of(outputs, len(batch))
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            return None
+
+    def _send(self, batch: npt.NDArray[Any]) -> Tensor:
+        """Returns the batch on the device, padded; copied beside the arithmetic under way there."""
+        host = self._pad(batch)
+        if self._copies is None:
+            return host
+        computing = torch.cuda.current_stream()
+        with torch.cuda.stream(self._copies):
+            sent = host.to(self.device, non_blocking=True)
+        computing.wait_stream(self._copies)
+        sent.record_stream(computing)
+        return sent
+
+    def _pad(self, batch: npt.NDArray[Any]) -> Tensor:
+        """Returns exactly `batch_size` items on the host, zeros added; pinned for a GPU."""
+        shape = (self.batch_size, *batch.shape[1:])
+        dtype = torch.uint8 if batch.dtype == np.uint8 else torch.int64
+        padded = torch.empty(shape, dtype=dtype, pin_memory=self._copies is not None)
+        padded.numpy()[: len(batch)] = batch
+        padded[len(batch) :] = 0
+        return padded
 
     def _halve_batch(self) -> None:
         if self.batch_size == 1:
@@ -120,12 +254,51 @@ class Codec:
         torch.cuda.empty_cache()
 
 
-def _pad(images: Images, batch_size: int) -> Images:
-    """Returns exactly `batch_size` images, black ones added."""
-    missing = batch_size - len(images)
-    if not missing:
-        return np.require(images, requirements="W")  # torch takes writable arrays without a word
-    return np.concatenate([images, np.zeros((missing, *images.shape[1:]), np.uint8)])
+class _Launched(NamedTuple):
+    """A batch that is under way on the device."""
+
+    outputs: list[Tensor]
+    """On the host, filled once `ready` has come."""
+    ready: "torch.cuda.Event | None"
+    size: int
+    """Items that are no padding."""
+
+    @classmethod
+    def of(cls, outputs: tuple[Tensor, ...], size: int) -> "_Launched":
+        """Starts the copies to the host; on a CPU everything is there already."""
+        host = [output.to("cpu", non_blocking=True) for output in outputs]  # pinned by torch
+        if not outputs[0].is_cuda:
+            return cls(host, None, size)
+        ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        ready.record()
+        return cls(host, ready, size)
+
+    def collect(self) -> list[npt.NDArray[Any]]:
+        """Waits for the batch and returns its results, without the padding."""
+        if self.ready is not None:
+            self.ready.synchronize()
+        return [output[: self.size].numpy() for output in self.outputs]
+
+
+@contextlib.contextmanager
+def _arithmetic(dtype: DType) -> Iterator[None]:
+    """Allows or forbids TF32 for the length of a block; these switches are the process's."""
+    switches: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [switch.allow_tf32 for switch in switches]
+    try:
+        for switch in switches:
+            switch.allow_tf32 = dtype == "tf32"
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.allow_tf32 = value
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Tells whether memory is short: CUDA's allocator, the host's, or a library's own request."""
+    signs = ("can't allocate memory", "ALLOC_FAILED")
+    is_short = any(sign in str(error) for sign in signs)
+    return isinstance(error, torch.OutOfMemoryError) or is_short
 
 
 def choose_device(device: Device) -> str:

@@ -227,4 +227,6 @@ def _describe(writer: Writer, index: int, good: pa.Table, bad: pa.Table) -> dict
         "encoded": len(good),
         "rejected": len(bad),
         "reasons": dict(Counter(bad["reason"].to_pylist())),
+        "audited": len(good) - good["flips"].null_count,
+        "flips": pc.sum(good["flips"]).as_py() or 0,
     }

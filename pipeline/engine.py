@@ -15,7 +15,7 @@ import queue
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -134,9 +134,12 @@ def encode(work: EncodeWork, resources: Resources, codec: type[Codec] = Codec) -
     place = {"num_cpus": 0, "scheduling_strategy": here}  # not on a node that may be reclaimed
     counter = cast(ActorHandle[Any], ray.remote(Counter).options(**place).remote())
     batch_size = resources.batch_size or BATCH_SIZE[kind]
-    build = functools.partial(codec, how=work.codec, batch_size=batch_size)
     weights = ray.put(replace(work.weights))  # a copy without the parsed tensors
-    encoder = (weights, build, work.writer.codes, resources.device)
+    builds = [functools.partial(codec, how=work.codec, batch_size=batch_size)]
+    if work.codec.dtype != "float32":  # to audit single images
+        exact = replace(work.codec, dtype="float32", eager=True)
+        builds.append(functools.partial(codec, how=exact, batch_size=1))
+    encoder = (weights, builds, work.writer.codes, work.preprocess.resolution, resources.device)
     actors = resources.actors or (max(1, gpus) if kind == "cuda" else 1)
     pool = ActorPoolStrategy(min_size=1, max_size=actors)
     with warnings.catch_warnings():
@@ -211,22 +214,26 @@ class _Encoder:
     def __init__(
         self,
         weights: ray.ObjectRef[Any],
-        build: Callable[..., Codec],
+        builds: Sequence[Callable[..., Codec]],
         codes: pa.Field,
+        side: int,
         device: Device,
         counter: ActorHandle[Any],
     ) -> None:
         chosen = choose_device(device)
-        self._codec = build(ray.get(weights), device=chosen, threads=cluster.cores())
+        placed: dict[str, Any] = {"device": chosen, "threads": cluster.cores()}
+        read = ray.get(weights)
+        self._codec, *references = (build(read, **placed) for build in builds)
+        self._reference = references[0].encode if references else None
         self._codes = codes
         self._counter = counter
         unused = chosen == "cpu" and ray.get_gpu_ids()
         note = " (Ray gave it a GPU, but torch sees no CUDA there)" if unused else ""
-        counter.join.remote(device_name(chosen) + note)
+        counter.join.remote(device_name(chosen) + note, self._codec.warm_up(side, side))
 
     def __call__(self, table: pa.Table) -> pa.Table:
         encode_images = functools.partial(self._codec.encode, on_batch=self._count)
-        return encode_rows(table, encode_images, self._codes)
+        return encode_rows(table, encode_images, self._codes, self._reference)
 
     def _count(self, images: int) -> None:
         self._counter.add.remote(images)

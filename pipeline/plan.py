@@ -232,6 +232,14 @@ def load_run(sink: str) -> Run:
     return Run.from_json(storage.read(run_uri(sink)))
 
 
+def find_run(sink: str) -> Run | None:
+    """Returns the run of a sink, or None if none has been started there."""
+    try:
+        return load_run(sink)
+    except FileNotFoundError:
+        return None
+
+
 def load_plan(sink: str) -> Plan:
     """Returns the plan of a sink, as it was frozen."""
     return Plan(pq.read_table(io.BytesIO(storage.read(plan_uri(sink)))).cast(PLAN))

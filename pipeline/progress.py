@@ -36,6 +36,8 @@ class Progress:
     read_bytes: int = 0
     """Bytes of the source that they took."""
     started: float = field(default_factory=time.monotonic)
+    start_up_s: float | None = None
+    """Until the first codec was ready: Ray, workers, weights and warm-up; None before."""
     _committed: set[int] = field(default_factory=set)
     _history: deque[tuple[float, int]] = field(default_factory=deque)
 
@@ -67,6 +69,11 @@ class Progress:
     def seconds(self) -> float:
         """Since the command started to work."""
         return time.monotonic() - self.started
+
+    @property
+    def mean_rate(self) -> float:
+        """Durable images per second, the start-up left out."""
+        return self.durable / max(self.seconds - (self.start_up_s or 0.0), 1e-3)
 
     def rate(self) -> float:
         """Returns images per second over the last half minute."""

@@ -4,7 +4,7 @@ Between stages travel tables with one row a sample. Each stage adds or replaces 
 
     read    shard, row, total, key, reason, message, kept.*, image
     open    shard, row, total, key, reason, message, kept.*, pixels, view, width, height, crop, flip
-    encode  the same without pixels, with codes; also what `staging/` holds
+    encode  the same without pixels, with codes and flips; also what `staging/` holds
     commit  `data/`: key, row, view, codes, width, height, crop, flip, then the kept columns
             `rejected/`: key, row, reason, message
 
@@ -138,6 +138,9 @@ VIEW = (
 )
 """Columns that say how a view was cut from its image."""
 
+FLIPS = pa.field("flips", pa.int32())
+"""Codes of an audited image that differ from float32's; null for all other images."""
+
 
 KEPT = "kept."
 """Prefix of kept metadata's column names between stages, so that they clash with nothing."""
@@ -166,7 +169,7 @@ def codes_field(codebook_size: int, grid: tuple[int, int]) -> pa.Field:
 
 def encoded_schema(kept: pa.Schema, codes: pa.Field) -> pa.Schema:
     """Returns the schema of rows between encoding and commit, and of `staging/`."""
-    return pa.schema([*HEAD, *kept_fields(kept), *VIEW, codes])
+    return pa.schema([*HEAD, *kept_fields(kept), *VIEW, codes, FLIPS])
 
 
 def data_schema(kept: pa.Schema, codes: pa.Field) -> pa.Schema:

@@ -76,6 +76,8 @@ class Counts(NamedTuple):
     """Bytes of the source that they took, of finished shards all."""
     devices: tuple[str, ...] = ()
     """Names of the devices that codecs run on."""
+    warm_up_s: float = 0.0
+    """Seconds that the slowest of them took to compile and choose its kernels."""
 
 
 class Counter:
@@ -84,10 +86,12 @@ class Counter:
     def __init__(self) -> None:
         self._counts = Counts()
 
-    def join(self, device: str) -> None:
-        """Notes the device of one codec."""
-        devices = {*self._counts.devices, device}
-        self._counts = self._counts._replace(devices=tuple(sorted(devices)))
+    def join(self, device: str, warm_up_s: float) -> None:
+        """Notes the device of one codec that is ready now."""
+        counts = self._counts
+        devices = tuple(sorted({*counts.devices, device}))
+        slowest = max(counts.warm_up_s, warm_up_s)
+        self._counts = counts._replace(devices=devices, warm_up_s=slowest)
 
     def add(self, images: int) -> None:
         """Counts images that a codec has encoded."""

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from pipeline import metrics, storage
 from pipeline import plan as layout
-from pipeline import storage
 from pipeline.errors import IncompleteError, StorageError
 from pipeline.footer import ORIGIN, Footer, Histogram, read_footer, write_parquet
 from pipeline.plan import Plan, Run
@@ -31,6 +31,10 @@ class Totals:
     encoded: int = 0
     rejected: int = 0
     data_bytes: int = 0
+    audited: int = 0
+    """Images whose codes were compared with float32's."""
+    flips: int = 0
+    """Codes of those that differ."""
     reasons: Counter[str] = field(default_factory=Counter)
     rejections: dict[str, str] = field(default_factory=dict)
     """Digest of the rejections of each shard that has any."""
@@ -48,13 +52,18 @@ class Totals:
     @property
     def codebook_usage(self) -> float:
         """Share of codebook entries that occur at least once."""
-        return float(np.count_nonzero(self.histogram) / len(self.histogram))
+        return metrics.codebook_usage(self.histogram)
 
     @property
     def perplexity(self) -> float:
         """2 to the entropy of the code distribution, in 1..codebook size."""
-        share = self.histogram[self.histogram > 0] / max(self.histogram.sum(), 1)
-        return float(2 ** -(share * np.log2(share)).sum())
+        return metrics.perplexity(self.histogram)
+
+    @property
+    def flip_rate(self) -> float | None:
+        """Share of codes that differ from float32's; None if no image was compared."""
+        codes = self.histogram.sum() / self.encoded * self.audited if self.encoded else 0
+        return round(self.flips / float(codes), 6) if codes else None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the totals as they stand in `summary.json` and `_SUCCESS`."""
@@ -68,6 +77,8 @@ class Totals:
             "bytes_per_image": round(self.bytes_per_image, 1),
             "codebook_usage": round(self.codebook_usage, 6),
             "codebook_perplexity": round(self.perplexity, 1),
+            "audited": self.audited,
+            "flip_rate": self.flip_rate,
         }
 
     def add(self, footer: Footer, size: int) -> None:
@@ -77,6 +88,8 @@ class Totals:
         self.encoded += origin["encoded"]
         self.rejected += origin["rejected"]
         self.data_bytes += size
+        self.audited += origin["audited"]
+        self.flips += origin["flips"]
         self.reasons.update(origin["reasons"])
         self.histogram += footer.histogram
         if origin["rejected"]:

@@ -3,10 +3,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import skimage.metrics
 import torch
 from safetensors.torch import load, save
 
 from pipeline.codec import Codec, CodecConfig, choose_device
+from pipeline.doctor import load_probes
 from pipeline.errors import ConfigError
 from pipeline.vqgan.checkpoint import WEIGHTS_FILE
 from pipeline.weights import Weights
@@ -158,7 +160,7 @@ def small_memory(limit):
 
     class SmallMemory(Codec):
         def _encode_batch(self, images):
-            if self.batch_size > limit:
+            if len(images) > limit:
                 raise torch.OutOfMemoryError("out of memory")
             return super()._encode_batch(images)
 
@@ -213,6 +215,122 @@ def test_codec_other_dtype_leaves_shared_weights_as_they_are(model):
     codec_of(model, dtype="bfloat16").encode(images)
     assert weights_of(model).sha256() == digest
     assert np.array_equal(codec_of(model).encode(images)[0], oracle_codes(model, images))
+
+
+@torch.no_grad()
+def oracle_pixels(folder, codes):
+    """Returns what diffusers decodes codes (N, h, w) to, float32 (N, 3, H, W), not clamped."""
+    diffusers = pytest.importorskip("diffusers")
+    oracle = diffusers.VQModel.from_pretrained(str(folder)).eval()
+    shape = (*codes.shape, oracle.quantize.vq_embed_dim)
+    vectors = oracle.quantize.get_codebook_entry(torch.from_numpy(codes), shape)
+    if oracle.config.lookup_from_codebook:
+        return oracle.decode(torch.from_numpy(codes), True, shape=shape).sample
+    return oracle.decode(vectors, force_not_quantize=True).sample
+
+
+def random_codes(folder, count, grid=(8, 6), seed=0):
+    size = weights_of(folder).config.num_vq_embeddings
+    return np.random.default_rng(seed).integers(0, size, (count, *grid))
+
+
+@pytest.fixture(scope="module", params=["demo", "random", "spatial", "looks_up"])
+def decoder(request, folders, tmp_path_factory):
+    """Folders of models with every kind of decoder."""
+    names = {"spatial": "spatial_attention_everywhere", "looks_up": "spatial_without_mid_attention"}
+    if request.param not in names:
+        return folders[request.param]
+    folder = tmp_path_factory.mktemp(request.param)
+    make_oracle(names[request.param]).save_pretrained(folder)
+    return folder
+
+
+def test_codec_decode_equals_diffusers_before_rounding(decoder):
+    codes = random_codes(decoder, 5)
+    codec = codec_of(decoder, 5)
+    with torch.inference_mode():
+        pixels = codec._to_pixels(torch.from_numpy(codes))
+    torch.testing.assert_close(pixels, oracle_pixels(decoder, codes), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("pixel_range", ["signed", "unit"])
+def test_codec_decode_rounds_to_the_nearest_level(decoder, pixel_range):
+    codes = random_codes(decoder, 5)
+    images = codec_of(decoder, 4, pixel_range=pixel_range).decode(codes)
+    scale, shift = SCALES[pixel_range]
+    levels = (oracle_pixels(decoder, codes).double().numpy() - shift) / scale * 255
+    expected = levels.clip(0, 255).transpose(0, 2, 3, 1)
+    assert (images.dtype, images.shape) == (np.uint8, expected.shape)
+    assert np.abs(images - expected).max() < 0.5 + 255 * 1e-5
+    assert len(np.unique(images)) > 20
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 32])
+def test_codec_decode_is_independent_of_batch_size_and_neighbours(decoder, batch_size):
+    codes = random_codes(decoder, 9)
+    expected = codec_of(decoder, 9).decode(codes).astype(int)
+    order = np.random.default_rng(2).permutation(9)
+    images = codec_of(decoder, batch_size).decode(codes[order]).astype(int)
+    assert np.abs(images - expected[order]).max() <= 1  # a half may round either way
+    assert (images != expected[order]).mean() < 1e-4
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.int64])
+def test_codec_decode_takes_codes_as_they_are_stored(model, kind):
+    codes = random_codes(model, 3)
+    stored = codes.astype(kind)
+    stored.flags.writeable = False
+    assert np.array_equal(codec_of(model).decode(stored), codec_of(model).decode(codes))
+
+
+@pytest.mark.parametrize("bad", [-1, "size"])
+def test_codec_decode_code_out_of_range_is_value_error(model, bad):
+    size = weights_of(model).config.num_vq_embeddings
+    codes = random_codes(model, 3)
+    codes[1, 2, 3] = size if bad == "size" else bad
+    with pytest.raises(ValueError, match=str(codes[1, 2, 3])):
+        codec_of(model).decode(codes)
+
+
+def test_codec_decode_out_of_memory_halves_the_batch_and_keeps_the_images(model):
+    class SmallMemory(Codec):
+        def _decode_batch(self, codes):
+            if len(codes) > 3:
+                raise torch.OutOfMemoryError("out of memory")
+            return super()._decode_batch(codes)
+
+    codes = random_codes(model, 9)
+    codec, told = codec_of(model, 8, SmallMemory), []
+    images = codec.decode(codes, told.append)
+    assert np.array_equal(images, codec_of(model, 2).decode(codes))
+    assert (codec.batch_size, sum(told)) == (2, 9)
+
+
+def test_codec_decode_of_encode_looks_like_the_photo():
+    photos = load_probes(128)
+    codec = codec_of(DEMO)
+    back = codec.decode(codec.encode(photos)[0])
+    for photo, image in zip(photos, back, strict=True):
+        assert skimage.metrics.peak_signal_noise_ratio(photo, image) > 22
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_codec_half_precision_codes_are_equal_for_any_neighbours(model, dtype):
+    images = random_images(12)
+    codec = codec_of(model, 8, dtype=dtype)
+    codes, _ = codec.encode(images)
+    order = np.random.default_rng(3).permutation(12)
+    assert np.array_equal(codec.encode(images[order])[0], codes[order])
+    assert np.array_equal(codec.encode(images[3:4])[0], codes[3:4])
+
+
+def test_codec_tf32_is_float32_where_there_is_none_and_leaves_the_switches(model):
+    images = random_images(4)
+    switches = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [switch.allow_tf32 for switch in switches]
+    codes, _ = codec_of(model, dtype="tf32").encode(images)
+    assert np.array_equal(codes, codec_of(model).encode(images)[0])
+    assert [switch.allow_tf32 for switch in switches] == before
 
 
 def test_choose_device_cpu_is_always_there():

@@ -27,6 +27,7 @@ from tests.runs import (
     check_committed,
     codes_of,
     encoded_rows,
+    flips_of,
     no_rows,
     query,
     read_data,
@@ -444,6 +445,9 @@ def test_commit_rows_footer_equals_a_recount_by_duckdb(tmp_path, ranges):
     assert footer.pop("rejections")
     encoded = query(tmp_path, "data", "count(*)")[0][0]
     reasons = Counter(reason for (reason,) in query(tmp_path, "rejected", "reason"))
+    flips = [flips_of(row) for (row,) in query(tmp_path, "data", "row")]
+    audited = [count for count in flips if count is not None]
+    assert 0 < len(audited) < len(flips)
     assert footer == {
         "fingerprint": json.loads((tmp_path / "run.json").read_bytes())["fingerprint"],
         "shard": "a",
@@ -454,6 +458,8 @@ def test_commit_rows_footer_equals_a_recount_by_duckdb(tmp_path, ranges):
         "encoded": encoded,
         "rejected": reasons.total(),
         "reasons": dict(reasons),
+        "audited": len(audited),
+        "flips": sum(audited),
     }
     counts = Counter(code for (code,) in query(tmp_path, "data", "unnest(codes)"))
     histogram = unpack_histogram(metadata[b"vqpipe.histogram"])

@@ -234,3 +234,50 @@ def test_encode_rows_slices_and_chunks_give_the_same_as_the_whole(kind):
     assert encode_rows(chunked, fake_encode, field).equals(whole)
     assert whole["codes"].chunk(0).values.null_count == 0
     whole.validate(full=True)
+
+
+def test_encode_rows_without_a_reference_audits_nothing():
+    encoded = encode_rows(pixels_table(random_images(4)), fake_encode, CODES)
+    assert encoded["flips"].null_count == 4
+
+
+def test_encode_rows_flips_are_counted_on_the_audited_images_alone(monkeypatch):
+    images = [np.maximum(image, 128) for image in random_images(12)]
+    images[5] = None
+    table = pixels_table(images)
+    seen = []
+
+    def reference(pixels):
+        seen.extend(pixels)
+        codes, finite = fake_encode(pixels)
+        codes[:, 0, 1] += 1  # one flip an image
+        return codes, finite
+
+    encoded = encode_rows(table, fake_encode, CODES, reference)
+    assert encoded["flips"].to_pylist() == [1, *[None] * 11]  # the first of the shard
+    monkeypatch.setattr(stages, "AUDIT_SHARE", 1.0)
+    encoded = encode_rows(table, fake_encode, CODES, reference)
+    assert encoded["flips"].to_pylist() == [1] * 5 + [None] + [1] * 6
+    assert len(seen) == 1 + 11
+
+
+def test_encode_rows_non_finite_images_are_not_audited(monkeypatch):
+    monkeypatch.setattr(stages, "AUDIT_SHARE", 1.0)
+    images = [np.full((8, 8, 3), level, np.uint8) for level in (10, 200, 20)]
+    encoded = encode_rows(pixels_table(images), fake_encode, CODES, fake_encode)
+    assert encoded["flips"].to_pylist() == [None, 0, None]
+
+
+def test_encode_rows_audit_picks_about_its_share_and_the_same_in_any_block():
+    count = 20_000
+    table = pixels_table([np.full((1, 1, 3), 200, np.uint8)] * count)
+    field = schema.codes_field(65_536, (1, 1))
+
+    def encode(pixels):
+        return np.zeros((len(pixels), 1, 1), np.int64), np.ones(len(pixels), bool)
+
+    whole = encode_rows(table, encode, field, encode)
+    picked = count - whole["flips"].null_count
+    assert abs(picked - count * stages.AUDIT_SHARE) < 5 * (count * stages.AUDIT_SHARE) ** 0.5
+    parts = [encode_rows(table.slice(i, 777), encode, field, encode) for i in range(0, count, 777)]
+    assert pa.concat_tables(parts)["flips"].combine_chunks().equals(whole["flips"].combine_chunks())

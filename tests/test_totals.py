@@ -12,7 +12,7 @@ from pipeline.commit import commit_rows
 from pipeline.errors import IncompleteError, StorageError
 from pipeline.footer import pack_histogram
 from pipeline.totals import Totals, mark_success, read_totals, write_summary
-from tests.runs import encoded_rows, query, start, visible
+from tests.runs import encoded_rows, flips_of, query, start, visible
 
 NAMES = ("a", "a/b", "c")
 ROWS = (5, 1, 7)
@@ -50,12 +50,16 @@ def test_read_totals_equal_a_count_by_duckdb(tmp_path):
     assert found.bytes_per_image == sum(sizes) / 10
     counts = Counter(code for (code,) in query(tmp_path, "data", "unnest(codes)"))
     assert found.histogram.tolist() == [counts[code] for code in range(16)]
+    flips = [flips_of(row) for (row,) in query(tmp_path, "data", "row")]
+    audited = [count for count in flips if count is not None]
+    assert (found.audited, found.flips) == (len(audited), sum(audited))
+    assert found.flip_rate == round(sum(audited) / (len(audited) * 6), 6) > 0  # 2 x 3 codes each
 
 
 def test_read_totals_of_a_fresh_sink_are_zero(tmp_path):
     found = totals_of(start(tmp_path))
     assert (found.shards, found.seen, found.data_bytes) == (0, 0, 0)
-    assert (found.bytes_per_image, found.codebook_usage) == (0.0, 0.0)
+    assert (found.bytes_per_image, found.codebook_usage, found.flip_rate) == (0.0, 0.0, None)
     assert json.dumps(found.to_dict())
 
 

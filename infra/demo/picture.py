@@ -9,6 +9,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from infra.demo.photos import HELD_OUT
+from pipeline.metrics import psnr
 from pipeline.vqgan import VQModel
 
 COLUMNS, SIDE, GAP, TEXT = 5, 256, 12, 44
@@ -44,12 +45,6 @@ def _decode(model: Path, codes: list[list[int]]) -> npt.NDArray[np.uint8]:
     batch = torch.tensor(codes).view(-1, grid, grid)
     pixels = torch.cat([network.decode_codes(part) for part in batch.split(4)])  # [-1, 1]
     return ((pixels + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
-
-
-def psnr(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]) -> float:
-    """Returns the peak signal-to-noise ratio of two uint8 images, in dB."""
-    error = np.mean((first.astype(np.float64) - second.astype(np.float64)) ** 2)
-    return float(10 * np.log10(255.0**2 / error))
 
 
 def _draw(

@@ -125,12 +125,12 @@ class VQModel(nn.Module):
         _require_kind(h, takes_codes=takes_codes)
         if not force_not_quantize:
             quantized, commit_loss, _ = self.quantize(h)
-            return DecoderOutput(self._decode_quantized(quantized), commit_loss)
+            return DecoderOutput(self.decode_quantized(quantized), commit_loss)
         quantized = self.quantize.get_codebook_entry(h, shape) if takes_codes else h
         nothing_lost = torch.zeros(h.shape[0], device=h.device, dtype=h.dtype)
-        return DecoderOutput(self._decode_quantized(quantized), nothing_lost)
+        return DecoderOutput(self.decode_quantized(quantized), nothing_lost)
 
-    def _decode_quantized(self, quantized: Tensor) -> Tensor:
+    def decode_quantized(self, quantized: Tensor) -> Tensor:
         """Return pixels (B, out_channels, H, W) for quantized vectors (B, embed_dim, h, w)."""
         condition = quantized if self.config.norm_type == "spatial" else None
         return self.decoder(self.post_quant_conv(quantized), condition)
@@ -174,7 +174,7 @@ class VQModel(nn.Module):
         """
         codes = _check_codes(codes, self.config.num_vq_embeddings)
         shape = (codes.shape[0], codes.shape[1], codes.shape[2], self.config.embed_dim)
-        return self._decode_quantized(self.quantize.get_codebook_entry(codes, shape))
+        return self.decode_quantized(self.quantize.get_codebook_entry(codes, shape))
 
 
 def _is_integer(x: Tensor) -> bool:

@@ -53,6 +53,9 @@ class StubCodec:
     def __init__(self, *_, **__):
         pass
 
+    def warm_up(self, *_):
+        return 0.0
+
     def encode(self, images, on_batch):
         on_batch(len(images))
         return np.zeros((len(images), GRID, GRID), np.int64), np.ones(len(images), bool)

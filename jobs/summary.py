@@ -1,0 +1,87 @@
+"""How a command ends: the sink added up, said, and marked complete if it is."""
+
+import shlex
+from typing import Any
+
+from rich.console import Console
+
+from jobs.console import describe_totals, print_fields
+from pipeline import totals
+from pipeline.commit import Writer
+from pipeline.errors import IncompleteError, TooManyRejectionsError
+from pipeline.progress import Progress
+from pipeline.totals import Totals
+
+
+def finish(
+    writer: Writer,
+    progress: Progress,
+    devices: tuple[str, ...],
+    max_rejected: float,
+    error: IncompleteError | None,
+) -> None:
+    """Adds up the sink, prints the summary, and marks the sink complete if it is.
+
+    Args:
+        writer: The run.
+        progress: What this command did.
+        devices: What it encoded on.
+        max_rejected: See `check_budget`.
+        error: What ended the command early; raised at the end.
+
+    Raises:
+        IncompleteError: If shards are left, or more samples were rejected than allowed.
+    """
+    found = totals.read_totals(writer.sink, writer.run, writer.plan)
+    facts = {
+        "seconds": round(progress.seconds, 1),
+        "start_up_seconds": round(progress.start_up_s or 0.0, 1),
+        "images_this_run": progress.durable,
+        "images_per_second": round(progress.mean_rate, 2),
+        "devices": list(devices),
+    }
+    totals.write_summary(writer.sink, writer.plan, found, facts)
+    _print_summary(writer, found, facts)
+    if error:
+        raise error
+    check_budget(max_rejected, found.rejected, found.seen)
+    totals.mark_success(writer.sink, writer.plan, found)
+
+
+def _print_summary(writer: Writer, found: Totals, facts: dict[str, Any]) -> None:
+    shards = f"{found.shards:,} of {len(writer.plan):,} committed"
+    fields = [
+        ("shards", shards),
+        *describe_totals(found.to_dict(), writer.run.facts["grid"]),
+        (
+            "this run",
+            f"{facts['images_this_run']:,} images in {facts['seconds']:,.1f} s, of which the start "
+            f"took {facts['start_up_seconds']:,.1f} s",
+        ),
+        ("images/s", f"{facts['images_per_second']:,.1f}"),
+        ("device", ", ".join(facts["devices"]) or "none needed: nothing was left to do"),
+        ("output", f"{writer.sink}/data/"),
+        ("look at it", f"vqpipe inspect {shlex.quote(writer.sink)}"),
+        ("read it", f"duckdb -c \"FROM '{writer.sink}/data/**/*.parquet' LIMIT 5\""),
+    ]
+    print_fields(Console(highlight=False), "summary", fields)
+
+
+def check_budget(max_rejected: float, rejected: int, seen: int) -> None:
+    """Checks that not too many samples were rejected.
+
+    Args:
+        max_rejected: Most that may be: a fraction below 1, a count from 1.
+        rejected: Samples rejected.
+        seen: Samples accounted for, those included.
+
+    Raises:
+        TooManyRejectionsError: If there are more.
+    """
+    limit = max_rejected if max_rejected >= 1 else max_rejected * seen
+    if rejected > limit:
+        raise TooManyRejectionsError(
+            f"{rejected:,} of {seen:,} images were rejected, more than --max-rejected "
+            f"{max_rejected:g} allows; look at rejected/ in the sink, then fix the source or "
+            "allow more, and run the same command again"
+        )
