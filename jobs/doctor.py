@@ -82,16 +82,17 @@ def _facts(weights: Weights, found: Diagnosis) -> dict[str, Any]:
 
 def _describe(weights: Weights, found: Diagnosis) -> list[tuple[str, object]]:
     config = weights.config
-    size, (height, width) = config.num_vq_embeddings, found.grid
+    size, factor = config.num_vq_embeddings, config.downsample_factor
+    height, width = found.grid
     count = sum(tensor.numel() for tensor in weights.parsed[1].values())
     return [
         ("weights", f"{count / 1e6:,.1f} million, sha256 {weights.sha256()[:12]}"),
         ("codebook", f"{size:,} entries of {config.embed_dim} numbers"),
         (
             "code grid",
-            f"{height} x {width} at {found.side_px} px, {config.downsample_factor} px a code",
+            f"{height} x {width} at {found.side_px} px, one code for {factor} x {factor}",
         ),
-        ("stored as", f"{schema.code_type(size)}, {height * width:,} codes an image"),
+        ("stored as", f"{height * width:,} codes an image, {schema.code_type(size)}"),
         ("pixel range", f"{found.pixel_range}: {found.probe.describe()}"),
         (
             "codebook usage",
@@ -103,13 +104,13 @@ def _describe(weights: Weights, found: Diagnosis) -> list[tuple[str, object]]:
 
 
 def _tabulate(precisions: tuple[Precision, ...], device: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=f"precisions on {device}", title_justify="left")
-    for name in ("--dtype", "safe", "codes unlike float32", "PSNR"):
-        table.add_column(name, no_wrap=True)
+    table = Table(box=box.SIMPLE, title=f"\n  precisions on {device}", title_justify="left")
+    for name in ("--dtype", "codes unlike float32", "PSNR of the photos", "safe"):
+        table.add_column(name, no_wrap=name != "safe")
     for found in precisions:
         safe = "yes" if found.is_safe else f"no: {found.refused or 'latents are not finite'}"
         psnr = f"{found.psnr_db:.2f} dB" if found.finite else "-"
-        table.add_row(found.dtype, safe, f"{found.flips:.2%}", psnr)
+        table.add_row(found.dtype, f"{found.flips:.2%}", psnr, safe)
     return table
 
 

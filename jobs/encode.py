@@ -20,7 +20,7 @@ from jobs.console import print_fields
 from pipeline import cluster, doctor, engine, plan, schema, storage
 from pipeline.codec import CodecConfig, Device, DType
 from pipeline.commit import Writer
-from pipeline.doctor import AskedRange
+from pipeline.doctor import AskedRange, RangeProbe
 from pipeline.engine import EncodeWork, Resources
 from pipeline.errors import ConfigError, IncompleteError
 from pipeline.images import Preprocess
@@ -261,6 +261,7 @@ def _introduce(console: Console, work: EncodeWork, listing: Listing) -> None:
             "pixels",
             f"{work.preprocess.resolution} px, {work.codec.pixel_range} range, {work.codec.dtype}",
         ),
+        ("doctor", _describe_findings(writer.run.facts["doctor"])),
         ("sink", writer.sink),
         ("left to do", f"{len(work.todo):,} of {len(writer.plan):,} shard(s)"),
     ]
@@ -272,6 +273,14 @@ def _introduce(console: Console, work: EncodeWork, listing: Listing) -> None:
             ("take care", "this store ignores create-if-absent: run one command at a time")
         )
     print_fields(console, "encode", fields)
+
+
+def _describe_findings(findings: dict[str, Any] | None) -> str:
+    if findings is None:
+        return "skipped"
+    seen = RangeProbe(findings["psnr_db"]).describe()
+    flips = findings.get("flips")
+    return seen if flips is None else f"{seen}; {flips:.2%} of their codes are unlike float32's"
 
 
 def _encode(job: Encode, work: EncodeWork, progress: Progress, console: Console) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ picture and reconstructs it nearly as well. Hence the rule of `decide_range` is 
 """
 
 import functools
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import Any, Literal
@@ -208,18 +209,30 @@ def diagnose(
     exact = _codec(weights, "float32", pixel_range, images, device)
     codes, _ = exact.encode(images)
     histogram = np.bincount(codes.ravel(), minlength=weights.config.num_vq_embeddings)
-    dtypes: tuple[DType, ...] = ("float32", "tf32", "bfloat16", "float16")
-    asked_of = dtypes if device == "cuda" else tuple(d for d in dtypes if d != "tf32")
     return Diagnosis(
         probe=probe,
         pixel_range=pixel_range,
         side_px=side_px,
         grid=codes.shape[1:],
-        precisions=tuple(_compare(weights, dtype, exact, codes, images) for dtype in asked_of),
+        precisions=tuple(_judge_precisions(weights, pixel_range, side_px, device)),
         codes_used=int(np.count_nonzero(histogram)),
         perplexity=metrics.perplexity(histogram),
         again=float(np.mean(exact.encode(exact.decode(codes))[0] == codes)),
     )
+
+
+def _judge_precisions(
+    weights: Weights, pixel_range: PixelRange, side_px: int, device: str
+) -> Iterator[Precision]:
+    """Yields the findings on every dtype; on fewer pixels for a CPU, whose float16 is slow."""
+    on_cpu = device == "cpu"
+    dtypes: tuple[DType, ...] = ("float32", "tf32", "bfloat16", "float16")
+    images = load_probes(QUICK_SIDE, QUICK_PROBES) if on_cpu else load_probes(side_px)
+    exact = _codec(weights, "float32", pixel_range, images, device)
+    codes, _ = exact.encode(images)
+    for dtype in dtypes:
+        if not (on_cpu and dtype == "tf32"):
+            yield _compare(weights, dtype, exact, codes, images)
 
 
 def _compare(

@@ -1,19 +1,28 @@
-"""Images per second of the codec, beside diffusers as research scripts use it, in one run.
+"""The codec beside diffusers as research scripts use it, in one run.
 
-    python -m tests.benchmarks.codec [--resolution 256] [--batch 64] [--seconds 10]
+    python -m tests.benchmarks.codec [--configs MoVQ aMUSEd] [--resolutions 256 512] [--batch 64]
 
-Weights are random and seeded: speed does not depend on them. Every round measures all sides one
-after the other, and the ratio is taken within the round, since machines are shared and noisy.
+Encodes uint8 images on the host to codes on the host, and back. Weights are random and seeded:
+speed does not depend on them. Every round measures all sides one after the other and ratios are
+taken within a round, since machines are shared and noisy. Warm-up is told, not counted.
 Sides that need diffusers are left out, with a line that says so, where it is missing.
+
+rate      images/s, the median of the rounds
+ratio     to diffusers in float32 with TF32, the median of the rounds' ratios
+matrix    share of the matrix products that the device was measured to do in bfloat16
+memory    the most that was allocated on the device at a time
+flips     share of codes unlike float32's; when decoding, of levels (0..255) more than 1 off
 """
 
 import argparse
-import contextlib
 import statistics
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.codec import Codec, CodecConfig
 from pipeline.vqgan import VQModel
@@ -47,101 +56,205 @@ CONFIGS = {
         "lookup_from_codebook": True,
     },
 }
+BASELINE = "diffusers float32"
+OURS = {
+    "ours float32": {"dtype": "float32"},
+    "ours tf32": {"dtype": "tf32"},
+    "ours bfloat16 eager": {"dtype": "bfloat16", "eager": True},
+    "ours bfloat16": {"dtype": "bfloat16"},
+}
 
 
-def ours(model, device, dtype, batch):
-    """Encodes uint8 images on the host to codes on the host."""
+@dataclass
+class Side:
+    """One way to encode and decode, and what was measured of it."""
+
+    encode: Callable[[np.ndarray], np.ndarray]
+    decode: Callable[[np.ndarray], np.ndarray]
+    rates: dict[str, list[float]] = field(default_factory=lambda: {"encode": [], "decode": []})
+    peaks: dict[str, float] = field(default_factory=dict)
+    warm_up_s: float = 0.0
+
+
+def ours(model, device, batch, how):
     weights = Weights(write_checkpoint(model), "benchmark")
-    codec = Codec(weights, CodecConfig(dtype=dtype), device=device, batch_size=batch)
-    return lambda images: codec.encode(images)[0]
+    codec = Codec(weights, CodecConfig(**how), device=device, batch_size=batch)
+    return Side(lambda images: codec.encode(images)[0], codec.decode)
 
 
 def theirs(model, device, autocast):
-    """The loop of research scripts: normalise on the host, eager, TF32 on, argmin of cdist."""
+    """The loops of research scripts: normalise on the host, eager, TF32 on, argmin of cdist."""
     network = diffusers.VQModel.from_config(dict(vars(model.config)))
     network.load_state_dict(model.state_dict())
     network.eval().to(device)
+    size = model.config.embed_dim
 
-    @torch.inference_mode()
     def encode(images):
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
-        context = torch.autocast(device, torch.bfloat16) if autocast else contextlib.nullcontext()
-        with context:
-            latents = network.encode(pixels.to(device)).latents
-            codes = network.quantize(latents)[2][2]
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        latents = network.encode(pixels.to(device)).latents
+        codes = network.quantize(latents)[2][2]
         return codes.view(len(images), *latents.shape[2:]).cpu().numpy()
 
-    return encode
+    def decode(codes):
+        indices, shape = torch.from_numpy(codes).to(device), (*codes.shape, size)
+        looks_up = network.config.lookup_from_codebook
+        vectors = indices if looks_up else network.quantize.get_codebook_entry(indices, shape)
+        pixels = network.decode(vectors, force_not_quantize=True, shape=shape).sample
+        levels = ((pixels.float() + 1) * 127.5).round().clamp(0, 255).byte()
+        return levels.permute(0, 2, 3, 1).cpu().numpy()
+
+    return Side(*(as_a_script_runs_it(step, device, autocast) for step in (encode, decode)))
 
 
-def measure(encode, images, seconds):
-    """Returns images/s over at least `seconds`, warm-up left out."""
-    encode(images)
+def as_a_script_runs_it(step, device, autocast):
+    """Returns the step with a script's switches; on too little memory, by halves."""
+
+    @torch.inference_mode()
+    def run(items):
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        try:
+            with torch.autocast(device, torch.bfloat16, enabled=autocast):
+                return step(items)
+        except torch.OutOfMemoryError:
+            pass
+        finally:
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        torch.cuda.empty_cache()
+        return np.concatenate([run(half) for half in np.array_split(items, 2)])
+
+    return run
+
+
+def make_sides(model, device, batch):
+    sides = {name: ours(model, device, batch, how) for name, how in OURS.items()}
+    if device == "cpu":  # it has no TF32, and is eager in any case
+        del sides["ours tf32"], sides["ours bfloat16 eager"]
+    if diffusers:
+        sides[BASELINE] = theirs(model, device, autocast=False)
+        sides["diffusers bfloat16"] = theirs(model, device, autocast=True)
+    return sides
+
+
+def measure(step, items, seconds):
+    """Returns items/s over at least `seconds`."""
     rounds, started = 0, time.perf_counter()
     while time.perf_counter() - started < seconds:
-        encode(images)
+        step(items)
         rounds += 1
-    return rounds * len(images) / (time.perf_counter() - started)
+    return rounds * len(items) / (time.perf_counter() - started)
 
 
-def sides(model, device, batch):
-    yield "ours float32", ours(model, device, "float32", batch)
-    yield "ours bfloat16", ours(model, device, "bfloat16", batch)
-    if diffusers:
-        yield "diffusers float32", theirs(model, device, autocast=False)
-        yield "diffusers bfloat16", theirs(model, device, autocast=True)
+def count_flops(fields, resolution):
+    """Returns floating-point operations (two a product) of encoding and of decoding one image."""
+    with torch.device("meta"):
+        model = VQModel(**fields).eval()
+        pixels = torch.empty(1, 3, resolution, resolution)
+        found = {}
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            latents = model.encode(pixels).latents
+        found["encode"] = counter.get_total_flops()
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model.decode_quantized(latents)
+        found["decode"] = counter.get_total_flops()
+    return found
+
+
+def measure_matrix_rate(device):
+    """Returns floating-point operations a second of large bfloat16 matrix products, the best."""
+    size = 8192 if device == "cuda" else 2048
+    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    best = 0.0
+    for _ in range(5):
+        started = time.perf_counter()
+        for _ in range(10 if device == "cuda" else 1):
+            product = a @ b
+        product[0, 0].item()  # waits for the device
+        times = 10 if device == "cuda" else 1
+        best = max(best, times * 2 * size**3 / (time.perf_counter() - started))
+    return best
+
+
+def warm_up(side, images, codes):
+    started = time.perf_counter()
+    side.encode(images)
+    side.decode(codes)
+    side.warm_up_s = time.perf_counter() - started
+
+
+def run_rounds(sides, batches, options, device):
+    for round_number in range(options.rounds):
+        for side in sides.values():
+            for step in ("encode", "decode"):
+                if device == "cuda" and not round_number:
+                    torch.cuda.reset_peak_memory_stats()
+                rate = measure(getattr(side, step), batches[step], options.seconds)
+                side.rates[step].append(rate)
+                if device == "cuda" and not round_number:
+                    side.peaks[step] = torch.cuda.max_memory_allocated()
+
+
+def share_unlike(step, side, reference, items):
+    found, expected = (getattr(each, step)(items).astype(int) for each in (side, reference))
+    return float(np.mean(np.abs(found - expected) > (step == "decode")))
+
+
+def report(sides, batches, flops, matrix_rate):
+    reference = sides["ours float32"]
+    print(f"{'':20} {'':8} {'rate':>9} {'ratio':>6} {'matrix':>7} {'memory':>9} {'flips':>8}")
+    for step in ("encode", "decode"):
+        for name, side in sides.items():
+            rates, baseline = side.rates[step], sides.get(BASELINE)
+            pairs = zip(rates, baseline.rates[step], strict=True) if baseline else ()
+            ratio = statistics.median([a / b for a, b in pairs] or [float("nan")])
+            rate = statistics.median(rates)
+            peak = f"{side.peaks[step] / 2**30:.1f} GiB" if side.peaks else "-"
+            flips = share_unlike(step, side, reference, batches[step])
+            print(
+                f"{name:20} {step:8} {rate:9.2f} {ratio:6.2f} "
+                f"{rate * flops[step] / matrix_rate:7.1%} {peak:>9} {flips:8.3%}"
+            )
+    told = ", ".join(f"{name} {side.warm_up_s:.1f} s" for name, side in sides.items())
+    print(f"warm-up: {told}\n", flush=True)
+
+
+def benchmark(fields, resolution, device, matrix_rate, options):
+    torch.manual_seed(0)
+    model = VQModel(**fields).eval()
+    grid = resolution // model.downsample_factor
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (options.batch, resolution, resolution, 3), np.uint8)
+    codes = rng.integers(0, model.config.num_vq_embeddings, (options.batch, grid, grid))
+    sides = make_sides(model, device, options.batch)
+    for side in sides.values():
+        warm_up(side, images, codes)
+    # Two batches a call, so that one's copies can overlap with the other's arithmetic.
+    batches = {"encode": np.tile(images, (2, 1, 1, 1)), "decode": np.tile(codes, (2, 1, 1))}
+    run_rounds(sides, batches, options, device)
+    report(sides, batches, count_flops(fields, resolution), matrix_rate)
 
 
 def main():
     has_cuda = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--resolution", type=int, default=256)
-    parser.add_argument("--batch", type=int, default=64 if has_cuda else 2)
-    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument(
+        "--resolutions", type=int, nargs="+", default=[256, 512] if has_cuda else [256]
+    )
+    parser.add_argument("--batch", type=int, default=64 if has_cuda else 1)
+    parser.add_argument("--configs", nargs="+", default=["MoVQ", "aMUSEd"], help="by first word")
+    parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     device = "cuda" if has_cuda else "cpu"
     name = torch.cuda.get_device_name() if has_cuda else f"cpu, {torch.get_num_threads()} threads"
-    print(f"{name}; torch {torch.__version__}; {options.resolution} px, batch {options.batch}")
+    matrix_rate = measure_matrix_rate(device)
+    print(f"{name}; torch {torch.__version__}; {matrix_rate / 1e12:.2f} TFLOP/s in bfloat16")
     if not diffusers:
         print("diffusers is not installed: its sides are left out")
-    shape = (options.batch, options.resolution, options.resolution, 3)
-    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    for config, fields in CONFIGS.items():
-        torch.manual_seed(0)
-        benchmark(config, VQModel(**fields).eval(), device, images, options)
-
-
-def benchmark(config, model, device, images, options):
-    encoders = dict(sides(model, device, len(images)))
-    reference = encoders["ours float32"](images)
-    rates = {name: [] for name in encoders}
-    for _ in range(options.rounds):
-        for name, encode in encoders.items():
-            rates[name].append(measure(encode, images, options.seconds))
-    baseline = rates.get("diffusers float32")
-    for name, found in rates.items():
-        peak = peak_bytes(encoders[name], images) if device == "cuda" else 0
-        flips = float(np.mean(encoders[name](images) != reference))
-        ratio = (
-            statistics.median(a / b for a, b in zip(found, baseline, strict=True))
-            if baseline
-            else 0
-        )
-        print(
-            f"{config:20} {name:20} {statistics.median(found):9.2f} images/s"
-            + (f"  {ratio:5.2f} x diffusers float32" if baseline else "")
-            + (f"  {peak / 2**30:5.1f} GiB" if peak else "")
-            + f"  {flips:.3%} of codes differ from ours float32"
-        )
-
-
-def peak_bytes(encode, images):
-    torch.cuda.reset_peak_memory_stats()
-    encode(images)
-    return torch.cuda.max_memory_allocated()
+    chosen = {name: CONFIGS[name] for name in CONFIGS if name.split()[0] in options.configs}
+    for config, fields in chosen.items():
+        for resolution in options.resolutions:
+            print(f"{config}, {resolution} px, batch {options.batch}")
+            benchmark(fields, resolution, device, matrix_rate, options)
 
 
 if __name__ == "__main__":
