@@ -54,6 +54,7 @@ _NETWORK_DTYPE = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+_COMPILATIONS = 64
 _IN_FLIGHT = 2  # batches: one computes while the next is copied
 
 
@@ -95,8 +96,7 @@ class Codec:
         self._latents_of: Callable[[Tensor], Tensor] = self._to_latents
         self._pixels_of: Callable[[Tensor], Tensor] = self._to_pixels
         if has_cuda and not how.eager:
-            self._latents_of = torch.compile(self._to_latents, dynamic=False)
-            self._pixels_of = torch.compile(self._to_pixels, dynamic=False)
+            self._latents_of, self._pixels_of = _fuse(self._to_latents), _fuse(self._to_pixels)
         self._copies = torch.cuda.Stream() if has_cuda else None  # type: ignore[no-untyped-call]
 
     @property
@@ -220,7 +220,7 @@ class Codec:
             return _Launched.of(outputs, len(batch))
         except RuntimeError as error:
             if not _is_out_of_memory(error):
-                raise
+                raise _explain(error) from error
             return None
 
     def _send(self, batch: npt.NDArray[Any]) -> Tensor:
@@ -299,6 +299,30 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
     signs = ("can't allocate memory", "ALLOC_FAILED")
     is_short = any(sign in str(error) for sign in signs)
     return isinstance(error, torch.OutOfMemoryError) or is_short
+
+
+def _fuse(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Returns the function with kernels made for the shape that it is called with.
+
+    One graph, or an error: a break would be slow without a word. Kernels are chosen by rule, not by
+    timing (`max-autotune`), so that all machines of a kind round alike. Every shape and every codec
+    of a process counts as a recompilation, of which torch allows eight.
+    """
+    torch._dynamo.config.cache_size_limit = _COMPILATIONS  # noqa: SLF001 (it has no other name)
+    return torch.compile(function, dynamic=False, fullgraph=True)
+
+
+def _explain(error: RuntimeError) -> Exception:
+    """Returns what to tell the user: an error of ours if kernels could not be compiled."""
+    from torch._dynamo.exc import TorchDynamoException  # noqa: PLC0415 (takes a second)
+
+    if not isinstance(error, TorchDynamoException):
+        return error
+    said = " ".join(str(error).split("\n")[:2])  # which backend failed, and of what
+    return ConfigError(
+        f"torch.compile cannot make kernels here: {said}; it needs a C compiler such as gcc. "
+        "Install one, or add --eager, which is slower"
+    )
 
 
 def choose_device(device: Device) -> str:

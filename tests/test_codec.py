@@ -324,6 +324,31 @@ def test_codec_half_precision_codes_are_equal_for_any_neighbours(model, dtype):
     assert np.array_equal(codec.encode(images[3:4])[0], codes[3:4])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_codec_network_compiles_to_one_graph_with_equal_results(decoder, dtype):
+    """As on a GPU, but for the last step, which would make its kernels."""
+    torch._dynamo.reset()  # it gives up after eight models in one process
+    images, codes = random_images(3), random_codes(decoder, 3)
+    codec, compiled = codec_of(decoder, 2, dtype=dtype), codec_of(decoder, 2, dtype=dtype)
+    for name in ("latents", "pixels"):
+        plain = getattr(compiled, f"_to_{name}")
+        fused = torch.compile(plain, backend="aot_eager", dynamic=False, fullgraph=True)
+        setattr(compiled, f"_{name}_of", fused)
+    assert np.array_equal(compiled.encode(images)[0], codec.encode(images)[0])
+    assert np.array_equal(compiled.decode(codes), codec.decode(codes))
+
+
+def test_codec_kernels_that_cannot_be_made_are_a_config_error(model):
+    def no_compiler(*_):
+        raise OSError("no gcc")
+
+    torch._dynamo.reset()
+    codec = codec_of(model)
+    codec._latents_of = torch.compile(codec._to_latents, backend=no_compiler)
+    with pytest.raises(ConfigError, match=r"no gcc.*--eager"):
+        codec.encode(random_images(2))
+
+
 def test_codec_tf32_is_float32_where_there_is_none_and_leaves_the_switches(model):
     images = random_images(4)
     switches = (torch.backends.cuda.matmul, torch.backends.cudnn)
