@@ -52,9 +52,7 @@ def count_kept_bytes(model, pixels):
 def test_training_lowers_the_loss_as_in_diffusers(name):
     # In float32, Adam turns rounding into whole steps wherever a gradient is zero but for rounding.
     pixels = make_pixels(name, 2, 16, 16).double()
-    theirs, mine = (
-        train(model.double(), pixels, steps=8) for model in make_trainable_pair(name)
-    )
+    theirs, mine = (train(model.double(), pixels, steps=8) for model in make_trainable_pair(name))
     assert mine[-1] < 0.8 * mine[0]
     assert mine == pytest.approx(theirs, rel=1e-12)
 
@@ -153,6 +151,7 @@ def test_compile_encode_gives_same_latents():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch 2.13, of its own code
 @pytest.mark.usefixtures("fresh_compiler")
 @torch.no_grad()
 def test_compile_with_inductor_gives_same_pixels():
