@@ -1,4 +1,7 @@
-"""The VQGAN network and its weights, interchangeable with `diffusers.VQModel`."""
+"""The VQGAN network and its weights, interchangeable with `diffusers.VQModel`.
+
+`pipeline/vqgan/README.md` says what is the same, what differs on purpose, and what is left out.
+"""
 
 from pipeline.vqgan.config import VQConfig
 from pipeline.vqgan.model import DecoderOutput, VQEncoderOutput, VQModel

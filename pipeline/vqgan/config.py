@@ -1,7 +1,9 @@
 """The architecture of a VQ model: what `config.json` says, checked. The other files build on it."""
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 DOWN_BLOCK_TYPES = ("DownEncoderBlock2D", "AttnDownEncoderBlock2D")
 UP_BLOCK_TYPES = ("UpDecoderBlock2D", "AttnUpDecoderBlock2D")
@@ -12,8 +14,10 @@ SPATIAL_NORM_GROUPS = 32
 
 
 @dataclass(frozen=True)
-class VQConfig:
+class VQConfig(Mapping[str, Any]):
     """Constructor arguments of `diffusers.VQModel` 0.42, letter for letter, with its defaults.
+
+    Reads as an object (`config.act_fn`) and as a mapping (`config["act_fn"]`, `dict(config)`).
 
     Raises:
         ValueError: A field is out of its bound; the message names field, value and bound.
@@ -63,6 +67,15 @@ class VQConfig:
         _check_choices(self)
         _check_levels(self)
         _check_spatial_norm(self)
+
+    def __getitem__(self, name: str) -> Any:  # noqa: ANN401 - fields have different types
+        return vars(self)[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(vars(self))
+
+    def __len__(self) -> int:
+        return len(vars(self))
 
     @property
     def embed_dim(self) -> int:

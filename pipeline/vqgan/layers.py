@@ -9,8 +9,10 @@ where the decoder has spatial norms, else None.
 from dataclasses import dataclass
 from itertools import pairwise, zip_longest
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from pipeline.vqgan.config import SPATIAL_NORM_GROUPS, VQConfig
 
@@ -219,11 +221,25 @@ def make_up_levels(config: VQConfig, options: BlockOptions) -> nn.ModuleList:
     return levels
 
 
+def run_block(block: nn.Module, *inputs: Tensor | None, recompute: bool) -> Tensor:
+    """Return what the block makes of its inputs.
+
+    Args:
+        block: A `Level` or `MidBlock`.
+        *inputs: x (B, C, H, W), and the quantized vectors in a decoder.
+        recompute: Whether backward runs the block again instead of having kept what is inside it.
+    """
+    if recompute and torch.is_grad_enabled():
+        return checkpoint(block, *inputs, use_reentrant=False)
+    return block(*inputs)
+
+
 class Encoder(nn.Module):
     """Pixels to unquantized latents."""
 
     def __init__(self, config: VQConfig) -> None:
         super().__init__()
+        self.gradient_checkpointing = False
         options = BlockOptions(config.act_fn, config.norm_num_groups)
         first, last = config.block_out_channels[0], config.block_out_channels[-1]
         self.conv_in = nn.Conv2d(config.in_channels, first, 3, padding=1)
@@ -235,11 +251,11 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, latent_channels, h, w) for pixels (B, in_channels, H, W)."""
         h = self.conv_in(x)  # (B, channels[0], H, W)
+        recompute = self.gradient_checkpointing
         for level in self.down_blocks:
-            h = level(
-                h
-            )  # (B, channels[i], H / 2**(i + 1), W / 2**(i + 1)); the last keeps its grid
-        h = self.mid_block(h)  # (B, channels[-1], h, w)
+            # (B, channels[i], H / 2**(i + 1), W / 2**(i + 1)); the last keeps its grid
+            h = run_block(level, h, recompute=recompute)
+        h = run_block(self.mid_block, h, recompute=recompute)  # (B, channels[-1], h, w)
         return self.conv_out(F.silu(self.conv_norm_out(h)))
 
 
@@ -248,6 +264,7 @@ class Decoder(nn.Module):
 
     def __init__(self, config: VQConfig) -> None:
         super().__init__()
+        self.gradient_checkpointing = False
         is_spatial = config.norm_type == "spatial"
         options = BlockOptions(
             config.act_fn, config.norm_num_groups, config.embed_dim if is_spatial else None
@@ -261,7 +278,9 @@ class Decoder(nn.Module):
 
     def forward(self, x: Tensor, quantized: Tensor | None = None) -> Tensor:
         """Return pixels (B, out_channels, H, W) for latents (B, latent_channels, h, w)."""
-        h = self.mid_block(self.conv_in(x), quantized)  # (B, channels[-1], h, w)
+        recompute = self.gradient_checkpointing
+        h = self.conv_in(x)  # (B, channels[-1], h, w)
+        h = run_block(self.mid_block, h, quantized, recompute=recompute)
         for level in self.up_blocks:
-            h = level(h, quantized)
+            h = run_block(level, h, quantized, recompute=recompute)
         return self.conv_out(F.silu(self.conv_norm_out(h, quantized)))  # (B, out_channels, H, W)

@@ -1,6 +1,6 @@
 """The VQ model: pixels to latents to codes and back, as `diffusers.VQModel` 0.42 does it."""
 
-import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -21,6 +21,13 @@ class VQEncoderOutput(NamedTuple):
     latents: Tensor
     """Before quantization, (B, embed_dim, h, w)."""
 
+    def __getitem__(self, key: Any) -> Any:  # noqa: ANN401 - a field's name, an index or a slice
+        return _get_item(self, key)
+
+    def to_tuple(self) -> tuple[Tensor, ...]:
+        """Return the plain tuple."""
+        return tuple(self)
+
 
 class DecoderOutput(NamedTuple):
     """What `VQModel.decode` and `forward` return; a named tuple, as above."""
@@ -30,6 +37,18 @@ class DecoderOutput(NamedTuple):
     commit_loss: Tensor | None = None
     """The quantizer's loss, scalar; zeros (B,) where nothing was quantized."""
 
+    def __getitem__(self, key: Any) -> Any:  # noqa: ANN401 - a field's name, an index or a slice
+        return _get_item(self, key)
+
+    def to_tuple(self) -> tuple[Tensor, ...]:
+        """Return the plain tuple of those that are not None."""
+        return tuple(value for value in self if value is not None)
+
+
+def _get_item(output: VQEncoderOutput | DecoderOutput, key: Any) -> Any:  # noqa: ANN401 - as above
+    """Return a field by name or position, as diffusers' outputs do (0.42, `BaseOutput`)."""
+    return output._asdict()[key] if isinstance(key, str) else tuple.__getitem__(output, key)
+
 
 class VQModel(nn.Module):
     """VQGAN autoencoder. Pixels are floating (B, C, H, W) in the range the weights were made for.
@@ -37,12 +56,18 @@ class VQModel(nn.Module):
     That range is not in the config: [-1, 1] for most checkpoints, [0, 1] for some.
 
     Args:
-        **config: Fields of `VQConfig`, which are the arguments of `diffusers.VQModel`.
+        *args: Fields of `VQConfig`, which are the arguments of `diffusers.VQModel`, in its order.
+        **config: The same by name. Names with a leading `_`, diffusers' own notes, are ignored.
+
+    Raises:
+        TypeError: A name is no field's.
+        ValueError: A field is out of its bound.
     """
 
-    def __init__(self, **config: Any) -> None:  # noqa: ANN401 - VQConfig types and checks them
+    def __init__(self, *args: Any, **config: Any) -> None:  # noqa: ANN401 - VQConfig checks them
         super().__init__()
-        self.config = dataclasses.replace(VQConfig(), **config)
+        fields = {name: value for name, value in config.items() if not name.startswith("_")}
+        self.config = VQConfig(*args, **fields)
         latent_channels, embed_dim = self.config.latent_channels, self.config.embed_dim
         self.encoder = Encoder(self.config)
         self.quant_conv = nn.Conv2d(latent_channels, embed_dim, 1)
@@ -53,9 +78,18 @@ class VQModel(nn.Module):
         self.decoder = Decoder(self.config)
 
     @classmethod
-    def from_config(cls, config: VQConfig) -> Self:
-        """Return a model of this architecture with random weights."""
-        return cls(**dataclasses.asdict(config))
+    def from_config(cls, config: Mapping[str, Any], **changes: Any) -> Self:  # noqa: ANN401 - as above
+        """Return a model of this architecture with random weights.
+
+        Args:
+            config: A `VQConfig`, the config of a diffusers model, or the contents of `config.json`.
+            **changes: Fields to take instead of the config's.
+
+        Raises:
+            TypeError: A name is no field's.
+            ValueError: A field is out of its bound.
+        """
+        return cls(**{**config, **changes})
 
     @classmethod
     def from_pretrained(
@@ -92,6 +126,33 @@ class VQModel(nn.Module):
     def downsample_factor(self) -> int:
         """Pixels per code along a side."""
         return self.config.downsample_factor
+
+    @property
+    def device(self) -> torch.device:
+        """Where the first weight is."""
+        return self.encoder.conv_in.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the first weight."""
+        return self.encoder.conv_in.weight.dtype
+
+    def num_parameters(self, only_trainable: bool = False) -> int:
+        """Return how many numbers the weights hold, or those of them that take gradients."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad or not only_trainable)
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Whether backward computes activations again instead of keeping them."""
+        return self.encoder.gradient_checkpointing or self.decoder.gradient_checkpointing
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Keep only what enters each level and mid block for backward; gradients stay the same."""
+        self.encoder.gradient_checkpointing = self.decoder.gradient_checkpointing = True
+
+    def disable_gradient_checkpointing(self) -> None:
+        """Keep every activation for backward, as in the beginning."""
+        self.encoder.gradient_checkpointing = self.decoder.gradient_checkpointing = False
 
     def encode(self, x: Tensor, return_dict: bool = True) -> VQEncoderOutput:  # noqa: ARG002
         """Return the latents (B, embed_dim, h, w), before quantization.
