@@ -148,3 +148,11 @@ def test_display_left_by_an_error_lets_it_fly_and_gives_the_terminal_back(clock,
         fail()
     hidden, visible = (console.file.getvalue().rfind(f"\x1b[?25{c}") for c in "lh")  # the cursor
     assert visible > hidden if terminal else visible == hidden == -1
+
+
+def test_mean_rate_leaves_the_start_out(clock):
+    state = at(clock, durable=8)
+    clock.now += 10
+    assert state.mean_rate == 0.8
+    state.start_up_s = 6.0
+    assert state.mean_rate == 2.0

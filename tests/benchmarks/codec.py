@@ -84,7 +84,7 @@ def ours(model, device, batch, how):
 
 def theirs(model, device, autocast):
     """The loops of research scripts: normalise on the host, eager, TF32 on, argmin of cdist."""
-    network = diffusers.VQModel.from_config(dict(vars(model.config)))
+    network = diffusers.VQModel.from_config(dict(model.config))
     network.load_state_dict(model.state_dict())
     network.eval().to(device)
     size = model.config.embed_dim
