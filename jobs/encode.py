@@ -132,7 +132,7 @@ def _prepare(job: Encode) -> tuple[EncodeWork, Listing]:
     """Returns what is to be done, with plan and identity frozen in the sink."""
     source, sink = storage.normalise_uri(job.source), storage.normalise_uri(job.sink)
     _check_places(source, sink)
-    weights = Weights.load(job.model, job.subfolder)
+    weights = Weights.load(job.model, subfolder=job.subfolder)
     grid = _grid(job, weights)
     selection = Selection(job.image, job.key, job.keep)
     listing = list_shards(source, job.format)

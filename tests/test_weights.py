@@ -8,7 +8,7 @@ from safetensors.torch import load, save
 
 from pipeline import storage
 from pipeline.errors import CheckpointError
-from pipeline.vqgan.checkpoint import CONFIG_FILE, PICKLE_FILE, WEIGHTS_FILE
+from pipeline.vqgan.files import CONFIG_FILE, PICKLE_FILE, WEIGHTS_FILE
 from pipeline.weights import Weights
 
 DEMO = Path(__file__).parents[1] / "infra" / "demo" / "checkpoint"
@@ -27,7 +27,7 @@ def weights_of(folder):
 def test_weights_load_from_a_subfolder_gives_the_same(model, tmp_path):
     for name, data in weights_of(model).files.items():
         storage.publish(f"{tmp_path}/pipeline/vqvae/{name}", data)
-    found = Weights.load(f"{tmp_path}/pipeline/", "vqvae")
+    found = Weights.load(f"{tmp_path}/pipeline/", subfolder="vqvae")
     assert found.sha256() == weights_of(model).sha256()
     assert found.config == weights_of(model).config
 
@@ -36,7 +36,7 @@ def test_weights_load_from_a_subfolder_gives_the_same(model, tmp_path):
 def test_weights_load_missing_or_empty_folder_is_checkpoint_error(tmp_path, subfolder):
     for folder in (tmp_path, tmp_path / "missing"):
         with pytest.raises(CheckpointError):
-            Weights.load(str(folder), subfolder)
+            Weights.load(str(folder), subfolder=subfolder)
 
 
 @pytest.mark.parametrize("name", [CONFIG_FILE, WEIGHTS_FILE])
