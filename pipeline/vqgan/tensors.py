@@ -131,8 +131,8 @@ def _named(source: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # torch.load documents none: zip, pickle, EOF and others all occur
-        cause = error.__context__ or error  # the cause, before torch's advice to load it unsafely
-        reason = str(cause).partition("\n")[0] or type(cause).__name__
+        cause = error.__context__ or error  # without torch's advice to load it unsafely
+        reason = str(cause).partition("\n")[0].partition(". ")[0] or type(cause).__name__
         raise CheckpointError(
             f"{source} is damaged or holds more than tensors ({reason}); get the file anew"
         ) from error
