@@ -8,7 +8,8 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from jobs import encode, inspect, submit
+from jobs import convert, encode, inspect, submit
+from jobs.convert import Convert
 from jobs.encode import Encode
 from jobs.inspect import Inspect
 from jobs.submit import Submit
@@ -22,11 +23,13 @@ Exit codes: 0 complete (_SUCCESS is written); 2 incomplete or too many rejection
 
 Job = (
     Annotated[Encode, tyro.conf.subcommand("encode")]
+    | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[Submit, tyro.conf.subcommand("submit")]
 )
 
 _RUN: dict[type, Callable[[Any], None]] = {
+    Convert: convert.run,
     Encode: encode.run,
     Inspect: inspect.run,
     Submit: submit.run,
@@ -46,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def parse(arguments: list[str]) -> Encode | Inspect | Submit:
+def parse(arguments: list[str]) -> Convert | Encode | Inspect | Submit:
     """Returns the job that a command line asks for; help and no arguments print help and exit.
 
     Raises:
