@@ -229,6 +229,16 @@ def make_vqgan(name):
     return model
 
 
+def write_taming(folder):
+    """Writes a checkpoint and its config as taming-transformers leaves them; returns the first."""
+    for name in ("checkpoints", "configs"):
+        (folder / name).mkdir(parents=True)
+    (folder / "configs" / "model.yaml").write_bytes(to_yaml(make_config(DDCONFIGS["taming"])))
+    path = folder / "checkpoints" / "last.ckpt"
+    path.write_bytes(save({"epoch": 1, "state_dict": make_vqgan("taming").state_dict()}))
+    return path
+
+
 def make_objects(monkeypatch, **classes):
     """Returns classes under names such as `pytorch_lightning.callbacks.X`, to be pickled only."""
     made = {}

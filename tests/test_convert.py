@@ -3,15 +3,14 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file, save_file
 
 from jobs import cli
 from pipeline import storage
 from pipeline.vqgan import VQModel
 from pipeline.weights import Weights
-from tests import commands
-from tests.compvis import DDCONFIGS, make_config, make_vqgan
+from tests import commands, compvis
+from tests.compvis import make_vqgan
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 
@@ -31,15 +30,7 @@ def convert(capfd):
 
 @pytest.fixture
 def taming(tmp_path):
-    """A folder as taming leaves it: checkpoints/last.ckpt and configs/model.yaml."""
-    folder = tmp_path / "logs"
-    for name in ("checkpoints", "configs"):
-        (folder / name).mkdir(parents=True)
-    config = make_config(DDCONFIGS["taming"])
-    (folder / "configs" / "model.yaml").write_text(yaml.safe_dump(config))
-    state = make_vqgan("taming").state_dict()
-    torch.save({"epoch": 1, "state_dict": state}, folder / "checkpoints" / "last.ckpt")
-    return folder / "checkpoints" / "last.ckpt"
+    return compvis.write_taming(tmp_path / "logs")
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from pipeline import hub
 from pipeline.vqgan.files import CONFIG_FILE, PICKLE_FILE, WEIGHTS_FILE
 from pipeline.weights import Weights
 from tests import commands, compvis, hub_server
+from tests.makers import jpeg
 
 DEMO = {name: (commands.CHECKPOINT / name).read_bytes() for name in (CONFIG_FILE, WEIGHTS_FILE)}
 HALF = save({name: tensor.half() for name, tensor in load(DEMO[WEIGHTS_FILE]).items()})
@@ -191,3 +192,18 @@ def test_hub_is_repository_tells_names_from_paths(name, expected):
 def test_hub_client_is_not_imported_before_it_is_needed():
     code = "import sys, jobs.cli; sys.exit('huggingface_hub' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_encode_with_a_model_of_the_hub_records_its_commit(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", server)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(jpeg(70, 60))
+    sink, options = tmp_path / "sink", ("--subfolder", "vqvae")
+    commands.encode(tmp_path / "photos", sink, *options, model="org/pipeline")
+    run = json.loads((sink / "run.json").read_bytes())
+    assert run["model"] == "org/pipeline/vqvae"
+    assert run["model_commit"] == hub_server.commit_of(PIPELINE)
