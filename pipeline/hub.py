@@ -37,26 +37,29 @@ def fetch(
     Raises:
         CheckpointError: The hub or the cache does not have it, or does not give it.
     """
+    prefix = f"{subfolder.strip('/')}/" if subfolder else ""
     for kind in KINDS:
         names = name_weights(kind, variant)
-        snapshot = _download(repository, subfolder, revision, (CONFIG_FILE, *names))
-        folder, revision = snapshot / (subfolder or ""), snapshot.name
+        snapshot = _download(repository, prefix, revision, (CONFIG_FILE, *names))
+        folder, revision = snapshot / prefix, snapshot.name
         found = next((name for name in names if (folder / name).is_file()), None)
         if found and is_index(found):
-            shards = parse_index((folder / found).read_bytes(), f"{repository}/{found}")
-            _download(repository, subfolder, revision, tuple(sorted(set(shards.values()))))
+            index = parse_index((folder / found).read_bytes(), f"{repository}/{prefix}{found}")
+            _download(repository, prefix, revision, tuple(sorted(set(index.values()))))
         if found:
             break
+    if not found and (folder / CONFIG_FILE).is_file():
+        missing = f"{repository}/{prefix}{name_weights(KINDS[0], variant)[-1]}"
+        advice = "another --subfolder" if variant is None else "another --variant, or none"
+        raise CheckpointError(f"{missing} is missing at commit {snapshot.name}; give {advice}")
     return folder, snapshot.name
 
 
-def _download(
-    repository: str, subfolder: str | None, revision: str | None, names: tuple[str, ...]
-) -> Path:
+def _download(repository: str, prefix: str, revision: str | None, names: tuple[str, ...]) -> Path:
     """Returns the folder of a commit, named after it, with those of the files that it has."""
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - see the module
 
-    places = [f"{subfolder.strip('/')}/{name}" if subfolder else name for name in names]
+    places = [prefix + name for name in names]
     with _explained(repository, revision):
         return Path(snapshot_download(repository, revision=revision, allow_patterns=places))
 
@@ -97,9 +100,11 @@ def _advise(error: Exception, repository: str, revision: str | None) -> str | No
         at = f" at revision {revision!r}" if revision else ""
         return (
             f"{repository}{at} is no folder here and not complete in the cache, and the Hugging "
-            "Face hub is out of reach; go online (and unset HF_HUB_OFFLINE) once to fetch it"
+            "Face hub is out of reach or fails; go online (and unset HF_HUB_OFFLINE) to fetch it"
         )
-    if isinstance(error, errors.HFValidationError | OSError) or _is_transport_error(error):
+    if isinstance(error, errors.HFValidationError):
+        return f"{repository} is no folder here, nor can a repository have that name: {error}"
+    if isinstance(error, OSError) or _is_transport_error(error):
         reason = str(error).partition("\n")[0]
         return f"the Hugging Face hub did not give {repository} ({reason}); run it again later"
     return None

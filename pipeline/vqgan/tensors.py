@@ -108,9 +108,10 @@ def _load(data: bytes, source: str) -> object:
     """Return what `torch.save` saved; anything but tensors, containers and `Inert` is refused."""
     foreign = _list_globals(data, source)
     if foreign:
+        rest = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
         raise CheckpointError(
-            f"{source} holds more than tensors: {', '.join(foreign)}; none of it was run. Get a "
-            "file with weights only, best as safetensors"
+            f"{source} holds more than tensors: {', '.join(foreign[:3])}{rest}; none of it was "
+            "run. Get a file with weights only, best as safetensors"
         )
     with _named(source):
         return torch.load(BytesIO(data), map_location="cpu", weights_only=True)
@@ -127,7 +128,7 @@ def _list_globals(data: bytes, source: str) -> list[str]:
 
 @contextmanager
 def _named(source: str) -> Iterator[None]:
-    """Turns what torch raises over a file into one error that names it."""
+    """Turn what torch raises over a file into one error that names it."""
     try:
         yield
     except Exception as error:  # torch.load documents none: zip, pickle, EOF and others all occur
