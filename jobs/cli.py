@@ -8,7 +8,8 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from jobs import doctor, encode, inspect, submit
+from jobs import convert, doctor, encode, inspect, submit
+from jobs.convert import Convert
 from jobs.doctor import Doctor
 from jobs.encode import Encode
 from jobs.inspect import Inspect
@@ -24,11 +25,13 @@ Exit codes: 0 complete (_SUCCESS is written); 2 incomplete or too many rejection
 Job = (
     Annotated[Encode, tyro.conf.subcommand("encode")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
+    | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[Submit, tyro.conf.subcommand("submit")]
 )
 
 _RUN: dict[type, Callable[[Any], None]] = {
+    Convert: convert.run,
     Encode: encode.run,
     Doctor: doctor.run,
     Inspect: inspect.run,
@@ -49,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def parse(arguments: list[str]) -> Encode | Doctor | Inspect | Submit:
+def parse(arguments: list[str]) -> Convert | Doctor | Encode | Inspect | Submit:
     """Returns the job that a command line asks for; help and no arguments print help and exit.
 
     Raises:

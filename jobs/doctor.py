@@ -1,7 +1,8 @@
 """Say what a checkpoint is and what it bears: pixel range, code grid, safe precisions."""
 
 import json
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, fields
 from typing import Any
 
 import tyro
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.console import print_fields
+from jobs.model import ModelOptions
 from pipeline import doctor, schema
 from pipeline.codec import Device, choose_device
 from pipeline.doctor import AskedRange, Diagnosis, Precision
@@ -18,7 +20,7 @@ from pipeline.weights import Weights
 
 
 @dataclass(frozen=True, kw_only=True)
-class Doctor:
+class Doctor(ModelOptions):
     """Say what a checkpoint is and what it bears: pixel range, code grid, safe precisions.
 
     Encodes and decodes a few packaged photos on this machine, without Ray. Every vqpipe encode
@@ -28,10 +30,7 @@ class Doctor:
     """
 
     model: tyro.conf.Positional[str]
-    """Folder (local or s3://) of a diffusers VQModel: config.json and
-    diffusion_pytorch_model.safetensors."""
-    subfolder: str | None = None
-    """Folder of the VQModel inside the model's, such as vqvae in a diffusers pipeline."""
+    """What to examine: see --model of vqpipe encode."""
     resolution: int = 256
     """Side of the photos, in pixels."""
     pixel_range: AskedRange = "auto"
@@ -53,7 +52,7 @@ def run(job: Doctor) -> None:
         CheckpointError: If the checkpoint is damaged.
         ConfigError: If its pixel range does not show and was not given.
     """
-    weights = Weights.load(job.model, job.subfolder)
+    weights = job.load_weights()
     factor = weights.config.downsample_factor
     if job.resolution % factor:
         raise ConfigError(
@@ -115,7 +114,8 @@ def _tabulate(precisions: tuple[Precision, ...], device: str) -> Table:
 
 
 def _advise(job: Doctor, found: Diagnosis) -> str:
-    options = [f"--model {job.model}"]
-    options += [f"--subfolder {job.subfolder}"] if job.subfolder else []
-    options += [f"--pixel-range {found.pixel_range}", f"--resolution {found.side_px}"]
+    names = [option.name for option in fields(ModelOptions)]
+    given = {name: value for name in names if (value := getattr(job, name)) is not None}
+    given |= {"pixel_range": found.pixel_range, "resolution": found.side_px}
+    options = (f"--{name.replace('_', '-')} {shlex.quote(str(given[name]))}" for name in given)
     return f"  use it with  vqpipe encode --source ... --sink ... {' '.join(options)}"

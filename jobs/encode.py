@@ -17,6 +17,7 @@ from rich.console import Console
 
 from jobs import summary
 from jobs.console import print_fields
+from jobs.model import ModelOptions
 from pipeline import cluster, doctor, engine, plan, schema, storage
 from pipeline.codec import CodecConfig, Device, DType
 from pipeline.commit import Writer
@@ -36,7 +37,7 @@ _ENOUGH_TO_JUDGE = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encode:
+class Encode(ModelOptions):
     """Encode image shards into Parquet shards of discrete codes.
 
     Run the same command again to resume: finished shards are not read again. Options marked
@@ -50,11 +51,6 @@ class Encode:
     s3://bucket/prefix, or a quoted pattern like 's3://bucket/{000..127}.tar'."""
     sink: str
     """Where the codes go: a folder or s3://bucket/prefix. One run, one sink."""
-    model: str
-    """Folder (local or s3://) of a diffusers VQModel: config.json and
-    diffusion_pytorch_model.safetensors."""
-    subfolder: str | None = None
-    """Folder of the VQModel inside --model, such as vqvae in a diffusers pipeline."""
     format: Literal["webdataset", "parquet", "folder"] | None = None
     """What the source holds; found from its files if not given."""
     image: str | None = None
@@ -142,7 +138,7 @@ def _prepare(job: Encode) -> tuple[EncodeWork, Listing]:
     """Returns what is to be done, with plan and identity frozen in the sink."""
     source, sink = storage.normalise_uri(job.source), storage.normalise_uri(job.sink)
     _check_places(source, sink)
-    weights = Weights.load(job.model, job.subfolder)
+    weights = job.load_weights()
     grid = _grid(job, weights)
     selection = Selection(job.image, job.key, job.keep)
     listing = list_shards(source, job.format)
@@ -237,6 +233,7 @@ def _facts(weights: Weights, grid: tuple[int, int]) -> dict[str, Any]:
         "codebook_size": weights.config.num_vq_embeddings,
         "downsample_factor": weights.config.downsample_factor,
         "model": weights.where,
+        "model_commit": weights.commit,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": {
             "python": platform.python_version(),

@@ -9,7 +9,7 @@ from safetensors.torch import load, save
 from pipeline.codec import Codec, CodecConfig, choose_device
 from pipeline.doctor import load_probes
 from pipeline.errors import ConfigError
-from pipeline.vqgan.checkpoint import WEIGHTS_FILE
+from pipeline.vqgan.files import WEIGHTS_FILE
 from pipeline.weights import Weights
 from tests.vqgan_configs import make_oracle
 

@@ -11,7 +11,7 @@ import pytest
 
 from jobs import cli
 from jobs.submit import Submit
-from tests import commands
+from tests import commands, compvis
 from tests.makers import jpeg, tar_of
 
 ROOT = Path(__file__).parent.parent
@@ -39,6 +39,7 @@ def home(tmp_path_factory, s3_server):
         members = {f"{i}.jpg": jpeg(60, 60, seed=i), f"{i}.txt": b"a caption"}
         (home / "tars" / f"{i:03d}.tar").write_bytes(tar_of(members))
     shutil.copytree(commands.CHECKPOINT, home / "vqgan")
+    compvis.write_taming(home / "taming")
     s3 = boto3.client("s3", endpoint_url=s3_server)
     s3.create_bucket(Bucket=home_bucket())
     for path in [*(home / "tars").iterdir(), *(home / "vqgan").iterdir()]:

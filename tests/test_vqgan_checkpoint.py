@@ -1,4 +1,7 @@
+import functools
 import json
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +12,7 @@ from pipeline.vqgan import VQModel, checkpoint
 from tests.vqgan_configs import CONFIGS, make_oracle, make_pair, make_pixels
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
+PICKLE = "diffusion_pytorch_model.bin"
 SOME_TENSOR = "decoder.mid_block.resnets.0.conv1.weight"
 
 
@@ -120,7 +124,7 @@ def test_read_checkpoint_pickle_where_no_safetensors(tmp_path):
     files = make_files()
     state = load(files[WEIGHTS])
     torch.save(state, tmp_path / "weights")
-    pickled = {CONFIG: files[CONFIG], checkpoint.PICKLE_FILE: (tmp_path / "weights").read_bytes()}
+    pickled = {CONFIG: files[CONFIG], PICKLE: (tmp_path / "weights").read_bytes()}
     _, read = checkpoint.read_checkpoint(pickled)
     assert all(torch.equal(read[key], state[key]) for key in state)
 
@@ -134,8 +138,8 @@ class Payload:
 def test_read_checkpoint_pickle_of_something_else_raises(content, tmp_path, capsys):
     torch.save(content, tmp_path / "weights")
     data = (tmp_path / "weights").read_bytes()
-    message = error_of({CONFIG: make_files()[CONFIG], checkpoint.PICKLE_FILE: data})
-    assert checkpoint.PICKLE_FILE in message
+    message = error_of({CONFIG: make_files()[CONFIG], PICKLE: data})
+    assert PICKLE in message
     assert capsys.readouterr().out == ""
 
 
@@ -245,3 +249,154 @@ def test_read_checkpoint_weights_of_other_architecture_raises():
     message = error_of(make_files("relu") | {WEIGHTS: make_files("movq")[WEIGHTS]})
     assert "missing tensor" in message or "extra tensor" in message
     assert "more" in message
+
+
+INDEX = f"{WEIGHTS}.index.json"
+
+
+@functools.cache
+def shards(use_safetensors=True, variant=None):
+    """Files that diffusers saves when no weights file may be over 200 kB."""
+    with tempfile.TemporaryDirectory() as folder:
+        how = {"max_shard_size": "200KB", "safe_serialization": use_safetensors}
+        make_pair("relu")[0].save_pretrained(folder, variant=variant, **how)
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def check_is_relu(state):
+    for key, tensor in make_pair("relu")[0].state_dict().items():
+        assert torch.equal(state[key], tensor)
+
+
+@pytest.mark.parametrize("use_safetensors", [True, False])
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_from_pretrained_reads_what_diffusers_saves_in_shards(use_safetensors, variant, tmp_path):
+    files = shards(use_safetensors, variant)
+    assert len(files) > 4
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    check_is_relu(VQModel.from_pretrained(tmp_path, variant=variant).state_dict())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "diffusion_pytorch_model.safetensors.index.fp16.json",
+        "diffusion_pytorch_model.safetensors.fp16.index.json",
+        "diffusion_pytorch_model.fp16.safetensors.index.json",
+    ],
+)
+def test_read_checkpoint_variant_index_under_any_of_its_names_is_read(name):
+    files = dict(shards(variant="fp16"))
+    files[name] = files.pop("diffusion_pytorch_model.safetensors.index.fp16.json")
+    check_is_relu(checkpoint.read_checkpoint(files, variant="fp16")[1])
+
+
+def test_from_pretrained_variant_reads_only_that_file(tmp_path):
+    make_oracle("relu").half().save_pretrained(tmp_path, variant="fp16")
+    (tmp_path / WEIGHTS).write_bytes(b"another")
+    model = VQModel.from_pretrained(tmp_path, variant="fp16")
+    expected = make_oracle("relu").half().state_dict()
+    assert all(torch.equal(t.half(), expected[key]) for key, t in model.state_dict().items())
+
+
+def test_read_checkpoint_variant_that_is_missing_raises_with_what_is_there():
+    with pytest.raises(CheckpointError, match="fp16") as caught:
+        checkpoint.read_checkpoint(make_files(), variant="fp16")
+    assert WEIGHTS in str(caught.value)
+
+
+def test_read_checkpoint_missing_shard_raises_with_its_name():
+    files = dict(shards())
+    name = sorted(name for name in files if name.endswith(".safetensors"))[1]
+    del files[name]
+    assert f"s3://bucket/vqvae/{name} is missing" in error_of(files)
+
+
+def test_read_checkpoint_truncated_shard_raises_with_its_name():
+    files = dict(shards())
+    name = sorted(name for name in files if name.endswith(".safetensors"))[1]
+    assert f"s3://bucket/vqvae/{name} is damaged" in error_of(files | {name: files[name][:-9]})
+
+
+@pytest.mark.parametrize("problem", ["missing", "extra"])
+def test_read_checkpoint_shard_unlike_its_index_raises_with_the_tensor(problem):
+    files = dict(shards())
+    name = json.loads(files[INDEX])["weight_map"][SOME_TENSOR]
+    state = load(files[name])
+    if problem == "missing":
+        del state[SOME_TENSOR]
+    else:
+        state["elsewhere"] = torch.zeros(1)
+    message = error_of(files | {name: save(state)})
+    assert f"s3://bucket/vqvae/{name}: {problem} tensor" in message
+    assert (SOME_TENSOR if problem == "missing" else "elsewhere") in message
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "../diffusion_pytorch_model.safetensors",
+        "/etc/diffusion_pytorch_model.safetensors",
+        "sub/diffusion_pytorch_model.safetensors",
+        "..\\diffusion_pytorch_model.safetensors",
+        "diffusion_pytorch_model.bin",
+        3,
+        None,
+    ],
+)
+def test_read_checkpoint_index_that_leads_elsewhere_raises(place):
+    files = dict(shards())
+    index = json.loads(files[INDEX])
+    index["weight_map"][SOME_TENSOR] = place
+    message = error_of(files | {INDEX: json.dumps(index).encode()})
+    assert f"s3://bucket/vqvae/{INDEX}" in message
+    assert SOME_TENSOR in message
+    assert repr(place) in message
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"weight_map": []}', b'{"weight_map": {}}'])
+def test_read_checkpoint_index_without_a_map_raises(data):
+    assert f"s3://bucket/vqvae/{INDEX}" in error_of(dict(shards()) | {INDEX: data})
+
+
+def test_read_checkpoint_tensor_under_both_its_names_raises():
+    def double(state):
+        name = next(key for key in state if ".to_q.weight" in key)
+        state[name.replace("to_q", "query")] = state[name].clone()
+
+    message = error_of(change_weights(make_files("attention_everywhere"), double))
+    assert "extra tensor" in message
+    assert ".query.weight" in message or ".to_q.weight" in message
+
+
+class Writer:
+    """Writes a file when it is unpickled by a careless reader."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.write_text, (self.path, "run")
+
+
+def test_read_checkpoint_pickle_with_code_names_it_and_does_not_run_it(tmp_path):
+    state = load(make_files()[WEIGHTS])
+    torch.save(state | {"x": Writer(tmp_path / "trap")}, tmp_path / "weights")
+    data = (tmp_path / "weights").read_bytes()
+    message = error_of({CONFIG: make_files()[CONFIG], PICKLE: data})
+    assert f"s3://bucket/vqvae/{PICKLE}" in message
+    assert "write_text" in message or "pathlib" in message
+    assert not (tmp_path / "trap").exists()
+    torch.load(tmp_path / "weights", weights_only=False)
+    assert (tmp_path / "trap").exists()  # the trap works
+
+
+def test_write_state_keeps_dtypes_and_values_of_tensors_that_share_memory():
+    config, state = checkpoint.read_checkpoint(make_files())
+    state = {name: tensor.bfloat16() for name, tensor in state.items()}
+    first, second = SOME_TENSOR, SOME_TENSOR.replace("conv1", "conv2")
+    state[second] = state[first]
+    _, read = checkpoint.read_checkpoint(checkpoint.write_state(config, state))
+    assert all(torch.equal(read[name], tensor) for name, tensor in state.items())
+    assert {tensor.dtype for tensor in read.values()} == {torch.bfloat16}

@@ -2,27 +2,25 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
-from io import BytesIO
-from pathlib import Path
-from typing import Any
+from collections.abc import Collection, Mapping
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from pipeline.errors import CheckpointError
 from pipeline.vqgan.config import VQConfig
+from pipeline.vqgan.files import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    choose_weights,
+    is_index,
+    parse_index,
+    parse_json_object,
+    take_file,
+)
 from pipeline.vqgan.model import VQModel
-
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
-PICKLE_FILE = "diffusion_pytorch_model.bin"
-"""Weights of older repositories; read only where there is no `WEIGHTS_FILE`."""
-CHECKPOINT_FILES = (CONFIG_FILE, WEIGHTS_FILE, PICKLE_FILE)
-"""What to fetch from a checkpoint's folder, as far as it is there."""
+from pipeline.vqgan.tensors import parse_weights
 
 DIFFUSERS_VERSION = "0.42.0"
 """Written as `_diffusers_version`: whose layout the files follow."""
@@ -36,34 +34,60 @@ OLD_ATTENTION_NAMES = {
 """Names in old checkpoints, which diffusers still reads (0.42, `_fix_state_dict_keys_on_load`)."""
 
 
-def read_folder(folder: Path) -> dict[str, bytes]:
-    """Return those of `CHECKPOINT_FILES` that a local folder has, by name."""
-    return {
-        name: (folder / name).read_bytes() for name in CHECKPOINT_FILES if (folder / name).is_file()
-    }
-
-
 def read_checkpoint(
-    files: Mapping[str, bytes], where: str = "checkpoint"
+    files: Mapping[str, bytes], where: str = "checkpoint", variant: str | None = None
 ) -> tuple[VQConfig, dict[str, Tensor]]:
     """Return architecture and weights, checked against each other; weights keep their stored dtype.
 
     Args:
-        files: Contents by name: `CONFIG_FILE` and `WEIGHTS_FILE`, or `PICKLE_FILE` in its place.
+        files: Contents by name, as `files.read_files` returns them.
         where: What to call the checkpoint in errors, such as its URL.
+        variant: Which weights, such as fp16; None for the plain ones.
 
     Raises:
         CheckpointError: A file is missing or damaged, a config field is unknown or out of bounds,
             or a tensor is missing, extra, misshaped, not floating or not finite.
     """
-    config = parse_config(_take(files, CONFIG_FILE, where), f"{where}/{CONFIG_FILE}")
-    is_pickle = WEIGHTS_FILE not in files and PICKLE_FILE in files
-    name = PICKLE_FILE if is_pickle else WEIGHTS_FILE
-    data, source = _take(files, name, where), f"{where}/{name}"
-    state = _parse_pickle(data, source) if is_pickle else _parse_safetensors(data, source)
-    state = {_rename_old_attention(key): tensor for key, tensor in state.items()}
-    check_state(config, state, source)
-    return config, state
+    config = parse_config(take_file(files, CONFIG_FILE, where), f"{where}/{CONFIG_FILE}")
+    name = choose_weights(files, variant, where)
+    read = _read_shards if is_index(name) else _read_single
+    return config, name_as_today(config, read(files, name, where), f"{where}/{name}")
+
+
+def name_as_today(config: VQConfig, state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Return weights with today's names, checked to be all that this architecture has.
+
+    Raises:
+        CheckpointError: They are not.
+    """
+    names = {_rename_old_attention(name): name for name in state}
+    if len(names) < len(state):
+        twice = set(state) - set(names.values())
+        raise CheckpointError(
+            f"{source}: extra tensor {_list_names(twice)}, also there under its other name; get "
+            "the file anew"
+        )
+    renamed = {name: state[stored] for name, stored in names.items()}
+    check_state(config, renamed, source)
+    return renamed
+
+
+def _read_single(files: Mapping[str, bytes], name: str, where: str) -> dict[str, Tensor]:
+    """Return the tensors of one file."""
+    return parse_weights(files[name], f"{where}/{name}")
+
+
+def _read_shards(files: Mapping[str, bytes], name: str, where: str) -> dict[str, Tensor]:
+    """Return the tensors of all shards; each must hold exactly what the index puts there."""
+    shards = parse_index(files[name], f"{where}/{name}")
+    state: dict[str, Tensor] = {}
+    for shard in sorted(set(shards.values())):
+        source = f"{where}/{shard}"
+        found = parse_weights(take_file(files, shard, where), source)
+        promised = {tensor for tensor, place in shards.items() if place == shard}
+        check_names(promised, found, source, f"get it and {name} from one place")
+        state |= found
+    return state
 
 
 def parse_config(data: bytes, source: str) -> VQConfig:
@@ -72,7 +96,7 @@ def parse_config(data: bytes, source: str) -> VQConfig:
     Raises:
         CheckpointError: It is no JSON object, not a VQModel's, or has an unknown or bad field.
     """
-    values = _parse_json_object(data, source)
+    values = parse_json_object(data, source)
     class_name = values.get("_class_name")
     if class_name != "VQModel":
         raise CheckpointError(
@@ -90,33 +114,46 @@ def parse_config(data: bytes, source: str) -> VQConfig:
         raise CheckpointError(f"{source}: {error}; correct the field") from error
 
 
-def check_state(config: VQConfig, state: Mapping[str, Tensor], source: str) -> None:
+def expected_state(config: VQConfig) -> dict[str, Tensor]:
+    """Return a tensor without memory for every weight of an architecture, by name."""
+    with torch.device("meta"):
+        return VQModel.from_config(config).state_dict()
+
+
+def check_state(
+    config: VQConfig,
+    state: Mapping[str, Tensor],
+    source: str,
+    stored_names: Mapping[str, str] | None = None,
+) -> None:
     """Check that the weights are this architecture's: every name, shape and value.
+
+    Args:
+        config: The architecture.
+        state: The weights.
+        source: What to call their file in errors.
+        stored_names: What the file calls each tensor, where it uses other names.
 
     Raises:
         CheckpointError: They are not; the message names `source` and the first tensors at fault.
     """
-    with torch.device("meta"):
-        expected = VQModel.from_config(config).state_dict()
-    advice = f"use the {CONFIG_FILE} and weights of one model"
-    for problem, names in (
-        ("missing", expected.keys() - state.keys()),
-        ("extra", state.keys() - expected.keys()),
-    ):
-        if names:
-            raise CheckpointError(f"{source}: {problem} tensor {_list_names(names)}; {advice}")
+    expected = expected_state(config)
+    advice = "use the config and weights of one model"
+    check_names(expected, state, source, advice)
     for name, tensor in state.items():
-        shape = tuple(expected[name].shape)
+        stored, shape = (stored_names or {}).get(name, name), tuple(expected[name].shape)
         if tuple(tensor.shape) != shape:
             raise CheckpointError(
-                f"{source}: {name} has shape {tuple(tensor.shape)}, not {shape}; {advice}"
+                f"{source}: {stored} has shape {tuple(tensor.shape)}, not {shape}; {advice}"
             )
         if not tensor.is_floating_point():
             raise CheckpointError(
-                f"{source}: {name} is {tensor.dtype}, not floating; convert the weights"
+                f"{source}: {stored} is {tensor.dtype}, not floating; convert the weights"
             )
         if not tensor.isfinite().all():
-            raise CheckpointError(f"{source}: {name} has NaN or infinite values; get the file anew")
+            raise CheckpointError(
+                f"{source}: {stored} has NaN or infinite values; get the file anew"
+            )
 
 
 def build_model(
@@ -137,65 +174,37 @@ def build_model(
 
 def write_checkpoint(model: VQModel) -> dict[str, bytes]:
     """Return contents of `CONFIG_FILE` and `WEIGHTS_FILE`, dtypes kept; diffusers reads them."""
+    return write_state(model.config, model.state_dict())
+
+
+def write_state(config: VQConfig, state: Mapping[str, Tensor]) -> dict[str, bytes]:
+    """Return contents of `CONFIG_FILE` and `WEIGHTS_FILE` for weights that `check_state` passed."""
     header = {"_class_name": "VQModel", "_diffusers_version": DIFFUSERS_VERSION}
-    config = json.dumps(header | dataclasses.asdict(model.config), indent=2) + "\n"
-    state = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
+    values = json.dumps(header | dataclasses.asdict(config), indent=2) + "\n"
+    separate = {  # safetensors refuses tensors that share memory
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in state.items()
     }
     return {
-        CONFIG_FILE: config.encode(),
-        WEIGHTS_FILE: save_safetensors(state, metadata={"format": "pt"}),
+        CONFIG_FILE: values.encode(),
+        WEIGHTS_FILE: save_safetensors(separate, metadata={"format": "pt"}),
     }
 
 
-def _take(files: Mapping[str, bytes], name: str, where: str) -> bytes:
-    """Return one file's contents, or say that it is missing and which are there."""
-    if name not in files:
-        there = ", ".join(sorted(files)) or "none of the expected files"
-        raise CheckpointError(
-            f"{where}/{name} is missing (there: {there}); give a folder in diffusers' layout"
-        )
-    return files[name]
+def check_names(
+    expected: Collection[str], found: Collection[str], source: str, advice: str
+) -> None:
+    """Check that the tensors found are those expected.
 
-
-def _parse_json_object(data: bytes, source: str) -> dict[str, Any]:
-    """Return the JSON object in the bytes."""
-    try:
-        values = json.loads(data)
-    except ValueError as error:
-        raise CheckpointError(f"{source} is not JSON ({error}); get the file anew") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(
-            f"{source} is a JSON {type(values).__name__}, not an object; get the file anew"
-        )
-    return values
-
-
-def _parse_safetensors(data: bytes, source: str) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file by name."""
-    try:
-        return load_safetensors(data)
-    except (SafetensorError, KeyError) as error:  # KeyError: a dtype that torch lacks
-        raise CheckpointError(
-            f"{source} is damaged or truncated ({error}); get the file anew"
-        ) from error
-
-
-def _parse_pickle(data: bytes, source: str) -> dict[str, Tensor]:
-    """Return the tensors of a `torch.save` file by name; code in it is refused, not run."""
-    try:
-        state = torch.load(BytesIO(data), map_location="cpu", weights_only=True)
-    except (
-        Exception
-    ) as error:  # torch.load documents no errors: zip, pickle, EOF and Runtime errors all occur
-        raise CheckpointError(
-            f"{source} is damaged or holds more than tensors ({error}); get the file anew"
-        ) from error
-    if not isinstance(state, dict) or not all(
-        isinstance(tensor, Tensor) for tensor in state.values()
+    Raises:
+        CheckpointError: They are not; the message names the first that are missing or extra.
+    """
+    for problem, names in (
+        ("missing", set(expected) - set(found)),
+        ("extra", set(found) - set(expected)),
     ):
-        raise CheckpointError(f"{source} is no state dict; get weights saved by diffusers")
-    return state
+        if names:
+            raise CheckpointError(f"{source}: {problem} tensor {_list_names(names)}; {advice}")
 
 
 def _rename_old_attention(name: str) -> str:

@@ -93,24 +93,29 @@ class VQModel(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, subfolder: str | None = None, torch_dtype: torch.dtype | None = None
+        cls,
+        path: str | Path,
+        subfolder: str | None = None,
+        torch_dtype: torch.dtype | None = None,
+        variant: str | None = None,
     ) -> "VQModel":
         """Return the model of a local folder in diffusers' layout, in eval mode; loading is strict.
 
         Args:
-            path: Folder with `config.json` and `diffusion_pytorch_model.safetensors`.
+            path: Folder with `config.json` and `diffusion_pytorch_model.safetensors` or shards.
             subfolder: Folder inside `path`, as in `vqvae` of a diffusers pipeline.
             torch_dtype: Dtype of the weights; None means float32.
+            variant: Which weights, as in fp16 of `diffusion_pytorch_model.fp16.safetensors`.
 
         Raises:
             CheckpointError: The files are missing, damaged, or not this architecture's.
         """
         from pipeline.vqgan import checkpoint  # noqa: PLC0415 - checkpoint builds this class
+        from pipeline.vqgan.files import read_folder  # noqa: PLC0415 - beside it
 
         folder = Path(path, subfolder or "")
-        config, state = checkpoint.read_checkpoint(
-            checkpoint.read_folder(folder), where=str(folder)
-        )
+        files = read_folder(folder, variant)
+        config, state = checkpoint.read_checkpoint(files, str(folder), variant)
         return checkpoint.build_model(config, state, dtype=torch_dtype or torch.float32)
 
     def save_pretrained(self, path: str | Path) -> None:
