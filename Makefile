@@ -10,7 +10,7 @@ help:
 	@echo "make demo    encode about 200 sample photos and show the result"
 	@echo "make test    lint, types, import contracts and all tests"
 	@echo "make gpu     what wants a GPU: tests and benchmark, with PYTHON=$(PYTHON) as it is"
-	@echo "make bench   throughput of the whole pipeline against its parts, some minutes"
+	@echo "make bench   throughput of the whole pipeline and of its parts, some minutes"
 	@echo "make clean   remove .venv and the demo's output"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -36,10 +36,12 @@ test: lint
 gpu:
 	$(PYTHON) -m pytest -m gpu $(shell grep -l 'mark\.gpu' tests/test_*.py)
 	$(PYTHON) -m tests.benchmarks.codec
+	$(PYTHON) -m tests.benchmarks.nearest
 
 bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.pipeline
 	$(BIN)/python -m tests.benchmarks.codec
+	$(BIN)/python -m tests.benchmarks.nearest
 
 clean:
 	rm -rf $(VENV) demo

@@ -24,7 +24,7 @@ from torch import Tensor
 from pipeline.errors import ConfigError
 from pipeline.vqgan import VQModel
 from pipeline.vqgan.checkpoint import build_model
-from pipeline.vqgan.quantizer import find_nearest
+from pipeline.vqgan.nearest import find_nearest
 from pipeline.weights import Weights
 
 DType = Literal["float32", "tf32", "bfloat16", "float16"]

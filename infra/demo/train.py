@@ -19,7 +19,7 @@ from torch import Tensor
 
 from infra.demo.photos import HELD_OUT, TRAIN, crop_square, open_photo
 from pipeline.vqgan import VQConfig, VQModel
-from pipeline.vqgan.quantizer import find_nearest
+from pipeline.vqgan.nearest import find_nearest
 
 CONFIG = VQConfig(
     block_out_channels=(32, 48, 56),

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-CHUNK_BYTES = 64 * 2**20
-"""Bound on the distances held at once. Unbounded, 128 grids of 16x16 against 16,384 take 2.1 GB."""
+from pipeline.vqgan.nearest import find_nearest
 
 Lookup = tuple[None, None, Tensor]
 """Perplexity and one-hot encodings, which diffusers no longer computes, then the codes."""
@@ -77,21 +76,3 @@ class VectorQuantizer(nn.Module):
         """
         z_q = self.embedding(indices)  # (*indices.shape, C)
         return z_q if shape is None else z_q.view(shape).permute(0, 3, 1, 2).contiguous()
-
-
-@torch.no_grad()
-def find_nearest(z: Tensor, codebook: Tensor) -> Tensor:
-    """Return codes (N,), int64: the entry at least Euclidean distance, the lower index on a tie.
-
-    The arithmetic is diffusers', `torch.cdist`, but always in float32 and over some rows at a time.
-    On CUDA it follows `torch.backends.cuda.matmul.allow_tf32`, which changes codes: leave it off.
-
-    Args:
-        z: Latents (N, C), floating.
-        codebook: Entries (K, C), floating.
-    """
-    bytes_per_row = 4 * len(codebook)
-    with torch.autocast(z.device.type, enabled=False):
-        z, codebook = z.float(), codebook.float()
-        chunks = torch.split(z, max(1, CHUNK_BYTES // bytes_per_row))
-        return torch.cat([torch.cdist(rows, codebook).argmin(dim=1) for rows in chunks])

@@ -1,0 +1,65 @@
+import pytest
+import torch
+
+from pipeline.vqgan import nearest
+from pipeline.vqgan.nearest import find_nearest
+from tests.benchmarks.nearest import measure_peak
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+SHAPES = [(5000, 16384, 4), (1000, 8192, 64), (500, 16384, 256), (77, 1, 8), (300, 1000, 1)]
+
+
+@pytest.fixture(params=["fused", "products"])
+def search(request, monkeypatch):
+    """Both ways to search on a GPU; whatever else uses it may have TF32 on."""
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+    if request.param == "products":
+        monkeypatch.setattr(nearest, "_load_kernel", lambda: None)
+    return request.param
+
+
+def find_exact(z, codebook):
+    rows = torch.split(z.double(), max(1, 2**25 // codebook.numel()))
+    codebook = codebook.double()
+    return torch.cat([(row[:, None] - codebook).square().sum(2).argmin(1) for row in rows])
+
+
+def draw(*shape):
+    return torch.randn(*shape, device="cuda")
+
+
+def test_load_kernel_compiles():
+    pytest.importorskip("triton")
+    assert nearest._load_kernel() is not None
+
+
+@pytest.mark.usefixtures("search")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(("count", "size", "dim"), SHAPES)
+def test_find_nearest_equals_float64(count, size, dim, dtype):
+    torch.manual_seed(0)
+    z, codebook = draw(count, dim).to(dtype), draw(size, dim)
+    for rows, entries in ((z, codebook), (z, torch.cat([codebook, codebook]))):
+        assert torch.equal(find_nearest(rows, entries), find_exact(rows, entries))
+
+
+@pytest.mark.usefixtures("search")
+def test_find_nearest_near_ties_equal_float64():
+    torch.manual_seed(0)
+    codebook = draw(2000, 8)
+    z = (codebook[torch.randint(2000, (500,))] + codebook[torch.randint(2000, (500,))]) / 2
+    assert torch.equal(find_nearest(z, codebook), find_exact(z, codebook))
+    z, codebook = 100 + z / 100, 100 + codebook / 100
+    assert torch.equal(find_nearest(z, codebook), find_exact(z, codebook))
+
+
+@pytest.mark.usefixtures("search")
+@pytest.mark.parametrize("dim", [4, 256])
+def test_find_nearest_large_batch_stays_within_256_mb(dim):
+    z, codebook = draw(128 * 32 * 32, dim), draw(16384, dim)
+    find_nearest(z[:100], codebook)
+    assert measure_peak(lambda: find_nearest(z, codebook), "cuda") < 256e6
