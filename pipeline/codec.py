@@ -152,7 +152,8 @@ class Codec:
 
     def _encode_batch(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Returns codes (B, h, w) and mask (B,) of images (B, H, W, 3) uint8."""
-        latents = self._latents_of(images)
+        with _arithmetic(self.how.dtype):
+            latents = self._latents_of(images)
         finite = latents.isfinite().flatten(1).all(1)
         vectors = latents.permute(0, 2, 3, 1)  # (B, h, w, C)
         codebook = self._network.quantize.embedding.weight
@@ -162,7 +163,9 @@ class Codec:
     def _decode_batch(self, codes: Tensor) -> tuple[Tensor]:
         """Returns images (B, H, W, 3) uint8 of codes (B, h, w)."""
         scale, shift = SCALE_SHIFT[self.how.pixel_range]
-        unit = (self._pixels_of(codes) - shift) / scale
+        with _arithmetic(self.how.dtype):
+            pixels = self._pixels_of(codes)
+        unit = (pixels - shift) / scale
         levels = (unit.clamp(0.0, 1.0) * 255.0).round()
         return (levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous(),)
 
@@ -195,19 +198,18 @@ class Codec:
         done: list[list[npt.NDArray[Any]]] = []
         pending: deque[_Launched] = deque()
         start = 0
-        with _arithmetic(self.how.dtype):
-            while start < len(items) or pending:
-                if start < len(items) and len(pending) < _IN_FLIGHT:
-                    batch = items[start : start + self.batch_size]
-                    launched = self._launch(forward, batch)
-                    if launched is None:
-                        self._halve_batch()
-                        continue
-                    pending.append(launched)
-                    start += len(batch)
-                else:
-                    done.append(pending[0].collect())
-                    on_batch(pending.popleft().size)
+        while start < len(items) or pending:
+            if start < len(items) and len(pending) < _IN_FLIGHT:
+                batch = items[start : start + self.batch_size]
+                launched = self._launch(forward, batch)
+                if launched is None:
+                    self._halve_batch()
+                    continue
+                pending.append(launched)
+                start += len(batch)
+            else:
+                done.append(pending[0].collect())
+                on_batch(pending.popleft().size)
         return [np.concatenate(results) for results in zip(*done, strict=True)]
 
     def _launch(self, forward: Forward, batch: npt.NDArray[Any]) -> "_Launched | None":

@@ -95,7 +95,6 @@ def _make_table(codebook: Tensor) -> _Table:
     return _Table(weights, centre, scale, lengths.amax())
 
 
-@torch.no_grad()
 def find_nearest(z: Tensor, codebook: Tensor) -> Tensor:
     """Return codes (N,), int64: the entry at least Euclidean distance, the lower index on a tie.
 
@@ -103,12 +102,18 @@ def find_nearest(z: Tensor, codebook: Tensor) -> Tensor:
     in reduced precision are taken as they are. A row that is not finite, or 10^19 times as long as
     the codebook is wide, where distances in float64 are all equal, gets some valid code.
     Peak memory is a few times `SCORES_AT_ONCE` and the codebook. On CUDA the rows in doubt are
-    counted on the host, which waits for the device once, and once more for each chunk of them.
+    counted on the host, which waits for the device once, and a few times for each chunk of them.
+    `torch.compile` takes the whole for one operator.
 
     Args:
         z: Latents (N, C), floating.
         codebook: Entries (K, C), floating, finite, below 2^126; K and C at least 1.
     """
+    return _find_nearest(z.detach(), codebook.detach())
+
+
+@torch.library.custom_op("vqpipe::find_nearest", mutates_args=())
+def _find_nearest(z: Tensor, codebook: Tensor) -> Tensor:
     if not len(z):
         return torch.zeros(0, dtype=torch.int64, device=z.device)
     is_double = torch.float64 in (z.dtype, codebook.dtype)
@@ -122,6 +127,12 @@ def find_nearest(z: Tensor, codebook: Tensor) -> Tensor:
         for rows in torch.split(doubtful, _rows_at_once(table)):
             codes[rows] = _settle(z[rows], codebook, table)
     return codes
+
+
+@_find_nearest.register_fake
+def _(z: Tensor, _: Tensor) -> Tensor:
+    """Returns what a compiler wants to know of the result: its shape, dtype and device."""
+    return z.new_empty(len(z), dtype=torch.int64)
 
 
 def _rows_at_once(table: _Table) -> int:
