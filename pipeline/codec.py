@@ -5,8 +5,8 @@
 
 Every forward runs at one fixed batch shape, the last batch padded, so that a code does not depend
 on how many images happened to come along. The network runs in the chosen dtype, the quantiser in
-float32 always. On a GPU the network is compiled for that shape, pixels lie channels-last, and the
-copies of one batch overlap with the arithmetic of another.
+float32 always. Pixels lie channels-last, as they come, which convolutions like best. On a GPU the
+network is compiled for its shape, and copies of one batch overlap with arithmetic of another.
 """
 
 import contextlib
@@ -91,7 +91,6 @@ class Codec:
         self.batch_size = batch_size or BATCH_SIZE[self.device.type]
         self._dtype = _NETWORK_DTYPE[how.dtype]
         has_cuda = self.device.type == "cuda"
-        self._layout = torch.channels_last if has_cuda else torch.contiguous_format
         self._network = self._place(build_model(*weights.parsed, dtype=torch.float32))
         self._latents_of: Callable[[Tensor], Tensor] = self._to_latents
         self._pixels_of: Callable[[Tensor], Tensor] = self._to_pixels
@@ -172,21 +171,21 @@ class Codec:
     def _to_latents(self, images: Tensor) -> Tensor:
         """Returns latents (B, C, h, w) float32 of images (B, H, W, 3) uint8."""
         scale, shift = SCALE_SHIFT[self.how.pixel_range]
-        unit = images.permute(0, 3, 1, 2).to(torch.float32) / 255.0  # channels-last as it comes
-        pixels = (unit * scale + shift).to(self._dtype, memory_format=self._layout)
+        unit = images.permute(0, 3, 1, 2).to(torch.float32) / 255.0  # stays channels-last
+        pixels = (unit * scale + shift).to(self._dtype)
         return self._network.encode(pixels).latents.float()
 
     def _to_pixels(self, codes: Tensor) -> Tensor:
         """Returns pixels (B, 3, H, W) float32, not clamped, in the network's range."""
         quantized = self._network.quantize.embedding(codes).permute(0, 3, 1, 2)  # (B, C, h, w)
-        quantized = quantized.to(self._dtype, memory_format=self._layout)
+        quantized = quantized.to(self._dtype)
         return self._network.decode_quantized(quantized).float()
 
     def _place(self, network: VQModel) -> VQModel:
         """Returns the network on the device and in its dtype; the codebook stays float32."""
         network.to(self.device)
         codebook = network.quantize.embedding.weight.data
-        network.to(self._dtype).to(memory_format=self._layout)  # type: ignore[call-overload]
+        network.to(self._dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         network.quantize.embedding.weight.data = codebook
         return network
 

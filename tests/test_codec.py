@@ -57,7 +57,9 @@ def oracle_codes(folder, images, pixel_range="signed", dtype=torch.float32):
     oracle.quant_conv.to(dtype)
     scale, shift = SCALES[pixel_range]
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 * scale + shift
-    latents = oracle.encode(pixels.to(dtype).contiguous()).latents
+    # In half precision a code depends on the kernel, and the kernel on the layout.
+    layout = torch.contiguous_format if dtype == torch.float32 else torch.channels_last
+    latents = oracle.encode(pixels.to(dtype).contiguous(memory_format=layout)).latents
     _, _, (_, _, codes) = oracle.quantize(latents.float())
     return codes.reshape(len(images), *latents.shape[2:]).numpy()
 
