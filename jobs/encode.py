@@ -80,7 +80,7 @@ class Encode(ModelOptions):
     device: Device = "auto"
     """[speed] Where to encode; auto takes GPUs if the cluster has any."""
     batch_size: int | None = None
-    """[speed] Images in one forward; default 64 on a GPU, 8 on a CPU."""
+    """[speed] Images in one forward of a GPU, by default 64; a CPU takes one at a time."""
     actors: int | None = None
     """[speed] Most codecs at work; default one for every GPU of the cluster, or one on a CPU."""
     max_rejected: float = 0.1

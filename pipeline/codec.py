@@ -6,7 +6,9 @@
 Every forward runs at one fixed batch shape, the last batch padded, so that a code does not depend
 on how many images happened to come along. The network runs in the chosen dtype, the quantiser in
 float32 always. Pixels lie channels-last, as they come, which convolutions like best. On a GPU the
-network is compiled for its shape, and copies of one batch overlap with arithmetic of another.
+network is compiled for its shape, and copies of one batch overlap with arithmetic of another. A CPU
+takes one image at a time: it gains nothing from more, and torch's group norm there divides the sums
+of a batch between threads, so that in half precision a code would depend on its image's place.
 """
 
 import contextlib
@@ -42,8 +44,8 @@ Forward = Callable[[Tensor], tuple[Tensor, ...]]
 OnBatch = Callable[[int], None]
 """Told how many items each finished batch held."""
 
-BATCH_SIZE = {"cuda": 64, "cpu": 8}
-"""Images in one forward by default; on a CPU more only takes memory."""
+BATCH_SIZE = {"cuda": 64, "cpu": 1}
+"""Images in one forward: on a GPU by default, on a CPU always."""
 
 SCALE_SHIFT: dict[PixelRange, tuple[float, float]] = {"signed": (2.0, -1.0), "unit": (1.0, 0.0)}
 """What takes [0, 1] to the range that the network was trained on."""
@@ -88,9 +90,9 @@ class Codec:
             torch.set_num_threads(threads)
         self.how = how
         self.device = torch.device(device)
-        self.batch_size = batch_size or BATCH_SIZE[self.device.type]
-        self._dtype = _NETWORK_DTYPE[how.dtype]
         has_cuda = self.device.type == "cuda"
+        self.batch_size = (has_cuda and batch_size) or BATCH_SIZE[self.device.type]
+        self._dtype = _NETWORK_DTYPE[how.dtype]
         self._network = self._place(build_model(*weights.parsed, dtype=torch.float32))
         self._latents_of: Callable[[Tensor], Tensor] = self._to_latents
         self._pixels_of: Callable[[Tensor], Tensor] = self._to_pixels

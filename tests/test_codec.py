@@ -35,8 +35,11 @@ def weights_of(folder):
     return Weights.load(str(folder))
 
 
-def codec_of(folder, batch_size=8, kind=Codec, **how):
-    return kind(weights_of(folder), CodecConfig(**how), batch_size=batch_size)
+def codec_of(folder, batch_size=None, kind=Codec, **how):
+    """Returns a codec; with a batch size, one that takes as many at a time, as on a GPU."""
+    codec = kind(weights_of(folder), CodecConfig(**how))
+    codec.batch_size = batch_size or codec.batch_size
+    return codec
 
 
 def random_images(count, height=32, width=32, seed=0):
@@ -57,9 +60,11 @@ def oracle_codes(folder, images, pixel_range="signed", dtype=torch.float32):
     oracle.quant_conv.to(dtype)
     scale, shift = SCALES[pixel_range]
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 * scale + shift
-    # In half precision a code depends on the kernel, and the kernel on the layout.
+    # In half precision a code depends on kernel and layout, and on a CPU on its image's place.
     layout = torch.contiguous_format if dtype == torch.float32 else torch.channels_last
-    latents = oracle.encode(pixels.to(dtype).contiguous(memory_format=layout)).latents
+    size = len(pixels) if dtype == torch.float32 else 1
+    pixels = pixels.to(dtype).contiguous(memory_format=layout)
+    latents = torch.cat([oracle.encode(part).latents for part in pixels.split(size)])
     _, _, (_, _, codes) = oracle.quantize(latents.float())
     return codes.reshape(len(images), *latents.shape[2:]).numpy()
 
@@ -317,13 +322,15 @@ def test_codec_decode_of_encode_looks_like_the_photo():
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_codec_half_precision_codes_are_equal_for_any_neighbours(model, dtype):
-    images = random_images(12)
-    codec = codec_of(model, 8, dtype=dtype)
+@pytest.mark.parametrize("batch_size", [None, 3, 8])
+def test_codec_half_precision_codes_are_equal_for_any_neighbours(model, dtype, batch_size):
+    images = random_images(10, 64, 64)
+    codec = Codec(weights_of(model), CodecConfig(dtype=dtype), batch_size=batch_size)
     codes, _ = codec.encode(images)
-    order = np.random.default_rng(3).permutation(12)
+    order = np.random.default_rng(3).permutation(10)
     assert np.array_equal(codec.encode(images[order])[0], codes[order])
-    assert np.array_equal(codec.encode(images[3:4])[0], codes[3:4])
+    for i in range(4):  # alone, at the first place of a batch
+        assert np.array_equal(codec.encode(images[i : i + 1])[0], codes[i : i + 1])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -91,7 +91,8 @@ def theirs(model, device, batch, autocast):
     size = model.config.embed_dim
 
     def encode(images):
-        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()  # as ToTensor makes it
+        pixels = pixels.float() / 127.5 - 1
         latents = network.encode(pixels.to(device)).latents
         codes = network.quantize(latents)[2][2]
         return codes.view(len(images), *latents.shape[2:]).cpu().numpy()
