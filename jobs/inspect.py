@@ -69,19 +69,11 @@ def _print_rejections(sink: str, read: Totals) -> None:
 def _state(sink: str, frozen: Plan, committed: int) -> dict[str, Any]:
     staged = plan.staged(sink).keys() & set(frozen.names)
     return {
-        "complete": _is_complete(sink),
+        "complete": plan.is_complete(sink),
         "shards_planned": len(frozen),
         "shards_left": len(frozen) - committed,
         "shards_begun": len(staged),
     }
-
-
-def _is_complete(sink: str) -> bool:
-    try:
-        storage.stat(storage.join_uri(sink, "_SUCCESS"))
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def _print(sink: str, found: Run, state: dict[str, Any], summed: dict[str, Any]) -> None:
