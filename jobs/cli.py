@@ -8,12 +8,13 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from jobs import convert, doctor, encode, inspect, submit
+from jobs import convert, doctor, encode, inspect, submit, verify
 from jobs.convert import Convert
 from jobs.doctor import Doctor
 from jobs.encode import Encode
 from jobs.inspect import Inspect
 from jobs.submit import Submit
+from jobs.verify import Verify
 from pipeline.errors import ConfigError, VqpipeError
 
 _DESCRIPTION = """Turn image datasets into discrete VQ codes, on one machine or a Ray cluster, with
@@ -28,6 +29,7 @@ Job = (
     | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[Submit, tyro.conf.subcommand("submit")]
+    | Annotated[Verify, tyro.conf.subcommand("verify")]
 )
 
 _RUN: dict[type, Callable[[Any], None]] = {
@@ -36,6 +38,7 @@ _RUN: dict[type, Callable[[Any], None]] = {
     Doctor: doctor.run,
     Inspect: inspect.run,
     Submit: submit.run,
+    Verify: verify.run,
 }
 
 
@@ -52,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def parse(arguments: list[str]) -> Convert | Doctor | Encode | Inspect | Submit:
+def parse(arguments: list[str]) -> Convert | Doctor | Encode | Inspect | Submit | Verify:
     """Returns the job that a command line asks for; help and no arguments print help and exit.
 
     Raises:

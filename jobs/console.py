@@ -17,6 +17,12 @@ def print_fields(console: Console, title: str, fields: Iterable[tuple[str, objec
         console.print(line, soft_wrap=True)
 
 
+def printable(text: str, limit: int = 160) -> str:
+    """Returns text from the data as one line that does nothing to a terminal."""
+    safe = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+    return safe if len(safe) <= limit else safe[: limit - 3] + "..."
+
+
 def describe_totals(totals: dict[str, Any], grid: Iterable[int]) -> list[tuple[str, object]]:
     """Returns the lines that say what a sink holds."""
     height, width = grid

@@ -7,10 +7,12 @@ from typing import Any
 import tyro
 from rich.console import Console
 
-from jobs.console import describe_totals, print_fields
+from jobs.console import describe_totals, print_fields, printable
 from pipeline import plan, storage, totals
 from pipeline.errors import ConfigError
 from pipeline.plan import Plan, Run
+from pipeline.schema import Reason
+from pipeline.totals import Totals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,8 @@ class Inspect:
 
     sink: tyro.conf.Positional[str]
     """Folder or s3://bucket/prefix that vqpipe encode wrote."""
+    rejected: bool = False
+    """Say why samples were rejected, with the first few of each reason."""
     json: bool = False
     """Print one JSON object instead of a table."""
 
@@ -38,30 +42,38 @@ def run(job: Inspect) -> None:
             f"{sink} holds no run (there is no run.json); give the --sink of vqpipe encode"
         ) from None
     frozen = plan.load_plan(sink)
-    summed = totals.read_totals(sink, found, frozen).to_dict()
-    state = _state(sink, frozen, summed["shards"])
+    read = totals.read_totals(sink, found, frozen)
+    summed, state = read.to_dict(), _state(sink, frozen, read.shards)
     if job.json:
-        print(json.dumps({"run": json.loads(found.to_json()), **state, **summed}))  # noqa: T201
+        facts = {"run": json.loads(found.to_json()), **state, **summed}
+        print(json.dumps(facts | ({"rejections": read.examples} if job.rejected else {})))  # noqa: T201
+    elif job.rejected:
+        _print_rejections(sink, read)
     else:
         _print(sink, found, state, summed)
+
+
+def _print_rejections(sink: str, read: Totals) -> None:
+    console = Console(highlight=False)
+    fields: list[tuple[str, object]] = [("rejected", f"{read.rejected:,} of {read.seen:,} samples")]
+    for reason, count in read.reasons.most_common():
+        fields.append((reason, f"{count:,}: {Reason(reason).meaning}"))
+        for row in read.examples[reason]:
+            key = "(no key)" if row["key"] is None else printable(row["key"])
+            place = f"{printable(row['shard'])}, row {row['row']}"
+            fields.append(("", f"{key}  ({place})  {printable(row['message'])}"))
+    fields.append(("all of them", f"{sink}/rejected/"))
+    print_fields(console, sink, fields)
 
 
 def _state(sink: str, frozen: Plan, committed: int) -> dict[str, Any]:
     staged = plan.staged(sink).keys() & set(frozen.names)
     return {
-        "complete": _is_complete(sink),
+        "complete": plan.is_complete(sink),
         "shards_planned": len(frozen),
         "shards_left": len(frozen) - committed,
         "shards_begun": len(staged),
     }
-
-
-def _is_complete(sink: str) -> bool:
-    try:
-        storage.stat(storage.join_uri(sink, "_SUCCESS"))
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def _print(sink: str, found: Run, state: dict[str, Any], summed: dict[str, Any]) -> None:

@@ -42,7 +42,7 @@ from pipeline.images import Preprocess
 from pipeline.plan import Staged
 from pipeline.schema import Selection
 from pipeline.stages import encode_rows, open_rows
-from pipeline.tasks import Counter, Counts, commit, read, todo_rows
+from pipeline.tasks import Counter, Counts, commit, open_sandboxed, read, todo_rows
 from pipeline.weights import Weights
 
 BLOCK_BYTES = 8 * 2**20
@@ -175,7 +175,13 @@ def _graph(
             num_cpus=READ_CORES,
             **TASKS,
         )
-        .map_batches(open_rows, fn_args=(work.preprocess,), batch_size=rows, num_cpus=1, **TASKS)
+        .map_batches(
+            open_rows,
+            fn_args=(work.preprocess, open_sandboxed),
+            batch_size=rows,
+            num_cpus=1,
+            **TASKS,
+        )
         .map_batches(
             _Encoder,
             fn_constructor_args=(*encoder, counter),

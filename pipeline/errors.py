@@ -9,6 +9,7 @@
     ├── IncompleteError     2  the run ended before every shard was committed: rerun
     │   └── TooManyRejectionsError  2  the error budget is spent: see rejected/, fix or raise it
     ├── NoProgressError     5  nothing moved for the set time: look at the cluster, rerun
+    ├── DamagedSinkError    1  vqpipe verify found a breach: remove what it names, rerun
     └── AccountingError     1  the rows of a shard do not add up, none is committed: report it
 
 Exit code 0 means that ``_SUCCESS`` is in the sink, and nothing else means that. A bad image is
@@ -70,6 +71,10 @@ class NoProgressError(VqpipeError):
     """Nothing moved for the set time: look at the cluster, then run the same command again."""
 
     exit_code = 5
+
+
+class DamagedSinkError(VqpipeError):
+    """A sink is not as a run leaves it: remove what is named, then run the same command again."""
 
 
 class AccountingError(VqpipeError):

@@ -72,7 +72,9 @@ def _unpack(text: str | bytes) -> bytes:
 def write_parquet(table: pa.Table, footer: dict[str, str]) -> bytes:
     """Returns a Parquet file, dictionary-encoded and zstd-compressed, with footer metadata."""
     buffer = io.BytesIO()
-    with pq.ParquetWriter(buffer, table.schema, compression="zstd") as writer:
+    with pq.ParquetWriter(
+        buffer, table.schema, compression="zstd", write_page_checksum=True
+    ) as writer:
         writer.write_table(table)
         writer.add_key_value_metadata(footer)
     return buffer.getvalue()
@@ -89,12 +91,13 @@ def read_footer(file: File) -> Footer:
     if len(tail) < needed <= file.size:
         tail = storage.read_tail(file, needed)
     try:
-        return _parse(pq.read_metadata(pa.BufferReader(tail)).metadata)
+        return parse_footer(pq.read_metadata(pa.BufferReader(tail)).metadata)
     except (OSError, ValueError, KeyError, TypeError, zlib.error) as error:  # OSError: bad Thrift
         raise StorageError(f"{file.uri} is no object that vqpipe wrote; remove it") from error
 
 
-def _parse(metadata: dict[bytes, bytes]) -> Footer:
+def parse_footer(metadata: dict[bytes, bytes]) -> Footer:
+    """Returns what the key-value metadata of an object says; KeyError if it is none of ours."""
     histogram, rejections = metadata.get(HISTOGRAM.encode()), metadata.get(REJECTIONS.encode())
     return Footer(
         origin=json.loads(metadata[ORIGIN.encode()]),

@@ -24,6 +24,7 @@ Pixels are resampled once, from the original to the view. JPEG's reduced decodin
 import io
 import re
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -70,6 +71,10 @@ class View(NamedTuple):
     """Left, top, right (exclusive), bottom (exclusive) of the square kept, in original pixels."""
 
 
+Opened = View | Rejection | None
+"""What becomes of an image; None of none."""
+
+
 @dataclass(frozen=True)
 class Preprocess:
     """How images become views; the same for every image of a run."""
@@ -111,6 +116,19 @@ def open_image(data: bytes, how: Preprocess) -> View | Rejection:
         return _unidentified(data)
     except Exception as error:  # noqa: BLE001 (decoders raise nearly anything on bad data)
         return Rejection(_reason(data, error), _sentence(error))
+
+
+def open_images(
+    images: Sequence[bytes | memoryview | None], target: Pixels, how: Preprocess
+) -> list[Opened]:
+    """Opens images into `target` (N, R, R, 3), whose places without a view become zeros."""
+    return [_open_into(*pair, how) for pair in zip(images, target, strict=True)]
+
+
+def _open_into(image: bytes | memoryview | None, target: Pixels, how: Preprocess) -> Opened:
+    opened = None if image is None else open_image(bytes(image), how)
+    target[:] = opened.pixels if isinstance(opened, View) else 0
+    return opened._replace(pixels=target) if isinstance(opened, View) else opened
 
 
 def to_jpeg(pixels: Pixels, quality: int = 95) -> bytes:

@@ -240,6 +240,15 @@ def find_run(sink: str) -> Run | None:
         return None
 
 
+def is_complete(sink: str) -> bool:
+    """Tells whether a sink's run has ended with everything committed and checked."""
+    try:
+        storage.stat(storage.join_uri(sink, "_SUCCESS"))
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def load_plan(sink: str) -> Plan:
     """Returns the plan of a sink, as it was frozen."""
     return Plan(pq.read_table(io.BytesIO(storage.read(plan_uri(sink)))).cast(PLAN))

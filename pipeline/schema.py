@@ -19,28 +19,48 @@ import pyarrow as pa
 
 
 class Reason(enum.StrEnum):
-    """Why a sample was rejected. The value is what `rejected/` stores."""
+    """Why a sample was rejected: what `rejected/` stores, and what that means."""
 
-    NO_IMAGE = "no_image"
-    """The sample has no image member, or its image column is null."""
-    EMPTY = "empty"
-    """The image has zero bytes."""
-    NOT_AN_IMAGE = "not_an_image"
-    """The bytes are none of the formats that are opened (an HTML page, a video, an EPS, ...)."""
-    TRUNCATED = "truncated"
-    """The image data ends early."""
-    CORRUPT = "corrupt"
-    """The image claims a known format, and its decoder refused it."""
-    TOO_MANY_PIXELS = "too_many_pixels"
-    """The header announces more pixels than the run's limit; nothing was decompressed."""
-    DUPLICATE_KEY = "duplicate_key"
-    """The key has been seen before in this shard: a duplicate, or members not side by side."""
-    BAD_METADATA = "bad_metadata"
-    """A column to be kept could not be read as text."""
-    SHARD_DAMAGED = "shard_damaged"
-    """The shard cannot be read past this point; samples before it are kept."""
-    NON_FINITE = "non_finite"
-    """The network's latents for this image hold NaN or infinity."""
+    meaning: str
+
+    def __new__(cls, value: str, meaning: str = "") -> "Reason":
+        """Makes the member of a value, with a sentence for a person."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.meaning = meaning
+        return member
+
+    NO_IMAGE = "no_image", "The sample has no image member, or its image column is null."
+    EMPTY = "empty", "The image has zero bytes."
+    NOT_AN_IMAGE = (
+        "not_an_image",
+        "The bytes are none of the formats that are opened (an HTML page, a video, an EPS, ...).",
+    )
+    TRUNCATED = "truncated", "The image data ends early."
+    CORRUPT = "corrupt", "The image claims a known format, and its decoder refused it."
+    TOO_MANY_PIXELS = (
+        "too_many_pixels",
+        "The header announces more pixels than the run's limit; nothing was decompressed.",
+    )
+    TIMED_OUT = "timed_out", "Opening the image took longer than the limit, by the clock."
+    TOO_MUCH_MEMORY = (
+        "too_much_memory",
+        "Opening the image took more memory than its pixels account for.",
+    )
+    DECODER_CRASHED = (
+        "decoder_crashed",
+        "The process that opened the image died, twice, at this image.",
+    )
+    DUPLICATE_KEY = (
+        "duplicate_key",
+        "The key has been seen before in this shard: a duplicate, or members not side by side.",
+    )
+    BAD_METADATA = "bad_metadata", "A column to be kept could not be read as text."
+    SHARD_DAMAGED = (
+        "shard_damaged",
+        "The shard cannot be read past this point; samples before it are kept.",
+    )
+    NON_FINITE = "non_finite", "The network's latents for this image hold NaN or infinity."
 
 
 @dataclass(frozen=True)

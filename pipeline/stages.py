@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline import schema
-from pipeline.images import Preprocess, View, open_image
+from pipeline.images import Opened, Preprocess, View, open_images
 from pipeline.plan import Staged
 from pipeline.schema import Reason, Rejection, Sample, Selection, Shard
 from pipeline.sources import read_shard
@@ -27,6 +27,9 @@ BLOCK_BYTES = 64 * 2**20
 
 NO_ROW = -1
 """Row number of a row that is no sample: it has the shard's staging looked at."""
+
+Opener = Callable[[Sequence[memoryview | None], npt.NDArray[np.uint8], Preprocess], list[Opened]]
+"""`pipeline.images.open_images` or one like it."""
 
 AUDIT_SHARE = 1 / 1000
 """Share of images, picked by a hash of their keys, whose codes are compared with float32's. Float32
@@ -103,13 +106,20 @@ def _table(rows: list[dict[str, object]], kept: pa.Schema) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=schema.read_schema(kept))
 
 
-def open_rows(table: pa.Table, how: Preprocess) -> pa.Table:
-    """Replaces compressed images by uint8 views; an image that fails becomes a rejection."""
+def open_rows(table: pa.Table, how: Preprocess, opener: Opener = open_images) -> pa.Table:
+    """Replaces compressed images by uint8 views; an image that fails becomes a rejection.
+
+    Args:
+        table: Rows as they were read.
+        how: How images become views.
+        opener: What opens them: here, or in a process of their own.
+    """
     # Arrow's allocator keeps pages; numpy's would fault in new ones, at a gigabyte a second. For
     # the same reason each image goes to its place at once: a list of them would need new pages.
     buffer = pa.allocate_buffer(len(table) * how.resolution**2 * 3)
     pixels = _as_images(buffer, len(table), how.resolution)
-    opened = [_open(*row, how) for row in zip(table["image"], pixels, strict=True)]
+    images = [image.as_buffer() for image in table["image"]]
+    opened = opener([None if each is None else memoryview(each) for each in images], pixels, how)
     views = [view if isinstance(view, View) else None for view in opened]
     columns = {
         **_columns(table, *(name for name in table.column_names if name != "image")),
@@ -122,19 +132,6 @@ def open_rows(table: pa.Table, how: Preprocess) -> pa.Table:
         "pixels": _pixels(views, pixels),
     }
     return pa.table(columns)
-
-
-def _open(
-    image: pa.BinaryScalar, target: npt.NDArray[np.uint8], how: Preprocess
-) -> View | Rejection | None:
-    """Opens an image into `target` (R, R, 3), which becomes zeros if there is no view."""
-    data = image.as_buffer()
-    view = None if data is None else open_image(data.to_pybytes(), how)
-    if not isinstance(view, View):
-        target[:] = 0
-        return view
-    target[:] = view.pixels
-    return view._replace(pixels=target)
 
 
 def encode_rows(

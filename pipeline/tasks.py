@@ -4,7 +4,8 @@ Kept apart from the engine so that a worker that only reads, opens or commits do
 which takes about two seconds of a core in every process.
 """
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -12,7 +13,9 @@ import ray
 from ray.actor import ActorHandle
 
 from pipeline.commit import Writer, commit_rows
+from pipeline.images import Opened, Pixels, Preprocess
 from pipeline.plan import Plan, Run, Staged
+from pipeline.sandbox import Sandbox
 from pipeline.schema import Selection
 from pipeline.stages import read_rows
 
@@ -56,6 +59,18 @@ def read(
             counter.saw.remote(len(table), table["image"].nbytes)
             yield table
         counter.saw.remote(0, shard.size - seen)  # headers, metadata and rows already staged
+
+
+def open_sandboxed(
+    images: Sequence[memoryview | None], target: Pixels, how: Preprocess
+) -> list[Opened]:
+    """Opens images as `pipeline.images.open_images` does, in a child of this worker."""
+    return _sandbox(how).open(images, target)
+
+
+@functools.cache
+def _sandbox(how: Preprocess) -> Sandbox:
+    return Sandbox(how)
 
 
 def commit(

@@ -20,6 +20,7 @@ from pipeline.plan import Plan, Run
 from pipeline.schema import File
 
 _READERS = 32
+_EXAMPLES = 5
 
 
 @dataclass
@@ -38,6 +39,8 @@ class Totals:
     reasons: Counter[str] = field(default_factory=Counter)
     rejections: dict[str, str] = field(default_factory=dict)
     """Digest of the rejections of each shard that has any."""
+    examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """The first few rejections of each reason: shard, key, row, message."""
 
     @property
     def seen(self) -> int:
@@ -94,6 +97,10 @@ class Totals:
         self.histogram += footer.histogram
         if origin["rejected"]:
             self.rejections[origin["shard"]] = origin["rejections"]
+        for row in footer.rejections.to_pylist():
+            first = self.examples.setdefault(row.pop("reason"), [])
+            if len(first) < _EXAMPLES:
+                first.append({"shard": origin["shard"], **row})
 
 
 def read_totals(sink: str, run: Run, plan: Plan) -> Totals:

@@ -1,0 +1,246 @@
+"""Reads a whole sink back and checks what a run promises of it.
+
+Nothing that an object says of itself is believed: rows are counted, codes are counted, page
+checksums are checked, and the result is held against footer, plan and totals. A breach is a line
+of data, not an exception, so that one damaged object hides no other.
+"""
+
+import io
+import json
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import plan as layout
+from pipeline import schema, storage
+from pipeline.errors import StorageError, VqpipeError
+from pipeline.footer import Footer, parse_footer, read_footer
+from pipeline.plan import Plan, Run
+from pipeline.schema import REJECTED, File
+from pipeline.totals import read_totals
+
+_READERS = 8
+
+
+@dataclass(frozen=True)
+class Breach:
+    """One thing in a sink that is not as it must be."""
+
+    check: str
+    """Name of the check, a key of `CHECKS`."""
+    where: str
+    """URI of the object, or name of the shard."""
+    message: str
+
+
+CHECKS = {
+    "plan": "plan.parquet is the one that run.json names",
+    "complete": "every planned shard has its object in data/",
+    "foreign": "data/, rejected/ and staging/ hold nothing else",
+    "readable": "every object can be read to its end, checksums included",
+    "schema": "columns and types are those of the run",
+    "source": "the footer names the run, and the version of the source that was planned",
+    "rows": "every row of a shard is there once, encoded or rejected",
+    "keys": "no key is there twice in a shard",
+    "codes": "codes are there, and below the codebook size",
+    "histogram": "the footer counts codes and samples as they are",
+    "rejected": "rejected/ says what data/ says",
+    "totals": "_SUCCESS says what the objects add up to",
+}
+"""What is checked, by name."""
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """One data object, read to its end."""
+
+    uri: str
+    name: str
+    table: pa.Table
+    footer: Footer
+
+
+def verify(sink: str, run: Run, plan: Plan, *, is_complete: bool) -> Iterator[Breach]:
+    """Yields every breach found in a sink.
+
+    Args:
+        sink: Where it is.
+        run: Its identity.
+        plan: Its plan, as stored.
+        is_complete: Whether `_SUCCESS` is there; without it, work that is under way is no breach.
+
+    Raises:
+        StorageError: If the store does not answer.
+    """
+    if plan.sha256() != run.plan_sha256:
+        yield Breach("plan", layout.plan_uri(sink), "it is another plan, or a damaged one")
+    data, rejected = _list(sink, "data"), _list(sink, "rejected")
+    yield from _check_listing(sink, plan, data, rejected, is_complete=is_complete)
+    planned = [(index, data[name]) for index, name in enumerate(plan.names) if name in data]
+    with ThreadPoolExecutor(_READERS) as pool:
+        for breaches in pool.map(lambda pair: list(_check_object(run, plan, *pair)), planned):
+            yield from breaches
+    if is_complete:
+        yield from _check_rejected(sink, plan, data, rejected)
+        yield from _check_totals(sink, run, plan)
+
+
+def _list(sink: str, area: str) -> dict[str, File]:
+    """Returns the objects of `data/` or `rejected/` by shard; by URI where no shard is named so."""
+    base = storage.join_uri(sink, area)
+    files = storage.list_files(base)
+    return {layout.stem(base, f.uri) if f.uri.endswith(".parquet") else f.uri: f for f in files}
+
+
+def _check_listing(
+    sink: str, plan: Plan, data: dict[str, File], rejected: dict[str, File], *, is_complete: bool
+) -> Iterator[Breach]:
+    names = set(plan.names)
+    for found in (data, rejected):
+        for name in sorted(found.keys() - names):
+            yield Breach("foreign", found[name].uri, "no planned shard has this object")
+    if is_complete:
+        for name in sorted(names - data.keys()):
+            yield Breach("complete", layout.data_uri(sink, name), "it is missing")
+        for file in storage.list_files(storage.join_uri(sink, "staging")):
+            yield Breach("foreign", file.uri, "left behind in staging/; it may be removed")
+
+
+def _check_object(run: Run, plan: Plan, index: int, file: File) -> Iterator[Breach]:
+    data = storage.read(file.uri)
+    try:
+        table, footer = _parse(data)
+    except _DAMAGE as error:
+        yield Breach("readable", file.uri, f"{type(error).__name__}: {error}")
+        return
+    shard = _Shard(file.uri, plan.name(index), table, footer)
+    problem = _wrong_schema(shard, run)
+    if problem:
+        yield Breach("schema", file.uri, problem)
+        return
+    for check, find in _SHARD_CHECKS.items():
+        problem = find(shard, run, plan, index)
+        if problem:
+            yield Breach(check, file.uri, problem)
+
+
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, zlib.error)  # pyarrow's errors are among them
+
+
+def _parse(data: bytes) -> tuple[pa.Table, Footer]:
+    file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
+    return file.read(), parse_footer(file.metadata.metadata or {})
+
+
+def _wrong_schema(shard: _Shard, run: Run) -> str | None:
+    codes = schema.codes_field(run.facts["codebook_size"], tuple(run.facts["grid"]))
+    own = schema.data_schema(pa.schema([]), codes)
+    found = shard.table.schema
+    if found.names[: len(own)] != own.names:
+        return f"columns are {', '.join(found.names)}; they must begin with {', '.join(own.names)}"
+    wrong = [field.name for field in own if found.field(field.name).type != field.type]
+    return f"the type of {', '.join(wrong)} is wrong" if wrong else None
+
+
+def _wrong_source(shard: _Shard, run: Run, plan: Plan, index: int) -> str | None:
+    planned = plan.table.select(["uri", "size", "version"]).slice(index, 1).to_pylist()[0]
+    said = shard.footer.origin
+    expected = {"fingerprint": run.fingerprint, "shard": shard.name, "source": planned}
+    wrong = [name for name, value in expected.items() if said.get(name) != value]
+    return f"its {' and '.join(wrong)} is not that of the run" if wrong else None
+
+
+def _wrong_rows(shard: _Shard, *_: object) -> str | None:
+    parts = (shard.table["row"], shard.footer.rejections["row"])
+    rows = np.sort(np.concatenate([part.to_numpy(zero_copy_only=False) for part in parts]))
+    if np.array_equal(rows, np.arange(shard.footer.origin["seen"])):
+        return None
+    missing = np.setdiff1d(np.arange(shard.footer.origin["seen"]), rows)
+    return f"of {shard.footer.origin['seen']} rows, {len(missing)} are missing, or some are twice"
+
+
+def _wrong_keys(shard: _Shard, *_: object) -> str | None:
+    counts = pc.value_counts(shard.table["key"].combine_chunks())
+    twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist()
+    return f"{len(twice)} keys are there more than once, first {twice[0]!r}" if twice else None
+
+
+def _wrong_codes(shard: _Shard, run: Run, *_: object) -> str | None:
+    codes, size = _flat_codes(shard), run.facts["codebook_size"]
+    if shard.table["codes"].null_count:
+        return f"{shard.table['codes'].null_count} images have none"
+    return f"code {codes.max()} is not below {size}" if len(codes) and codes.max() >= size else None
+
+
+def _wrong_counts(shard: _Shard, run: Run, *_: object) -> str | None:
+    said, rejections = shard.footer.origin, shard.footer.rejections
+    counted = {
+        "encoded": len(shard.table),
+        "rejected": len(rejections),
+        "seen": len(shard.table) + len(rejections),
+        "reasons": dict(Counter(rejections["reason"].to_pylist())),
+    }
+    wrong = [name for name, value in counted.items() if said.get(name) != value]
+    if wrong:
+        return f"the footer is wrong about {', '.join(wrong)}"
+    histogram = np.bincount(_flat_codes(shard), minlength=run.facts["codebook_size"])
+    is_equal = np.array_equal(histogram, shard.footer.histogram)
+    return None if is_equal else "the footer's histogram is not that of the codes"
+
+
+def _flat_codes(shard: _Shard) -> npt.NDArray[np.unsignedinteger]:
+    flat = shard.table["codes"].combine_chunks().flatten()
+    return cast(npt.NDArray[np.unsignedinteger], flat.to_numpy(zero_copy_only=False))
+
+
+_SHARD_CHECKS: dict[str, Callable[[_Shard, Run, Plan, int], str | None]] = {
+    "source": _wrong_source,
+    "rows": _wrong_rows,
+    "keys": _wrong_keys,
+    "codes": _wrong_codes,
+    "histogram": _wrong_counts,
+}
+
+
+def _check_rejected(
+    sink: str, plan: Plan, data: dict[str, File], rejected: dict[str, File]
+) -> Iterator[Breach]:
+    for name in plan.names:
+        if name not in data:
+            continue
+        try:
+            expected = read_footer(data[name]).rejections
+            found = _read_rejected(rejected[name]) if name in rejected else REJECTED.empty_table()
+        except (StorageError, *_DAMAGE) as error:
+            yield Breach("readable", layout.rejected_uri(sink, name), str(error))
+            continue
+        if not found.equals(expected):
+            message = f"it has {len(found)} rejections where data/ has {len(expected)}, or others"
+            yield Breach("rejected", layout.rejected_uri(sink, name), message)
+
+
+def _read_rejected(file: File) -> pa.Table:
+    stored = pq.ParquetFile(io.BytesIO(storage.read(file.uri)), page_checksum_verification=True)
+    return stored.read().cast(REJECTED)
+
+
+def _check_totals(sink: str, run: Run, plan: Plan) -> Iterator[Breach]:
+    uri = storage.join_uri(sink, "_SUCCESS")
+    try:
+        expected = read_totals(sink, run, plan).to_dict()
+        said = json.loads(storage.read(uri))
+    except (VqpipeError, ValueError) as error:
+        yield Breach("totals", uri, f"it cannot be held against the objects: {error}")
+        return
+    wrong = [name for name, value in expected.items() if said.get(name) != value]
+    if wrong:
+        yield Breach("totals", uri, f"it is wrong about {', '.join(wrong)}")

@@ -1,0 +1,62 @@
+"""Images that take the process down that opens them, and what makes a Python process obey them."""
+
+from pathlib import Path
+
+CRASH, CRASH_ONCE, HANG, SLEEP, MEMORY, ABORT, ENVIRONMENT = (
+    b"POISON %d\n" % number + b"\0" * 50 for number in range(7)
+)
+
+_SITE = """
+import ctypes, os, time
+from pathlib import Path
+
+from PIL import Image
+
+_open = Image.open
+
+
+def crash():
+    ctypes.string_at(0)
+
+
+def crash_once():
+    if not Path(__file__).with_name("crashed").exists():
+        Path(__file__).with_name("crashed").touch()
+        crash()
+    return Image.new("RGB", (20, 20), "red")
+
+
+def hang():
+    while True:
+        pass
+
+
+def fill():
+    kept = []
+    while True:
+        kept.append(bytearray(2**26))
+
+
+def tell():
+    raise ValueError(" ".join(f"{name}={value}" for name, value in os.environ.items()))
+
+
+_DEEDS = [crash, crash_once, hang, lambda: time.sleep(1000), fill, os.abort, tell]
+
+
+def open(stream, *arguments, **options):
+    start = stream.read(20)
+    stream.seek(0)
+    if start.startswith(b"POISON"):
+        return _DEEDS[int(start.split()[1])]()
+    return _open(stream, *arguments, **options)
+
+
+Image.open = open
+"""
+
+
+def write_site(folder: Path) -> Path:
+    """Makes every Python whose path begins with the folder obey poisoned images."""
+    (folder / "sitecustomize.py").write_text(_SITE)
+    return folder

@@ -1,0 +1,135 @@
+import os
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+
+from pipeline.errors import ConfigError
+from pipeline.images import Preprocess, View, open_images
+from pipeline.sandbox import Sandbox
+from pipeline.schema import Reason, Rejection
+from tests import poison
+from tests.makers import encoded, jpeg, picture
+
+HOW = Preprocess(32, max_pixels=1_000_000)
+BAD = (b"", b"<html>", jpeg(50, 40)[:400], encoded(picture(1100, 1000), "PNG"))
+
+
+def target_of(images):
+    return np.full((len(images), HOW.resolution, HOW.resolution, 3), 7, np.uint8)
+
+
+@pytest.fixture
+def sandbox():
+    sandbox = Sandbox(HOW, time_limit_s=2.0)
+    yield sandbox
+    sandbox.close()
+
+
+@pytest.fixture
+def poisoned(tmp_path, monkeypatch, sandbox):
+    """A sandbox whose child obeys poisoned images."""
+    monkeypatch.syspath_prepend(poison.write_site(tmp_path))
+    return sandbox
+
+
+def run(sandbox, images):
+    target = target_of(images)
+    return sandbox.open(images, target), target
+
+
+def check_equal(found, target, images):
+    """Checks that all is as in the process itself."""
+    expected_target = target_of(images)
+    expected = open_images(images, expected_target, HOW)
+    assert np.array_equal(target, expected_target)
+    for one, other in zip(found, expected, strict=True):
+        if isinstance(other, View):
+            assert one[1:] == other[1:]
+            assert np.array_equal(one.pixels, other.pixels)
+        else:
+            assert one == other
+
+
+def test_open_gives_what_opening_in_the_process_gives(sandbox):
+    images = [jpeg(60, 40, seed=i) for i in range(5)] + [None, *BAD, jpeg(30, 90)]
+    check_equal(*run(sandbox, images), images)
+
+
+def test_open_tables_of_any_size_one_after_the_other(sandbox):
+    for count in (1, 0, 40, 3):
+        images = [jpeg(60 + count, 40, seed=i) for i in range(count)]
+        check_equal(*run(sandbox, images), images)
+    big = [encoded(picture(900, 900), "BMP")]
+    check_equal(*run(sandbox, big), big)
+
+
+def test_open_keeps_its_child(sandbox):
+    run(sandbox, [jpeg()])
+    child = sandbox._child._process.pid
+    run(sandbox, [jpeg(), b"not an image"])
+    assert sandbox._child._process.pid == child
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        (poison.CRASH, Reason.DECODER_CRASHED),
+        (poison.ABORT, Reason.DECODER_CRASHED),
+        (poison.HANG, Reason.TIMED_OUT),
+        (poison.SLEEP, Reason.TIMED_OUT),
+        (poison.MEMORY, Reason.TOO_MUCH_MEMORY),
+    ],
+    ids=["crash", "abort", "hang", "sleep", "memory"],
+)
+def test_open_poison_costs_itself_alone(poisoned, image, reason):
+    good = [jpeg(60, 40, seed=i) for i in range(4)]
+    images = [good[0], image, good[1], good[2], image, good[3]]
+    started = time.monotonic()
+    found, target = run(poisoned, images)
+    assert time.monotonic() - started < 30
+    for place in (1, 4):
+        assert isinstance(found[place], Rejection)
+        assert found[place].reason is reason
+        assert found[place].message
+        assert not target[place].any()
+    rest = [0, 2, 3, 5]
+    check_equal([found[i] for i in rest], target[rest], good)
+
+
+def test_open_crash_that_does_not_come_again_costs_nothing(poisoned):
+    found, target = run(poisoned, [jpeg(), poison.CRASH_ONCE, jpeg(seed=1)])
+    assert [type(each) for each in found] == [View] * 3
+    assert (target[1] == (255, 0, 0)).all()
+
+
+def test_open_child_that_was_killed_between_tables_is_replaced(sandbox):
+    images = [jpeg(), jpeg(seed=1)]
+    run(sandbox, images)
+    sandbox._child._process.kill()
+    sandbox._child._process.wait()
+    check_equal(*run(sandbox, images), images)
+
+
+def test_open_child_sees_nothing_of_the_environment(poisoned, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-1234")
+    (found,), _ = run(poisoned, [poison.ENVIRONMENT])
+    assert "PYTHONPATH=" in found.message
+    assert "canary" not in found.message
+    assert "AWS" not in found.message
+
+
+def test_open_without_a_python_is_a_config_error(sandbox, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(ConfigError, match="exit code 1"):
+        run(sandbox, [jpeg()])
+
+
+def test_close_ends_the_child(sandbox):
+    run(sandbox, [jpeg()])
+    pid = sandbox._child._process.pid
+    assert pid in {child.pid for child in psutil.Process(os.getpid()).children()}
+    sandbox.close()
+    assert not psutil.pid_exists(pid)
