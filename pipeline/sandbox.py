@@ -135,7 +135,7 @@ class _Table:
         end = 0
         for image in images:
             if image is not None:
-                self.data[end : end + len(image)] = image
+                self.data[end : end + len(image)] = memoryview(image).cast("B")
                 end += len(image)
 
     def open_images(self, how: Preprocess, time_limit_s: float) -> None:

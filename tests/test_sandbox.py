@@ -4,14 +4,15 @@ import time
 
 import numpy as np
 import psutil
+import pyarrow as pa
 import pytest
 
 from pipeline.errors import ConfigError
 from pipeline.images import Preprocess, View, open_images
 from pipeline.sandbox import Sandbox
 from pipeline.schema import Reason, Rejection
-from tests import poison
-from tests.makers import encoded, jpeg, picture
+from tests import commands, poison
+from tests.makers import encoded, jpeg, picture, tar_of
 
 HOW = Preprocess(32, max_pixels=1_000_000)
 BAD = (b"", b"<html>", jpeg(50, 40)[:400], encoded(picture(1100, 1000), "PNG"))
@@ -64,6 +65,12 @@ def test_open_tables_of_any_size_one_after_the_other(sandbox):
         check_equal(*run(sandbox, images), images)
     big = [encoded(picture(900, 900), "BMP")]
     check_equal(*run(sandbox, big), big)
+
+
+def test_open_takes_images_as_arrow_holds_them(sandbox):
+    images = [jpeg(60, 40), jpeg(50, 50)]
+    found, target = run(sandbox, [memoryview(pa.py_buffer(image)) for image in images])
+    check_equal(found, target, images)
 
 
 def test_open_keeps_its_child(sandbox):
@@ -133,3 +140,18 @@ def test_close_ends_the_child(sandbox):
     assert pid in {child.pid for child in psutil.Process(os.getpid()).children()}
     sandbox.close()
     assert not psutil.pid_exists(pid)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_encode_image_that_crashes_its_decoder_is_one_rejection(tmp_path, monkeypatch):
+    (tmp_path / "site").mkdir()
+    monkeypatch.setenv("PYTHONPATH", str(poison.write_site(tmp_path / "site")))
+    images = {f"{i}.jpg": jpeg(70, 64, seed=i) for i in range(6)} | {"3.jpg": poison.CRASH}
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "0.tar").write_bytes(tar_of(images))
+    commands.encode(tmp_path / "source", tmp_path / "sink", "--max-rejected", "1")
+    assert set(commands.codes_by_key(tmp_path / "sink")) == {"0", "1", "2", "4", "5"}
+    (rejected,) = commands.rows(tmp_path / "sink", "rejected")
+    assert (rejected["key"], rejected["reason"]) == ("3", "decoder_crashed")
+    assert "SIGSEGV" in rejected["message"]
