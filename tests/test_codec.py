@@ -387,3 +387,28 @@ def test_codec_on_cuda_mostly_agrees_with_the_cpu(model):
     assert finite.all()
     assert (codes == oracle_codes(model, images)).mean() > 0.999
     assert np.array_equal(codec.encode(images[32:])[0], codes[32:])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", ["float32", "tf32", "bfloat16", "float16"])
+@pytest.mark.parametrize("eager", [False, True])
+def test_codec_on_cuda_codes_are_equal_for_any_neighbours(dtype, eager):
+    images = random_images(40, 64, 64)
+    how = CodecConfig(dtype=dtype, eager=eager)
+    codec = Codec(weights_of(DEMO), how, device="cuda", batch_size=16)
+    codes, finite = codec.encode(images)
+    order = np.random.default_rng(3).permutation(40)
+    assert finite.all()
+    assert np.array_equal(codec.encode(images[order])[0], codes[order])
+    assert np.array_equal(codec.encode(images[5:6])[0], codes[5:6])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("eager", [False, True])
+def test_codec_on_cuda_decodes_as_the_cpu_does(eager):
+    codes = random_codes(DEMO, 20)
+    codec = Codec(weights_of(DEMO), CodecConfig(eager=eager), device="cuda", batch_size=8)
+    expected = codec_of(DEMO).decode(codes).astype(int)
+    assert np.abs(codec.decode(codes).astype(int) - expected).max() <= 1

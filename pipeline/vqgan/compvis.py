@@ -9,7 +9,6 @@ diffusion model or transformer with the autoencoder inside it as its first stage
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
 from torch import Tensor
 
 from pipeline.errors import CheckpointError
@@ -135,6 +134,8 @@ def _rename(config: VQConfig, stored: Mapping[str, Tensor], source: str) -> dict
 
 
 def _parse_yaml(data: bytes, source: str) -> dict[str, Any]:
+    import yaml  # noqa: PLC0415 - a machine that only encodes may lack it
+
     try:
         values = yaml.safe_load(data)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
