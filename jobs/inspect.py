@@ -35,12 +35,7 @@ class Inspect:
 def run(job: Inspect) -> None:
     """Prints what the sink holds."""
     sink = storage.normalise_uri(job.sink)
-    try:
-        found = plan.load_run(sink)
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{sink} holds no run (there is no run.json); give the --sink of vqpipe encode"
-        ) from None
+    found = load_run(sink)
     frozen = plan.load_plan(sink)
     read = totals.read_totals(sink, found, frozen)
     summed, state = read.to_dict(), _state(sink, frozen, read.shards)
@@ -51,6 +46,20 @@ def run(job: Inspect) -> None:
         _print_rejections(sink, read)
     else:
         _print(sink, found, state, summed)
+
+
+def load_run(sink: str) -> Run:
+    """Returns the run of a sink that a command was given.
+
+    Raises:
+        ConfigError: If it holds none.
+    """
+    found = plan.find_run(sink)
+    if found is None:
+        raise ConfigError(
+            f"{sink} holds no run (there is no run.json); give the --sink of vqpipe encode"
+        )
+    return found
 
 
 def _print_rejections(sink: str, read: Totals) -> None:

@@ -7,8 +7,9 @@ import tyro
 from rich.console import Console
 
 from jobs.console import print_fields, printable
+from jobs.inspect import load_run
 from pipeline import plan, storage, verify
-from pipeline.errors import ConfigError, DamagedSinkError, IncompleteError
+from pipeline.errors import DamagedSinkError, IncompleteError
 from pipeline.verify import CHECKS, Breach
 
 _SHOWN = 10
@@ -34,13 +35,12 @@ def run(job: Verify) -> None:
     """Prints what was checked and what was found.
 
     Raises:
+        ConfigError: If there is no run.
         DamagedSinkError: If anything is not as it must be.
         IncompleteError: If all is well so far, but the run has not ended.
     """
     sink = storage.normalise_uri(job.sink)
-    found = plan.find_run(sink)
-    if found is None:
-        raise ConfigError(f"{sink} holds no run (there is no run.json); give a sink of vqpipe")
+    found = load_run(sink)
     frozen, is_complete = plan.load_plan(sink), plan.is_complete(sink)
     breaches = list(verify.verify(sink, found, frozen, is_complete=is_complete))
     if job.json:

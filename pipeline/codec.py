@@ -100,11 +100,6 @@ class Codec:
             self._latents_of, self._pixels_of = _fuse(self._to_latents), _fuse(self._to_pixels)
         self._copies = torch.cuda.Stream() if has_cuda else None  # type: ignore[no-untyped-call]
 
-    @property
-    def factor(self) -> int:
-        """Pixels per code along a side."""
-        return self._network.downsample_factor
-
     def warm_up(self, height: int, width: int) -> float:
         """Encodes a black batch, which has a GPU compile and choose kernels; returns the seconds.
 

@@ -264,9 +264,8 @@ def start_run(sink: str, run: Run, plan: Plan) -> Run:
         MismatchError: If the sink belongs to another run; names the fields that differ.
         SourceChangedError: If the inputs differ from the plan; names the first shards.
     """
-    try:
-        found = load_run(sink)
-    except FileNotFoundError:
+    found = find_run(sink)
+    if found is None:
         storage.replace(plan_uri(sink), plan.to_bytes())
         storage.publish(run_uri(sink), run.to_json())
         found = load_run(sink)

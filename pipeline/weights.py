@@ -86,6 +86,10 @@ class Weights:
 
     def sha256(self) -> str:
         """Returns a digest of names, shapes, dtypes and values of all tensors."""
+        return self._sha256
+
+    @functools.cached_property
+    def _sha256(self) -> str:
         found = hashlib.sha256()
         for name, tensor in sorted(self.parsed[1].items()):
             found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
