@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint gpu bench clean help
+.PHONY: demo test lint gpu bench soak clean help
 
 help:
 	@echo "make demo    encode about 200 sample photos and show the result"
 	@echo "make test    lint, types, import contracts and all tests"
 	@echo "make gpu     what wants a GPU: tests and benchmark, with PYTHON=$(PYTHON) as it is"
 	@echo "make bench   throughput of the whole pipeline and of its parts, some minutes"
+	@echo "make soak    faults at random and all at once, fuzzing; about 40 minutes"
 	@echo "make clean   remove .venv and the demo's output"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -42,6 +43,11 @@ bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.pipeline
 	$(BIN)/python -m tests.benchmarks.codec
 	$(BIN)/python -m tests.benchmarks.nearest
+
+# SOAK=--seed 7 has the same faults again.
+soak: $(STAMP)
+	$(BIN)/python -m pytest -m soak --timeout 1800
+	$(BIN)/python -m tests.soak $(SOAK)
 
 clean:
 	rm -rf $(VENV) demo

@@ -15,6 +15,7 @@ from jobs.encode import Encode
 from jobs.inspect import Inspect
 from jobs.submit import Submit
 from jobs.verify import Verify
+from pipeline import storage
 from pipeline.errors import ConfigError, VqpipeError
 
 _DESCRIPTION = """Turn image datasets into discrete VQ codes, on one machine or a Ray cluster, with
@@ -45,6 +46,7 @@ _RUN: dict[type, Callable[[Any], None]] = {
 def main(argv: list[str] | None = None) -> int:
     """Runs one command line and returns its exit code (`pipeline.errors`)."""
     arguments = sys.argv[1:] if argv is None else argv
+    storage.hurry()  # a person waits; the workers of a run do not hurry
     try:
         job = parse(arguments)
         _RUN[type(job)](job)

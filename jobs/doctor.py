@@ -13,7 +13,7 @@ from rich.table import Table
 from jobs.console import print_fields
 from jobs.model import ModelOptions
 from pipeline import doctor, schema
-from pipeline.codec import Device, choose_device
+from pipeline.device import Device, choose_device
 from pipeline.doctor import AskedRange, Diagnosis, Precision
 from pipeline.errors import ConfigError
 from pipeline.weights import Weights

@@ -1,14 +1,12 @@
 """Encode image shards into Parquet shards of discrete codes."""
 
-import json
 import os
-import platform
 import signal
 import sys
-import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from types import FrameType
 from typing import Any, Literal
@@ -17,20 +15,23 @@ from rich.console import Console
 
 from jobs import summary
 from jobs.console import print_fields
+from jobs.identity import check_kept, facts_of, grid_of, identity_of, settle_codec
 from jobs.model import ModelOptions
-from pipeline import cluster, doctor, engine, plan, schema, storage
-from pipeline.codec import CodecConfig, Device, DType
-from pipeline.commit import Writer
+from pipeline import cluster, engine, layout, schema, storage, todo
+from pipeline.codec import DType
+from pipeline.commit import Attempt, Writer
+from pipeline.device import Device
 from pipeline.doctor import AskedRange, RangeProbe
 from pipeline.engine import EncodeWork, Resources
 from pipeline.errors import ConfigError, IncompleteError
 from pipeline.images import Preprocess
-from pipeline.plan import Plan, Run, Staged
+from pipeline.layout import Staged
+from pipeline.plan import Growth, Plan, find_plan
 from pipeline.progress import Display, Progress
+from pipeline.run import Run, check_creates_once, find_run, start_run
 from pipeline.schema import Selection
 from pipeline.sources import Listing, kept_schema, list_shards
 from pipeline.tasks import Counts
-from pipeline.weights import Weights
 
 _ENOUGH_TO_JUDGE = 1000
 """Images seen before a fraction of rejections can end a run early."""
@@ -86,6 +87,14 @@ class Encode(ModelOptions):
     max_rejected: float = 0.1
     """[speed] Most rejected images before the run ends with exit code 2: a fraction below 1, a
     count from 1."""
+    extend: bool = False
+    """Take in shards that the source has gained since the run began."""
+    replace_changed: bool = False
+    """Encode shards again whose files have changed since they were planned; their objects in the
+    sink are replaced one by one."""
+    retry_rejected: bool = False
+    """Try rejected samples again, after a fix or with another --max-pixels; shards where any of
+    them passes now are updated."""
     skip_doctor: bool = False
     """[speed] Start without looking how the model reconstructs photos; needs --pixel-range."""
     address: str | None = None
@@ -95,6 +104,7 @@ class Encode(ModelOptions):
     """[speed] Seconds without any progress before the run gives up with exit code 5."""
 
     def __post_init__(self) -> None:
+        self._check_uris()
         for name, least in (("resolution", 1), ("max_pixels", 1), ("batch_size", 1), ("actors", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -109,6 +119,24 @@ class Encode(ModelOptions):
         if not all(0 <= value <= 255 for value in self.background):
             raise ValueError(f"--background is {self.background}; each must be in 0 to 255")
 
+    def _check_uris(self) -> None:
+        """Refuses what can be no URI, passwords included: `submit` sends the command on."""
+        for name in ("source", "sink", "model", "model_config"):
+            uri = getattr(self, name)
+            if uri is not None and not uri.strip():
+                raise ConfigError(f"--{name.replace('_', '-')} is empty: give a folder or a URL")
+            storage.normalise_uri(uri or "")
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What a command is about to do."""
+
+    work: EncodeWork
+    listing: Listing
+    retried: int
+    """Shards of which only rejected samples are encoded."""
+
 
 def run(job: Encode) -> None:
     """Encodes what is left of the source and prints a summary.
@@ -116,51 +144,96 @@ def run(job: Encode) -> None:
     Raises:
         VqpipeError: If the run could not be completed; the exit code is the error's.
     """
-    console = Console(stderr=True, highlight=False)
-    work, listing = _prepare(job)
-    _introduce(console, work, listing)
+    with _stoppable():
+        _run(job, Console(stderr=True, highlight=False))
+
+
+def _run(job: Encode, console: Console) -> None:
+    prepared = _prepare(job)
+    _introduce(console, prepared)
+    work = prepared.work
     progress = Progress(
         shards_total=len(work.writer.plan),
         shards_before=len(work.writer.plan) - len(work.todo),
         bytes_total=sum(work.writer.plan.size(index) for index in work.todo),
     )
-    devices: tuple[str, ...] = ()
     error: IncompleteError | None = None
     if work.todo:
         try:
-            devices = _encode(job, work, progress, console)
+            _encode(job, work, progress, console)
+            _check_revised(work, progress)
         except IncompleteError as stopped:  # the summary says how far it came
             error = stopped
-    summary.finish(work.writer, progress, devices, job.max_rejected, error)
+    summary.finish(work.writer, progress, job.max_rejected, error)
 
 
-def _prepare(job: Encode) -> tuple[EncodeWork, Listing]:
+def _check_revised(work: EncodeWork, progress: Progress) -> None:
+    """Checks that every shard whose rejected samples were tried again is through.
+
+    All of them had their objects before, so that the totals do not show it.
+    """
+    attempt = work.writer.attempt
+    left = len(attempt.shards - progress.committed) if attempt else 0
+    if left:
+        raise IncompleteError(
+            f"of {left:,} shard(s), the samples that were tried again are not through, since "
+            "another command on this sink came to its end meanwhile: run the same command again"
+        )
+
+
+def _prepare(job: Encode) -> _Prepared:
     """Returns what is to be done, with plan and identity frozen in the sink."""
     source, sink = storage.normalise_uri(job.source), storage.normalise_uri(job.sink)
     _check_places(source, sink)
     weights = job.load_weights()
-    grid = _grid(job, weights)
+    grid = grid_of(job.resolution, weights)
     selection = Selection(job.image, job.key, job.keep)
-    listing = list_shards(source, job.format)
+    begun, planned = find_run(sink), find_plan(sink)
+    listing = list_shards(source, job.format, planned=planned.shards() if planned else ())
     kept = kept_schema(listing, selection)
     listed = Plan.of(listing.shards)
-    codec, findings = _settle_codec(job, sink, weights)
-    identity = _identity(job, source, listing.format, weights, codec)
-    facts = _facts(weights, grid) | {"doctor": findings}
-    run = plan.start_run(sink, Run(identity, facts, listed.sha256()), listed)
-    frozen = plan.load_plan(sink)
-    plan.check_frozen(sink, run, frozen)
+    codec, findings = settle_codec(job, begun, weights)
+    identity = identity_of(job, source, listing.format, weights, codec)
+    if begun and job.retry_rejected:  # the one choice that may change: what is refused unopened
+        identity["max_pixels"] = begun.identity.get("max_pixels")
+    asked = Run(
+        identity, facts_of(job, weights, grid, kept) | {"doctor": findings}, listed.sha256()
+    )
+    run, frozen = start_run(sink, asked, listed, Growth(job.extend, job.replace_changed))
+    check_kept(run, kept)
     codes = schema.codes_field(weights.config.num_vq_embeddings, grid)
-    how = Preprocess(job.resolution, job.resample, job.background, job.max_pixels)
+    left = todo.unfinished(sink, run, frozen)
+    again = todo.retriable(sink, frozen, left) if job.retry_rejected else {}
+    _check_limit(job, run, left)
+    writer = Writer(sink, run, frozen, kept, codes, _attempt(job, again))
+    if left or again:
+        storage.delete(layout.success_uri(sink))
     work = EncodeWork(
-        writer=Writer(sink, run, frozen, kept, codes),
+        writer=writer,
         selection=selection,
-        preprocess=how,
+        preprocess=Preprocess(job.resolution, job.resample, job.background, job.max_pixels),
         codec=codec,
         weights=weights,
-        todo=_todo(sink, frozen),
+        todo=left | again,
     )
-    return work, listing
+    return _Prepared(work, listing, len(again))
+
+
+def _check_limit(job: Encode, run: Run, left: dict[int, Staged]) -> None:
+    """Checks that shards which are encoded for the first time are so under the run's own limit."""
+    limit = run.identity["max_pixels"]
+    if left and job.max_pixels != limit:
+        raise ConfigError(
+            f"{len(left):,} shard(s) are not encoded yet, and the run's --max-pixels is {limit}: "
+            "run the command without --retry-rejected and with that limit first"
+        )
+
+
+def _attempt(job: Encode, again: dict[int, Staged]) -> Attempt | None:
+    if not again:
+        return None
+    facts = {"max_pixels": job.max_pixels, "pillow": version("pillow")}
+    return Attempt(f"r{uuid.uuid4().hex}", frozenset(again), facts)
 
 
 def _check_places(source: str, sink: str) -> None:
@@ -171,85 +244,9 @@ def _check_places(source: str, sink: str) -> None:
         )
 
 
-def _grid(job: Encode, weights: Weights) -> tuple[int, int]:
-    """Returns rows and columns of the code grid."""
-    factor = weights.config.downsample_factor
-    if job.resolution % factor:
-        nearest = max(factor, round(job.resolution / factor) * factor)
-        raise ConfigError(
-            f"--resolution {job.resolution} is no multiple of {factor}, the pixels per code of "
-            f"this model; use {nearest}"
-        )
-    if weights.config.in_channels != 3:
-        raise ConfigError(f"the model takes {weights.config.in_channels} channels, not RGB's 3")
-    return job.resolution // factor, job.resolution // factor
-
-
-def _settle_codec(
-    job: Encode, sink: str, weights: Weights
-) -> tuple[CodecConfig, dict[str, Any] | None]:
-    """Returns how pixels become codes, and what the doctor found out about it.
-
-    A sink that has a run of these weights has settled it already.
-    """
-    begun = plan.find_run(sink)
-    identity = begun.identity if begun else {}
-    findings = None
-    if identity.get("model_sha256") == weights.sha256():
-        settled = identity["pixel_range"] if job.pixel_range == "auto" else job.pixel_range
-    elif job.pixel_range == "auto" or not job.skip_doctor:
-        settled, findings = doctor.check_start(weights, job.dtype, job.pixel_range)
-    else:
-        settled = job.pixel_range
-    how = CodecConfig(dtype=job.dtype, pixel_range=settled, eager=job.eager)
-    return how, findings
-
-
-def _identity(
-    job: Encode, source: str, fmt: str, weights: Weights, codec: CodecConfig
-) -> dict[str, Any]:
-    """Returns every choice that changes results."""
-    return {
-        "stage": "encode",
-        "source": source,
-        "format": fmt,
-        "image": job.image,
-        "key": job.key,
-        "keep": list(job.keep),
-        "resolution": job.resolution,
-        "resample": job.resample,
-        "background": list(job.background),
-        "max_pixels": job.max_pixels,
-        **asdict(codec),
-        "model_sha256": weights.sha256(),
-        "model_config": json.loads(json.dumps(asdict(weights.config))),  # tuples become lists
-    }
-
-
-def _facts(weights: Weights, grid: tuple[int, int]) -> dict[str, Any]:
-    packages = ("vqpipe", "ray", "torch", "pyarrow", "pillow", "numpy")
-    return {
-        "grid": list(grid),
-        "codebook_size": weights.config.num_vq_embeddings,
-        "downsample_factor": weights.config.downsample_factor,
-        "model": weights.where,
-        "model_commit": weights.commit,
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "versions": {
-            "python": platform.python_version(),
-            **{package: version(package) for package in packages},
-        },
-    }
-
-
-def _todo(sink: str, frozen: Plan) -> dict[int, Staged]:
-    done, staged = plan.committed(sink), plan.staged(sink)
-    names = enumerate(frozen.names)
-    return {i: staged.get(name, Staged()) for i, name in names if name not in done}
-
-
-def _introduce(console: Console, work: EncodeWork, listing: Listing) -> None:
+def _introduce(console: Console, prepared: _Prepared) -> None:
     """Says what was found and what is about to happen."""
+    work, listing = prepared.work, prepared.listing
     writer, size = work.writer, sum(file.size for shard in listing.shards for file in shard.files)
     fields: list[tuple[str, object]] = [
         ("source", f"{listing.format}, {size / 1e6:,.1f} MB in {len(listing.shards):,} shard(s)"),
@@ -260,16 +257,22 @@ def _introduce(console: Console, work: EncodeWork, listing: Listing) -> None:
         ),
         ("doctor", _describe_findings(writer.run.facts["doctor"])),
         ("sink", writer.sink),
-        ("left to do", f"{len(work.todo):,} of {len(writer.plan):,} shard(s)"),
+        ("left to do", _describe_left(prepared)),
     ]
     if listing.ignored:
         others = (f"{count:,} {name or 'nameless'}" for name, count in listing.ignored.items())
         fields.append(("not read", "other files beside the shards: " + ", ".join(others)))
-    if not plan.check_creates_once(writer.sink, writer.run):
+    if not check_creates_once(writer.sink, writer.run):
         fields.append(
             ("take care", "this store ignores create-if-absent: run one command at a time")
         )
     print_fields(console, "encode", fields)
+
+
+def _describe_left(prepared: _Prepared) -> str:
+    total, again = len(prepared.work.writer.plan), prepared.retried
+    left = f"{len(prepared.work.todo) - again:,} of {total:,} shard(s)"
+    return left + (f", and rejected samples of {again:,} other(s) to try again" if again else "")
 
 
 def _describe_findings(findings: dict[str, Any] | None) -> str:
@@ -280,8 +283,8 @@ def _describe_findings(findings: dict[str, Any] | None) -> str:
     return seen if flips is None else f"{seen}; {flips:.2%} of their codes are unlike float32's"
 
 
-def _encode(job: Encode, work: EncodeWork, progress: Progress, console: Console) -> tuple[str, ...]:
-    """Runs the graph to its end and keeps the display and the error budget; returns devices."""
+def _encode(job: Encode, work: EncodeWork, progress: Progress, console: Console) -> None:
+    """Runs the graph to its end and keeps the display and the error budget."""
     resources = Resources(
         address=job.address or os.environ.get("RAY_ADDRESS"),
         device=job.device,
@@ -289,20 +292,27 @@ def _encode(job: Encode, work: EncodeWork, progress: Progress, console: Console)
         batch_size=job.batch_size,
         stall_timeout_s=job.stall_timeout_s,
     )
-    devices: tuple[str, ...] = ()
     with cluster.connect(resources.address) as log_folder, _stoppable():  # Ray sets handlers too
         console.print(f"  Ray's logs are in {log_folder}", style="dim", markup=False)
         with Display(console, "encode") as display:
             display.show(progress)
             for tick in engine.encode(work, resources):
-                if tick.counts.devices != devices:
-                    devices = tick.counts.devices
+                if tick.counts.devices != progress.devices:
                     console.print(_describe_devices(tick.counts), style="dim", markup=False)
                 _count(progress, tick)
                 display.show(progress)
-                if progress.durable >= _ENOUGH_TO_JUDGE or job.max_rejected >= 1:
-                    summary.check_budget(job.max_rejected, progress.rejected, progress.durable)
-    return devices
+                if _can_judge(job, progress):
+                    summary.check_budget(job.max_rejected, progress.reasons, progress.durable)
+
+
+def _can_judge(job: Encode, progress: Progress) -> bool:
+    """Tells whether the rejections so far say something of the run.
+
+    Those of samples that were rejected before do not; the totals at the end do.
+    """
+    if job.retry_rejected:
+        return False
+    return progress.durable >= _ENOUGH_TO_JUDGE or job.max_rejected >= 1
 
 
 def _describe_devices(counts: Counts) -> str:
@@ -313,6 +323,7 @@ def _describe_devices(counts: Counts) -> str:
 def _count(progress: Progress, tick: engine.Tick) -> None:
     if tick.counts.devices and progress.start_up_s is None:
         progress.start_up_s = progress.seconds
+    progress.devices = tick.counts.devices
     progress.encoded = tick.counts.encoded
     progress.read, progress.read_bytes = tick.counts.read, tick.counts.read_bytes
     for receipt in tick.receipts.to_pylist() if tick.receipts else ():

@@ -8,9 +8,10 @@ import tyro
 from rich.console import Console
 
 from jobs.console import describe_totals, print_fields, printable
-from pipeline import plan, storage, totals
+from pipeline import layout, storage, totals
 from pipeline.errors import ConfigError
-from pipeline.plan import Plan, Run
+from pipeline.plan import Plan, load_plan
+from pipeline.run import Run, find_run, is_complete
 from pipeline.schema import Reason
 from pipeline.totals import Totals
 
@@ -36,7 +37,7 @@ def run(job: Inspect) -> None:
     """Prints what the sink holds."""
     sink = storage.normalise_uri(job.sink)
     found = load_run(sink)
-    frozen = plan.load_plan(sink)
+    frozen = load_plan(sink)
     read = totals.read_totals(sink, found, frozen)
     summed, state = read.to_dict(), _state(sink, frozen, read.shards)
     if job.json:
@@ -54,7 +55,7 @@ def load_run(sink: str) -> Run:
     Raises:
         ConfigError: If it holds none.
     """
-    found = plan.find_run(sink)
+    found = find_run(sink)
     if found is None:
         raise ConfigError(
             f"{sink} holds no run (there is no run.json); give the --sink of vqpipe encode"
@@ -76,10 +77,11 @@ def _print_rejections(sink: str, read: Totals) -> None:
 
 
 def _state(sink: str, frozen: Plan, committed: int) -> dict[str, Any]:
-    staged = plan.staged(sink).keys() & set(frozen.names)
+    staged = layout.list_staged(sink).keys() & set(frozen.names)
     return {
-        "complete": plan.is_complete(sink),
+        "complete": is_complete(sink),
         "shards_planned": len(frozen),
+        "generations": frozen.generations,
         "shards_left": len(frozen) - committed,
         "shards_begun": len(staged),
     }
@@ -104,6 +106,14 @@ def _print(sink: str, found: Run, state: dict[str, Any], summed: dict[str, Any])
             f"{summed['shards']:,} of {state['shards_planned']:,} done, {state['shards_left']:,} "
             f"left, {state['shards_begun']:,} of them begun",
         ),
+        *_describe_growth(state["generations"]),
         *describe_totals(summed, facts["grid"]),
     ]
     print_fields(console, sink, fields)
+
+
+def _describe_growth(generations: list[int]) -> list[tuple[str, object]]:
+    if len(generations) == 1:
+        return []
+    later = (f"{count:,} in generation {i}" for i, count in enumerate(generations) if i)
+    return [("grown", f"{generations[0]:,} as first planned, {', '.join(later)}")]

@@ -1,7 +1,11 @@
 """The options with which every command that takes a model says which one."""
 
 from dataclasses import dataclass
+from typing import Any
 
+from pipeline import storage
+from pipeline.errors import MismatchError
+from pipeline.run import Run
 from pipeline.weights import Weights
 
 
@@ -36,3 +40,30 @@ class ModelOptions:
             variant=self.variant,
             config=self.model_config,
         )
+
+    def record(self, weights: Weights) -> dict[str, Any]:
+        """Returns what another command needs to load the same weights, wherever it is started."""
+        config = self.model_config
+        return {
+            "model": self.model if weights.commit else storage.normalise_uri(self.model),
+            "subfolder": self.subfolder,
+            "revision": weights.commit,
+            "variant": self.variant,
+            "config": config and storage.normalise_uri(config),
+        }
+
+
+def load_recorded(asked: ModelOptions, run: Run) -> Weights:
+    """Returns the weights that a run was made with, from where it had them unless told otherwise.
+
+    Raises:
+        CheckpointError: They are not there, or damaged.
+        MismatchError: They are others.
+    """
+    weights = asked.load_weights() if asked.model else Weights.load(**run.facts["model_options"])
+    if weights.sha256() != run.identity["model_sha256"]:
+        raise MismatchError(
+            f"{weights.where} holds other weights than the run was made with, whose SHA-256 is "
+            f"{run.identity['model_sha256']}; give theirs with --model"
+        )
+    return weights

@@ -8,7 +8,7 @@ from typing import Literal
 import tyro
 
 from pipeline import cluster
-from pipeline.errors import VqpipeError
+from pipeline.errors import ConfigError, VqpipeError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,13 @@ class Submit:
     """Address of the cluster's dashboard, such as http://head:8265."""
     arguments: tyro.conf.Suppress[tuple[str, ...]] = ()
     """The command's own arguments: what follows -- on the command line."""
+
+    def __post_init__(self) -> None:
+        if "@" in self.address:
+            raise ConfigError(
+                "--address holds credentials; take them out: RAY_AUTH_TOKEN_PATH names a file with "
+                "the cluster's token"
+            )
 
 
 class JobFailedError(VqpipeError):

@@ -1,6 +1,7 @@
 """How a command ends: the sink added up, said, and marked complete if it is."""
 
 import shlex
+from collections import Counter
 from typing import Any
 
 from rich.console import Console
@@ -16,7 +17,6 @@ from pipeline.totals import Totals
 def finish(
     writer: Writer,
     progress: Progress,
-    devices: tuple[str, ...],
     max_rejected: float,
     error: IncompleteError | None,
 ) -> None:
@@ -25,7 +25,6 @@ def finish(
     Args:
         writer: The run.
         progress: What this command did.
-        devices: What it encoded on.
         max_rejected: See `check_budget`.
         error: What ended the command early; raised at the end.
 
@@ -38,13 +37,13 @@ def finish(
         "start_up_seconds": round(progress.start_up_s or 0.0, 1),
         "images_this_run": progress.durable,
         "images_per_second": round(progress.mean_rate, 2),
-        "devices": list(devices),
+        "devices": list(progress.devices),
     }
     totals.write_summary(writer.sink, writer.plan, found, facts)
     _print_summary(writer, found, facts)
     if error:
         raise error
-    check_budget(max_rejected, found.rejected, found.seen)
+    check_budget(max_rejected, found.reasons, found.seen)
     totals.mark_success(writer.sink, writer.plan, found)
 
 
@@ -67,21 +66,22 @@ def _print_summary(writer: Writer, found: Totals, facts: dict[str, Any]) -> None
     print_fields(Console(highlight=False), "summary", fields)
 
 
-def check_budget(max_rejected: float, rejected: int, seen: int) -> None:
+def check_budget(max_rejected: float, reasons: Counter[str], seen: int) -> None:
     """Checks that not too many samples were rejected.
 
     Args:
         max_rejected: Most that may be: a fraction below 1, a count from 1.
-        rejected: Samples rejected.
+        reasons: Samples rejected, by reason.
         seen: Samples accounted for, those included.
 
     Raises:
         TooManyRejectionsError: If there are more.
     """
     limit = max_rejected if max_rejected >= 1 else max_rejected * seen
-    if rejected > limit:
+    if reasons.total() > limit:
+        named = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
         raise TooManyRejectionsError(
-            f"{rejected:,} of {seen:,} images were rejected, more than --max-rejected "
-            f"{max_rejected:g} allows; look at rejected/ in the sink, then fix the source or "
-            "allow more, and run the same command again"
+            f"{reasons.total():,} of {seen:,} images were rejected ({named}), more than "
+            f"--max-rejected {max_rejected:g} allows; look at rejected/ in the sink, then fix the "
+            "source or allow more, and run the same command again"
         )

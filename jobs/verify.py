@@ -1,6 +1,8 @@
 """Read a whole sink back and check every promise that a run makes of it."""
 
 import json
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 
 import tyro
@@ -8,27 +10,49 @@ from rich.console import Console
 
 from jobs.console import print_fields, printable
 from jobs.inspect import load_run
-from pipeline import plan, storage, verify
+from jobs.model import ModelOptions, load_recorded
+from pipeline import reencode, storage, verify
+from pipeline.codec import Codec, CodecConfig
+from pipeline.device import Device, choose_device
 from pipeline.errors import DamagedSinkError, IncompleteError
-from pipeline.verify import CHECKS, Breach
+from pipeline.images import Preprocess
+from pipeline.plan import Plan, load_plan
+from pipeline.reencode import Again, Compared
+from pipeline.run import Run, is_complete
+from pipeline.sandbox import Sandbox
+from pipeline.schema import Selection
+from pipeline.verify import Breach
 
 _SHOWN = 10
+_ONLY_AT_THE_END = {"complete", "rejected", "totals"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verify:
+class Verify(ModelOptions):
     """Read a whole sink back and check every promise that a run makes of it.
 
     Reads all of data/ and rejected/, and believes nothing that an object says of itself: rows,
-    keys, codes and histograms are counted again. Needs no model and no Ray.
+    keys, codes and histograms are counted again. Needs no Ray, and no model but for --deep.
 
     Example: vqpipe verify codes/
     """
 
     sink: tyro.conf.Positional[str]
     """Folder or s3://bucket/prefix that vqpipe encode wrote."""
+    deep: bool = False
+    """Encode some shards again from their source, on this machine, and compare the codes."""
+    share: float = 0.01
+    """With --deep: share of the shards, picked by a hash of their names; at least one."""
+    model: str = ""
+    """With --deep: where the model is now, if not where the run had it."""
+    device: Device = "auto"
+    """With --deep: where to encode. Another kind of device than the run's rounds differently."""
     json: bool = False
     """Print one JSON object instead of a table."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(f"--share is {self.share}; it must be above 0 and at most 1")
 
 
 def run(job: Verify) -> None:
@@ -38,34 +62,91 @@ def run(job: Verify) -> None:
         ConfigError: If there is no run.
         DamagedSinkError: If anything is not as it must be.
         IncompleteError: If all is well so far, but the run has not ended.
+        MismatchError: If the model is not the run's.
+        SourceChangedError: If a source to encode again is not what it was.
     """
     sink = storage.normalise_uri(job.sink)
     found = load_run(sink)
-    frozen, is_complete = plan.load_plan(sink), plan.is_complete(sink)
-    breaches = list(verify.verify(sink, found, frozen, is_complete=is_complete))
+    frozen, complete = load_plan(sink), is_complete(sink)
+    breaches = list(verify.verify(sink, found, frozen, is_complete=complete))
+    compared = Compared()
+    if job.deep and not breaches:  # a damaged sink has to be mended first
+        compared = _compare(job, sink, found, frozen)
+        breaches = compared.breaches
     if job.json:
-        facts = {"complete": is_complete, "breaches": [asdict(each) for each in breaches]}
-        print(json.dumps(facts))  # noqa: T201
+        facts = {"complete": complete, "breaches": [asdict(each) for each in breaches]}
+        print(json.dumps(facts | ({"deep": _count(compared)} if job.deep else {})))  # noqa: T201
     else:
-        _print(sink, breaches, is_complete=is_complete)
+        _print(sink, breaches, compared, is_complete=complete)
     if breaches:
         raise DamagedSinkError(
             f"{sink} is not as it must be, in {len(breaches):,} place(s). Remove the objects in "
             "data/ and rejected/ that are named, and _SUCCESS, and run vqpipe encode again: it "
             "makes them anew"
         )
-    if not is_complete:
+    if not complete:
         raise IncompleteError(f"{sink} is not complete yet; what is there is as it must be")
 
 
-def _print(sink: str, breaches: list[Breach], *, is_complete: bool) -> None:
+def _compare(job: Verify, sink: str, found: Run, frozen: Plan) -> Compared:
+    """Encodes a share of what is committed again."""
+    total = Compared()
+    picked = reencode.pick_shards(frozen, reencode.committed(sink, found, frozen), job.share)
+    max_pixels = reencode.most_pixels(sink, found, frozen, picked)
+    with _open_again(job, found, max_pixels) as again:
+        for index in picked:
+            total.add(reencode.compare_shard(sink, found, frozen, index, again))
+            if not job.json:
+                said = f"  encoded {total.images:,} images of {total.shards:,} shard(s) again"
+                Console(stderr=True, highlight=False).print(said, style="dim")
+    return total
+
+
+@contextmanager
+def _open_again(job: Verify, found: Run, max_pixels: int) -> Iterator[Again]:
+    """Yields what it takes to encode as the run did."""
+    identity = found.identity
+    how = CodecConfig(**{name: identity[name] for name in ("dtype", "pixel_range", "eager")})
+    codec = Codec(load_recorded(job, found), how, device=choose_device(job.device))
+    preprocess = Preprocess(
+        identity["resolution"],
+        identity["resample"],
+        tuple(identity["background"]),
+        max_pixels,
+    )
+    with closing(Sandbox(preprocess)) as sandbox:
+        yield Again(
+            Selection(identity["image"], identity["key"], tuple(identity["keep"])),
+            preprocess,
+            codec.encode,
+            lambda images, target, _: sandbox.open(images, target),
+        )
+
+
+def _count(compared: Compared) -> dict[str, int]:
+    return {name: getattr(compared, name) for name in ("shards", "images", "codes", "unlike")}
+
+
+def _print(sink: str, breaches: list[Breach], compared: Compared, *, is_complete: bool) -> None:
     fields: list[tuple[str, object]] = []
-    for check, meaning in CHECKS.items():
+    for check, meaning in {**verify.CHECKS, **(reencode.CHECKS if compared.shards else {})}.items():
         found = [each for each in breaches if each.check == check]
-        only_then = check in {"complete", "rejected", "totals"} and not is_complete
-        state = "later" if only_then else f"BROKEN, {len(found):,} time(s)" if found else "ok"
-        fields.append((check, f"{state}: {meaning}"))
-        fields += [("", printable(f"{each.where}: {each.message}", 300)) for each in found[:_SHOWN]]
-        if len(found) > _SHOWN:
-            fields.append(("", f"and {len(found) - _SHOWN:,} more; --json has them all"))
+        is_later = check in _ONLY_AT_THE_END and not is_complete
+        fields += _describe(check, meaning, found, is_later=is_later)
+    if compared.shards:
+        said = (
+            f"{compared.unlike:,} of {compared.codes:,} codes differ, in {compared.images:,} images"
+        )
+        fields.append(("encoded again", f"{said} of {compared.shards:,} shard(s)"))
     print_fields(Console(highlight=False), f"verify {sink}", fields)
+
+
+def _describe(
+    check: str, meaning: str, found: list[Breach], *, is_later: bool
+) -> Iterator[tuple[str, object]]:
+    state = "later" if is_later else f"BROKEN, {len(found):,} time(s)" if found else "ok"
+    yield check, f"{state}: {meaning}"
+    for each in found[:_SHOWN]:
+        yield "", printable(f"{each.where}: {each.message}", 300)
+    if len(found) > _SHOWN:
+        yield "", f"and {len(found) - _SHOWN:,} more; --json has them all"

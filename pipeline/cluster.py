@@ -7,13 +7,18 @@ import math
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
+from pipeline import reaper
 from pipeline.errors import ConfigError, IncompleteError
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# A command that stops early shuts Ray down under a thread that still waits for results, whose next
+# call would have Ray start again, on every interface.
+os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray warns unless it is set
 # Ray's C++ side prints its errors to the driver's terminal, one of them for every actor pool
 # (ray-project/ray#53727); what goes wrong reaches us as exceptions all the same.
@@ -33,6 +38,8 @@ RESERVATION_RATIO = 0.1
 opening images, which takes nearly all the work, with fewer cores than there are."""
 
 _CONNECT_TIMEOUT_S = 10.0
+_ANSWER_TIMEOUT_S = 2.0
+_HEAD_TIMEOUT_S = 30.0
 _LOCAL_RAY = {
     # By default Ray ends workers that were idle for a second, and a moment later starts new ones,
     # at one or two seconds of a core each: operators take turns at being idle.
@@ -65,16 +72,18 @@ def connect(address: str | None) -> Iterator[str]:
     }
     if address:
         _check_reachable(address)
-    try:
-        with _muted_stderr(), contextlib.nullcontext() if address else _loopback():
-            context = ray.init(**({"address": address} if address else local), **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ConfigError(f"Ray {address or 'on this machine'} does not start: {error}") from error
-    try:
+    with contextlib.ExitStack() as stack:
+        mark = {} if address else stack.enter_context(reaper.leave_nothing())
+        stack.callback(ray.shutdown)
+        try:
+            with _muted_stderr(), _environment(mark), _loopback(only=not address):
+                context = ray.init(**({"address": address} if address else local), **quiet)
+        except Exception as error:  # Ray raises a bare one if a node is not there in time
+            where = address or "on this machine"
+            cure = "" if address else " (it needs some free memory, and room on the disk of /tmp)"
+            raise ConfigError(f"Ray {where} does not start: {error}{cure}") from error
         _quieten_ray_data()
         yield str(cast(Any, context).address_info["session_dir"]) + "/logs"
-    finally:
-        ray.shutdown()
 
 
 def _check_reachable(address: str) -> None:
@@ -92,7 +101,18 @@ def _check_reachable(address: str) -> None:
 
 
 @contextlib.contextmanager
-def _loopback() -> Iterator[None]:
+def _environment(added: dict[str, str]) -> Iterator[None]:
+    """Adds to the environment of what is started meanwhile."""
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
+
+
+@contextlib.contextmanager
+def _loopback(*, only: bool) -> Iterator[None]:
     """Makes a Ray that is started meanwhile listen on 127.0.0.1 only, not on every interface.
 
     Told `_node_ip_address="127.0.0.1"`, Ray 2.60 takes the machine's own address all the same
@@ -100,7 +120,7 @@ def _loopback() -> Iterator[None]:
     too; that variable is read once, at import, into this constant.
     """
     before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
+    ray_constants.ENABLE_RAY_CLUSTER = before and not only
     try:
         yield
     finally:
@@ -118,6 +138,37 @@ def _muted_stderr() -> Iterator[None]:
     finally:
         os.dup2(terminal, 2)
         os.close(terminal)
+
+
+class Head:
+    """The head of the cluster that was joined, without which nothing goes on.
+
+    Ray 2.60 ends the driver when its head has not answered for 60 s, with exit code 1 and without a
+    word (the C++ side calls exit): this notices before.
+    """
+
+    def __init__(self) -> None:
+        self._address = str(ray.get_runtime_context().gcs_address)
+        self._answered = math.inf  # only one that has answered can cease to
+
+    def check(self) -> None:
+        """Asks whether it is there; call it every few seconds.
+
+        Raises:
+            IncompleteError: If it has not been there for half a minute.
+        """
+        host, _, port = self._address.rpartition(":")
+        with contextlib.suppress(OSError):
+            place = host.strip("[]"), int(port)
+            socket.create_connection(place, timeout=_ANSWER_TIMEOUT_S).close()
+            self._answered = time.monotonic()
+        gone_s = time.monotonic() - self._answered
+        if gone_s > _HEAD_TIMEOUT_S:
+            raise IncompleteError(
+                f"the head of the Ray cluster, {self._address}, has not answered for {gone_s:.0f} s"
+                ": it or its machine is gone. Everything committed is safe: run the same command "
+                "again when there is a cluster"
+            )
 
 
 def cores() -> int:

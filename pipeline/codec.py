@@ -23,6 +23,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pipeline.device import is_out_of_memory, watch_device
 from pipeline.errors import ConfigError
 from pipeline.vqgan import VQModel
 from pipeline.vqgan.checkpoint import build_model
@@ -31,7 +32,6 @@ from pipeline.weights import Weights
 
 DType = Literal["float32", "tf32", "bfloat16", "float16"]
 PixelRange = Literal["signed", "unit"]
-Device = Literal["auto", "cpu", "cuda"]
 
 Images = npt.NDArray[np.uint8]
 """(N, H, W, 3) RGB."""
@@ -93,7 +93,8 @@ class Codec:
         has_cuda = self.device.type == "cuda"
         self.batch_size = (has_cuda and batch_size) or BATCH_SIZE[self.device.type]
         self._dtype = _NETWORK_DTYPE[how.dtype]
-        self._network = self._place(build_model(*weights.parsed, dtype=torch.float32))
+        with watch_device():
+            self._network = self._place(build_model(*weights.parsed, dtype=torch.float32))
         self._latents_of: Callable[[Tensor], Tensor] = self._to_latents
         self._pixels_of: Callable[[Tensor], Tensor] = self._to_pixels
         if has_cuda and not how.eager:
@@ -121,6 +122,7 @@ class Codec:
 
         Raises:
             ConfigError: If not even one image fits into memory.
+            DeviceError: If the device fails, for good in this process.
         """
         codes, finite = self._run(self._encode_batch, images, on_batch)
         return codes, finite
@@ -186,8 +188,14 @@ class Codec:
         network.quantize.embedding.weight.data = codebook
         return network
 
-    @torch.inference_mode()
     def _run(
+        self, forward: Forward, items: npt.NDArray[Any], on_batch: OnBatch
+    ) -> list[npt.NDArray[Any]]:
+        """Returns each result of `forward` over all items."""
+        with torch.inference_mode(), watch_device():
+            return self._run_batches(forward, items, on_batch)
+
+    def _run_batches(
         self, forward: Forward, items: npt.NDArray[Any], on_batch: OnBatch
     ) -> list[npt.NDArray[Any]]:
         """Returns each result of `forward` over all items, batch by batch."""
@@ -217,8 +225,8 @@ class Codec:
             outputs = forward(self._send(batch))
             return _Launched.of(outputs, len(batch))
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
-                raise _explain(error) from error
+            if not is_out_of_memory(error):
+                raise
             return None
 
     def _send(self, batch: npt.NDArray[Any]) -> Tensor:
@@ -292,13 +300,6 @@ def _arithmetic(dtype: DType) -> Iterator[None]:
             switch.allow_tf32 = value
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Tells whether memory is short: CUDA's allocator, the host's, or a library's own request."""
-    signs = ("can't allocate memory", "ALLOC_FAILED")
-    is_short = any(sign in str(error) for sign in signs)
-    return isinstance(error, torch.OutOfMemoryError) or is_short
-
-
 def _fuse(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """Returns the function with kernels made for the shape that it is called with.
 
@@ -308,33 +309,3 @@ def _fuse(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """
     torch._dynamo.config.cache_size_limit = _COMPILATIONS  # noqa: SLF001 (it has no other name)
     return torch.compile(function, dynamic=False, fullgraph=True)
-
-
-def _explain(error: RuntimeError) -> Exception:
-    """Returns what to tell the user: an error of ours if kernels could not be compiled."""
-    from torch._dynamo.exc import TorchDynamoException  # noqa: PLC0415 (takes a second)
-
-    if not isinstance(error, TorchDynamoException):
-        return error
-    said = " ".join(str(error).split("\n")[:2])  # which backend failed, and of what
-    return ConfigError(
-        f"torch.compile cannot make kernels here: {said}; it needs a C compiler such as gcc. "
-        "Install one, or add --eager, which is slower"
-    )
-
-
-def choose_device(device: Device) -> str:
-    """Returns the device to use on this machine.
-
-    Raises:
-        ConfigError: If CUDA is asked for and there is none.
-    """
-    has_cuda = torch.cuda.is_available()
-    if device == "cuda" and not has_cuda:
-        raise ConfigError("--device cuda, but torch sees no CUDA device here; use --device cpu")
-    return "cuda" if has_cuda and device != "cpu" else "cpu"
-
-
-def device_name(device: str) -> str:
-    """Returns what a person calls the device."""
-    return torch.cuda.get_device_name() if device == "cuda" else f"cpu x{torch.get_num_threads()}"

@@ -4,10 +4,13 @@ A writer that holds a whole shard publishes it. Otherwise it publishes what it h
 in `staging/`, looks whether the ranges now cover the shard, and if so merges them. Any number of
 writers may do this at once, and again after any crash: whoever sees a complete set publishes the
 same rows, and the first one wins. Object storage is the only state.
+
+Where rejected samples are tried again (`Attempt`), a shard's object is revised: its good rows count
+as rows that are safe already, and the new object takes the old one's place in one step. The same
+happens to the object of a shard that was planned anew after its files changed, without the rows.
 """
 
 import io
-import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -19,18 +22,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import plan as layout
-from pipeline import schema, storage
+from pipeline import layout, schema, storage
 from pipeline.errors import AccountingError, StorageError
 from pipeline.footer import (
     HISTOGRAM,
     ORIGIN,
     REJECTIONS,
+    Footer,
     pack_histogram,
     pack_rejections,
+    parse_footer,
+    read_footer,
     write_parquet,
 )
-from pipeline.plan import Plan, Run, digest
+from pipeline.layout import ranges_of
+from pipeline.plan import Plan, digest
+from pipeline.run import Run
 
 RECEIPT = pa.schema(
     [
@@ -45,6 +52,18 @@ RECEIPT = pa.schema(
 
 
 @dataclass(frozen=True)
+class Attempt:
+    """One command that tries rejected samples again."""
+
+    tag: str
+    """Unique among commands: what one of them has staged is of no use to another."""
+    shards: frozenset[int]
+    """Places in the plan of the shards that are revised."""
+    facts: dict[str, object]
+    """What may have changed since; stands in the footers of the shards that are revised."""
+
+
+@dataclass(frozen=True)
 class Writer:
     """All that a commit needs to know of its run."""
 
@@ -53,11 +72,44 @@ class Writer:
     plan: Plan
     kept: pa.Schema
     codes: pa.Field
+    attempt: Attempt | None = None
+    """Set if some shards that are committed are to be revised."""
 
     @property
     def codebook_size(self) -> int:
         """Number of codebook entries: codes are smaller."""
         return int(self.run.facts["codebook_size"])
+
+    def revision(self, index: int) -> Attempt | None:
+        """Returns the attempt that a shard is revised by, if it is."""
+        return self.attempt if self.attempt and index in self.attempt.shards else None
+
+    def edition(self, index: int) -> str:
+        """Returns which rows in staging belong together with those of this writer."""
+        revision = self.revision(index)
+        return revision.tag if revision else layout.edition(self.plan.generation(index))
+
+    def replaces(self, index: int) -> bool:
+        """Tells whether objects of a shard may be there that are to give way to new ones."""
+        return self.revision(index) is not None or bool(self.plan.earlier(index))
+
+    def publish(self, index: int, uri: str, data: bytes) -> None:
+        """Publishes an object of a shard."""
+        if self.replaces(index):
+            storage.replace(uri, data)
+        else:
+            storage.publish(uri, data)
+
+
+@dataclass(frozen=True)
+class _Base:
+    """What a shard's object holds that is to be revised."""
+
+    rows: pa.Table
+    """The good rows (`schema.encoded_schema`)."""
+    total: int | None
+    """Rows of the shard; None if it could not be read to its end."""
+    footer: Footer
 
 
 def commit_rows(table: pa.Table, writer: Writer) -> pa.Table:
@@ -93,84 +145,143 @@ def _commit_shard(writer: Writer, index: int, rows: pa.Table) -> int | None:
     Returns:
         Rows of the shard, if it is committed now.
     """
+    base = _read_base(writer, index) if writer.revision(index) else None
     total = pc.max(rows["total"]).as_py()
+    if total is None and base:
+        total = base.total
     rows = rows.filter(pc.greater_equal(rows["row"], 0))
-    if total is not None and _unique_rows(rows) == total:
-        _publish_shard(writer, index, rows, total)
+    whole = _with_base(rows, base)
+    if total is not None and len(whole) == total:
+        _publish_shard(writer, index, whole, total, base)
         return int(total)
     for block in _contiguous(rows):
         _stage(writer, index, block)
-    return _merge(writer, index)
+    return _merge(writer, index, base)
 
 
-def _unique_rows(rows: pa.Table) -> int:
-    return int(pc.count_distinct(rows["row"]).as_py())
+def _read_base(writer: Writer, index: int) -> _Base | None:
+    """Returns what is committed of a shard, if it is of the version that is planned now."""
+    try:
+        data = storage.read(layout.data_uri(writer.sink, writer.plan.name(index)))
+    except FileNotFoundError:
+        return None
+    file = pq.ParquetFile(io.BytesIO(data))
+    footer = parse_footer(file.metadata.metadata)
+    if not is_current(footer, writer.run, writer.plan, index):
+        return None
+    return _Base(_encoded_table(file.read(), index, writer), footer.total, footer)
+
+
+def is_current(footer: Footer, run: Run, plan: Plan, index: int) -> bool:
+    """Tells whether an object was made by a run, of a shard as it is planned now."""
+    said = (footer.origin.get("fingerprint"), footer.origin.get("source"))
+    return said == (run.fingerprint, plan.source(index))
+
+
+def _with_base(rows: pa.Table, base: _Base | None) -> pa.Table:
+    """Returns rows in order, each once; what is committed already comes first."""
+    tables = [base.rows, rows] if base else [rows]
+    order = [("row", "ascending"), ("view", "ascending")]  # a stable sort
+    return _drop_duplicates(pa.concat_tables(tables).sort_by(order))
 
 
 def _contiguous(rows: pa.Table) -> Iterator[pa.Table]:
-    """Yields runs of consecutive row numbers of a sorted table."""
+    """Yields runs of consecutive row numbers of a sorted table, which may hold some twice."""
     numbers = rows["row"].to_numpy()
-    cuts = [0, *(np.flatnonzero(np.diff(numbers) > 1) + 1).tolist(), len(numbers)]
-    for first, last in itertools.pairwise(cuts):
-        if last > first:
-            yield rows.slice(first, last - first)
+    for first, last in ranges_of(numbers):
+        start, end = np.searchsorted(numbers, [first, last])
+        yield rows.slice(start, end - start)
 
 
 def _stage(writer: Writer, index: int, block: pa.Table) -> None:
     rows = (block["row"][0].as_py(), block["row"][-1].as_py() + 1)
-    uri = layout.range_uri(writer.sink, writer.plan.name(index), rows, block["total"][-1].as_py())
+    name, total = writer.plan.name(index), block["total"][-1].as_py()
+    uri = layout.range_uri(writer.sink, name, rows, total, writer.edition(index))
     storage.publish(uri, write_parquet(block, {ORIGIN: json.dumps(_origin(writer, index))}))
 
 
-def _merge(writer: Writer, index: int) -> int | None:
+def _merge(writer: Writer, index: int, base: _Base | None) -> int | None:
     """Commits a shard whose staging is complete; returns its rows if it is committed now."""
     name = writer.plan.name(index)
-    uris = _list_ranges(writer.sink, name)
-    staged = layout.parse_ranges(uris)
+    uris = _list_ranges(writer, index)
+    staged = layout.parse_ranges(uris, writer.edition(index))
+    if base:
+        staged = staged.with_rows(base.rows["row"].to_numpy(), base.total)
     if staged.total is None or not staged.complete:
         return None
     try:
-        tables = [_read_range(uri, writer.run) for uri in uris]
+        tables = [_read_range(uri, writer, index) for uri in uris]
     except FileNotFoundError:  # another writer has committed the shard and is clearing up
         storage.stat(layout.data_uri(writer.sink, name))
         return staged.total
-    rows = pa.concat_tables(tables).sort_by([("row", "ascending"), ("view", "ascending")])
-    _publish_shard(writer, index, rows, staged.total)
+    rows = _with_base(pa.concat_tables(tables), base)
+    _publish_shard(writer, index, rows, staged.total, base)
     for uri in uris:
         storage.delete(uri)
     return staged.total
 
 
-def _list_ranges(sink: str, name: str) -> list[str]:
-    files = storage.list_files(layout.staging_uri(sink, name), recursive=False)
-    return [file.uri for file in files if layout.is_range(file.uri)]
+def _list_ranges(writer: Writer, index: int) -> list[str]:
+    folder = layout.staging_uri(writer.sink, writer.plan.name(index))
+    files = storage.list_files(folder, recursive=False)
+    return [file.uri for file in files if layout.is_range(file.uri, writer.edition(index))]
 
 
-def _read_range(uri: str, run: Run) -> pa.Table:
+def _read_range(uri: str, writer: Writer, index: int) -> pa.Table:
     file = pq.ParquetFile(io.BytesIO(storage.read(uri)))
     origin = json.loads((file.metadata.metadata or {}).get(ORIGIN.encode(), b"{}"))
-    if origin.get("fingerprint") != run.fingerprint:
-        raise StorageError(f"{uri} belongs to another run; remove staging/ and run again")
+    if origin != _origin(writer, index):
+        raise StorageError(
+            f"{uri} was made by another run, or of another version of the shard; remove staging/ "
+            "and run again"
+        )
     return file.read()
 
 
-def _publish_shard(writer: Writer, index: int, rows: pa.Table, total: int) -> None:
+def _publish_shard(
+    writer: Writer, index: int, rows: pa.Table, total: int, base: _Base | None
+) -> None:
     """Publishes `rejected/` and then `data/`, after checking that every row is there once."""
-    rows = _drop_duplicates(rows)
     _check_accounting(writer.plan.name(index), rows, total)
     good = rows.filter(pc.is_null(rows["reason"]))
     bad = rows.filter(pc.is_valid(rows["reason"]))
     codes = _flat_codes(good, writer)
     rejected = bad.select(schema.REJECTED.names).cast(schema.REJECTED)
     rejections = pack_rejections(rejected)
-    origin = json.dumps(_describe(writer, index, good, bad) | {"rejections": digest(rejections)})
-    if len(bad):
-        uri = layout.rejected_uri(writer.sink, writer.plan.name(index))
-        storage.publish(uri, write_parquet(rejected, {ORIGIN: origin}))
+    said = _describe(writer, index, good, bad, base) | {"rejections": digest(rejections)}
+    if base and base.footer.origin["rejections"] == said["rejections"]:
+        return  # the samples were rejected again, in the same words
+    if writer.replaces(index) and not _may_replace(writer, index, base):
+        return
+    origin = json.dumps(said)
+    _publish_rejected(writer, index, rejected, origin)
     histogram = pack_histogram(np.bincount(codes, minlength=writer.codebook_size))
     footer = {ORIGIN: origin, HISTOGRAM: histogram, REJECTIONS: rejections}
     data = write_parquet(_data_table(good, writer), footer)
-    storage.publish(layout.data_uri(writer.sink, writer.plan.name(index)), data)
+    writer.publish(index, layout.data_uri(writer.sink, writer.plan.name(index)), data)
+
+
+def _may_replace(writer: Writer, index: int, base: _Base | None) -> bool:
+    """Tells whether what is there now, looked at once more, is what is to be replaced.
+
+    Between this look and the replacement lie milliseconds; between reading a shard and publishing
+    it, hours, in which another command may have published something newer.
+    """
+    try:
+        found = read_footer(storage.stat(layout.data_uri(writer.sink, writer.plan.name(index))))
+    except FileNotFoundError:
+        return base is None
+    if base:
+        return found.origin == base.footer.origin
+    return found.origin.get("source") in writer.plan.earlier(index)
+
+
+def _publish_rejected(writer: Writer, index: int, rejected: pa.Table, origin: str) -> None:
+    uri = layout.rejected_uri(writer.sink, writer.plan.name(index))
+    if len(rejected):
+        writer.publish(index, uri, write_parquet(rejected, {ORIGIN: origin}))
+    elif writer.replaces(index):
+        storage.delete(uri)
 
 
 def _drop_duplicates(rows: pa.Table) -> pa.Table:
@@ -202,23 +313,40 @@ def _flat_codes(good: pa.Table, writer: Writer) -> npt.NDArray[np.unsignedintege
 
 
 def _data_table(good: pa.Table, writer: Writer) -> pa.Table:
+    """Returns encoded rows as they stand in `data/`."""
     target = schema.data_schema(writer.kept, writer.codes)
-    own = set(target.names) - set(writer.kept.names)
-    names = [name if name in own else schema.KEPT + name for name in target.names]
+    names = [_between(name, writer) for name in target.names]
     return good.select(names).rename_columns(target.names).cast(target)
+
+
+def _encoded_table(data: pa.Table, index: int, writer: Writer) -> pa.Table:
+    """Returns rows of `data/` as they were when they were encoded."""
+    target = schema.encoded_schema(writer.kept, writer.codes)
+    columns = {_between(name, writer): data[name] for name in data.column_names}
+    columns["shard"] = pa.array([index] * len(data), pa.int32())
+    absent = {name: pa.nulls(len(data), target.field(name).type) for name in target.names}
+    return pa.table({name: columns.get(name, absent[name]) for name in target.names}).cast(target)
+
+
+def _between(name: str, writer: Writer) -> str:
+    """Returns what a column of `data/` is called between stages."""
+    return schema.KEPT + name if name in writer.kept.names else name
 
 
 def _origin(writer: Writer, index: int) -> dict[str, object]:
     """Returns which run and which shard an object belongs to."""
-    source = writer.plan.table.select(["uri", "size", "version"]).slice(index, 1).to_pylist()[0]
     return {
         "fingerprint": writer.run.fingerprint,
         "shard": writer.plan.name(index),
-        "source": source,
+        "source": writer.plan.source(index),
     }
 
 
-def _describe(writer: Writer, index: int, good: pa.Table, bad: pa.Table) -> dict[str, object]:
+def _describe(
+    writer: Writer, index: int, good: pa.Table, bad: pa.Table, base: _Base | None
+) -> dict[str, object]:
+    before, revision = (base.footer.origin if base else {}), writer.revision(index)
+    audited = len(good) - good["flips"].null_count  # rows of the base have none any more
     return {
         **_origin(writer, index),
         "grid": writer.run.facts["grid"],
@@ -227,6 +355,7 @@ def _describe(writer: Writer, index: int, good: pa.Table, bad: pa.Table) -> dict
         "encoded": len(good),
         "rejected": len(bad),
         "reasons": dict(Counter(bad["reason"].to_pylist())),
-        "audited": len(good) - good["flips"].null_count,
-        "flips": pc.sum(good["flips"]).as_py() or 0,
+        "audited": before.get("audited", 0) + audited,
+        "flips": before.get("flips", 0) + (pc.sum(good["flips"]).as_py() or 0),
+        **({"retried": revision.facts} if revision else {}),
     }

@@ -11,13 +11,14 @@ happens, can stop early, and can tell a slow run from a stuck one.
 import contextlib
 import functools
 import math
+import os
 import queue
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import pyarrow as pa
 import ray
@@ -28,21 +29,21 @@ from ray.util.annotations import RayDeprecationWarning
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline import cluster
+from pipeline.attempts import ATTEMPTS, encode_bounded
 from pipeline.codec import (
     BATCH_SIZE,
     Codec,
     CodecConfig,
-    Device,
-    choose_device,
-    device_name,
 )
 from pipeline.commit import Writer
-from pipeline.errors import NoProgressError, VqpipeError
+from pipeline.device import Device, choose_device, device_name, watch_device
+from pipeline.errors import DeviceError, NoProgressError
+from pipeline.failures import explain
 from pipeline.images import Preprocess
-from pipeline.plan import Staged
+from pipeline.layout import Staged
 from pipeline.schema import Selection
 from pipeline.stages import encode_rows, open_rows
-from pipeline.tasks import Counter, Counts, commit, open_sandboxed, read, todo_rows
+from pipeline.tasks import Counter, Counts, RemoteLedger, commit, open_sandboxed, read, todo_rows
 from pipeline.weights import Weights
 
 BLOCK_BYTES = 8 * 2**20
@@ -75,6 +76,7 @@ TASKS = {**_ARROW, "max_retries": 64}
 ACTORS = {**_ARROW, "max_restarts": -1, "max_task_retries": 64}
 
 _POLL_S = 0.5
+_REPORT_S = 30.0
 _TODO_BLOCKS = 10_000
 
 
@@ -125,7 +127,9 @@ def encode(work: EncodeWork, resources: Resources, codec: type[Codec] = Codec) -
         codec: What encodes; a benchmark puts one that costs nothing in its place.
 
     Raises:
-        NoProgressError: If nothing moves for `resources.stall_timeout_s`.
+        NoProgressError: If nothing moves for `resources.stall_timeout_s`, or devices or workers
+            fail again and again.
+        MachineError: If a machine runs out of memory or disk.
         VqpipeError: Whatever a stage raised.
     """
     gpus = int(cluster.resources().get("GPU", 0))
@@ -163,14 +167,15 @@ def _graph(
     images = max(1, min(blocks.images, PIXEL_BYTES // image_bytes))
     rows = batch_size * math.ceil(images / batch_size)
     _shape_blocks(rows * image_bytes)
-    plan, writer = ray.put(work.writer.plan.table), work.writer
+    _keep_errors()
+    writer = ray.put(work.writer)
     todo = ray.data.from_arrow(todo_rows(work.todo, _TODO_BLOCKS))
     return cast(
         ray.data.Dataset,
         cast(Any, todo)  # the types of map_batches are too narrow
         .map_batches(
             read,
-            fn_args=(plan, work.selection, writer.kept, rows, counter),
+            fn_args=(writer, work.selection, rows, counter),
             batch_size=1,
             num_cpus=READ_CORES,
             **TASKS,
@@ -193,7 +198,7 @@ def _graph(
         )
         .map_batches(
             commit,
-            fn_args=(plan, writer.sink, writer.run, writer.kept, writer.codes),
+            fn_args=(writer,),
             batch_size=rows * blocks.committed,
             num_cpus=COMMIT_CORES,
             **TASKS,
@@ -214,8 +219,18 @@ def _shape_blocks(pixel_bytes: int) -> None:
     DataContext.get_current().target_max_block_size = max(BLOCK_BYTES, round(0.8 * pixel_bytes))
 
 
+def _keep_errors() -> None:
+    """Has Ray Data hand on what a stage raises; by default it wraps it and 2.60 loses the cause."""
+    DataContext.get_current().raise_original_map_exception = True
+
+
 class _Encoder:
-    """The codec as Ray Data's actor: made once, then called with one table after another."""
+    """The codec as Ray Data's actor: made once, then called with one table after another.
+
+    What goes wrong while it is made is raised at the first call: of an actor that cannot be made
+    Ray tells the driver no more than a text. A device that fails once fails for good in its
+    process, so the process ends, after word to the driver, and Ray puts another in its place.
+    """
 
     def __init__(
         self,
@@ -226,23 +241,55 @@ class _Encoder:
         device: Device,
         counter: ActorHandle[Any],
     ) -> None:
-        chosen = choose_device(device)
+        self._codes = codes
+        self._counter = counter
+        self._ledger = RemoteLedger(counter)
+        self._error: Exception | None = None
+        try:
+            with watch_device():
+                self._build(weights, builds, side, device)
+        except DeviceError as error:
+            self._end_process(error)
+        except Exception as error:  # noqa: BLE001 (raised at the first call)
+            self._error = error
+
+    def _build(
+        self,
+        weights: ray.ObjectRef[Any],
+        builds: Sequence[Callable[..., Codec]],
+        side: int,
+        device: Device,
+    ) -> None:
+        has_gpu = bool(ray.get_gpu_ids())
+        chosen = choose_device(device, promised=has_gpu)
         placed: dict[str, Any] = {"device": chosen, "threads": cluster.cores()}
         read = ray.get(weights)
         self._codec, *references = (build(read, **placed) for build in builds)
         self._reference = references[0].encode if references else None
-        self._codes = codes
-        self._counter = counter
-        unused = chosen == "cpu" and ray.get_gpu_ids()
-        note = " (Ray gave it a GPU, but torch sees no CUDA there)" if unused else ""
-        counter.join.remote(device_name(chosen) + note, self._codec.warm_up(side, side))
+        unused = chosen == "cpu" and has_gpu
+        note = " (Ray gave it a GPU, but this torch is one for CPUs)" if unused else ""
+        self._counter.join.remote(device_name(chosen) + note, self._codec.warm_up(side, side))
 
     def __call__(self, table: pa.Table) -> pa.Table:
+        if self._error:
+            raise self._error
+        try:
+            return encode_bounded(table, self._encode, self._ledger)
+        except DeviceError as error:
+            self._end_process(error)
+
+    def _encode(self, table: pa.Table) -> pa.Table:
         encode_images = functools.partial(self._codec.encode, on_batch=self._count)
         return encode_rows(table, encode_images, self._codes, self._reference)
 
     def _count(self, images: int) -> None:
         self._counter.add.remote(images)
+
+    def _end_process(self, error: DeviceError) -> NoReturn:
+        codec = ray.get_runtime_context().get_actor_id()
+        with contextlib.suppress(ray.exceptions.RayError):  # the driver's watchdog remains
+            ray.get(self._counter.fail.remote(codec, error.message), timeout=_REPORT_S)
+        os._exit(1)
 
 
 _END = object()
@@ -257,21 +304,23 @@ def _watch(
     """Yields ticks until the graph ends, and gives up when nothing has moved for too long."""
     results: queue.Queue[Any] = queue.Queue()
     threading.Thread(target=_pump, args=(dataset, results), daemon=True).start()
-    moved, counts = time.monotonic(), Counts()
+    moved, counts, head = time.monotonic(), Counts(), cluster.Head()
     while True:
         with contextlib.suppress(queue.Empty):
             item = results.get(timeout=_POLL_S)
             if item is _END:
                 return
             if isinstance(item, BaseException):
-                raise _root_cause(item)
+                raise explain(item)
             moved = time.monotonic()
             yield Tick(item, counts)
+        head.check()
         found = _poll(counter, counts)
         if found.encoded > counts.encoded:  # not what is read: a retried task reads for ever
             moved = time.monotonic()
         counts = found
         yield Tick(None, counts)
+        _check_devices(counts)
         if time.monotonic() - moved > stall_timeout_s:
             raise NoProgressError(_describe_stall(stall_timeout_s, kind))
 
@@ -292,15 +341,13 @@ def _poll(counter: ActorHandle[Any], before: Counts) -> Counts:
         return before
 
 
-def _root_cause(error: BaseException) -> BaseException:
-    """Returns our own error if one is behind what Ray raised, else the error itself."""
-    seen: list[BaseException | None] = [error]
-    for found in seen:
-        if isinstance(found, VqpipeError):
-            return found
-        if found is not None and len(seen) < 32:
-            seen += [getattr(found, "cause", None), found.__cause__]
-    return error
+def _check_devices(counts: Counts) -> None:
+    if counts.failures >= ATTEMPTS:
+        raise DeviceError(
+            f"the device of a codec failed in {counts.failures} processes in a row, with no image "
+            f"encoded in between; the last time: {counts.failure}. Everything committed is safe: "
+            "look at that machine (nvidia-smi, dmesg), and run the same command again"
+        )
 
 
 def _describe_stall(timeout_s: float, kind: str) -> str:

@@ -3,18 +3,33 @@
     VqpipeError
     ├── ConfigError         4  an option that cannot work: change the command
     ├── CheckpointError     4  model files missing, damaged or no VQModel: fix the files
+    ├── EncoderError        4  the codec fails whatever it is given: see vqpipe doctor
+    ├── MachineError        4  a machine ran out of memory or disk: give it more, rerun
     ├── StorageError        4  the store said no, or nothing, after retries: fix access, rerun
     ├── MismatchError       3  the sink belongs to another run: another sink, or its options
-    ├── SourceChangedError  3  an input is not what was planned: restore it, or start anew
+    ├── SourceChangedError  3  an input is not what was planned: restore it, or take it in
     ├── IncompleteError     2  the run ended before every shard was committed: rerun
     │   └── TooManyRejectionsError  2  the error budget is spent: see rejected/, fix or raise it
     ├── NoProgressError     5  nothing moved for the set time: look at the cluster, rerun
+    │   ├── DeviceError     5  a GPU fails in one process after the other: look at it, rerun
+    │   └── WorkersLostError  5  processes or machines died too often: look at them, rerun
     ├── DamagedSinkError    1  vqpipe verify found a breach: remove what it names, rerun
     └── AccountingError     1  the rows of a shard do not add up, none is committed: report it
 
 Exit code 0 means that ``_SUCCESS`` is in the sink, and nothing else means that. A bad image is
 never an exception: it is a rejection, a row of data (`pipeline.schema.Reason`).
 """
+
+import re
+
+_MAX_LINE = 200
+
+
+def in_one_line(error: BaseException) -> str:
+    """Returns one printable line without the addresses of objects, equal on every run."""
+    text = re.sub(r" at 0x[0-9a-fA-F]+", "", f"{type(error).__name__}: {error}")
+    printable = "".join(letter if letter.isprintable() else " " for letter in text)
+    return " ".join(printable.split())[:_MAX_LINE]
 
 
 class VqpipeError(Exception):
@@ -39,6 +54,18 @@ class CheckpointError(VqpipeError):
     exit_code = 4
 
 
+class EncoderError(VqpipeError):
+    """The codec fails at plain images too: look at checkpoint and precision with vqpipe doctor."""
+
+    exit_code = 4
+
+
+class MachineError(VqpipeError):
+    """A machine ran out of memory or disk: give it more, then run the same command again."""
+
+    exit_code = 4
+
+
 class StorageError(VqpipeError):
     """The store refused or did not answer: fix access or wait, then run the same command again."""
 
@@ -52,7 +79,7 @@ class MismatchError(VqpipeError):
 
 
 class SourceChangedError(VqpipeError):
-    """An input differs from the plan: restore it, or encode into a new sink."""
+    """An input differs from the plan: restore it, take the change in, or use a new sink."""
 
     exit_code = 3
 
@@ -71,6 +98,14 @@ class NoProgressError(VqpipeError):
     """Nothing moved for the set time: look at the cluster, then run the same command again."""
 
     exit_code = 5
+
+
+class DeviceError(NoProgressError):
+    """A GPU fails in one process after the other: look at it, then run the same command again."""
+
+
+class WorkersLostError(NoProgressError):
+    """Processes or machines died too often: look at them, then run the same command again."""
 
 
 class DamagedSinkError(VqpipeError):

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.errors import StorageError
-from pipeline.schema import REJECTED, File
+from pipeline.errors import SourceChangedError, StorageError
+from pipeline.schema import REJECTED, File, Reason
 
 ORIGIN = "vqpipe"
 """Key of a JSON object: run, shard and source; of a committed shard also grid and counts."""
@@ -44,6 +44,12 @@ class Footer:
     """Empty but for data objects."""
     rejections: pa.Table
     """`schema.REJECTED`; empty but for data objects."""
+
+    @property
+    def total(self) -> int | None:
+        """Rows of a committed shard; None if it could not be read to its end."""
+        is_cut = Reason.SHARD_DAMAGED in self.rejections["reason"].to_pylist()
+        return None if is_cut else int(self.origin["seen"])
 
 
 def pack_histogram(histogram: Histogram) -> str:
@@ -84,8 +90,19 @@ def read_footer(file: File) -> Footer:
     """Returns what one object says of itself, by one request as a rule.
 
     Raises:
+        FileNotFoundError: If it has been removed since it was listed.
         StorageError: If the object is not one of ours.
     """
+    try:
+        return _read_footer(file)
+    except (StorageError, SourceChangedError):
+        found = storage.stat(file.uri)
+        if found == file:
+            raise
+        return _read_footer(found)  # it was replaced since it was listed
+
+
+def _read_footer(file: File) -> Footer:
     tail = storage.read_tail(file, _TAIL_BYTES)
     needed = int.from_bytes(tail[-8:-4], "little") + _PARQUET_END_BYTES
     if len(tail) < needed <= file.size:

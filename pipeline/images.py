@@ -22,7 +22,6 @@ Pixels are resampled once, from the original to the view. JPEG's reduced decodin
 """
 
 import io
-import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from pipeline.errors import in_one_line
 from pipeline.schema import Reason, Rejection
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
@@ -43,7 +43,6 @@ RESAMPLE = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LAN
 # `Preprocess.max_pixels` is checked at the same place: after the header, before the pixels.
 Image.MAX_IMAGE_PIXELS = None
 
-_MAX_MESSAGE = 200
 _GREY_16 = 257  # 65535 / 255
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -115,7 +114,7 @@ def open_image(data: bytes, how: Preprocess) -> View | Rejection:
     except UnidentifiedImageError:
         return _unidentified(data)
     except Exception as error:  # noqa: BLE001 (decoders raise nearly anything on bad data)
-        return Rejection(_reason(data, error), _sentence(error))
+        return Rejection(_reason(data, error), in_one_line(error))
 
 
 def open_images(
@@ -215,10 +214,3 @@ def _reason(data: bytes, error: Exception) -> Reason:
 def _is_cut_riff(data: bytes) -> bool:
     """Tells a WebP that is shorter than it says: libwebp refuses it without naming a cause."""
     return data[:4] == b"RIFF" and int.from_bytes(data[4:8], "little") + 8 > len(data)
-
-
-def _sentence(error: Exception) -> str:
-    """Returns one printable line without the addresses of objects, equal on every run."""
-    text = re.sub(r" at 0x[0-9a-fA-F]+", "", f"{type(error).__name__}: {error}")
-    printable = "".join(letter if letter.isprintable() else " " for letter in text)
-    return " ".join(printable.split())[:_MAX_MESSAGE]

@@ -1,67 +1,70 @@
-"""The frozen list of shards, the identity of a run, and what is left to do.
+"""The list of shards of a run, frozen in its sink before the first one is encoded.
 
-A run is a sink with its identity. `plan.parquet` and `run.json` are written once, before the first
-shard, and never change; every later command on the sink must ask for the same thing. What is done
-is not written down anywhere: it is what `data/` and `staging/` hold.
+A plan grows only when it is told to: shards that are new in the source, or whose files changed,
+come in as a new generation. What a shard was before stays in its row, so that the plan of the
+first day, which the run's fingerprint is made of, can always be had again.
 """
 
 import functools
 import hashlib
 import io
 import json
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import storage
-from pipeline.errors import MismatchError, SourceChangedError, StorageError
+from pipeline import layout, storage
+from pipeline.errors import MismatchError, SourceChangedError
 from pipeline.schema import File, Shard
 
 _FILE = pa.struct([("uri", pa.string()), ("size", pa.int64()), ("version", pa.string())])
 
+_PLACE = (
+    pa.field("uri", pa.string()),  # the shard's file, or the folder that holds its images
+    pa.field("size", pa.int64()),  # bytes
+    pa.field("version", pa.string()),  # ETag or modification time; of a folder shard, a hash
+    pa.field("first_row_group", pa.int32()),  # null: the whole file
+    pa.field("last_row_group", pa.int32()),  # exclusive
+    pa.field("generation", pa.int32()),  # 0: planned when the run began
+)
+"""What was planned of a shard, and when."""
+
 PLAN = pa.schema(
     [
         pa.field("name", pa.string()),  # stem of the output objects
-        pa.field("uri", pa.string()),  # the shard's file, or the folder that holds its images
-        pa.field("size", pa.int64()),  # bytes
-        pa.field("version", pa.string()),  # ETag or modification time; of a folder shard, a hash
+        *_PLACE,
         pa.field("format", pa.string()),
-        pa.field("first_row_group", pa.int32()),  # null: the whole file
-        pa.field("last_row_group", pa.int32()),  # exclusive
         pa.field("files", pa.list_(_FILE)),  # folder shards: the images, in order
+        pa.field("earlier", pa.list_(pa.struct(_PLACE))),  # what it was before, the oldest first
     ]
 )
 """Schema of `plan.parquet`, one row a shard."""
 
-RowRange = tuple[int, int]
-"""Rows of a shard: first (inclusive) and last (exclusive)."""
+_IDENTITY = ("name", "uri", "size", "version", "first_row_group", "last_row_group")
 
 
 @dataclass(frozen=True)
-class Staged:
-    """Row ranges of one uncommitted shard that are safe in `staging/`."""
+class Growth:
+    """What a plan may take in when the source is not what it was."""
 
-    ranges: tuple[RowRange, ...] = ()
-    total: int | None = None
-    """Rows of the whole shard, once known."""
+    extend: bool = False
+    """Shards that are new."""
+    replace_changed: bool = False
+    """Shards whose files changed; they are encoded again."""
 
-    def holds(self, row: int) -> bool:
-        """Tells whether a row is staged already."""
-        return any(first <= row < last for first, last in self.ranges)
 
-    @property
-    def complete(self) -> bool:
-        """Tells whether the ranges cover the whole shard."""
-        end = 0
-        for first, last in sorted(self.ranges):
-            if first > end:
-                return False
-            end = max(end, last)
-        return self.total is not None and end >= self.total
+@dataclass(frozen=True)
+class _Changes:
+    """Names of shards, by what became of them since they were planned."""
+
+    new: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
 
 
 class Plan:
@@ -73,8 +76,15 @@ class Plan:
     @classmethod
     def of(cls, shards: Iterable[Shard]) -> "Plan":
         """Returns the plan of listed shards."""
-        rows = [_plan_row(shard) for shard in sorted(shards, key=lambda shard: shard.name)]
+        return cls._of_rows([_plan_row(shard) for shard in shards])
+
+    @classmethod
+    def _of_rows(cls, rows: list[dict[str, Any]]) -> "Plan":
+        rows = sorted(rows, key=lambda row: cast(str, row["name"]))
         return cls(pa.Table.from_pylist(rows, schema=PLAN))
+
+    def __reduce__(self) -> tuple[type["Plan"], tuple[pa.Table]]:
+        return Plan, (self.table,)  # without what is cached: a worker takes a plan for every task
 
     def __len__(self) -> int:
         return len(self.table)
@@ -92,28 +102,131 @@ class Plan:
         """Returns the compressed bytes of one shard."""
         return cast(int, self.table["size"][index].as_py())
 
+    def generation(self, index: int) -> int:
+        """Returns when a shard was planned as it is: 0 is when the run began."""
+        return cast(int, self.table["generation"][index].as_py())
+
+    def source(self, index: int) -> dict[str, Any]:
+        """Returns which version of which file a shard is: uri, size, version."""
+        columns = self.table.select(["uri", "size", "version"])
+        return cast(dict[str, Any], columns.slice(index, 1).to_pylist()[0])
+
+    def earlier(self, index: int) -> list[dict[str, Any]]:
+        """Returns which versions of files a shard was before (uri, size, version)."""
+        before = self.table["earlier"][index].as_py() or []
+        return [{name: row[name] for name in ("uri", "size", "version")} for row in before]
+
+    @property
+    def generations(self) -> list[int]:
+        """Numbers of shards by the generation that they were planned in, the first one first."""
+        counts: list[int] = np.bincount(self.table["generation"].to_numpy(), minlength=1).tolist()
+        return counts
+
+    @functools.cached_property
+    def replaced(self) -> list[int]:
+        """Places of the shards whose files were planned anew after a change."""
+        counts = pc.fill_null(pc.list_value_length(self.table["earlier"]), 0)
+        return cast(list[int], pc.indices_nonzero(counts).to_pylist())
+
     def shard(self, index: int) -> Shard:
         """Returns one shard of the plan."""
-        row = self.table.slice(index, 1).to_pylist()[0]
-        files = row["files"]
-        if files is None:
-            files, root = [{name: row[name] for name in ("uri", "size", "version")}], ""
-        else:
-            root = row["uri"]
-        first, last = row["first_row_group"], row["last_row_group"]
-        groups = None if first is None else (first, last)
-        return Shard(row["name"], row["format"], tuple(File(**f) for f in files), root, groups)
+        return _shard(self.table.slice(index, 1).to_pylist()[0])
+
+    def shards(self) -> list[Shard]:
+        """Returns all shards of the plan."""
+        return [_shard(row) for row in self.table.to_pylist()]
 
     def sha256(self) -> str:
         """Returns a digest of every shard's name, place, size and version."""
-        columns = ("name", "uri", "size", "version", "first_row_group", "last_row_group")
-        return digest([self.table[name].to_pylist() for name in columns])
+        return digest([self.table[name].to_pylist() for name in _IDENTITY])
+
+    def first(self) -> "Plan":
+        """Returns the plan as it was when the run began, without the images of folder shards."""
+        if not pc.any(pc.greater(self.table["generation"], 0)).as_py():
+            return self
+        rows = ({**row, **(row["earlier"] or [{}])[0]} for row in self.table.to_pylist())
+        return Plan._of_rows([row for row in rows if row["generation"] == 0])
+
+    def grow(self, listed: "Plan", growth: Growth, sink: str) -> "Plan":
+        """Returns the plan with what is new or changed in a listing; itself if nothing is.
+
+        Args:
+            listed: The shards that the source has now.
+            growth: What may be taken in.
+            sink: The run's sink, for messages.
+
+        Raises:
+            SourceChangedError: If something else has changed; names the first shards.
+        """
+        if listed.sha256() == self.sha256():
+            return self
+        changes = self._compare(listed)
+        _check_allowed(changes, growth, sink)
+        mine, theirs = self._rows(), listed._rows()  # noqa: SLF001 (the same class)
+        generation = 1 + (pc.max(self.table["generation"]).as_py() or 0)
+        for name in changes.new:
+            mine[name] = {**theirs[name], "generation": generation}
+        for name in changes.changed:
+            before = {each.name: mine[name][each.name] for each in _PLACE}
+            earlier = [*(mine[name]["earlier"] or []), before]
+            mine[name] = {**theirs[name], "generation": generation, "earlier": earlier}
+        return Plan._of_rows(list(mine.values()))
+
+    def _rows(self) -> dict[str, dict[str, Any]]:
+        return {row["name"]: row for row in self.table.to_pylist()}
+
+    def _compare(self, listed: "Plan") -> _Changes:
+        then, now = self._versions(), listed._versions()  # noqa: SLF001 (the same class)
+        return _Changes(
+            new=[name for name in now if name not in then],
+            changed=[name for name in then if name in now and now[name] != then[name]],
+            gone=[name for name in then if name not in now],
+        )
+
+    def _versions(self) -> dict[str, tuple[Any, ...]]:
+        rows = zip(*(self.table[name].to_pylist() for name in _IDENTITY), strict=True)
+        return {name: rest for name, *rest in rows}  # type: ignore[misc]
 
     def to_bytes(self) -> bytes:
         """Returns the plan as a Parquet file."""
         buffer = io.BytesIO()
         pq.write_table(self.table, buffer, compression="zstd")
         return buffer.getvalue()
+
+
+def _check_allowed(changes: _Changes, growth: Growth, sink: str) -> None:
+    """Refuses what the plan may not take in, and says which option would let it."""
+    cures = {
+        "new": ("encode them too with --extend", growth.extend),
+        "changed": ("encode them again with --replace-changed", growth.replace_changed),
+        "gone": ("bring them back: what a run has planned stays part of it", False),
+    }
+    said = [
+        f"  {len(names):,} {what}: {_some(names)}\n    {cure}"
+        for what, (cure, is_allowed) in cures.items()
+        if (names := getattr(changes, what)) and not is_allowed
+    ]
+    if said:
+        raise SourceChangedError(
+            f"the source is not what {sink} was planned from:\n"
+            + "\n".join(said)
+            + "\nOr encode into a new sink. Nothing was changed."
+        )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def _shard(row: Mapping[str, Any]) -> Shard:
+    files = row["files"]
+    if files is None:
+        files, root = [{name: row[name] for name in ("uri", "size", "version")}], ""
+    else:
+        root = row["uri"]
+    first, last = row["first_row_group"], row["last_row_group"]
+    groups = None if first is None else (first, last)
+    return Shard(row["name"], row["format"], tuple(File(**f) for f in files), root, groups)
 
 
 def _plan_row(shard: Shard) -> dict[str, Any]:
@@ -124,6 +237,7 @@ def _plan_row(shard: Shard) -> dict[str, Any]:
         "size": shard.size,
         "first_row_group": first,
         "last_row_group": last,
+        "generation": 0,
     }
     if shard.root:
         files = [asdict(file) for file in shard.files]
@@ -137,223 +251,26 @@ def digest(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-@dataclass(frozen=True)
-class Run:
-    """A sink with its identity: what `run.json` says."""
-
-    identity: dict[str, Any]
-    """Every choice that changes results, by field; together with the plan, the fingerprint."""
-    facts: dict[str, Any]
-    """What a reader of the codes needs and what was found out: grid, codebook size, versions."""
-    plan_sha256: str
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """Digest of identity and plan; equal fingerprints mean interchangeable shards."""
-        return digest([self.identity, self.plan_sha256])
-
-    def to_json(self) -> bytes:
-        """Returns the content of `run.json`."""
-        document = {
-            "fingerprint": self.fingerprint,
-            **self.facts,
-            "identity": self.identity,
-            "plan_sha256": self.plan_sha256,
-        }
-        return json.dumps(document, indent=2, ensure_ascii=False).encode() + b"\n"
-
-    @classmethod
-    def from_json(cls, data: bytes) -> "Run":
-        """Returns the run that a `run.json` describes."""
-        try:
-            document = json.loads(data)
-            identity, plan = document.pop("identity"), document.pop("plan_sha256")
-            document.pop("fingerprint")
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise MismatchError(
-                "the sink's run.json is none that vqpipe wrote; use another sink"
-            ) from error
-        return cls(identity, document, plan)
-
-
-def run_uri(sink: str) -> str:
-    """Returns where a sink's identity is."""
-    return storage.join_uri(sink, "run.json")
-
-
-def plan_uri(sink: str) -> str:
-    """Returns where a sink's plan is."""
-    return storage.join_uri(sink, "plan.parquet")
-
-
-def data_uri(sink: str, name: str) -> str:
-    """Returns where a committed shard is; the object's existence is the commit."""
-    return storage.join_uri(sink, "data", f"{name}.parquet")
-
-
-def rejected_uri(sink: str, name: str) -> str:
-    """Returns where a shard's rejections are; there is an object only where there are any."""
-    return storage.join_uri(sink, "rejected", f"{name}.parquet")
-
-
-def staging_uri(sink: str, name: str) -> str:
-    """Returns the folder of a shard's row ranges."""
-    return storage.join_uri(sink, "staging", name)
-
-
-def range_uri(sink: str, name: str, rows: RowRange, total: int | None) -> str:
-    """Returns where a row range is staged; its name says which rows, and the total if known."""
-    suffix = "" if total is None else f"-of-{total:08d}"
-    stem = f"{rows[0]:08d}-{rows[1]:08d}{suffix}"
-    return storage.join_uri(staging_uri(sink, name), f"{stem}.parquet")
-
-
-_RANGE = re.compile(r"(\d{8,})-(\d{8,})(?:-of-(\d{8,}))?\.parquet")
-
-
-def is_range(uri: str) -> bool:
-    """Tells whether an object of a staging folder is a row range."""
-    return _RANGE.fullmatch(uri.rpartition("/")[2]) is not None
-
-
-def parse_ranges(uris: Iterable[str]) -> Staged:
-    """Returns what the objects of one staging folder hold, by their names."""
-    matches = [m for m in (_RANGE.fullmatch(uri.rpartition("/")[2]) for uri in uris) if m]
-    ranges = tuple((int(m[1]), int(m[2])) for m in matches)
-    return Staged(ranges, next((int(m[3]) for m in matches if m[3]), None))
-
-
-def load_run(sink: str) -> Run:
-    """Returns the run of a sink.
+def load_plan(sink: str) -> Plan:
+    """Returns the plan of a sink as it is now.
 
     Raises:
         FileNotFoundError: If no run has been started there.
+        MismatchError: If it is none of ours.
     """
-    return Run.from_json(storage.read(run_uri(sink)))
-
-
-def find_run(sink: str) -> Run | None:
-    """Returns the run of a sink, or None if none has been started there."""
+    data = storage.read(layout.plan_uri(sink))
     try:
-        return load_run(sink)
+        return Plan(pq.read_table(io.BytesIO(data)).cast(PLAN))
+    except (pa.ArrowException, ValueError, OSError) as error:
+        raise MismatchError(
+            f"{layout.plan_uri(sink)} is no plan that this version of vqpipe wrote; use another "
+            "sink"
+        ) from error
+
+
+def find_plan(sink: str) -> Plan | None:
+    """Returns the plan of a sink, or None if no run has been started there."""
+    try:
+        return load_plan(sink)
     except FileNotFoundError:
         return None
-
-
-def is_complete(sink: str) -> bool:
-    """Tells whether a sink's run has ended with everything committed and checked."""
-    try:
-        storage.stat(storage.join_uri(sink, "_SUCCESS"))
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def load_plan(sink: str) -> Plan:
-    """Returns the plan of a sink, as it was frozen."""
-    return Plan(pq.read_table(io.BytesIO(storage.read(plan_uri(sink)))).cast(PLAN))
-
-
-def start_run(sink: str, run: Run, plan: Plan) -> Run:
-    """Freezes plan and identity in the sink, or checks that it holds the same ones.
-
-    Returns:
-        The run as the sink has it; two commands that start at once agree on one of them.
-
-    Raises:
-        MismatchError: If the sink belongs to another run; names the fields that differ.
-        SourceChangedError: If the inputs differ from the plan; names the first shards.
-    """
-    found = find_run(sink)
-    if found is None:
-        storage.replace(plan_uri(sink), plan.to_bytes())
-        storage.publish(run_uri(sink), run.to_json())
-        found = load_run(sink)
-    _check_identity(sink, found.identity, run.identity)
-    if found.plan_sha256 != run.plan_sha256:
-        _refuse_changes(sink, load_plan(sink), plan)
-    return found
-
-
-def _check_identity(sink: str, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    differing = [
-        f"  {name}: the sink has {found.get(name)!r}, this command asks for {asked.get(name)!r}"
-        for name in sorted(found.keys() | asked.keys())
-        if found.get(name) != asked.get(name)
-    ]
-    if differing:
-        raise MismatchError(
-            f"{sink} belongs to another run; these fields differ:\n"
-            + "\n".join(differing)
-            + "\nUse another --sink, or the options of that run."
-        )
-
-
-def _refuse_changes(sink: str, frozen: Plan, listed: Plan) -> None:
-    then, now = _versions(frozen), _versions(listed)
-    changes = {
-        "changed": [name for name in then if name in now and now[name] != then[name]],
-        "gone": [name for name in then if name not in now],
-        "new": [name for name in now if name not in then],
-    }
-    said = [f"  {len(names)} {what}: {_some(names)}" for what, names in changes.items() if names]
-    raise SourceChangedError(
-        f"the source is not what {sink} was planned from:\n"
-        + "\n".join(said)
-        + "\nRestore it, or encode into a new sink."
-    )
-
-
-def _versions(plan: Plan) -> dict[str, tuple[Any, ...]]:
-    columns = ("name", "uri", "size", "version", "first_row_group", "last_row_group")
-    rows = zip(*(plan.table[name].to_pylist() for name in columns), strict=True)
-    return {name: rest for name, *rest in rows}  # type: ignore[misc]
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-
-
-def check_creates_once(sink: str, run: Run) -> bool:
-    """Tells whether the store honours create-if-absent, by creating `run.json` again.
-
-    Either way the object holds the same bytes afterwards.
-    """
-    return not storage.publish(run_uri(sink), run.to_json())
-
-
-def committed(sink: str) -> set[str]:
-    """Returns the names of the shards in `data/`, by one fresh listing."""
-    return set(_names(storage.join_uri(sink, "data")))
-
-
-def _names(base: str) -> list[str]:
-    uris = (file.uri for file in storage.list_files(base))
-    return [stem(base, uri) for uri in uris if uri.endswith(".parquet")]
-
-
-def stem(base: str, uri: str) -> str:
-    """Returns the shard whose object `uri` is, below `data/` or `rejected/`."""
-    return uri[len(base) + 1 : -len(".parquet")]
-
-
-def staged(sink: str) -> dict[str, Staged]:
-    """Returns what each uncommitted shard has in `staging/`, by one fresh listing."""
-    base = storage.join_uri(sink, "staging")
-    folders: dict[str, list[str]] = {}
-    for file in storage.list_files(base):
-        folders.setdefault(file.uri[len(base) + 1 :].rpartition("/")[0], []).append(file.uri)
-    return {name: parse_ranges(uris) for name, uris in folders.items()}
-
-
-def check_frozen(sink: str, run: Run, plan: Plan) -> None:
-    """Checks that the sink's plan is the one its identity speaks of.
-
-    Raises:
-        StorageError: If it is not: two runs were started at once with different inputs.
-    """
-    if plan.sha256() != run.plan_sha256:
-        raise StorageError(
-            f"{plan_uri(sink)} is not the plan that {run_uri(sink)} names; two runs with "
-            "different inputs were started at once: remove the sink and start one of them"
-        )

@@ -35,16 +35,19 @@ class Progress:
     """Samples read from the source."""
     read_bytes: int = 0
     """Bytes of the source that they took."""
+    devices: tuple[str, ...] = ()
+    """Names of what was encoded on."""
     started: float = field(default_factory=time.monotonic)
     start_up_s: float | None = None
     """Until the first codec was ready: Ray, workers, weights and warm-up; None before."""
-    _committed: set[int] = field(default_factory=set)
+    committed: set[int] = field(default_factory=set)
+    """Places in the plan of the shards that this command has committed."""
     _history: deque[tuple[float, int]] = field(default_factory=deque)
 
     def commit(self, shard: int) -> None:
         """Counts a committed shard; two writers may both report one."""
-        self._committed.add(shard)
-        self.shards = len(self._committed)
+        self.committed.add(shard)
+        self.shards = len(self.committed)
 
     @property
     def rejected(self) -> int:

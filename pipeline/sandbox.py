@@ -12,6 +12,7 @@ not trusted: it fills records of fixed size.
     pixels, records                   ◄──────  says that it is done, or dies
 """
 
+import fcntl
 import json
 import mmap
 import os
@@ -39,7 +40,10 @@ BYTES_PER_PIXEL = 24
 SPARE_BYTES = 256 * 2**20
 """Memory for all else that opening takes."""
 
-_CRASHES = 2  # the first may be the machine's; an image that crashes a second child is to blame
+# An image is given up at a blame of 10. The first crash may be the machine's. And no decoder sends
+# SIGKILL: the kernel does when memory runs out, for whatever reason.
+_GIVEN_UP, _TIMEOUT_BLAME, _CRASH_BLAME, _KILL_BLAME = 10, 10, 5, 2
+_STARTS = 5
 _MESSAGE_BYTES = 800
 _RECORD = np.dtype(
     [
@@ -74,14 +78,13 @@ class Sandbox:
             ConfigError: If a child does not even start.
         """
         table = self._lend(images)
-        crashes = 0
+        blame = dict.fromkeys(range(len(images)), 0)
         for row in iter(lambda: self._work(table), None):
             assert self._child is not None
-            rejection = self._child.explain(self.time_limit_s)
-            self._child, crashes = None, crashes + 1
-            if crashes == _CRASHES or rejection.reason is Reason.TIMED_OUT:
+            rejection, weight = self._child.explain(self.time_limit_s)
+            self._child, blame[row] = None, blame[row] + weight
+            if blame[row] >= _GIVEN_UP:
                 table.reject(row, rejection)
-                crashes = 0
         return [table.take(row, target[row]) for row in range(len(images))]
 
     def close(self) -> None:
@@ -105,11 +108,25 @@ class Sandbox:
     def _work(self, table: "_Table") -> int | None:
         """Has the child open what is left; returns None, or the row at which it died."""
         if self._child is None:
-            self._child = _Child(self._memory, self.how, self.time_limit_s)
+            self._child = self._start()
         if self._child.open(len(table.records)):
             return None
         left = np.flatnonzero(table.records["state"] == _TODO)
         return int(left[0]) if len(left) else None
+
+    def _start(self) -> "_Child":
+        """Returns a child that is ready; one that is killed on the way is replaced."""
+        for _ in range(_STARTS):
+            child = _Child(self._memory, self.how, self.time_limit_s)
+            code = child.await_ready()
+            if code is None:
+                return child
+            if code >= 0:
+                break
+        raise ConfigError(
+            f"the process that opens images does not start (exit code {code}); it needs some "
+            "200 MB of memory, and Python as this one has it"
+        )
 
 
 class _Table:
@@ -190,27 +207,30 @@ class _Child:
 
     def __init__(self, memory: "_Memory", how: Preprocess, time_limit_s: float) -> None:
         self._channel, theirs = socket.socketpair()
+        lifeline, self._lifeline = os.pipe()
         task = {
             "memory": memory.file.fileno(),
             "channel": theirs.fileno(),
+            "lifeline": lifeline,
             "time_limit_s": time_limit_s,
             "how": asdict(how),
         }
-        with theirs:
+        with theirs, os.fdopen(lifeline):
             self._process = subprocess.Popen(  # noqa: S603 (our own module, no shell)
                 [sys.executable, "-m", "pipeline.sandbox", json.dumps(task)],
-                pass_fds=(memory.file.fileno(), theirs.fileno()),
+                pass_fds=(memory.file.fileno(), theirs.fileno(), lifeline),
                 env={"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
-        if not self._channel.recv(1):
-            self._channel.close()
-            raise ConfigError(
-                f"the process that opens images does not start (exit code {self._process.wait()}); "
-                "it needs some 200 MB of memory, and Python as this one has it"
-            )
+
+    def await_ready(self) -> int | None:
+        """Waits until it is ready; returns its exit code if it ends instead."""
+        if self._channel.recv(1):
+            return None
+        self._hang_up()
+        return self._process.wait()
 
     def open(self, count: int) -> bool:
         """Has it open what is left of a table of `count` images; returns False if it dies."""
@@ -220,20 +240,30 @@ class _Child:
         except OSError:
             return False
 
-    def explain(self, time_limit_s: float) -> Rejection:
-        """Returns why an image is rejected at which the child has died."""
-        self._channel.close()
+    def explain(self, time_limit_s: float) -> tuple[Rejection, int]:
+        """Returns why an image is rejected at which the child died, and its share of the blame."""
         code = self._process.wait()
+        self._hang_up()
         if code == -signal.SIGALRM:
-            return Rejection(Reason.TIMED_OUT, f"opening it takes more than {time_limit_s:g} s")
+            late = f"opening it takes more than {time_limit_s:g} s"
+            return Rejection(Reason.TIMED_OUT, late), _TIMEOUT_BLAME
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        return Rejection(Reason.DECODER_CRASHED, f"the process that opened it ended with {how}")
+        crash = f"the process that opened it ended with {how}"
+        if code == -signal.SIGKILL:
+            times = -(-_GIVEN_UP // _KILL_BLAME)
+            short = f"{crash}, {times} times: the machine has less memory than it takes"
+            return Rejection(Reason.TOO_MUCH_MEMORY, short), _KILL_BLAME
+        return Rejection(Reason.DECODER_CRASHED, crash), _CRASH_BLAME
 
     def close(self) -> None:
         """Ends it."""
-        self._channel.close()
         self._process.kill()
         self._process.wait()
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        self._channel.close()
+        os.close(self._lifeline)
 
 
 class _Memory:
@@ -257,12 +287,24 @@ def main(task: dict[str, Any]) -> None:
     how = Preprocess(**{**task["how"], "background": tuple(task["how"]["background"])})
     memory = mmap.mmap(task["memory"], 0)
     channel = socket.socket(fileno=task["channel"])
+    _end_with(task["lifeline"])
     _limit_memory(how)
     channel.sendall(b"r")
     for line in channel.makefile("rb"):
         table = _Table(memory, int(line), how.resolution)
         table.open_images(how, task["time_limit_s"])
         channel.sendall(b".")
+
+
+def _end_with(lifeline: int) -> None:
+    """Has the kernel end this process as soon as the other end of a pipe closes.
+
+    A parent that is killed while a decoder hangs must not leave the hanging child behind. (Linux's
+    PR_SET_PDEATHSIG would end the child with the thread that started it, not with the process.)
+    """
+    if sys.platform == "linux":
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, os.O_ASYNC)  # SIGIO, which ends a process
 
 
 def _limit_memory(how: Preprocess) -> None:

@@ -61,6 +61,14 @@ class Reason(enum.StrEnum):
         "The shard cannot be read past this point; samples before it are kept.",
     )
     NON_FINITE = "non_finite", "The network's latents for this image hold NaN or infinity."
+    ENCODER_FAILED = (
+        "encoder_failed",
+        "The codec failed at this image three times, and works with others.",
+    )
+    ENCODER_CRASHED = (
+        "encoder_crashed",
+        "The codec's process died at this image three times, and lives with others.",
+    )
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The stages before the commit, tables in, tables out, for any engine or a plain loop.
 
-    read_rows    one shard             -> tables of compressed samples
+    read_rows    samples of one shard  -> tables of compressed samples
     open_rows    compressed samples    -> uint8 views
     encode_rows  uint8 views           -> codes
 
@@ -10,7 +10,7 @@ row with a reason.
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +18,8 @@ import pyarrow as pa
 
 from pipeline import schema
 from pipeline.images import Opened, Preprocess, View, open_images
-from pipeline.plan import Staged
-from pipeline.schema import Reason, Rejection, Sample, Selection, Shard
-from pipeline.sources import read_shard
+from pipeline.layout import Staged
+from pipeline.schema import Reason, Rejection, Sample
 
 BLOCK_BYTES = 64 * 2**20
 """Compressed bytes after which `read_rows` starts a new table."""
@@ -40,26 +39,20 @@ Encode = Callable[[npt.NDArray[np.uint8]], tuple[npt.NDArray[np.int64], npt.NDAr
 
 
 def read_rows(
-    shard: Shard,
-    index: int,
-    staged: Staged,
-    selection: Selection,
-    kept: pa.Schema,
-    block_rows: int,
+    samples: Iterable[Sample], index: int, staged: Staged, kept: pa.Schema, block_rows: int
 ) -> Iterator[pa.Table]:
     """Yields the rows of a shard that are not staged yet, in order.
 
     Args:
-        shard: What to read.
+        samples: All of the shard, in order; not even begun if all of it is staged.
         index: Its place in the plan.
         staged: Rows to leave out: they are safe already.
-        selection: Which parts of a sample to read.
         kept: Schema of the kept metadata.
         block_rows: Most rows of one table.
     """
     block: list[dict[str, object]] = []
     size, total = 0, 0
-    for sample, is_last in _mark_last(_samples(shard, staged, selection, kept)):
+    for sample, is_last in _mark_last(iter(() if staged.complete else samples)):
         total = sample.row + 1
         if staged.holds(sample.row):
             continue
@@ -67,15 +60,13 @@ def read_rows(
             yield _table(block, kept)
             block, size = [], 0
         block.append(_row(index, sample, total if is_last else None))
-        size += len(sample.image or b"")
+        size += len(sample.image or b"") + _text_bytes(sample)
     known = staged.total if staged.complete else total
     yield _table(block or [{"shard": index, "row": NO_ROW, "total": known}], kept)
 
 
-def _samples(
-    shard: Shard, staged: Staged, selection: Selection, kept: pa.Schema
-) -> Iterator[Sample]:
-    return iter(()) if staged.complete else read_shard(shard, selection, kept)
+def _text_bytes(sample: Sample) -> int:
+    return sum(len(value) for value in sample.kept.values() if isinstance(value, str | bytes))
 
 
 def _mark_last(samples: Iterator[Sample]) -> Iterator[tuple[Sample, bool]]:

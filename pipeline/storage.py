@@ -1,9 +1,10 @@
-"""fsspec behind five verbs: list, stat, read, publish, delete. The only file that opens anything.
+"""fsspec behind five verbs: list, stat, read, publish, delete. The only door to what is stored.
 
-Where a URI points is a matter of its scheme; who may go there is a matter of the environment
-(for `s3://`: the standard AWS variables, profiles, config files and roles, endpoint included).
+Where a URI points is a matter of its scheme; who may go there is a matter of the environment (for
+`s3://`: the standard AWS variables, profiles, config files and roles, endpoint included).
 Listings are always fresh. A failed request is a `StorageError`; only an answered "there is no such
-object" is a `FileNotFoundError`.
+object" is a `FileNotFoundError`. No reader ever gets fewer bytes than there are. Behind this door:
+`pipeline.disk` makes files, `pipeline.retries` asks again, `pipeline.refusals` says what failed.
 """
 
 import contextlib
@@ -11,8 +12,6 @@ import functools
 import io
 import os
 import time
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
@@ -20,7 +19,9 @@ from urllib.parse import urlsplit
 import fsspec
 from fsspec import AbstractFileSystem
 
-from pipeline.errors import ConfigError, SourceChangedError, StorageError
+from pipeline import disk, refusals, retries
+from pipeline.errors import ConfigError, SourceChangedError
+from pipeline.refusals import ask
 from pipeline.schema import File
 
 SCHEMES = {"file": "", "s3": "", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure"}
@@ -28,12 +29,15 @@ SCHEMES = {"file": "", "s3": "", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs
 
 _READ_AHEAD_BYTES = 8 * 2**20
 _BUFFER_BYTES = 2**20
-_RETRIES = {"mode": "standard", "max_attempts": 8}  # botocore: exponential back-off with jitter
+_PUT_BYTES = 5 * 2**30
+"""Larger objects go up in parts, whose leftovers nobody sees and everybody pays; S3's own limit."""
 _EXISTS = {"PreconditionFailed", "412"}  # S3's answers to a create of what is there
-_CONFLICT = {"ConditionalRequestConflict", "409"}  # ... while another create is under way
+_CONFLICT = {
+    "ConditionalRequestConflict",  # another create is under way
+    "409",
+    "NoSuchUpload",  # parts were put together, and the answer was lost
+}
 _CONFLICT_ATTEMPTS = 6
-_FOLDER_ATTEMPTS = 100
-_ATTEMPT_TIMEOUTS_S = {"connect_timeout": 10, "read_timeout": 60}
 
 
 def normalise_uri(uri: str) -> str:
@@ -48,7 +52,7 @@ def normalise_uri(uri: str) -> str:
     if parts.scheme not in SCHEMES:
         known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
         raise ConfigError(f"{parts.scheme}:// is not supported; use a local path or {known}")
-    if "@" in parts.netloc and parts.scheme != "abfs":
+    if "@" in parts.netloc and (parts.scheme != "abfs" or parts.password is not None):
         raise ConfigError(
             f"a {parts.scheme}:// URL holds credentials; take them out and give them in the "
             "environment or the store's own config files"
@@ -68,8 +72,7 @@ def list_files(uri: str, *, recursive: bool = True) -> list[File]:
     """
     fs, path = _resolve(uri)
     try:
-        with _translated(uri):
-            found = _find(fs, path) if recursive else _list_folder(fs, path)
+        found = ask(uri, lambda: _find(fs, path) if recursive else _list_folder(fs, path))
     except FileNotFoundError:
         return []
     below, base = path.rstrip("/") + "/", normalise_uri(uri).rstrip("/") + "/"
@@ -85,8 +88,7 @@ def stat(uri: str) -> File:
         FileNotFoundError: If the store answers that there is none.
     """
     fs, path = _resolve(uri)
-    with _translated(uri):
-        info = fs.info(path)
+    info = ask(uri, lambda: fs.info(path))
     if info["type"] == "directory":
         raise FileNotFoundError(uri)
     return _file(normalise_uri(uri), info)
@@ -99,8 +101,10 @@ def read(uri: str) -> bytes:
         FileNotFoundError: If the store answers that there is none.
     """
     fs, path = _resolve(uri)
-    with _translated(uri):
-        return cast(bytes, fs.cat_file(path))
+    if _is_local(fs):
+        return ask(uri, Path(path).read_bytes)
+    # One request: several at once would mix versions, and s3fs leaves zeros where one is short.
+    return ask(uri, lambda: cast(bytes, fs.cat_file(path, max_concurrency=1)))
 
 
 def read_tail(file: File, size: int) -> bytes:
@@ -111,8 +115,15 @@ def read_tail(file: File, size: int) -> bytes:
     if not file.size:
         return b""
     fs, path = _resolve(file.uri)
-    with _translated(file.uri):
-        return cast(bytes, fs.cat_file(path, start=max(0, file.size - size), end=file.size))
+    start, end = max(0, file.size - size), file.size
+
+    def fetch() -> bytes:
+        data = fs.cat_file(path, start=start, end=end)
+        if len(data) < end - start:  # cut short on its way, or another object by now
+            _check_version(file, stat(file.uri))
+        return _whole(data, end - start)
+
+    return ask(file.uri, fetch)
 
 
 def open_file(file: File) -> BinaryIO:
@@ -122,22 +133,34 @@ def open_file(file: File) -> BinaryIO:
         SourceChangedError: If the object is gone or is another one than `file` says.
     """
     fs, path = _resolve(file.uri)
-    with _translated(file.uri):
-        try:
-            handle = fs.open(path, "rb", block_size=_READ_AHEAD_BYTES, cache_type="readahead")
-            info = fs.info(path) if _is_local(fs) else handle.details  # of what was opened
-        except FileNotFoundError:
-            raise SourceChangedError(f"{file.uri} was planned and is gone now") from None
-    reader = io.BufferedReader(_Reader(file.uri, handle), _BUFFER_BYTES)
-    _check_version(file, _file(file.uri, info))
-    return reader
+    try:
+        handle = ask(file.uri, lambda: _open(fs, path))
+    except FileNotFoundError:
+        raise SourceChangedError(f"{file.uri} was planned and is gone now") from None
+    reader = _Reader(file, handle)
+    try:
+        reader.check()
+    except SourceChangedError:
+        reader.close()
+        raise
+    return io.BufferedReader(reader, _BUFFER_BYTES)
+
+
+def _open(fs: AbstractFileSystem, path: str) -> Any:  # noqa: ANN401 (fsspec has no types)
+    if _is_local(fs):
+        return open(path, "rb", buffering=0)
+    return fs.open(path, "rb", block_size=_READ_AHEAD_BYTES, cache_type="readahead")
 
 
 class _Reader(io.RawIOBase):
-    """Reads a store's file object; its failures become `StorageError`, unlike a parser's."""
+    """Reads one version of an object; the store's failures become `StorageError`s.
 
-    def __init__(self, uri: str, handle: BinaryIO) -> None:
-        self._uri = uri
+    A store says with every answer which version it is of. A file may be written while it is read:
+    its time and size are looked at after every read, and at once.
+    """
+
+    def __init__(self, file: File, handle: Any) -> None:  # noqa: ANN401 (of a file, or fsspec's)
+        self._file = file
         self._handle = handle
 
     def readable(self) -> bool:
@@ -147,25 +170,46 @@ class _Reader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:  # noqa: ANN401 (any writable buffer)
-        with _translated(self._uri):
-            try:
-                data = self._handle.read(len(buffer))
-            except OSError as error:
-                if _is_gone(error):
-                    raise SourceChangedError(f"{self._uri} changed while it was read") from error
-                raise
-        buffer[: len(data)] = data
-        return len(data)
+        start = self._handle.tell()
+        size: int = max(0, min(len(buffer), self._file.size - start))
+        buffer[:size] = ask(self._file.uri, lambda: self._read(start, size))
+        return size
+
+    def _read(self, start: int, size: int) -> bytes:
+        self._handle.seek(start)
+        try:
+            data = self._handle.read(size)
+        except OSError as error:
+            if _is_gone(error):
+                raise SourceChangedError(f"{self._file.uri} changed while it was read") from error
+            raise
+        self.check()
+        return _whole(data, size)
+
+    def check(self) -> None:
+        """Raises SourceChangedError if what is open is not what is wanted."""
+        if isinstance(self._handle, io.FileIO):
+            found = os.fstat(self._handle.fileno())
+            info = {"size": found.st_size, "mtime": found.st_mtime}
+        else:
+            info = self._handle.details
+        _check_version(self._file, _file(self._file.uri, info))
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        return self._handle.seek(offset, whence)
+        return cast(int, self._handle.seek(offset, whence))
 
     def tell(self) -> int:
-        return self._handle.tell()
+        return cast(int, self._handle.tell())
 
     def close(self) -> None:
         self._handle.close()
         super().close()
+
+
+def _whole(data: bytes, size: int) -> bytes:
+    if len(data) != size:
+        raise retries.ShortAnswerError(f"it sent {len(data)} bytes of {size}")
+    return data
 
 
 def publish(uri: str, data: bytes) -> bool:
@@ -175,19 +219,33 @@ def publish(uri: str, data: bytes) -> bool:
     ignores it replaces the object, which is harmless for content that depends only on its name.
     """
     fs, path = _resolve(uri)
-    with _translated(uri):
-        return _publish_local(Path(path), data) if _is_local(fs) else _create(fs, path, data)
+    if _is_local(fs):
+        return ask(uri, lambda: disk.publish(Path(path), data))
+    return ask(uri, lambda: _put(fs, path, data, mode="create"))
 
 
-def _create(fs: AbstractFileSystem, path: str, data: bytes) -> bool:
-    """Creates a remote object; tries again while another create of it is under way and may fail."""
+def replace(uri: str, data: bytes) -> None:
+    """Makes an object visible in one step, in place of one that may be there."""
+    fs, path = _resolve(uri)
+    if _is_local(fs):
+        ask(uri, lambda: disk.replace(Path(path), data))
+    else:
+        ask(uri, lambda: _put(fs, path, data, mode="overwrite"))
+
+
+def _put(fs: AbstractFileSystem, path: str, data: bytes, mode: str) -> bool:
+    """Puts a remote object; again while another create of it is under way and may fail.
+
+    Returns:
+        False if it was there: from another writer, or from a request whose answer was lost.
+    """
     for attempt in range(_CONFLICT_ATTEMPTS):
         try:
-            fs.pipe_file(path, data, mode="create")
+            fs.pipe_file(path, data, mode=mode, chunksize=_PUT_BYTES // 2)  # s3fs doubles it
         except FileExistsError:
             return False
         except OSError as error:
-            code = _error_code(error)
+            code = refusals.code(error)
             if code in _EXISTS:
                 return False
             if code not in _CONFLICT or attempt == _CONFLICT_ATTEMPTS - 1:
@@ -198,25 +256,26 @@ def _create(fs: AbstractFileSystem, path: str, data: bytes) -> bool:
     raise AssertionError("unreachable")
 
 
-def replace(uri: str, data: bytes) -> None:
-    """Makes an object visible in one step, in place of one that may be there."""
-    fs, path = _resolve(uri)
-    with _translated(uri):
-        if _is_local(fs):
-            with _temporary(Path(path), data) as temporary:
-                temporary.replace(path)
-        else:
-            fs.pipe_file(path, data)
-
-
 def delete(uri: str) -> None:
     """Removes an object; one that is not there is fine."""
     fs, path = _resolve(uri)
-    with _translated(uri), contextlib.suppress(FileNotFoundError):
-        fs.rm_file(path)
+    with contextlib.suppress(FileNotFoundError):
         if _is_local(fs):
-            with contextlib.suppress(OSError):  # the folder holds more, or is gone
-                Path(path).parent.rmdir()
+            ask(uri, lambda: disk.delete(Path(path)))
+        else:
+            ask(uri, lambda: fs.rm_file(path))
+
+
+def hurry() -> None:
+    """Has this process give up within seconds, not minutes, on a store that never answers it."""
+    retries.hurry()
+
+
+def sweep(uri: str) -> None:
+    """Removes what killed writers have left below a folder; a bucket has nothing of the kind."""
+    fs, path = _resolve(uri)
+    if _is_local(fs):
+        ask(uri, lambda: disk.sweep(Path(path)))
 
 
 def _resolve(uri: str) -> tuple[AbstractFileSystem, str]:
@@ -228,16 +287,18 @@ def _resolve(uri: str) -> tuple[AbstractFileSystem, str]:
 @functools.cache
 def _filesystem(scheme: str) -> AbstractFileSystem:
     options: dict[str, Any] = {"use_listings_cache": False}
-    if scheme == "s3":
-        options["config_kwargs"] = {"retries": _RETRIES, **_ATTEMPT_TIMEOUTS_S}
     try:
-        return fsspec.filesystem(scheme, **options)
+        if scheme != "s3":
+            return fsspec.filesystem(scheme, **options)
+        fs = fsspec.filesystem("s3", **options, **retries.options())
     except ImportError as error:
         extra = SCHEMES[scheme]
         raise ConfigError(
             f"{scheme}:// needs a package that is not installed ({error.name}): "
             f"pip install 'vqpipe[{extra}]'"
         ) from error
+    fs.retries = 1  # s3fs's own, which would repeat all of ours
+    return fs
 
 
 def _find(fs: AbstractFileSystem, path: str) -> dict[str, dict[str, Any]]:
@@ -263,8 +324,16 @@ def _is_local(fs: AbstractFileSystem) -> bool:
 
 def _file(uri: str, info: dict[str, Any]) -> File:
     tag = info.get("ETag") or info.get("etag") or info.get("md5Hash")
-    version = tag or info.get("mtime") or info.get("LastModified") or ""
+    version = _mtime(info) if "mtime" in info else tag or info.get("LastModified", "")
     return File(uri, int(info["size"]), str(version).strip('"'))
+
+
+def _mtime(info: dict[str, Any]) -> float:
+    """Returns when a file changed; of a symbolic link, when its target did."""
+    if info.get("islink"):
+        with contextlib.suppress(OSError):  # it leads nowhere: opening it will say so
+            return os.stat(info["name"]).st_mtime
+    return float(info["mtime"])
 
 
 def _is_hidden(relative: str) -> bool:
@@ -281,81 +350,5 @@ def _check_version(file: File, found: File) -> None:
         raise SourceChangedError(
             f"{file.uri} changed since the run was planned: it was {file.size} bytes, version "
             f"{file.version}, and is {found.size} bytes, version {found.version}; restore it, or "
-            "encode into a new sink"
+            "run the same command with --replace-changed"
         )
-
-
-def _publish_local(path: Path, data: bytes) -> bool:
-    with _temporary(path, data) as temporary:
-        try:
-            os.link(temporary, path)  # fails if it exists, in one step
-        except FileExistsError:
-            return False
-    return True
-
-
-@contextlib.contextmanager
-def _temporary(path: Path, data: bytes) -> Iterator[Path]:
-    """Yields a durable file with the data beside `path`, hidden, and removes what is left of it."""
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    _create_empty(temporary)
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        yield temporary
-        _fsync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _create_empty(path: Path) -> None:
-    """Creates a file and its folder, which a `delete` elsewhere may remove at any moment."""
-    for attempt in range(_FOLDER_ATTEMPTS):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)  # fails if it goes while it looks
-            path.touch(exist_ok=False)
-        except (FileNotFoundError, FileExistsError):  # the latter for ever if a parent is a file
-            if attempt == _FOLDER_ATTEMPTS - 1:
-                raise
-        else:
-            return
-
-
-def _fsync_folder(path: Path) -> None:
-    with contextlib.suppress(OSError):  # some network file systems refuse to sync a folder
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _error_code(error: OSError) -> str:
-    """Returns what S3 called the failure that s3fs made an OSError of, or an empty string."""
-    response = getattr(error.__cause__, "response", None) or {}
-    return str(response.get("Error", {}).get("Code", ""))
-
-
-@contextlib.contextmanager
-def _translated(uri: str) -> Iterator[None]:
-    """Turns what the store's client raises into a `StorageError` that names the store."""
-    try:
-        yield
-    except Exception as error:
-        if not _is_store_error(error):
-            raise
-        store = urlsplit(uri).scheme or "file"
-        raise StorageError(
-            f"{store} store refused {uri}: {type(error).__name__}: {error}; check that the "
-            "address is right and that the environment's credentials may use it"
-        ) from error
-
-
-def _is_store_error(error: Exception) -> bool:
-    """Tells a client's errors (OSError, botocore's, aiohttp's, ...) from answers and from bugs."""
-    if isinstance(error, FileNotFoundError):
-        return _error_code(error) == "NoSuchBucket"
-    client_modules = ("botocore", "aiobotocore", "aiohttp", "google", "azure", "gcsfs")
-    return isinstance(error, OSError) or type(error).__module__.startswith(client_modules)

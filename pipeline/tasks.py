@@ -5,18 +5,22 @@ which takes about two seconds of a core in every process.
 """
 
 import functools
+from collections import Counter as Multiset
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pyarrow as pa
 import ray
 from ray.actor import ActorHandle
 
+from pipeline.attempts import ATTEMPTS, Notes, keep_reading, noted
 from pipeline.commit import Writer, commit_rows
 from pipeline.images import Opened, Pixels, Preprocess
-from pipeline.plan import Plan, Run, Staged
+from pipeline.layout import Staged
+from pipeline.quarantine import read_quarantined
 from pipeline.sandbox import Sandbox
-from pipeline.schema import Selection
+from pipeline.schema import Sample, Selection, Shard
+from pipeline.sources import read_shard
 from pipeline.stages import read_rows
 
 TODO = pa.schema(
@@ -42,23 +46,31 @@ def todo_rows(todo: dict[int, Staged], blocks: int) -> list[pa.Table]:
 
 def read(
     todo: pa.Table,
-    plan: ray.ObjectRef[Any],
+    writer: ray.ObjectRef[Any],
     selection: Selection,
-    kept: pa.Schema,
     block_rows: int,
     counter: ActorHandle[Any],
 ) -> Iterator[pa.Table]:
     """Yields the compressed samples of some shards."""
-    shards = Plan(ray.get(plan))
+    run, ledger = cast(Writer, ray.get(writer)), RemoteLedger(counter)
     for row in todo.to_pylist():
         ranges = tuple((first, last) for first, last in row["ranges"] or ())
         staged = Staged(ranges, row["total"])
-        shard, seen = shards.shard(row["shard"]), 0
-        for table in read_rows(shard, row["shard"], staged, selection, kept, block_rows):
-            seen += table["image"].nbytes
-            counter.saw.remote(len(table), table["image"].nbytes)
-            yield table
+        shard, seen = run.plan.shard(row["shard"]), 0
+        with noted(ledger, f"read {row['shard']}") as deaths:
+            samples = _samples(shard, selection, run.kept, deaths)
+            for table in read_rows(samples, row["shard"], staged, run.kept, block_rows):
+                seen += table["image"].nbytes
+                counter.saw.remote(len(table), table["image"].nbytes)
+                yield table
         counter.saw.remote(0, shard.size - seen)  # headers, metadata and rows already staged
+
+
+def _samples(shard: Shard, selection: Selection, kept: pa.Schema, deaths: int) -> Iterator[Sample]:
+    """Returns a shard's samples; over one where processes keep dying none of ours shall."""
+    if deaths >= ATTEMPTS:
+        return read_quarantined(shard, selection, kept)
+    return keep_reading(lambda: read_shard(shard, selection, kept), shard.name)
 
 
 def open_sandboxed(
@@ -73,11 +85,9 @@ def _sandbox(how: Preprocess) -> Sandbox:
     return Sandbox(how)
 
 
-def commit(
-    table: pa.Table, plan: ray.ObjectRef[Any], sink: str, run: Run, kept: pa.Schema, codes: pa.Field
-) -> pa.Table:
+def commit(table: pa.Table, writer: ray.ObjectRef[Any]) -> pa.Table:
     """Returns a receipt for each shard that the table has rows of."""
-    return commit_rows(table, Writer(sink, run, Plan(ray.get(plan)), kept, codes))
+    return commit_rows(table, cast(Writer, ray.get(writer)))
 
 
 class Counts(NamedTuple):
@@ -93,13 +103,22 @@ class Counts(NamedTuple):
     """Names of the devices that codecs run on."""
     warm_up_s: float = 0.0
     """Seconds that the slowest of them took to compile and choose its kernels."""
+    failures: int = 0
+    """Most processes of one codec in a row that a device failed, no image encoded meanwhile."""
+    failure: str = ""
+    """What was the matter, the last time."""
 
 
-class Counter:
-    """An actor that counts what workers do, for display and watchdog; nothing depends on it."""
+class Counter(Notes):
+    """An actor that counts what workers do, for display and watchdog, and keeps their ledger.
+
+    No result depends on it: it may be lost.
+    """
 
     def __init__(self) -> None:
+        super().__init__()
         self._counts = Counts()
+        self._failures: Multiset[str] = Multiset()
 
     def join(self, device: str, warm_up_s: float) -> None:
         """Notes the device of one codec that is ready now."""
@@ -110,7 +129,14 @@ class Counter:
 
     def add(self, images: int) -> None:
         """Counts images that a codec has encoded."""
-        self._counts = self._counts._replace(encoded=self._counts.encoded + images)
+        self._counts = self._counts._replace(encoded=self._counts.encoded + images, failures=0)
+        self._failures.clear()
+
+    def fail(self, codec: str, error: str) -> None:
+        """Notes that a codec's process ends because its device fails."""
+        self._failures[codec] += 1
+        worst = max(self._failures.values())
+        self._counts = self._counts._replace(failures=worst, failure=error)
 
     def saw(self, samples: int, size: int) -> None:
         """Counts samples that were read, and the bytes of the source that they took."""
@@ -122,3 +148,28 @@ class Counter:
     def read(self) -> Counts:
         """Returns the counts so far."""
         return self._counts
+
+
+class RemoteLedger:
+    """The counter's ledger as a worker sees it; work goes on without one that does not answer."""
+
+    def __init__(self, counter: ActorHandle[Any]) -> None:
+        self._counter = counter
+        self._answers = True
+
+    def begin(self, what: str) -> int:
+        """Notes a beginning, for sure; returns how many earlier ones have no end."""
+        if self._answers:
+            try:
+                return cast(int, ray.get(self._counter.begin.remote(what), timeout=_ANSWER_S))
+            except ray.exceptions.RayError:  # its node is gone, or nothing moves there
+                self._answers = False
+        return 0
+
+    def end(self, what: str) -> None:
+        """Notes an end, some time."""
+        if self._answers:
+            self._counter.end.remote(what)
+
+
+_ANSWER_S = 30.0

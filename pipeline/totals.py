@@ -8,15 +8,15 @@ import json
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
-from pipeline import metrics, storage
-from pipeline import plan as layout
+from pipeline import layout, metrics, storage
 from pipeline.errors import IncompleteError, StorageError
 from pipeline.footer import ORIGIN, Footer, Histogram, read_footer, write_parquet
-from pipeline.plan import Plan, Run
+from pipeline.plan import Plan, load_plan
+from pipeline.run import Run
 from pipeline.schema import File
 
 _READERS = 32
@@ -106,22 +106,49 @@ class Totals:
 def read_totals(sink: str, run: Run, plan: Plan) -> Totals:
     """Returns the sums over a sink's data objects, after checking each one's accounting.
 
+    Objects of an earlier version of a shard, which wait to be replaced, are left out.
+
     Raises:
         StorageError: If an object belongs to another run or plan, or does not add up.
     """
-    files = [f for f in storage.list_files(f"{sink}/data") if f.uri.endswith(".parquet")]
-    names = set(plan.names)
+    files = list(layout.list_committed(sink).values())
+    places = {name: index for index, name in enumerate(plan.names)}
     totals = Totals(np.zeros(run.facts["codebook_size"], np.int64))
     with ThreadPoolExecutor(_READERS) as pool:
         for file, footer in zip(files, pool.map(read_footer, files), strict=True):
-            _check_footer(sink, file, footer, run, names)
-            totals.add(footer, file.size)
+            index = places.get(footer.origin.get("shard", ""))
+            _check_footer(sink, file, footer, run)
+            if index is None:
+                _refuse_unplanned(sink, file, plan)
+            elif not _is_outdated(file, footer, plan, index):
+                totals.add(footer, file.size)
     return totals
 
 
-def _check_footer(sink: str, file: File, footer: Footer, run: Run, names: set[str]) -> None:
+def _is_outdated(file: File, footer: Footer, plan: Plan, index: int) -> bool:
+    """Tells whether an object is of an earlier version of its shard; refuses any other version."""
+    source = footer.origin.get("source")
+    if source == plan.source(index):
+        return False
+    if source in plan.earlier(index):
+        return True
+    raise StorageError(f"{file.uri} was made of another version of its shard; remove it")
+
+
+def _refuse_unplanned(sink: str, file: File, plan: Plan) -> NoReturn:
+    _check_plan(sink, plan)
+    raise StorageError(f"{file.uri} belongs to no shard of the plan; remove it and run again")
+
+
+def _check_plan(sink: str, plan: Plan) -> None:
+    """Checks that no other command has added to the plan meanwhile."""
+    if load_plan(sink).sha256() != plan.sha256():
+        raise IncompleteError("another command has added to the plan: run the same command again")
+
+
+def _check_footer(sink: str, file: File, footer: Footer, run: Run) -> None:
     origin = footer.origin
-    if origin.get("fingerprint") != run.fingerprint or origin["shard"] not in names:
+    if origin.get("fingerprint") != run.fingerprint:
         raise StorageError(f"{file.uri} belongs to another run; remove it and run again")
     if file.uri != layout.data_uri(sink, origin["shard"]):  # it would be counted twice
         raise StorageError(f"{file.uri} is a copy of shard {origin['shard']}; remove it")
@@ -142,15 +169,23 @@ def mark_success(sink: str, plan: Plan, totals: Totals) -> None:
     """Clears up and writes `_SUCCESS`, the last object of a run.
 
     Raises:
-        IncompleteError: If a shard of the plan is not committed.
+        IncompleteError: If a shard of the plan is not committed, or the plan has grown meanwhile.
     """
     left = len(plan) - totals.shards
     if left:
         raise IncompleteError(f"{left:,} shards are not committed yet: run the same command again")
+    _check_plan(sink, plan)
     _settle_rejected(sink, totals)
     _sweep_staging(sink, plan)
-    document = json.dumps(totals.to_dict(), indent=2).encode() + b"\n"
-    storage.publish(storage.join_uri(sink, "_SUCCESS"), document)
+    storage.sweep(sink)
+    _check_plan(sink, plan)
+    document = json.dumps(success(plan, totals), indent=2).encode() + b"\n"
+    storage.replace(layout.success_uri(sink), document)
+
+
+def success(plan: Plan, totals: Totals) -> dict[str, Any]:
+    """Returns what `_SUCCESS` says."""
+    return {**totals.to_dict(), "plan_sha256": plan.sha256()}
 
 
 def _settle_rejected(sink: str, totals: Totals) -> None:
@@ -173,7 +208,10 @@ def _settle_rejected(sink: str, totals: Totals) -> None:
 
 
 def _rejections_digest(file: File) -> str | None:
-    return read_footer(file).origin.get("rejections")
+    try:
+        return read_footer(file).origin.get("rejections")
+    except FileNotFoundError:  # another command has just made its last rejection good
+        return None
 
 
 def _sweep_staging(sink: str, plan: Plan) -> None:

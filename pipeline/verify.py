@@ -5,6 +5,7 @@ checksums are checked, and the result is held against footer, plan and totals. A
 of data, not an exception, so that one damaged object hides no other.
 """
 
+import functools
 import io
 import json
 import zlib
@@ -20,13 +21,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import plan as layout
-from pipeline import schema, storage
+from pipeline import layout, schema, storage
 from pipeline.errors import StorageError, VqpipeError
 from pipeline.footer import Footer, parse_footer, read_footer
-from pipeline.plan import Plan, Run
+from pipeline.plan import Plan
+from pipeline.run import Run
 from pipeline.schema import REJECTED, File
-from pipeline.totals import read_totals
+from pipeline.totals import read_totals, success
 
 _READERS = 8
 
@@ -81,13 +82,14 @@ def verify(sink: str, run: Run, plan: Plan, *, is_complete: bool) -> Iterator[Br
     Raises:
         StorageError: If the store does not answer.
     """
-    if plan.sha256() != run.plan_sha256:
+    if plan.first().sha256() != run.plan_sha256:
         yield Breach("plan", layout.plan_uri(sink), "it is another plan, or a damaged one")
     data, rejected = _list(sink, "data"), _list(sink, "rejected")
     yield from _check_listing(sink, plan, data, rejected, is_complete=is_complete)
     planned = [(index, data[name]) for index, name in enumerate(plan.names) if name in data]
     with ThreadPoolExecutor(_READERS) as pool:
-        for breaches in pool.map(lambda pair: list(_check_object(run, plan, *pair)), planned):
+        check = functools.partial(_check_object, run, plan, is_complete=is_complete)
+        for breaches in pool.map(lambda pair: list(check(*pair)), planned):
             yield from breaches
     if is_complete:
         yield from _check_rejected(sink, plan, data, rejected)
@@ -115,13 +117,16 @@ def _check_listing(
             yield Breach("foreign", file.uri, "left behind in staging/; it may be removed")
 
 
-def _check_object(run: Run, plan: Plan, index: int, file: File) -> Iterator[Breach]:
-    data = storage.read(file.uri)
+def _check_object(
+    run: Run, plan: Plan, index: int, file: File, *, is_complete: bool
+) -> Iterator[Breach]:
     try:
-        table, footer = _parse(data)
+        table, footer = read_data(file.uri)
     except _DAMAGE as error:
         yield Breach("readable", file.uri, f"{type(error).__name__}: {error}")
         return
+    if not is_complete and footer.origin.get("source") in plan.earlier(index):
+        return  # it waits to be replaced
     shard = _Shard(file.uri, plan.name(index), table, footer)
     problem = _wrong_schema(shard, run)
     if problem:
@@ -136,7 +141,14 @@ def _check_object(run: Run, plan: Plan, index: int, file: File) -> Iterator[Brea
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, zlib.error)  # pyarrow's errors are among them
 
 
-def _parse(data: bytes) -> tuple[pa.Table, Footer]:
+def read_data(uri: str) -> tuple[pa.Table, Footer]:
+    """Returns rows and footer of a data object, its checksums verified.
+
+    Raises:
+        StorageError: If the store does not give it.
+        OSError, ValueError, KeyError, TypeError, zlib.error: If it is damaged or none of ours.
+    """
+    data = storage.read(uri)
     file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
     return file.read(), parse_footer(file.metadata.metadata or {})
 
@@ -152,9 +164,9 @@ def _wrong_schema(shard: _Shard, run: Run) -> str | None:
 
 
 def _wrong_source(shard: _Shard, run: Run, plan: Plan, index: int) -> str | None:
-    planned = plan.table.select(["uri", "size", "version"]).slice(index, 1).to_pylist()[0]
     said = shard.footer.origin
-    expected = {"fingerprint": run.fingerprint, "shard": shard.name, "source": planned}
+    source = plan.source(index)
+    expected = {"fingerprint": run.fingerprint, "shard": shard.name, "source": source}
     wrong = [name for name, value in expected.items() if said.get(name) != value]
     return f"its {' and '.join(wrong)} is not that of the run" if wrong else None
 
@@ -234,9 +246,9 @@ def _read_rejected(file: File) -> pa.Table:
 
 
 def _check_totals(sink: str, run: Run, plan: Plan) -> Iterator[Breach]:
-    uri = storage.join_uri(sink, "_SUCCESS")
+    uri = layout.success_uri(sink)
     try:
-        expected = read_totals(sink, run, plan).to_dict()
+        expected = success(plan, read_totals(sink, run, plan))
         said = json.loads(storage.read(uri))
     except (VqpipeError, ValueError) as error:
         yield Breach("totals", uri, f"it cannot be held against the objects: {error}")

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import duckdb
@@ -23,7 +24,11 @@ def start(*arguments):
 
 def run(*arguments, expect=0, timeout_s=240):
     """Runs `vqpipe` to its end; returns what it printed on both streams."""
-    process = start(*arguments)
+    return finish(start(*arguments), expect, timeout_s)
+
+
+def finish(process, expect=0, timeout_s=240):
+    """Waits for a command; returns what it printed on both streams."""
     try:
         output, errors = process.communicate(timeout=timeout_s)
     finally:
@@ -32,9 +37,24 @@ def run(*arguments, expect=0, timeout_s=240):
     return output + errors
 
 
-def encode(source, sink, *options, model=CHECKPOINT, resolution=64, **how):
+def start_encode(source, sink, *options, model=CHECKPOINT, resolution=64):
     places = ("--source", source, "--sink", sink, "--model", model)
-    return run("encode", *places, "--resolution", resolution, *options, **how)
+    return start("encode", *places, "--resolution", resolution, *options)
+
+
+def encode(source, sink, *options, model=CHECKPOINT, resolution=64, **how):
+    process = start_encode(source, sink, *options, model=model, resolution=resolution)
+    return finish(process, **how)
+
+
+def await_commit(process, sink, timeout_s=240):
+    """Waits until a command has committed a shard; returns the data objects that are there."""
+    deadline = time.monotonic() + timeout_s
+    while not (found := sorted(Path(sink, "data").rglob("*.parquet"))):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "nothing is committed"
+        time.sleep(0.05)
+    return found
 
 
 def rows(sink, folder="data", columns="*"):

@@ -1,10 +1,24 @@
-"""Small images and archives, the same for the same arguments."""
+"""Small images, archives and shards, the same for the same arguments."""
 
 import io
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
+
+from pipeline.schema import File, Shard
+
+TAR = Shard("train/a", "webdataset", (File("s3://b/train/a.tar", 2**33, "etag-1"),))
+GROUPS = Shard("b-00001", "parquet", (File("/d/b.parquet", 7, "1.5"),), row_groups=(0, 3))
+FOLDER = Shard(
+    "images-000000",
+    "folder",
+    (File("/d/x/ä.jpg", 3, "1"), File("/d/x/y/b.jpg", 4, "2"), File("/d/x/a.jpg", 5, "3")),
+    root="/d/x",
+)
+SHARDS = (TAR, GROUPS, FOLDER)
+"""One shard of each format, as they are listed."""
 
 
 def picture(width, height, seed=0):
@@ -39,3 +53,10 @@ def tar_of(members, kind=tarfile.PAX_FORMAT):
                 header.size = len(data)
             tar.addfile(header, io.BytesIO(data) if header.isreg() else None)
     return buffer.getvalue()
+
+
+def changed(shard, which=0, **fields):
+    """Returns the shard with one file that is not what it was."""
+    files = list(shard.files)
+    files[which] = replace(files[which], **fields)
+    return replace(shard, files=tuple(files))

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-CRASH, CRASH_ONCE, HANG, SLEEP, MEMORY, ABORT, ENVIRONMENT = (
-    b"POISON %d\n" % number + b"\0" * 50 for number in range(7)
+CRASH, CRASH_ONCE, HANG, SLEEP, MEMORY, ABORT, ENVIRONMENT, KILL, KILL_ONCE = (
+    b"POISON %d\n" % number + b"\0" * 50 for number in range(9)
 )
 
 _SITE = """
-import ctypes, os, time
+import ctypes, os, signal, time
 from pathlib import Path
 
 from PIL import Image
@@ -19,11 +19,15 @@ def crash():
     ctypes.string_at(0)
 
 
-def crash_once():
-    if not Path(__file__).with_name("crashed").exists():
-        Path(__file__).with_name("crashed").touch()
-        crash()
+def once(deed):
+    if not Path(__file__).with_name("done").exists():
+        Path(__file__).with_name("done").touch()
+        deed()
     return Image.new("RGB", (20, 20), "red")
+
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def hang():
@@ -41,7 +45,17 @@ def tell():
     raise ValueError(" ".join(f"{name}={value}" for name, value in os.environ.items()))
 
 
-_DEEDS = [crash, crash_once, hang, lambda: time.sleep(1000), fill, os.abort, tell]
+_DEEDS = [
+    crash,
+    lambda: once(crash),
+    hang,
+    lambda: time.sleep(1000),
+    fill,
+    os.abort,
+    tell,
+    kill,
+    lambda: once(kill),
+]
 
 
 def open(stream, *arguments, **options):

@@ -7,9 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import plan, schema
+from pipeline import schema, todo
 from pipeline.commit import Writer
-from pipeline.plan import Plan, Run
+from pipeline.plan import Growth, Plan
+from pipeline.run import Run, start_run
 from pipeline.schema import File, Shard
 from pipeline.stages import NO_ROW
 
@@ -25,8 +26,8 @@ def start(sink, names=("a",), *, codebook_size=16, grid=(2, 3), kept=KEPT, **ide
     listed = Plan.of(tar_shard(name) for name in names)
     facts = {"grid": list(grid), "codebook_size": codebook_size}
     asked = {"model": "m", "codebook_size": codebook_size, "grid": list(grid), **identity}
-    run = plan.start_run(str(sink), Run(asked, facts, listed.sha256()), listed)
-    return Writer(str(sink), run, listed, kept, schema.codes_field(codebook_size, grid))
+    run, frozen = start_run(str(sink), Run(asked, facts, listed.sha256()), listed, Growth())
+    return Writer(str(sink), run, frozen, kept, schema.codes_field(codebook_size, grid))
 
 
 def codes_of(writer, index, row):
@@ -77,10 +78,10 @@ def _row(writer, index, number, total, is_rejected):
 
 def rows_left(writer, index, total, rejected=()):
     """Returns what a command that resumes would bring to the commit; None for nothing at all."""
-    name = writer.plan.name(index)
-    if name in plan.committed(writer.sink):
+    left = todo.unfinished(writer.sink, writer.run, writer.plan)
+    if index not in left:
         return None
-    staged = plan.staged(writer.sink).get(name, plan.Staged())
+    staged = left[index]
     if staged.complete:
         return no_rows(writer, index, staged.total)
     numbers = [number for number in range(total) if not staged.holds(number)]

@@ -8,6 +8,7 @@ from pipeline import cluster
 from pipeline.errors import ConfigError
 
 
+@pytest.mark.fault(32)
 @pytest.mark.ray
 def test_connect_local_listens_on_loopback_only_and_leaves_nothing_behind():
     servers = psutil.Process().children(recursive=True)  # of the tests before this one

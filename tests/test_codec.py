@@ -6,9 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from pipeline.codec import Codec, CodecConfig, choose_device
+from pipeline.codec import Codec, CodecConfig
+from pipeline.device import choose_device
 from pipeline.doctor import load_probes
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, DeviceError
 from pipeline.vqgan.files import WEIGHTS_FILE
 from pipeline.weights import Weights
 from tests.vqgan_configs import make_oracle
@@ -173,6 +174,7 @@ def small_memory(limit):
     return SmallMemory
 
 
+@pytest.mark.fault(9)
 @pytest.mark.parametrize("limit", [1, 3, 16])
 def test_codec_out_of_memory_halves_the_batch_and_keeps_the_codes(model, limit):
     images = random_images(20)
@@ -185,6 +187,7 @@ def test_codec_out_of_memory_halves_the_batch_and_keeps_the_codes(model, limit):
     assert np.array_equal(codec.encode(images)[0], codes)  # with the smaller batch at once
 
 
+@pytest.mark.fault(9)
 def test_codec_out_of_memory_midway_repeats_and_skips_nothing(model):
     images = random_images(20)
 
@@ -202,6 +205,7 @@ def test_codec_out_of_memory_midway_repeats_and_skips_nothing(model):
     assert codec.batch_size == 2
 
 
+@pytest.mark.fault(9)
 def test_codec_single_image_out_of_memory_is_config_error(model):
     with pytest.raises(ConfigError):
         codec_of(model, 4, small_memory(0)).encode(random_images(2))
@@ -365,6 +369,56 @@ def test_codec_tf32_is_float32_where_there_is_none_and_leaves_the_switches(model
     codes, _ = codec_of(model, dtype="tf32").encode(images)
     assert np.array_equal(codes, codec_of(model).encode(images)[0])
     assert [switch.allow_tf32 for switch in switches] == before
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate`"),
+    ],
+)
+def test_codec_device_that_fails_is_a_device_error(model, error):
+    class Sick(Codec):
+        def _encode_batch(self, _):
+            raise error
+
+    with pytest.raises(DeviceError) as caught:
+        codec_of(model, 2, Sick).encode(random_images(3))
+    assert caught.value.exit_code == 5
+    assert str(error)[:20] in caught.value.message
+
+
+@pytest.mark.fault(9)
+def test_codec_out_of_memory_as_the_driver_calls_it_halves_the_batch(model):
+    class SmallMemory(Codec):
+        def _encode_batch(self, images):
+            if len(images) > 1:
+                raise RuntimeError("CUDA error: out of memory")
+            return super()._encode_batch(images)
+
+    images = random_images(5)
+    codec = codec_of(model, 4, SmallMemory)
+    assert np.array_equal(codec.encode(images)[0], codec_of(model).encode(images)[0])
+    assert codec.batch_size == 1
+
+
+def test_codec_errors_that_are_none_of_the_device_stay_as_they_are(model):
+    with pytest.raises(RuntimeError, match="channels") as caught:
+        codec_of(model, 2).encode(np.zeros((3, 32, 32, 5), np.uint8))
+    assert not isinstance(caught.value, DeviceError)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_choose_device_promised_gpu_that_a_cuda_build_cannot_see_is_no_reason_for_the_cpu(
+    monkeypatch,
+):
+    assert choose_device("auto", promised=True) == "cpu"  # torch has no CUDA in it
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    assert choose_device("auto") == "cpu"
+    with pytest.raises(DeviceError):
+        choose_device("auto", promised=True)
 
 
 def test_choose_device_cpu_is_always_there():

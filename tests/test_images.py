@@ -1,10 +1,12 @@
 import io
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 from pipeline.images import FORMATS, Preprocess, View, open_image, to_jpeg, to_png
 from pipeline.schema import Reason, Rejection
@@ -100,6 +102,7 @@ def test_open_image_large_jpeg_is_decoded_at_full_size():
     assert_is_view(open_image(data, HOW), Image.open(io.BytesIO(data)))
 
 
+@pytest.mark.fault(21)
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_open_image_exif_orientation_is_applied_first(kind, orientation):
@@ -112,6 +115,7 @@ def test_open_image_exif_orientation_is_applied_first(kind, orientation):
     assert (view.width, view.height) == upright.size == ((61, 50), (50, 61))[orientation > 4]
 
 
+@pytest.mark.fault(21)
 def test_open_image_unreadable_exif_counts_as_upright():
     data = jpeg(40, 30, exif=b"Exif\x00\x00this is no TIFF header")
     np.testing.assert_array_equal(
@@ -119,6 +123,7 @@ def test_open_image_unreadable_exif_counts_as_upright():
     )
 
 
+@pytest.mark.fault(21)
 @pytest.mark.parametrize("mode", ["L", "1", "P"])
 def test_open_image_grey_bilevel_and_palette_become_rgb(mode):
     image = Image.fromarray(NOISE).convert(mode)
@@ -126,6 +131,7 @@ def test_open_image_grey_bilevel_and_palette_become_rgb(mode):
     assert_is_view(view, image)
 
 
+@pytest.mark.fault(21)
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
 def test_open_image_transparency_shows_the_background(mode):
     rgba = np.dstack([NOISE, NOISE[..., 0]])
@@ -138,6 +144,7 @@ def test_open_image_transparency_shows_the_background(mode):
     assert np.abs(view.pixels - blended[:, 5:55]).max() <= 1
 
 
+@pytest.mark.fault(21)
 @pytest.mark.parametrize("kind", ["PNG", "GIF"])
 def test_open_image_transparent_palette_entry_shows_the_background(kind):
     image = Image.new("P", (40, 40), 1)
@@ -148,11 +155,13 @@ def test_open_image_transparent_palette_entry_shows_the_background(kind):
     assert view.pixels[20, 35].tolist() == [0, 0, 255]
 
 
+@pytest.mark.fault(21)
 def test_open_image_transparent_colour_of_rgb_shows_the_background():
     data = encoded(Image.new("RGB", (9, 9), (10, 20, 30)), "PNG", transparency=(10, 20, 30))
     assert open_image(data, Preprocess(4, background=(7, 8, 9))).pixels[0, 0].tolist() == [7, 8, 9]
 
 
+@pytest.mark.fault(21)
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
 def test_open_image_cmyk_is_converted_as_pillow_does(kind):
     cmyk = Image.fromarray(picture(60, 50)).convert("CMYK")
@@ -163,6 +172,7 @@ def test_open_image_cmyk_is_converted_as_pillow_does(kind):
     assert np.abs(view.pixels - plain).mean() < 8, "Adobe's inverted CMYK would be a negative"
 
 
+@pytest.mark.fault(21)
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_open_image_16_bit_grey_is_scaled_not_clipped(kind):
     levels = np.linspace(0, 65_535, 64 * 64).astype(np.uint16).reshape(64, 64)
@@ -171,16 +181,19 @@ def test_open_image_16_bit_grey_is_scaled_not_clipped(kind):
     np.testing.assert_array_equal(view.pixels, np.dstack([want] * 3))
 
 
+@pytest.mark.fault(21)
 def test_open_image_32_bit_grey_is_clipped_to_16_bits():
     levels = np.array([[-5, 257], [65_535, 10**6]], dtype=np.int32)
     view = open_image(encoded(levels, "TIFF"), Preprocess(2))
     assert view.pixels[..., 0].tolist() == [[0, 1], [255, 255]]
 
 
+@pytest.mark.fault(21)
 def test_open_image_floating_point_is_rejected():
     assert reason_of(encoded(np.zeros((9, 9), np.float32), "TIFF")) == Reason.CORRUPT
 
 
+@pytest.mark.fault(21)
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
 def test_open_image_animation_gives_the_first_frame(kind):
     frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue")]
@@ -190,6 +203,7 @@ def test_open_image_animation_gives_the_first_frame(kind):
     assert open_image(data, HOW).pixels[0, 0].tolist() == [255, 0, 0]
 
 
+@pytest.mark.fault(21)
 def test_open_image_mpo_gives_the_first_picture():
     frames = [Image.new("RGB", (20, 20), colour) for colour in ("white", "black")]
     data = encoded(frames[0], "MPO", save_all=True, append_images=frames[1:])
@@ -197,15 +211,41 @@ def test_open_image_mpo_gives_the_first_picture():
     assert open_image(data, HOW).pixels[0, 0].tolist() == [255, 255, 255]
 
 
+@pytest.mark.fault(21)
 def test_open_image_icc_profile_changes_nothing():
     plain = open_image(jpeg(), HOW).pixels
     np.testing.assert_array_equal(open_image(jpeg(icc_profile=b"any profile"), HOW).pixels, plain)
 
 
+@pytest.mark.fault(21)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("profile", ["sRGB", "LAB"])
+def test_open_image_real_icc_profile_changes_nothing(kind, profile):
+    lossless = {"lossless": True} if kind == "WEBP" else {}
+    plain = encoded(NOISE, kind, **lossless)
+    made = ImageCms.ImageCmsProfile(ImageCms.createProfile(profile)).tobytes()
+    tagged = encoded(NOISE, kind, icc_profile=made, **lossless)
+    assert Image.open(io.BytesIO(tagged)).info["icc_profile"] == made
+    np.testing.assert_array_equal(open_image(tagged, HOW).pixels, open_image(plain, HOW).pixels)
+
+
+@pytest.mark.fault(21)
+def test_open_image_ycck_is_converted_as_pillow_does():
+    cmyk = bytearray(encoded(Image.fromarray(picture(60, 50)).convert("CMYK"), "JPEG"))
+    at = cmyk.index(b"Adobe") + 11  # the marker's last byte: 0 is CMYK, 2 is YCCK
+    assert cmyk[at] == 0
+    ycck = bytes(cmyk[:at]) + b"\2" + bytes(cmyk[at + 1 :])
+    view = open_image(ycck, HOW)
+    assert_is_view(view, Image.open(io.BytesIO(ycck)))
+    assert not np.array_equal(view.pixels, open_image(bytes(cmyk), HOW).pixels)
+
+
+@pytest.mark.fault(18)
 def test_open_image_zero_bytes_is_empty():
     assert reason_of(b"") == Reason.EMPTY
 
 
+@pytest.mark.fault(18)
 @pytest.mark.parametrize(
     "data",
     [
@@ -223,16 +263,19 @@ def test_open_image_other_content_is_not_an_image(data):
     assert reason_of(data) == Reason.NOT_AN_IMAGE
 
 
+@pytest.mark.fault(18)
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"])
 def test_open_image_half_a_file_is_truncated(kind):
     data = encoded(NOISE, kind)
     assert reason_of(data[: len(data) // 2]) == Reason.TRUNCATED
 
 
+@pytest.mark.fault(18)
 def test_open_image_broken_header_is_corrupt():
     assert reason_of(b"\xff\xd8\xff" + bytes(50)) == Reason.CORRUPT
 
 
+@pytest.mark.fault(18)
 def test_open_image_broken_data_is_corrupt():
     data = bytearray(encoded(NOISE, "PNG"))
     start = data.index(b"IDAT") + 4
@@ -240,6 +283,7 @@ def test_open_image_broken_data_is_corrupt():
     assert reason_of(bytes(data)) == Reason.CORRUPT
 
 
+@pytest.mark.fault(18)
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about the damage made here
 @pytest.mark.parametrize("kind", FORMATS)
 def test_open_image_random_damage_never_raises(kind):
@@ -259,16 +303,69 @@ def png_header(width, height):
     return b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT" + bytes(4)
 
 
+@pytest.mark.fault(19)
 def test_open_image_900_megapixel_header_is_rejected_undecoded():
     assert reason_of(png_header(30_000, 30_000)) == Reason.TOO_MANY_PIXELS
 
 
+def png_of_zeros(side):
+    """Returns a black 1-bit PNG with a transparent level: 5 bytes a pixel once it is RGBA."""
+
+    def chunk(kind, data):
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    data = zlib.compress(bytes(side * (1 + (side + 7) // 8)), 9)
+    parts = [(b"IHDR", header), (b"tRNS", b"\0\0"), (b"IDAT", data), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+OPEN_AND_MEASURE = """
+import sys
+from pathlib import Path
+from pipeline.images import Preprocess, open_image
+
+def peak():  # getrusage's is that of the parent, too
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) // 1024
+
+data = Path(sys.argv[1]).read_bytes()
+before = peak()
+found = open_image(data, Preprocess(32, max_pixels=int(sys.argv[2])))
+print(getattr(found, "reason", "opened"), peak() - before)
+"""
+
+
+def opened_and_peak(path, max_pixels):
+    """Returns what becomes of an image in a process of its own, and the MB that it takes more."""
+    command = [sys.executable, "-c", OPEN_AND_MEASURE, path, str(max_pixels)]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    outcome, peak_mb = output.split()
+    return outcome, int(peak_mb)
+
+
+@pytest.mark.fault(19)
+def test_open_image_bombs_take_no_memory(tmp_path):
+    bomb = png_of_zeros(13_170)
+    assert len(bomb) < 22_000
+    for number, data in enumerate([bomb, png_header(30_000, 30_000)]):
+        (tmp_path / f"{number}.png").write_bytes(data)
+        outcome, peak_mb = opened_and_peak(tmp_path / f"{number}.png", Preprocess(1).max_pixels)
+        assert outcome == Reason.TOO_MANY_PIXELS
+        assert peak_mb < 16
+    outcome, peak_mb = opened_and_peak(tmp_path / "0.png", 10**9)
+    assert (outcome, peak_mb > 800) == ("opened", True), "or it is no bomb"
+
+
+@pytest.mark.fault(19)
 def test_open_image_own_limit_decides_and_pillows_is_silent():
     data = encoded(Image.new("1", (10_000, 10_000)), "PNG")  # Pillow warns above 89 megapixels
     assert isinstance(open_image(data, HOW), View)
     assert reason_of(data, Preprocess(32, max_pixels=10**8 - 1)) == Reason.TOO_MANY_PIXELS
 
 
+@pytest.mark.fault(19)
 def test_open_image_exactly_the_limit_is_opened():
     assert isinstance(open_image(jpeg(40, 30), Preprocess(8, max_pixels=1_200)), View)
     assert reason_of(jpeg(40, 30), Preprocess(8, max_pixels=1_199)) == Reason.TOO_MANY_PIXELS

@@ -11,6 +11,7 @@ import pytest
 
 from jobs import cli
 from jobs.submit import Submit
+from pipeline.schema import Reason
 from tests import commands, compvis
 from tests.makers import jpeg, tar_of
 
@@ -96,6 +97,11 @@ def test_readme_make_targets_exist():
     for target in map("".join, targets):
         done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, (target, done.stderr)
+
+
+def test_readme_explains_every_reason_for_a_rejection_in_its_words():
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", README, re.MULTILINE)
+    assert rows == [(reason.value, reason.meaning) for reason in Reason]
 
 
 def test_readme_names_only_files_that_exist():

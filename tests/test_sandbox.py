@@ -1,4 +1,5 @@
 import os
+import subprocess
 import sys
 import time
 
@@ -80,16 +81,18 @@ def test_open_keeps_its_child(sandbox):
     assert sandbox._child._process.pid == child
 
 
+@pytest.mark.fault(20)
 @pytest.mark.parametrize(
     ("image", "reason"),
     [
         (poison.CRASH, Reason.DECODER_CRASHED),
         (poison.ABORT, Reason.DECODER_CRASHED),
+        (poison.KILL, Reason.TOO_MUCH_MEMORY),
         (poison.HANG, Reason.TIMED_OUT),
         (poison.SLEEP, Reason.TIMED_OUT),
         (poison.MEMORY, Reason.TOO_MUCH_MEMORY),
     ],
-    ids=["crash", "abort", "hang", "sleep", "memory"],
+    ids=["crash", "abort", "kill", "hang", "sleep", "memory"],
 )
 def test_open_poison_costs_itself_alone(poisoned, image, reason):
     good = [jpeg(60, 40, seed=i) for i in range(4)]
@@ -106,8 +109,10 @@ def test_open_poison_costs_itself_alone(poisoned, image, reason):
     check_equal([found[i] for i in rest], target[rest], good)
 
 
-def test_open_crash_that_does_not_come_again_costs_nothing(poisoned):
-    found, target = run(poisoned, [jpeg(), poison.CRASH_ONCE, jpeg(seed=1)])
+@pytest.mark.fault(20)
+@pytest.mark.parametrize("image", [poison.CRASH_ONCE, poison.KILL_ONCE], ids=["crash", "kill"])
+def test_open_crash_that_does_not_come_again_costs_nothing(poisoned, image):
+    found, target = run(poisoned, [jpeg(), image, jpeg(seed=1)])
     assert [type(each) for each in found] == [View] * 3
     assert (target[1] == (255, 0, 0)).all()
 
@@ -120,12 +125,27 @@ def test_open_child_that_was_killed_between_tables_is_replaced(sandbox):
     check_equal(*run(sandbox, images), images)
 
 
+@pytest.mark.fault(32)
 def test_open_child_sees_nothing_of_the_environment(poisoned, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-1234")
     (found,), _ = run(poisoned, [poison.ENVIRONMENT])
     assert "PYTHONPATH=" in found.message
     assert "canary" not in found.message
     assert "AWS" not in found.message
+
+
+@pytest.mark.fault(1)
+def test_open_child_that_is_killed_before_it_is_ready_is_replaced(tmp_path, monkeypatch, sandbox):
+    script = tmp_path / "python"
+    script.write_text(
+        f'#!/bin/sh\n[ -e {tmp_path}/killed ] && exec {sys.executable} "$@"\n'
+        f": > {tmp_path}/killed; kill -KILL $$\n"
+    )
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    images = [jpeg(), jpeg(seed=1)]
+    check_equal(*run(sandbox, images), images)
+    assert (tmp_path / "killed").exists()
 
 
 def test_open_without_a_python_is_a_config_error(sandbox, monkeypatch):
@@ -142,6 +162,40 @@ def test_close_ends_the_child(sandbox):
     assert not psutil.pid_exists(pid)
 
 
+PARENT = """
+from pipeline.images import Preprocess
+from pipeline.sandbox import Sandbox
+from tests import poison
+from tests.test_sandbox import target_of
+
+sandbox = Sandbox(Preprocess(32), time_limit_s=1000)
+sandbox.open([b""], target_of([b""]))
+print(sandbox._child._process.pid, flush=True)
+sandbox.open({images}, target_of({images}))
+input()
+"""
+
+
+@pytest.mark.fault(1)
+@pytest.mark.parametrize("images", ["[poison.HANG]", "[poison.SLEEP]", "[]"])
+def test_parent_that_is_killed_takes_its_child_along(tmp_path, images):
+    path = os.pathsep.join((str(poison.write_site(tmp_path)), *filter(None, sys.path)))
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT.format(images=images)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": path},
+        text=True,
+    )
+    child = psutil.Process(int(parent.stdout.readline()))
+    parent.kill()
+    parent.communicate()
+    _, alive = psutil.wait_procs([child], timeout=20)
+    assert not alive
+
+
+@pytest.mark.soak
+@pytest.mark.fault(20)
 @pytest.mark.ray
 @pytest.mark.slow
 def test_encode_image_that_crashes_its_decoder_is_one_rejection(tmp_path, monkeypatch):

@@ -92,6 +92,7 @@ def test_list_shards_names_that_still_collide_are_config_error(tmp_path):
         list_shards(str(tmp_path))
 
 
+@pytest.mark.fault(26)
 @pytest.mark.s3
 @pytest.mark.parametrize("name", ["a/../b.tar", "a//b.tar", "./b.tar"])
 def test_list_shards_object_name_that_is_no_safe_path_is_never_a_shard_name(bucket, name):
@@ -102,6 +103,7 @@ def test_list_shards_object_name_that_is_no_safe_path_is_never_a_shard_name(buck
         list_shards(bucket)
 
 
+@pytest.mark.fault(26)
 def test_list_shards_file_name_that_is_not_utf8_is_config_error(tmp_path):
     with open(os.fsencode(tmp_path) + b"/caf\xe9.tar", "wb"):
         pass
@@ -140,12 +142,14 @@ def test_list_shards_braces_without_bound_are_config_error(tmp_path):
         list_shards(f"{tmp_path}/{{0..99999999}}.tar")
 
 
+@pytest.mark.fault(31)
 def test_list_shards_missing_files_of_braces_are_named_and_counted(base):
     fill(base, "000.tar", "003.tar")
     with pytest.raises(ConfigError, match=r"3 do not exist, first .*/001\.tar"):
         list_shards(f"{base}/{{000..004}}.tar")
 
 
+@pytest.mark.fault(31)
 @pytest.mark.parametrize(
     "source", ["", "/missing", "/missing/*.tar", "/missing/a.tar", "/*.parquet"]
 )
@@ -155,6 +159,7 @@ def test_list_shards_nothing_there_is_config_error(base, source):
         list_shards(base + source)
 
 
+@pytest.mark.fault(31)
 def test_list_shards_nothing_to_read_says_what_was_found(tmp_path):
     fill(tmp_path, "a.zip", "b.zip", "c.txt")
     with pytest.raises(ConfigError, match=r"looked for .*\.tar.*found 2 \.zip, 1 \.txt"):
@@ -163,6 +168,7 @@ def test_list_shards_nothing_to_read_says_what_was_found(tmp_path):
         list_shards(str(tmp_path), "parquet")
 
 
+@pytest.mark.fault(31)
 @pytest.mark.parametrize("source", ["", "  "])
 def test_list_shards_empty_source_is_config_error(source):
     with pytest.raises(ConfigError, match="empty"):

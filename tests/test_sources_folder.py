@@ -80,3 +80,19 @@ def test_kept_schema_folder_with_a_selection_is_config_error(tmp_path, selection
     (tmp_path / "a.jpg").write_bytes(b"x")
     with pytest.raises(ConfigError):
         kept_schema(list_shards(str(tmp_path)), selection)
+
+
+def test_list_shards_of_a_planned_folder_keep_their_images_and_new_ones_come_behind(tmp_path):
+    for name in ("b.jpg", "c.jpg", "d.jpg"):
+        (tmp_path / name).write_bytes(b"x")
+    planned = list_shards(str(tmp_path)).shards
+    for name in ("a.jpg", "e.jpg"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "c.jpg").write_bytes(b"changed")
+    (tmp_path / "d.jpg").unlink()
+    old, new = list_shards(str(tmp_path), planned=planned).shards
+    assert [file.uri.rpartition("/")[2] for file in old.files] == ["b.jpg", "c.jpg"]
+    assert [file.size for file in old.files] == [1, 7]
+    assert old.name == planned[0].name == "images-000000"
+    assert [file.uri.rpartition("/")[2] for file in new.files] == ["a.jpg", "e.jpg"]
+    assert new.name == "images-000001"

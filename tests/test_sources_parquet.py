@@ -51,6 +51,7 @@ def test_read_shard_struct_of_bytes_and_path_is_found(source):
     assert [sample.key for sample in samples] == ["train/00000000", "train/00000001"]
 
 
+@pytest.mark.fault(24)
 def test_read_shard_null_images_are_rejected_in_their_rows(source):
     images = [{"bytes": b"x", "path": ""}, None, {"bytes": None, "path": ""}]
     samples = read(source({"image": images}))
@@ -62,6 +63,7 @@ def test_read_shard_null_images_are_rejected_in_their_rows(source):
     assert [sample.row for sample in samples] == [0, 1, 2]
 
 
+@pytest.mark.fault(26)
 @pytest.mark.parametrize(
     ("keys", "expected"),
     [
@@ -79,12 +81,14 @@ def test_read_shard_key_column_becomes_text(source, keys, expected):
     assert [sample.key for sample in samples] == expected
 
 
+@pytest.mark.fault(26)
 def test_read_shard_key_that_is_not_utf8_is_escaped(source):
     keys = pa.StringArray.from_buffers(1, *pa.array([b"caf\xe9"]).buffers()[1:])
     samples = read(source({"name": keys, "jpg": [b"1"]}), Selection(key="name"))
     assert reasons(samples) == [("caf\\xe9", None)]
 
 
+@pytest.mark.fault(26)
 def test_read_shard_duplicate_keys_are_rejected_after_the_first(source):
     samples = read(source({"id": [1, 2, 1], "jpg": [b"1", b"2", b"3"]}), Selection(key="id"))
     assert reasons(samples) == [("1", None), ("2", None), ("1", Reason.DUPLICATE_KEY)]
@@ -127,6 +131,7 @@ def test_kept_column_of_another_type_in_a_later_file_is_cast_or_rejected(source)
     assert samples[2].rejection.reason == Reason.BAD_METADATA
 
 
+@pytest.mark.fault(24)
 @pytest.mark.parametrize(
     ("selection", "named"),
     [
@@ -143,6 +148,7 @@ def test_kept_schema_column_that_is_not_there_lists_the_columns(source, selectio
     assert "jpg (binary), text (string)" in str(caught.value)
 
 
+@pytest.mark.fault(24)
 @pytest.mark.parametrize("columns", [{"a": [b"1"], "b": [b"2"]}, {"a": [1]}])
 def test_kept_schema_image_column_in_doubt_is_config_error(source, columns):
     with pytest.raises(ConfigError, match="name the image column"):
@@ -156,6 +162,7 @@ def test_kept_schema_name_of_an_output_column_is_config_error(source, name):
         kept_schema(listing, Selection(keep=(name,)))
 
 
+@pytest.mark.fault(24)
 def test_read_shard_column_missing_in_a_later_file_is_config_error(source):
     source({"jpg": [b"1"], "n": [1]}, "a.parquet")
     listing = source({"jpg": [b"2"]}, "b.parquet")
@@ -187,6 +194,7 @@ def extension():
     pa.unregister_extension_type("test.runs_code")
 
 
+@pytest.mark.fault(24)
 @pytest.mark.parametrize("nested", [False, True])
 def test_read_shard_extension_type_beside_the_image_runs_nothing(source, extension, nested):
     column = pa.StructArray.from_arrays([extension], ["x"]) if nested else extension
@@ -202,6 +210,7 @@ def test_read_shard_extension_type_beside_the_image_runs_nothing(source, extensi
     assert RunsCode.ran, "or this test shows nothing"
 
 
+@pytest.mark.fault(24)
 def test_read_shard_second_hidden_schema_is_refused(source, extension):
     table = pa.table({"jpg": [b"1", b"2"], "other": extension})
     stored = base64.b64encode(table.schema.serialize().to_pybytes())
@@ -235,10 +244,12 @@ def test_list_shards_row_group_above_the_limit_is_a_shard_of_its_own(source):
     assert [shard.row_groups for shard in listing.shards] == [(0, 1), (1, 2), (2, 3)]
 
 
+@pytest.mark.fault(24)
 def test_read_shard_zero_rows_has_no_samples(source):
     assert read(source({"jpg": pa.array([], pa.binary())})) == []
 
 
+@pytest.mark.fault(24)
 @pytest.mark.parametrize(
     "damage",
     [
@@ -265,12 +276,14 @@ def test_read_shard_file_without_valid_footer_is_one_rejection(
     ]
 
 
+@pytest.mark.fault(24)
 def test_kept_schema_no_readable_footer_at_all_is_config_error(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"none")
     with pytest.raises(ConfigError, match="readable footer"):
         kept_schema(list_shards(str(tmp_path)), Selection())
 
 
+@pytest.mark.fault(24)
 @pytest.mark.parametrize("checksums", [True, False])
 def test_read_shard_corrupt_page_keeps_the_rows_before_it(source, tmp_path, checksums):
     images = [bytes([i]) * 5_000 for i in range(200)]

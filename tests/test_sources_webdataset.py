@@ -4,6 +4,7 @@ import pickle
 import tarfile
 import tracemalloc
 
+import numpy as np
 import pytest
 
 from pipeline import storage
@@ -55,6 +56,7 @@ def test_read_shard_members_with_one_key_are_one_sample(read):
     assert (second.row, second.key, second.image, second.kept) == (1, "b", other, {})
 
 
+@pytest.mark.fault(26)
 @pytest.mark.parametrize(
     ("name", "key"),
     [
@@ -71,6 +73,7 @@ def test_read_shard_key_is_the_path_up_to_the_first_dot(read, name, key):
     assert reasons(read(tar_of({name: b"x"}))) == [(key, None)]
 
 
+@pytest.mark.fault(26)
 def test_read_shard_name_that_is_not_utf8_is_escaped(read):
     name = b"caf\xe9.jpg".decode("utf-8", "surrogateescape")
     with io.BytesIO() as buffer:
@@ -95,12 +98,14 @@ def test_read_shard_longer_extension_is_no_image_unless_selected(read):
     assert reasons(read(tar_of({"a.seg.png": b"mask"}))) == [("a", Reason.NO_IMAGE)]
 
 
+@pytest.mark.fault(23)
 def test_read_shard_sample_without_image_names_what_there_is(read):
     (sample,) = read(tar_of({"a.txt": b"text", "a.json": b"{}"}))
     assert sample.rejection.reason == Reason.NO_IMAGE
     assert ".txt, .json" in sample.rejection.message
 
 
+@pytest.mark.fault(23)
 def test_read_shard_interleaved_members_are_named(read):
     members = [("a.jpg", b"1"), ("b.jpg", b"2"), ("a.txt", b"3"), ("b.jpg", b"4")]
     samples = read(tar_of(members))
@@ -109,6 +114,7 @@ def test_read_shard_interleaved_members_are_named(read):
     assert "side by side" in samples[2].rejection.message
 
 
+@pytest.mark.fault(23)
 def test_read_shard_same_member_twice_in_a_row_is_a_duplicate(read):
     samples = read(tar_of([("a.jpg", b"1"), ("a.jpg", b"2")]))
     assert reasons(samples) == [("a", None), ("a", Reason.DUPLICATE_KEY)]
@@ -121,6 +127,7 @@ def test_read_shard_hidden_files_and_folders_are_no_samples(read):
     assert reasons(read(tar_of(members))) == [("train/a", None)]
 
 
+@pytest.mark.fault(23)
 @pytest.mark.parametrize(
     "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE]
 )
@@ -138,15 +145,25 @@ def test_read_shard_kept_text_that_is_not_utf8_is_rejected(read):
     assert reasons(read(tar_of({"a.jpg": b"x", "a.txt": b"\xff\xfe"}))) == [("a", None)]
 
 
+@pytest.mark.fault(25)
 def test_read_shard_pickles_are_never_loaded(read):
     class Bomb:
         def __reduce__(self):
             return (pytest.fail, ("unpickled",))
 
-    members = {"a.jpg": b"x", "a.pkl": pickle.dumps(Bomb()), "a.pt": pickle.dumps(Bomb())}
+    array = io.BytesIO()
+    np.save(array, np.array([Bomb()], dtype=object), allow_pickle=True)
+    bombs = dict.fromkeys(["pkl", "pickle", "pt", "pth", "pyd", "cls"], pickle.dumps(Bomb()))
+    bombs |= {"npy": array.getvalue(), "npz": array.getvalue()}
+    members = {"a.jpg": b"x"} | {f"a.{name}": data for name, data in bombs.items()}
     assert reasons(read(tar_of(members))) == [("a", None)]
+    (sample,) = read(tar_of(members), Selection(image="pkl"))
+    assert sample.image == bombs["pkl"], "bytes like any other"
+    (sample,) = read(tar_of(members), Selection(keep=("npy",)))
+    assert sample.rejection.reason == Reason.BAD_METADATA
 
 
+@pytest.mark.fault(25)
 def test_read_shard_members_not_wanted_stay_out_of_memory(tmp_path):
     (tmp_path / "shard.tar").write_bytes(tar_of({"a.jpg": b"x", "a.mp4": bytes(64 * 2**20)}))
     (shard,) = list_shards(str(tmp_path)).shards
@@ -180,10 +197,12 @@ def test_read_shard_gzip_of_several_parts_is_read_whole(read):
     assert len(read(parts, name="shard.tgz")) == 9
 
 
+@pytest.mark.fault(23)
 def test_read_shard_empty_tar_has_no_samples(read):
     assert read(tar_of({})) == []
 
 
+@pytest.mark.fault(23)
 @pytest.mark.parametrize("data", [b"<html>503</html>" * 100, b"", b"short", b"\x1f\x8bno gzip"])
 def test_read_shard_no_tar_at_all_is_one_rejection(read, data):
     assert reasons(read(data)) == [(None, Reason.SHARD_DAMAGED)]
@@ -195,10 +214,12 @@ def two_samples():
     return data[: 6 * BLOCK]
 
 
+@pytest.mark.fault(22)
 def test_read_shard_without_end_mark_is_complete(read):
     assert reasons(read(two_samples())) == [("a", None), ("b", None)]
 
 
+@pytest.mark.fault(22)
 @pytest.mark.parametrize("cut", [4 * BLOCK, 4 * BLOCK + 1, 4 * BLOCK + 599])
 def test_read_shard_cut_inside_a_member_names_its_key(read, cut):
     samples = read(two_samples()[:cut])
@@ -206,29 +227,34 @@ def test_read_shard_cut_inside_a_member_names_its_key(read, cut):
     assert "'b.jpg' at byte 2048" in samples[1].rejection.message
 
 
+@pytest.mark.fault(22)
 def test_read_shard_cut_inside_a_header_is_one_rejection_without_key(read):
     samples = read(two_samples()[: 3 * BLOCK + 100])
     assert reasons(samples) == [("a", None), (None, Reason.SHARD_DAMAGED)]
 
 
+@pytest.mark.fault(23)
 def test_read_shard_damaged_header_is_not_taken_for_the_end(read):
     data = bytearray(two_samples())
     data[3 * BLOCK + 5] ^= 0xFF
     assert reasons(read(bytes(data))) == [("a", None), (None, Reason.SHARD_DAMAGED)]
 
 
+@pytest.mark.fault(23)
 def test_read_shard_hole_of_zeros_is_not_taken_for_the_end(read):
     data = two_samples()
     data = data[: 3 * BLOCK] + bytes(2 * BLOCK) + data[3 * BLOCK :]
     assert reasons(read(data)) == [("a", None), (None, Reason.SHARD_DAMAGED)]
 
 
+@pytest.mark.fault(22)
 def test_read_shard_damage_before_kept_text_gives_up_that_sample_only(read):
     data = tar_of({"a.jpg": b"1", "a.txt": b"one", "b.jpg": b"2", "b.txt": b"two"})
     samples = read(data[: 6 * BLOCK + 7], Selection(keep=("txt",)))
     assert reasons(samples) == [("a", None), ("b", Reason.SHARD_DAMAGED)]
 
 
+@pytest.mark.fault(22)
 def test_read_shard_cut_gzip_is_noticed(read):
     data = gzip.compress(tar_of({"a.jpg": b"x"}))
     for cut in (8, len(data) // 2):
@@ -236,6 +262,7 @@ def test_read_shard_cut_gzip_is_noticed(read):
         assert samples[-1].rejection.reason == Reason.SHARD_DAMAGED
 
 
+@pytest.mark.fault(23)
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize(
     "field",
@@ -256,6 +283,7 @@ def test_read_shard_absurd_member_size_ends_in_bounded_time(read, field, name):
     assert len(samples) <= 3
 
 
+@pytest.mark.fault(23)
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("size", ["-512", "-1", str(2**70), "9" * 5000])
 def test_read_shard_absurd_pax_size_ends_in_bounded_time(read, size):
@@ -266,6 +294,7 @@ def test_read_shard_absurd_pax_size_ends_in_bounded_time(read, size):
     assert len(samples) <= 3
 
 
+@pytest.mark.fault(23)
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("kind", [b"x", b"g", b"L", b"K"])
 def test_read_shard_huge_extended_header_is_not_read(read, kind):
@@ -274,6 +303,7 @@ def test_read_shard_huge_extended_header_is_not_read(read, kind):
     assert reasons(read(block + bytes(4096))) == [(None, Reason.SHARD_DAMAGED)]
 
 
+@pytest.mark.fault(23)
 def test_read_shard_sparse_member_of_8_gib_is_rejected_unread(read):
     block = bytearray(tar_of([(header("a.jpg", type=tarfile.GNUTYPE_SPARSE), b"")])[:BLOCK])
     block[483:495] = b"\x80" + bytes(6) + b"\x02" + bytes(4)  # the size after expansion

@@ -1,5 +1,9 @@
 import contextlib
 import functools
+import os
+import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -7,6 +11,7 @@ import pytest
 from pipeline import storage
 from pipeline.errors import ConfigError, SourceChangedError, StorageError
 
+LARGE = bytes(range(256)) * 2**14
 S3 = pytest.param("bucket", marks=pytest.mark.s3)
 
 
@@ -52,12 +57,14 @@ def test_publish_racing_threads_exactly_one_wins(base):
     assert storage.read(f"{base}/deep/er/object") == winner
 
 
+@pytest.mark.fault(13)
 def test_publish_local_interrupted_leaves_nothing(tmp_path):
     with pytest.raises(TypeError):
         storage.publish(str(tmp_path / "object"), "text, which cannot be written as bytes")
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.fault(31)
 def test_publish_below_a_file_is_storage_error(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError):
@@ -65,6 +72,7 @@ def test_publish_below_a_file_is_storage_error(tmp_path):
 
 
 @pytest.mark.s3
+@pytest.mark.fault(13)
 def test_publish_s3_interrupted_leaves_nothing(bucket):
     with pytest.raises(TypeError):
         storage.publish(f"{bucket}/object", object())
@@ -145,6 +153,7 @@ def test_open_file_reads_and_seeks(base):
         assert file.read() == b""
 
 
+@pytest.mark.fault(16)
 def test_open_file_replaced_since_listing_is_source_changed(base):
     storage.publish(f"{base}/a", b"old content")
     planned = storage.stat(f"{base}/a")
@@ -153,6 +162,7 @@ def test_open_file_replaced_since_listing_is_source_changed(base):
         storage.open_file(planned)
 
 
+@pytest.mark.fault(16)
 def test_open_file_vanished_since_listing_is_source_changed(base):
     storage.publish(f"{base}/a", b"content")
     planned = storage.stat(f"{base}/a")
@@ -162,6 +172,7 @@ def test_open_file_vanished_since_listing_is_source_changed(base):
 
 
 @pytest.mark.s3
+@pytest.mark.fault(16)
 @pytest.mark.parametrize("change", [functools.partial(storage.replace, data=b"x"), storage.delete])
 def test_open_file_changed_while_reading_is_source_changed(bucket, change):
     size = 3 * storage._READ_AHEAD_BYTES
@@ -171,6 +182,146 @@ def test_open_file_changed_while_reading_is_source_changed(bucket, change):
         change(f"{bucket}/a")
         with pytest.raises(SourceChangedError, match="changed while"):
             file.read()
+
+
+def overwrite(path):
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def cut(path):
+    os.truncate(path, 100)
+
+
+@pytest.mark.fault(16)
+@pytest.mark.parametrize("change", [overwrite, cut])
+def test_open_file_local_written_while_reading_is_source_changed(tmp_path, change):
+    path = tmp_path / "a"
+    path.write_bytes(LARGE)
+    os.utime(path, (0, 0))
+    with storage.open_file(storage.stat(str(path))) as file:
+        assert file.read(10) == LARGE[:10]
+        change(path)
+        with pytest.raises(SourceChangedError, match=f"{path} changed"):
+            file.read()
+
+
+@pytest.mark.fault(16)
+def test_open_file_local_replaced_while_reading_gives_what_was_planned(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(LARGE)
+    with storage.open_file(storage.stat(str(path))) as file:
+        storage.replace(str(path), LARGE[::-1])
+        assert file.read() == LARGE
+
+
+@pytest.mark.fault(16)
+def test_open_file_symbolic_link_is_as_old_as_its_target(tmp_path):
+    (tmp_path / "target").write_bytes(b"content")
+    os.utime(tmp_path / "target", (0, 0))
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "a").symlink_to(tmp_path / "target")
+    (planned,) = storage.list_files(f"{tmp_path}/links")
+    assert planned == storage.stat(f"{tmp_path}/links/a")
+    with storage.open_file(planned) as file:
+        assert file.read() == b"content"
+    (tmp_path / "target").write_bytes(b"another")
+    with pytest.raises(SourceChangedError, match="changed since"):
+        storage.open_file(planned)
+
+
+@pytest.mark.fault(14)
+@pytest.mark.parametrize("write", [storage.publish, storage.replace])
+def test_write_full_disk_is_an_error_that_names_it_and_leaves_nothing(small_disk, write):
+    storage.publish(f"{small_disk}/folder/before", b"content")
+    with pytest.raises(StorageError, match=f"disk is full.*make room on {small_disk}, "):
+        write(f"{small_disk}/folder/a", bytes(2**21))
+    assert [path.name for path in (small_disk / "folder").iterdir()] == ["before"]
+    write(f"{small_disk}/folder/a", bytes(2**10))
+    assert (small_disk / "folder" / "a").read_bytes() == bytes(2**10)
+
+
+DIES = """
+import os, signal, sys
+from pipeline import storage
+
+def stop(*_):
+    os.kill(os.getpid(), {signal})
+
+os.{call} = stop
+storage.{verb}(sys.argv[1], b"content")
+"""
+
+
+def start_dying(uri, verb, call, number):
+    script = DIES.format(verb=verb, call=call, signal=int(number))
+    return subprocess.Popen([sys.executable, "-c", script, uri])
+
+
+@pytest.mark.fault(13)
+@pytest.mark.parametrize(
+    ("verb", "call"), [("publish", "fsync"), ("publish", "link"), ("replace", "replace")]
+)
+def test_sweep_after_a_killed_writer_leaves_nothing(tmp_path, verb, call):
+    uri = f"{tmp_path}/sink/folder/a"
+    assert start_dying(uri, verb, call, signal.SIGKILL).wait() == -signal.SIGKILL
+    assert len(list((tmp_path / "sink" / "folder").iterdir())) == 1
+    assert storage.list_files(f"{tmp_path}/sink") == []
+    storage.sweep(f"{tmp_path}/sink")
+    assert list((tmp_path / "sink").iterdir()) == []
+
+
+@pytest.mark.fault(13)
+def test_sweep_while_a_writer_is_at_work_leaves_its_file(tmp_path):
+    uri = f"{tmp_path}/sink/folder/a"
+    (tmp_path / "sink").mkdir()
+    (tmp_path / "sink" / ".mine.tmp").write_bytes(b"of somebody else")
+    writer = start_dying(uri, "publish", "link", signal.SIGSTOP)
+    try:
+        os.waitid(os.P_PID, writer.pid, os.WSTOPPED)
+        (temporary,) = (tmp_path / "sink" / "folder").iterdir()
+        storage.sweep(f"{tmp_path}/sink")
+        assert temporary.read_bytes() == b"content"
+    finally:
+        writer.kill()
+        writer.wait()
+    storage.sweep(f"{tmp_path}/sink")
+    assert [path.name for path in (tmp_path / "sink").iterdir()] == [".mine.tmp"]
+
+
+@pytest.fixture
+def swept(tmp_path, monkeypatch):
+    """Has files that are being written removed, so many times: the last before they get through.
+
+    As on a network file system that does not show others the locks, where a sweep takes any file.
+    """
+    fsync, left = os.fsync, []
+
+    def sweep_and_fsync(descriptor):
+        fsync(descriptor)
+        if left:
+            left.pop()
+            for path in tmp_path.rglob(".*.tmp"):
+                path.unlink()
+
+    monkeypatch.setattr(os, "fsync", sweep_and_fsync)
+    return left
+
+
+@pytest.mark.parametrize("write", [storage.publish, storage.replace])
+def test_write_that_is_swept_gets_through(tmp_path, swept, write):
+    swept += range(5)
+    write(f"{tmp_path}/folder/a", b"content")
+    assert swept == []
+    assert (tmp_path / "folder" / "a").read_bytes() == b"content"
+    assert len(list((tmp_path / "folder").iterdir())) == 1
+
+
+@pytest.mark.parametrize("write", [storage.publish, storage.replace])
+def test_write_that_is_always_swept_is_storage_error(tmp_path, swept, write):
+    swept += range(10_000)
+    with pytest.raises(StorageError, match="removing"):
+        write(f"{tmp_path}/folder/a", b"content")
+    assert list((tmp_path / "folder").iterdir()) == []
 
 
 @pytest.mark.s3
@@ -191,12 +342,14 @@ def test_missing_bucket_is_storage_error(call):
         call("s3://no-such-bucket-here/a")
 
 
+@pytest.mark.fault(32)
 @pytest.mark.parametrize("uri", ["http://host/a", "ftp://host/a", "hdfs://host/a"])
 def test_normalise_uri_unknown_scheme_is_config_error(uri):
     with pytest.raises(ConfigError, match="not supported"):
         storage.normalise_uri(uri)
 
 
+@pytest.mark.fault(32)
 def test_normalise_uri_with_credentials_is_refused_without_repeating_them():
     with pytest.raises(ConfigError) as caught:
         storage.normalise_uri("s3://user:canary-secret@bucket/a")

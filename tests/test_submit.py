@@ -229,6 +229,7 @@ def test_submit_failing_job_passes_its_exit_code_and_reason_on(cluster, source, 
     assert "resolution: the sink has 64, this command asks for 32" in failed.stdout
 
 
+@pytest.mark.fault(32)
 @pytest.mark.ray
 @pytest.mark.slow
 def test_submit_wrong_token_is_config_error_that_does_not_repeat_it(cluster, source, tmp_path):

@@ -141,7 +141,7 @@ def test_mark_success_finished_run_writes_the_totals(tmp_path):
     found = totals_of(writer)
     mark_success(writer.sink, writer.plan, found)
     document = json.loads((tmp_path / "_SUCCESS").read_bytes())
-    assert document == found.to_dict()
+    assert document == found.to_dict() | {"plan_sha256": writer.plan.sha256()}
     assert (document["samples"], document["rejected_by_reason"]) == (13, {"corrupt": 3})
     before = (tmp_path / "_SUCCESS").read_bytes()
     mark_success(writer.sink, writer.plan, totals_of(writer))
@@ -215,5 +215,6 @@ def test_read_totals_and_success_in_a_bucket_work_as_on_disk(bucket, tmp_path):
     found = totals_of(remote)
     mark_success(remote.sink, remote.plan, found)
     assert found.to_dict() == totals_of(local).to_dict()
-    assert json.loads(storage.read(f"{remote.sink}/_SUCCESS")) == found.to_dict()
+    said = json.loads(storage.read(f"{remote.sink}/_SUCCESS"))
+    assert said == found.to_dict() | {"plan_sha256": remote.plan.sha256()}
     assert storage.list_files(f"{remote.sink}/staging") == []

@@ -11,6 +11,7 @@ from jobs import cli
 from pipeline import totals
 from pipeline.commit import commit_rows
 from pipeline.verify import CHECKS
+from tests.damage import rewrite, set_column
 from tests.runs import encoded_rows, start
 
 NAMES, ROWS, REJECTED = ("a", "b/c", "d"), (9, 4, 6), {0: (2, 5), 1: (), 2: (0,)}
@@ -37,27 +38,6 @@ def verify(sink, capsys):
     """Returns exit code and the checks that found something."""
     code = cli.main(["verify", str(sink), "--json"])
     return code, {each["check"] for each in json.loads(capsys.readouterr().out)["breaches"]}
-
-
-def rewrite(path, change=lambda table: table, metadata=None):
-    """Writes an object again as somebody might who means no harm, footer kept."""
-    file = pq.ParquetFile(path)
-    stored = {key.decode(): value.decode() for key, value in file.metadata.metadata.items()}
-    kept = {key: value for key, value in stored.items() if key.startswith("vqpipe")}
-    table = change(file.read()).replace_schema_metadata(None)
-    with pq.ParquetWriter(path, table.schema, compression="zstd") as writer:
-        writer.write_table(table)
-        writer.add_key_value_metadata({**kept, **(metadata or {})})
-
-
-def set_column(name, change):
-    def apply(table):
-        values = table[name].to_pylist()
-        change(values)
-        column = pa.array(values, table.schema.field(name).type)
-        return table.set_column(table.schema.get_field_index(name), name, column)
-
-    return apply
 
 
 def origin(path):

@@ -9,6 +9,7 @@ from safetensors.torch import load, save
 
 from pipeline.errors import CheckpointError
 from pipeline.vqgan import VQModel, checkpoint
+from pipeline.vqgan.tensors import parse_weights
 from tests.vqgan_configs import CONFIGS, make_oracle, make_pair, make_pixels
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
@@ -134,6 +135,20 @@ class Payload:
         return print, ("run",)
 
 
+@pytest.mark.fault(28)
+@pytest.mark.parametrize("version", ["2.6.0", "2.9.1+cu128"])
+def test_read_checkpoint_pickle_is_refused_by_a_torch_that_it_could_take_over(
+    tmp_path, monkeypatch, version
+):
+    torch.save({"a": torch.zeros(1)}, tmp_path / "a.bin")
+    monkeypatch.setattr(torch, "__version__", version)
+    with pytest.raises(CheckpointError, match="CVE-2026-24747"):
+        parse_weights((tmp_path / "a.bin").read_bytes(), "a.bin")
+    monkeypatch.setattr(torch, "__version__", "2.10.0+cpu")
+    assert parse_weights((tmp_path / "a.bin").read_bytes(), "a.bin")["a"].shape == (1,)
+
+
+@pytest.mark.fault(28)
 @pytest.mark.parametrize("content", [Payload(), [1, 2], {"a": 1}])
 def test_read_checkpoint_pickle_of_something_else_raises(content, tmp_path, capsys):
     torch.save(content, tmp_path / "weights")
@@ -143,6 +158,7 @@ def test_read_checkpoint_pickle_of_something_else_raises(content, tmp_path, caps
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.fault(28)
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
 def test_read_checkpoint_missing_file_raises(name):
     files = make_files()
@@ -156,6 +172,7 @@ def test_from_pretrained_empty_folder_raises(tmp_path):
         VQModel.from_pretrained(tmp_path / "nowhere")
 
 
+@pytest.mark.fault(28)
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
 @pytest.mark.parametrize("kept", [0.0, 0.001, 0.5, 0.99])
 def test_read_checkpoint_truncated_file_raises(name, kept):
@@ -164,11 +181,13 @@ def test_read_checkpoint_truncated_file_raises(name, kept):
     assert f"s3://bucket/vqvae/{name}" in message
 
 
+@pytest.mark.fault(28)
 @pytest.mark.parametrize("data", [b"[]", b"3", b"\xff\xfe\x00", b"{'a': 1}"])
 def test_read_checkpoint_config_no_json_object_raises(data):
     assert "s3://bucket/vqvae/config.json" in error_of(make_files() | {CONFIG: data})
 
 
+@pytest.mark.fault(28)
 @pytest.mark.parametrize("class_name", ["AutoencoderKL", None, 3])
 def test_read_checkpoint_wrong_class_raises(class_name):
     message = error_of(change_config(make_files(), _class_name=class_name))
@@ -176,6 +195,7 @@ def test_read_checkpoint_wrong_class_raises(class_name):
     assert "config.json" in message
 
 
+@pytest.mark.fault(28)
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -227,6 +247,7 @@ def make_integer(state):
     state[SOME_TENSOR] = state[SOME_TENSOR].to(torch.int8)
 
 
+@pytest.mark.fault(28)
 @pytest.mark.parametrize(
     "change",
     [
@@ -245,6 +266,7 @@ def test_read_checkpoint_bad_tensor_raises_with_its_name(change):
     assert SOME_TENSOR in message
 
 
+@pytest.mark.fault(28)
 def test_read_checkpoint_weights_of_other_architecture_raises():
     message = error_of(make_files("relu") | {WEIGHTS: make_files("movq")[WEIGHTS]})
     assert "missing tensor" in message or "extra tensor" in message
@@ -306,6 +328,7 @@ def test_read_checkpoint_variant_that_is_missing_raises_with_what_is_there():
     assert WEIGHTS in str(caught.value)
 
 
+@pytest.mark.fault(28)
 def test_read_checkpoint_missing_shard_raises_with_its_name():
     files = dict(shards())
     name = sorted(name for name in files if name.endswith(".safetensors"))[1]
@@ -313,12 +336,14 @@ def test_read_checkpoint_missing_shard_raises_with_its_name():
     assert f"s3://bucket/vqvae/{name} is missing" in error_of(files)
 
 
+@pytest.mark.fault(28)
 def test_read_checkpoint_truncated_shard_raises_with_its_name():
     files = dict(shards())
     name = sorted(name for name in files if name.endswith(".safetensors"))[1]
     assert f"s3://bucket/vqvae/{name} is damaged" in error_of(files | {name: files[name][:-9]})
 
 
+@pytest.mark.fault(28)
 @pytest.mark.parametrize("problem", ["missing", "extra"])
 def test_read_checkpoint_shard_unlike_its_index_raises_with_the_tensor(problem):
     files = dict(shards())
@@ -333,6 +358,7 @@ def test_read_checkpoint_shard_unlike_its_index_raises_with_the_tensor(problem):
     assert (SOME_TENSOR if problem == "missing" else "elsewhere") in message
 
 
+@pytest.mark.fault(28)
 @pytest.mark.parametrize(
     "place",
     [
@@ -360,6 +386,7 @@ def test_read_checkpoint_index_without_a_map_raises(data):
     assert f"s3://bucket/vqvae/{INDEX}" in error_of(dict(shards()) | {INDEX: data})
 
 
+@pytest.mark.fault(28)
 def test_read_checkpoint_tensor_under_both_its_names_raises():
     def double(state):
         name = next(key for key in state if ".to_q.weight" in key)
@@ -380,6 +407,7 @@ class Writer:
         return Path.write_text, (self.path, "run")
 
 
+@pytest.mark.fault(28)
 def test_read_checkpoint_pickle_with_code_names_it_and_does_not_run_it(tmp_path):
     state = load(make_files()[WEIGHTS])
     torch.save(state | {"x": Writer(tmp_path / "trap")}, tmp_path / "weights")

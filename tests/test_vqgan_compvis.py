@@ -181,6 +181,7 @@ class Trap:
         return os.mkdir, (str(self.path),)
 
 
+@pytest.mark.fault(28)
 @pytest.mark.parametrize("is_zip", [True, False])
 @pytest.mark.parametrize("place", ["callbacks", "state_dict"])
 def test_read_compvis_code_is_named_and_not_run(place, is_zip, tmp_path):
@@ -205,6 +206,7 @@ def forge(content, old, new):
     return forged.getvalue()
 
 
+@pytest.mark.fault(28)
 @pytest.mark.parametrize(
     "name", [b"cpytorch_lightning.os\nsystem\n", b"cpytorch_lightning\nos.system\n"]
 )
@@ -218,6 +220,7 @@ def test_read_compvis_code_under_a_harmless_name_does_nothing(name, tmp_path, mo
     assert not (tmp_path / "trap").exists()
 
 
+@pytest.mark.fault(28)
 @pytest.mark.parametrize("name", [b"cos\nsystem\n", b"cbuiltins\neval\n", b"cposix\nsystem\n"])
 def test_read_compvis_command_is_named_and_not_run(name, tmp_path, monkeypatch):
     made = compvis.make_objects(monkeypatch, Callback=("some_module", ()))
@@ -228,6 +231,7 @@ def test_read_compvis_command_is_named_and_not_run(name, tmp_path, monkeypatch):
     assert not (tmp_path / "trap").exists()
 
 
+@pytest.mark.fault(28)
 @pytest.mark.parametrize(
     "data",
     [
@@ -245,6 +249,7 @@ def test_read_compvis_file_without_weights_raises(data):
     assert CKPT in error_of(data=data)
 
 
+@pytest.mark.fault(28)
 @pytest.mark.parametrize("kept", [0.001, 0.5, 0.99])
 def test_read_compvis_truncated_file_raises(kept):
     data = compvis.save({"state_dict": state_of()})
@@ -271,6 +276,7 @@ def make_integer(state):
     state[SOME_TENSOR] = state[SOME_TENSOR].to(torch.int8)
 
 
+@pytest.mark.fault(28)
 @pytest.mark.parametrize(
     "change", [remove_tensor, add_tensor, reshape_tensor, put_nan, make_integer]
 )
@@ -282,6 +288,7 @@ def test_read_compvis_bad_tensor_raises_with_its_own_name(change):
     assert SOME_TENSOR in message
 
 
+@pytest.mark.fault(28)
 @pytest.mark.parametrize(
     "name", ["quantize.proj.weight", "quantize.embed.weight", "encoder.mid_block.resnets.0.x"]
 )
@@ -296,6 +303,7 @@ def test_read_compvis_attention_of_another_shape_raises_with_its_name():
     assert name in error_of(state=state)
 
 
+@pytest.mark.fault(28)
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -335,6 +343,7 @@ def test_read_compvis_channels_that_do_not_divide_raise():
     assert "norm_num_groups" in error_of(config=change_config(ch=24))
 
 
+@pytest.mark.fault(28)
 @pytest.mark.parametrize(
     ("field", "value"),
     [

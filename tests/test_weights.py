@@ -34,6 +34,7 @@ def test_weights_load_from_a_subfolder_gives_the_same(model, tmp_path):
     assert found.config == weights_of(model).config
 
 
+@pytest.mark.fault(28)
 @pytest.mark.parametrize("subfolder", [None, "vqvae"])
 def test_weights_load_missing_or_empty_folder_is_checkpoint_error(tmp_path, subfolder):
     for folder in (tmp_path, tmp_path / "missing"):
@@ -41,6 +42,7 @@ def test_weights_load_missing_or_empty_folder_is_checkpoint_error(tmp_path, subf
             Weights.load(str(folder), subfolder=subfolder)
 
 
+@pytest.mark.fault(28)
 @pytest.mark.parametrize("name", [CONFIG_FILE, WEIGHTS_FILE])
 def test_weights_parsed_without_one_file_is_checkpoint_error_that_names_it(model, name):
     files = {other: data for other, data in weights_of(model).files.items() if other != name}
@@ -48,6 +50,7 @@ def test_weights_parsed_without_one_file_is_checkpoint_error_that_names_it(model
         Weights(files, "here").parsed  # noqa: B018
 
 
+@pytest.mark.fault(28)
 def test_weights_with_a_value_that_is_not_finite_are_a_checkpoint_error(model):
     files = dict(weights_of(model).files)
     state = load(files[WEIGHTS_FILE])

@@ -8,7 +8,7 @@ A bad sample is a rejected `Sample`, and a damaged shard ends in one; what the s
 (`StorageError`) and what is not what was planned (`SourceChangedError`) fly.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -43,13 +43,19 @@ class Listing:
 
 
 def list_shards(
-    source: str, fmt: str | None = None, *, max_shard_bytes: int = parquet.MAX_SHARD_BYTES
+    source: str,
+    fmt: str | None = None,
+    *,
+    planned: Sequence[Shard] = (),
+    max_shard_bytes: int = parquet.MAX_SHARD_BYTES,
 ) -> Listing:
     """Returns the shards of a folder, a file or a pattern, local or remote.
 
     Args:
         source: What `find_files` understands.
         fmt: The format, or None to take it from the files' extensions.
+        planned: The shards of a run of this source: images of a folder stay in the shard that they
+            are in, and new ones come in new shards.
         max_shard_bytes: Parquet files above this size are split by row groups.
 
     Raises:
@@ -62,7 +68,7 @@ def list_shards(
     if fmt is None or not taken:
         raise ConfigError(_nothing_found(source, fmt, counts))
     _check_unicode(taken)
-    shards = _shards(fmt, root, taken, max_shard_bytes)
+    shards = _shards(fmt, root, taken, planned, max_shard_bytes)
     check_names(shards)
     ignored = {kind: count for kind, count in counts.items() if kind not in FORMATS[fmt]}
     return Listing(fmt, tuple(sorted(shards, key=lambda shard: shard.name)), ignored)
@@ -107,12 +113,14 @@ def read_shard(shard: Shard, selection: Selection, kept: pa.Schema) -> Iterator[
     return folder.read_shard(shard)
 
 
-def _shards(fmt: str, root: str, files: list[File], max_shard_bytes: int) -> list[Shard]:
+def _shards(
+    fmt: str, root: str, files: list[File], planned: Sequence[Shard], max_shard_bytes: int
+) -> list[Shard]:
     if fmt == "webdataset":
         return webdataset.list_shards(root, files)
     if fmt == "parquet":
         return parquet.list_shards(root, files, max_shard_bytes)
-    return folder.list_shards(root, files)
+    return folder.list_shards(root, files, planned)
 
 
 def _check_unicode(files: list[File]) -> None:

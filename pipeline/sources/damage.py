@@ -22,6 +22,11 @@ _MAX_MESSAGE = 500
 
 def damaged(row: int, key: str | None, place: str, error: Exception) -> Sample:
     """Returns the last sample of a shard that cannot be read past `row`."""
-    cause = " ".join(str(error).split()) or type(error).__name__
-    message = f"{place}: {cause}"[:_MAX_MESSAGE]
+    cause = brief(str(error)) or type(error).__name__
+    message = brief(f"{place}: {cause}")
     return Sample(row, key, rejection=Rejection(Reason.SHARD_DAMAGED, message))
+
+
+def brief(text: str) -> str:
+    """Returns text as one line of a length that a message can have."""
+    return " ".join(text.split())[:_MAX_MESSAGE]

@@ -1,7 +1,8 @@
 """Folders of images: a shard is a run of consecutive files, a sample is one of them."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from pipeline import storage
 from pipeline.schema import File, Reason, Rejection, Sample, Shard
@@ -10,18 +11,42 @@ from pipeline.sources.names import relative_path
 IMAGES_PER_SHARD = 1_000
 """A shard is one object in the sink; fewer images would make too many, more lose too much work."""
 
+_STEM = "images-"
+
 MAX_IMAGE_BYTES = 2**30
 """Larger files are rejected unread (1 GiB)."""
 
 
-def list_shards(root: str, files: list[File]) -> list[Shard]:
-    """Returns shards of `IMAGES_PER_SHARD` files, in the order of their relative paths."""
-    starts = range(0, len(files), IMAGES_PER_SHARD)
-    chunks = (tuple(files[start : start + IMAGES_PER_SHARD]) for start in starts)
-    return [
-        Shard(f"images-{number:06d}", "folder", chunk, root=root)
-        for number, chunk in zip(itertools.count(), chunks, strict=False)
+def list_shards(root: str, files: list[File], planned: Sequence[Shard] = ()) -> list[Shard]:
+    """Returns shards of `IMAGES_PER_SHARD` files, in the order of their relative paths.
+
+    Args:
+        root: The folder.
+        files: All images in it.
+        planned: Shards that a run has of it. They stay, with the files that are still there as they
+            are now; only the others make up new ones.
+    """
+    found = {file.uri: file for file in files}
+    old = [_refresh(shard, found) for shard in planned if shard.root == root]
+    taken = {file.uri for shard in old for file in shard.files}
+    rest = [file for file in files if file.uri not in taken]
+    first = max((_number(shard) for shard in old), default=-1) + 1
+    starts = range(0, len(rest), IMAGES_PER_SHARD)
+    chunks = (tuple(rest[start : start + IMAGES_PER_SHARD]) for start in starts)
+    new = [
+        Shard(f"{_STEM}{number:06d}", "folder", chunk, root=root)
+        for number, chunk in zip(itertools.count(first), chunks, strict=False)
     ]
+    return [*(shard for shard in old if shard.files), *new]
+
+
+def _refresh(shard: Shard, found: Mapping[str, File]) -> Shard:
+    """Returns the shard with the files that are still there, as they are now."""
+    return replace(shard, files=tuple(found[f.uri] for f in shard.files if f.uri in found))
+
+
+def _number(shard: Shard) -> int:
+    return int(shard.name.removeprefix(_STEM))
 
 
 def read_shard(shard: Shard) -> Iterator[Sample]:

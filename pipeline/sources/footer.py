@@ -14,6 +14,10 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+MAX_FOOTER_BYTES = 2**24
+"""Larger footers are not read (16 MiB, some 50,000 row groups): Arrow needs up to 120 bytes for
+every byte of one."""
+
 _MAGIC = b"PAR1"
 _TRAILER = struct.Struct("<I4s")  # length of the footer, magic
 _SCHEMA = b"ARROW:schema"
@@ -61,6 +65,8 @@ def _footer_bytes(file: BinaryIO) -> bytes:
     length, _ = _TRAILER.unpack(trailer)
     if length + _TRAILER.size + len(_MAGIC) > size:
         raise ValueError(f"the footer claims {length} bytes of a file of {size}")
+    if length > MAX_FOOTER_BYTES:
+        raise ValueError(f"a footer of {length} bytes; at most {MAX_FOOTER_BYTES} are read")
     file.seek(size - _TRAILER.size - length)
     return file.read(length)
 

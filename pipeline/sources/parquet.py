@@ -16,15 +16,22 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.errors import ConfigError
 from pipeline.schema import File, Reason, Rejection, Sample, Selection, Shard
-from pipeline.sources.damage import PARSER_ERRORS, damaged
+from pipeline.sources.damage import PARSER_ERRORS, brief, damaged
 from pipeline.sources.footer import extension_name, read_footer
+from pipeline.sources.growth import check_growth, most_bytes
+from pipeline.sources.keys import Keys, check_count
 from pipeline.sources.names import shard_names
 
 MAX_SHARD_BYTES = 10**9
 """Files above this size become several shards of row groups, each of at most about this size."""
 
-_BATCH_ROWS = 64
-_BATCH_BYTES = 64 * 2**20
+MAX_IMAGE_BYTES = 2**30
+"""Larger images are rejected (1 GiB)."""
+MAX_VALUE_BYTES = 16 * 2**20
+"""Larger keys and kept values are rejected (16 MiB)."""
+
+_BATCH_ROWS = 1  # a small page may hold large rows: a dictionary's value again and again, prefixes
+_MAX_COLUMNS_TEXT = 2_000
 _BUFFER_BYTES = 2**20  # a column: without it Arrow reads whole column chunks into memory
 _ARROW_ERRORS = (pa.ArrowException, *PARSER_ERRORS)
 _ROW_GROUP = "-rg"
@@ -62,13 +69,15 @@ def read_shard(shard: Shard, selection: Selection, kept: pa.Schema) -> Iterator[
     Raises:
         ConfigError: If this file lacks a selected column; files of a source must look alike.
     """
-    row = 0
-    seen: set[str] = set()
+    row, size, most = 0, 0, most_bytes(shard.size)
+    seen = Keys()
     with storage.open_file(shard.files[0]) as file:
         try:
             for sample in _read_rows(shard, file, selection, kept):
+                check_count(row, shard.files[0].uri)
                 yield _unique(sample, seen)
-                row += 1
+                row, size = row + 1, size + len(sample.image or b"")
+                check_growth(size, most)
         except MemoryError:
             raise  # also an ArrowException: this machine's trouble, not the file's
         except _ARROW_ERRORS as error:
@@ -156,11 +165,11 @@ def _read_rows(
     with _open(file) as parquet:
         columns = _Columns.of(shard.files[0].uri, parquet.schema_arrow, selection)
         first, last = shard.row_groups or (0, parquet.num_row_groups)
-        groups = [parquet.metadata.row_group(i) for i in range(last)]
+        counts = [parquet.metadata.row_group(i).num_rows for i in range(last)]
         name = shard.name if shard.row_groups is None else shard.name.rpartition(_ROW_GROUP)[0]
-        row_in_file = sum(group.num_rows for group in groups[:first])
+        row_in_file, expected = sum(counts[:first]), sum(counts[first:])
         batches = parquet.iter_batches(
-            _batch_rows(groups[first:]), range(first, last), columns.names, use_threads=False
+            _BATCH_ROWS, range(first, last), columns.names, use_threads=False
         )
         row = 0
         for batch in batches:
@@ -168,13 +177,8 @@ def _read_rows(
                 default_key = f"{name}/{row_in_file + row:08d}"
                 yield _sample(row, default_key, values, kept)
                 row += 1
-
-
-def _batch_rows(groups: list[pq.RowGroupMetaData]) -> int:
-    """Returns how many rows are read at once: up to 64, fewer where rows are large."""
-    rows: int = sum(group.num_rows for group in groups)
-    size: int = sum(group.total_byte_size for group in groups)
-    return max(1, min(_BATCH_ROWS, _BATCH_BYTES * rows // max(1, size)))
+        if row != expected:
+            raise ValueError(f"the footer claims {expected} rows, and its pages hold {row}")
 
 
 def _rows(
@@ -197,29 +201,52 @@ def _sample(
     kept: pa.Schema,
 ) -> Sample:
     image, key_value, kept_values = values
-    key = default_key if key_value is None or not key_value.is_valid else _text(key_value)
+    key = default_key
     try:
+        if key_value is not None and key_value.is_valid:
+            _check_size(key_value)
+            key = _text(key_value)
         named = {
-            field.name: _plain(value, field.type)
+            field.name: plain_value(value, field.type)
             for field, value in zip(kept, kept_values, strict=True)
         }
     except (pa.ArrowException, ValueError) as error:
-        rejection = Rejection(Reason.BAD_METADATA, f"a kept column cannot be read: {error}")
-        return Sample(row, key, rejection=rejection)
+        message = brief(f"the key or a kept column cannot be read: {error}")
+        return Sample(row, key, rejection=Rejection(Reason.BAD_METADATA, message))
+    size = _size(image)
+    if size > MAX_IMAGE_BYTES:
+        message = f"{size} bytes are more than the {MAX_IMAGE_BYTES} that are read"
+        return Sample(row, key, None, Rejection(Reason.CORRUPT, message), named)
     data = image.as_py()
     if data is None:
         return Sample(row, key, None, Rejection(Reason.NO_IMAGE, "the image is null"), named)
     return Sample(row, key, data, None, named)
 
 
-def _unique(sample: Sample, seen: set[str]) -> Sample:
+def _unique(sample: Sample, seen: Keys) -> Sample:
     assert sample.key is not None, "rows without a key have got a default"
-    if sample.key in seen:
-        message = "this key came earlier in the shard: choose a key column without duplicates"
-        rejection = Rejection(Reason.DUPLICATE_KEY, message)
-        return Sample(sample.row, sample.key, None, rejection, sample.kept)
-    seen.add(sample.key)
-    return sample
+    if seen.add(sample.key):
+        return sample
+    message = "this key came earlier in the shard: choose a key column without duplicates"
+    rejection = Rejection(Reason.DUPLICATE_KEY, message)
+    return Sample(sample.row, sample.key, None, rejection, sample.kept)
+
+
+def _size(value: pa.Scalar) -> int:
+    """Returns the bytes of a value that has text or bytes or several values in it, else 0."""
+    if pa.types.is_dictionary(value.type):
+        value = value.value
+    if not value.is_valid:
+        return 0
+    if hasattr(value, "as_buffer"):
+        return int(value.as_buffer().size)
+    return int(pa.array([value]).nbytes) if pa.types.is_nested(value.type) else 0
+
+
+def _check_size(value: pa.Scalar) -> None:
+    size = _size(value)
+    if size > MAX_VALUE_BYTES:
+        raise ValueError(f"{size} bytes are more than the {MAX_VALUE_BYTES} that are kept")
 
 
 def _text(value: pa.Scalar) -> str:
@@ -231,8 +258,9 @@ def _text(value: pa.Scalar) -> str:
     return str(value.as_py())
 
 
-def _plain(value: pa.Scalar, kind: pa.DataType) -> object:
+def plain_value(value: pa.Scalar, kind: pa.DataType) -> object:
     """Returns a Python value that Arrow turns back into the same one."""
+    _check_size(value)
     if value.type != kind:
         value = value.cast(kind)
     if getattr(kind, "unit", None) == "ns":  # datetime ends at microseconds
@@ -276,4 +304,5 @@ def _check_column(uri: str, schema: pa.Schema, name: str) -> None:
 
 
 def _columns(schema: pa.Schema) -> str:
-    return "columns: " + ", ".join(f"{field.name} ({field.type})" for field in schema)
+    columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
+    return f"columns: {columns[:_MAX_COLUMNS_TEXT]}"

@@ -8,18 +8,22 @@ Nothing is extracted to disk or unpickled, and only images and kept text are rea
 """
 
 import gzip
+import sys
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import IO, BinaryIO, Self, cast
+from typing import IO, BinaryIO, cast
 
 import pyarrow as pa
 
 from pipeline import storage
 from pipeline.errors import ConfigError
 from pipeline.schema import File, Reason, Rejection, Sample, Selection, Shard
-from pipeline.sources.damage import PARSER_ERRORS, damaged
+from pipeline.sources.damage import PARSER_ERRORS, brief, damaged
 from pipeline.sources.extensions import IMAGE_EXTENSIONS
+from pipeline.sources.growth import check_growth, most_bytes
+from pipeline.sources.headers import Header
+from pipeline.sources.keys import Keys, check_count
 from pipeline.sources.names import shard_names
 
 MAX_IMAGE_BYTES = 2**30
@@ -27,14 +31,9 @@ MAX_IMAGE_BYTES = 2**30
 MAX_TEXT_BYTES = 16 * 2**20
 """Larger kept text is rejected unread (16 MiB)."""
 
-_MAX_HEADER_BYTES = 2**16
-_METADATA_TYPES = (
-    tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-)
+MAX_MEMBERS = 1_000
+"""Most members of a sample; the next one begins another of the same key."""
+
 _GZIP_MAGIC = b"\x1f\x8b"
 _TAR_ERRORS = (tarfile.TarError, *PARSER_ERRORS)
 
@@ -61,12 +60,14 @@ def kept_schema(selection: Selection) -> pa.Schema:
 
 def read_shard(shard: Shard, selection: Selection, kept: pa.Schema) -> Iterator[Sample]:
     """Yields the samples of one tar, which may be gzipped."""
-    seen: set[str] = set()
+    seen = Keys()
+    uri = shard.files[0].uri
     with storage.open_file(shard.files[0]) as file:
         for row, draft in enumerate(_read_drafts(file, selection, kept)):
+            check_count(row, uri)
             if draft.damage is not None:
-                key = None if draft.key in seen else draft.key
-                yield damaged(row, key, f"{shard.files[0].uri}, {draft.place}", draft.damage)
+                key = None if draft.key is None or draft.key in seen else draft.key
+                yield damaged(row, key, f"{uri}, {draft.place}", draft.damage)
             else:
                 yield _finish(row, draft, seen)
 
@@ -89,39 +90,13 @@ class _Draft:
 
     def takes(self, key: str, extension: str) -> bool:
         """Tells whether a member that comes next belongs to this sample."""
-        return self.key == key and extension not in self.extensions
+        has_room = len(self.extensions) < MAX_MEMBERS
+        return self.key == key and has_room and extension not in self.extensions
 
     def is_complete(self, kept: pa.Schema) -> bool:
         """Tells whether nothing that is wanted can be missing."""
         has_all = self.image is not None and all(name in self.kept for name in kept.names)
         return has_all or self.rejection is not None
-
-
-class _Header(tarfile.TarInfo):
-    """A member's header that damage and malice cannot turn into silence, loops or huge reads."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        """Returns the header in a block; refuses a bad one, where tarfile sees the end."""
-        if not any(buf):
-            return super().frombuf(buf, encoding, errors)  # raises: the end of the archive
-        try:
-            header = super().frombuf(buf, encoding, errors)
-        except tarfile.HeaderError as error:
-            raise tarfile.ReadError(f"no valid header: {error}") from error
-        if header.type in _METADATA_TYPES and header.size > _MAX_HEADER_BYTES:
-            raise tarfile.ReadError(f"an extended header claims {header.size} bytes")
-        return header
-
-    def _block(self, count: int) -> int:
-        """Rounds a size up to whole blocks; refuses negative ones.
-
-        They make tarfile loop for ever (CVE-2025-8194; CPython fixed it in the same way in 2025:
-        https://github.com/python/cpython/issues/130577).
-        """
-        if count < 0:
-            raise tarfile.ReadError(f"a header claims {count} bytes")
-        return -(-count // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
 
 
 def _read_drafts(file: BinaryIO, selection: Selection, kept: pa.Schema) -> Iterator[_Draft]:
@@ -157,25 +132,31 @@ def _read_members(
     Mode `r:` on a seekable file rather than the stream mode `r|`, which reads on and on past the
     end for an absurd size, ignores the second part of a gzip file and checks no checksum of it.
     """
+    is_gzip, most = _look_inside(file)
     with (
-        _decompress(file) as plain,
+        cast("IO[bytes]", gzip.GzipFile(fileobj=file)) if is_gzip else file as plain,
         tarfile.open(
-            fileobj=plain, mode="r:", tarinfo=_Header, encoding="utf-8", errors="surrogateescape"
+            fileobj=plain, mode="r:", tarinfo=Header, encoding="utf-8", errors="surrogateescape"
         ) as tar,
     ):
         while (member := tar.next()) is not None:
             tar.members = []  # type: ignore[attr-defined]  # else it grows with the archive
+            check_growth(tar.offset, most)  # before what stands there is skipped
             if _is_wanted(member, ranks):
                 yield tar, member
         while rest := plain.read(2**20):
-            if any(rest):
+            if rest.strip(b"\0"):
                 raise tarfile.ReadError("more data follows the end mark")
+            check_growth(plain.tell(), most)
 
 
-def _decompress(file: BinaryIO) -> IO[bytes]:
+def _look_inside(file: BinaryIO) -> tuple[bool, int]:
+    """Tells whether a file is a gzip, and how many bytes may be in it."""
+    size = file.seek(0, 2)
+    file.seek(0)
     is_gzip = file.read(2) == _GZIP_MAGIC
     file.seek(0)
-    return cast("IO[bytes]", gzip.GzipFile(fileobj=file)) if is_gzip else file
+    return is_gzip, most_bytes(size) if is_gzip else sys.maxsize
 
 
 def _image_ranks(selection: Selection) -> dict[str, int]:
@@ -214,17 +195,17 @@ def _add_member(
 
 
 def _read_image(draft: _Draft, tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
-    if member.size > MAX_IMAGE_BYTES:
-        message = f"{member.size} bytes are more than the {MAX_IMAGE_BYTES} that are read"
+    if member.issparse() or member.size > MAX_IMAGE_BYTES:
+        message = _describe_refusal(member, MAX_IMAGE_BYTES)
         draft.rejection = Rejection(Reason.CORRUPT, message)
         return None
     return _read_member(tar, member)
 
 
 def _read_text(draft: _Draft, tar: tarfile.TarFile, member: tarfile.TarInfo) -> str | None:
-    name = _text(member.name)
-    if member.size > MAX_TEXT_BYTES:
-        message = f"{name} has {member.size} bytes, more than the {MAX_TEXT_BYTES} that are kept"
+    name = brief(_text(member.name))
+    if member.issparse() or member.size > MAX_TEXT_BYTES:
+        message = f"{name}: {_describe_refusal(member, MAX_TEXT_BYTES)}"
         draft.rejection = Rejection(Reason.BAD_METADATA, message)
         return None
     try:
@@ -234,22 +215,27 @@ def _read_text(draft: _Draft, tar: tarfile.TarFile, member: tarfile.TarInfo) -> 
         return None
 
 
+def _describe_refusal(member: tarfile.TarInfo, most: int) -> str:
+    if member.issparse():
+        return f"a sparse member, of {member.size} bytes once its holes are filled, is not read"
+    return f"{member.size} bytes are more than the {most} that are read"
+
+
 def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     reader = tar.extractfile(member)
     assert reader is not None, "only regular members are read"
     return reader.read()
 
 
-def _finish(row: int, draft: _Draft, seen: set[str]) -> Sample:
+def _finish(row: int, draft: _Draft, seen: Keys) -> Sample:
     assert draft.key is not None, "only damage has no key"
     rejection = _duplicate(draft.key, seen) or draft.rejection or _no_image(draft)
-    seen.add(draft.key)
     image = draft.image if rejection is None else None
     return Sample(row, draft.key, image, rejection, draft.kept)
 
 
-def _duplicate(key: str, seen: set[str]) -> Rejection | None:
-    if key not in seen:
+def _duplicate(key: str, seen: Keys) -> Rejection | None:
+    if seen.add(key):
         return None
     return Rejection(
         Reason.DUPLICATE_KEY,
@@ -262,8 +248,8 @@ def _no_image(draft: _Draft) -> Rejection | None:
     if draft.image is not None:
         return None
     if draft.links:
-        message = f"{draft.links[0]} is a link or a device, not a file"
+        message = f"{brief(draft.links[0])} is a link or a device, not a file"
     else:
         names = ", ".join(f".{extension}" for extension in draft.extensions[:10])
-        message = f"no member is an image; there is {names}"
+        message = f"no member is an image; there is {brief(names)}"
     return Rejection(Reason.NO_IMAGE, message)

@@ -36,6 +36,10 @@ TRAINER_DICTS = {
 }
 """Those that are filled as dicts are."""
 
+SAFE_TORCH = (2, 10)
+"""Before this version, a file that is made for it runs code despite `weights_only`
+(CVE-2026-24747)."""
+
 
 class Inert:
     """Stands for any class or function of a trainer: takes all arguments, and does nothing."""
@@ -106,6 +110,7 @@ def _is_from_trainer(name: str) -> bool:
 
 def _load(data: bytes, source: str) -> object:
     """Return what `torch.save` saved; anything but tensors, containers and `Inert` is refused."""
+    _check_torch(source, torch.__version__)
     foreign = _list_globals(data, source)
     if foreign:
         rest = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
@@ -115,6 +120,15 @@ def _load(data: bytes, source: str) -> object:
         )
     with _named(source):
         return torch.load(BytesIO(data), map_location="cpu", weights_only=True)
+
+
+def _check_torch(source: str, version: str) -> None:
+    if tuple(map(int, version.split(".")[:2])) < SAFE_TORCH:
+        needed = ".".join(map(str, SAFE_TORCH))
+        raise CheckpointError(
+            f"{source} is a pickle, and torch {version} can be made to run code by one "
+            f"(CVE-2026-24747); take safetensors, or torch {needed} or newer"
+        )
 
 
 def _list_globals(data: bytes, source: str) -> list[str]:

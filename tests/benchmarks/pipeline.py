@@ -30,11 +30,13 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from infra.demo.photos import PACKAGED, open_photo
-from pipeline import cluster, engine, plan, schema
+from pipeline import cluster, engine, schema
 from pipeline.codec import CodecConfig
 from pipeline.commit import Writer
 from pipeline.images import Preprocess, open_image
-from pipeline.plan import Plan, Run, Staged
+from pipeline.layout import Staged
+from pipeline.plan import Growth, Plan
+from pipeline.run import Run, start_run
 from pipeline.schema import Selection
 from pipeline.sources import list_shards, read_shard
 from pipeline.weights import Weights
@@ -112,7 +114,8 @@ def measure_ours(folder, sink):
     listing = list_shards(str(folder))
     frozen = Plan.of(listing.shards)
     facts = {"grid": [GRID, GRID], "codebook_size": CODEBOOK}
-    run = plan.start_run(str(sink), Run({"stage": "bench"}, facts, frozen.sha256()), frozen)
+    asked = Run({"stage": "bench"}, facts, frozen.sha256())
+    run, _ = start_run(str(sink), asked, frozen, Growth())
     codes = schema.codes_field(CODEBOOK, (GRID, GRID))
     work = engine.EncodeWork(
         writer=Writer(str(sink), run, frozen, pa.schema([]), codes),

@@ -1,0 +1,118 @@
+"""What a run is: the choices its codes depend on, and what a reader of them needs to know."""
+
+import json
+import platform
+import time
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from pipeline import doctor
+from pipeline.codec import CodecConfig
+from pipeline.errors import ConfigError, MismatchError
+from pipeline.run import Run
+from pipeline.weights import Weights
+
+if TYPE_CHECKING:
+    from jobs.encode import Encode
+
+
+def grid_of(resolution: int, weights: Weights) -> tuple[int, int]:
+    """Returns rows and columns of the code grid.
+
+    Raises:
+        ConfigError: If the model does not take RGB images of that resolution.
+    """
+    factor = weights.config.downsample_factor
+    if resolution % factor:
+        nearest = max(factor, round(resolution / factor) * factor)
+        raise ConfigError(
+            f"--resolution {resolution} is no multiple of {factor}, the pixels per code of "
+            f"this model; use {nearest}"
+        )
+    if weights.config.in_channels != 3:
+        raise ConfigError(f"the model takes {weights.config.in_channels} channels, not RGB's 3")
+    return resolution // factor, resolution // factor
+
+
+def settle_codec(
+    job: "Encode", begun: Run | None, weights: Weights
+) -> tuple[CodecConfig, dict[str, Any] | None]:
+    """Returns how pixels become codes, and what the doctor found out about it.
+
+    A sink that has a run of these weights has settled it already.
+    """
+    identity = begun.identity if begun else {}
+    findings = None
+    if identity.get("model_sha256") == weights.sha256():
+        settled = identity["pixel_range"] if job.pixel_range == "auto" else job.pixel_range
+    elif job.pixel_range == "auto" or not job.skip_doctor:
+        settled, findings = doctor.check_start(weights, job.dtype, job.pixel_range)
+    else:
+        settled = job.pixel_range
+    how = CodecConfig(dtype=job.dtype, pixel_range=settled, eager=job.eager)
+    return how, findings
+
+
+def identity_of(
+    job: "Encode", source: str, fmt: str, weights: Weights, codec: CodecConfig
+) -> dict[str, Any]:
+    """Returns every choice that changes results."""
+    return {
+        "stage": "encode",
+        "source": source,
+        "format": fmt,
+        "image": job.image,
+        "key": job.key,
+        "keep": list(job.keep),
+        "resolution": job.resolution,
+        "resample": job.resample,
+        "background": list(job.background),
+        "max_pixels": job.max_pixels,
+        **asdict(codec),
+        "model_sha256": weights.sha256(),
+        "model_config": json.loads(json.dumps(asdict(weights.config))),  # tuples become lists
+    }
+
+
+def facts_of(
+    job: "Encode", weights: Weights, grid: tuple[int, int], kept: pa.Schema
+) -> dict[str, Any]:
+    """Returns what a reader of the codes needs, and with what they were made."""
+    packages = ("vqpipe", "ray", "torch", "pyarrow", "pillow", "numpy")
+    return {
+        "grid": list(grid),
+        "codebook_size": weights.config.num_vq_embeddings,
+        "downsample_factor": weights.config.downsample_factor,
+        "model": weights.where,
+        "model_commit": weights.commit,
+        "model_options": job.record(weights),
+        "kept": types_of(kept),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": {
+            "python": platform.python_version(),
+            **{package: version(package) for package in packages},
+        },
+    }
+
+
+def types_of(kept: pa.Schema) -> dict[str, str]:
+    """Returns the Arrow type of each kept column, by name."""
+    return {field.name: str(field.type) for field in kept}
+
+
+def check_kept(run: Run, kept: pa.Schema) -> None:
+    """Checks that kept columns have the types that they had when the run began.
+
+    Raises:
+        MismatchError: If one has not; names them.
+    """
+    began, found = run.facts["kept"], types_of(kept)
+    if began != found:
+        said = (f"{name}: {began.get(name)} then, {found[name]} now" for name in found)
+        raise MismatchError(
+            "columns to keep have other types than when the run began, so that its files would "
+            f"not go together: {'; '.join(said)}. Use another --sink"
+        )

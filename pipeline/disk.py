@@ -1,0 +1,106 @@
+"""Objects on a file system: whole or not there, whatever dies at whatever moment.
+
+An object is written to a hidden file beside its place, made durable, and moved there in one step.
+Its writer holds a lock on the hidden file, which the kernel lets go of when the writer dies: what a
+killed writer leaves behind can be told from what others are writing, and swept.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
+_ATTEMPTS = 100
+"""Folders vanish under a writer: others `delete` what was the last object of them."""
+
+
+def publish(path: Path, data: bytes) -> bool:
+    """Makes an object visible in one step; returns False, and changes nothing, if one is there."""
+    try:
+        _place(path, data, os.link)  # fails if it exists, in one step
+    except FileExistsError:
+        return False
+    return True
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Makes an object visible in one step, in place of one that may be there."""
+    _place(path, data, os.replace)
+
+
+def delete(path: Path) -> None:
+    """Removes an object, and its folder with the last one."""
+    path.unlink()
+    with contextlib.suppress(OSError):  # the folder holds more, or is gone
+        path.parent.rmdir()
+
+
+def sweep(folder: Path) -> None:
+    """Removes what writers that were killed have left below a folder, and nothing of live ones."""
+    for parent, _, names in os.walk(folder):
+        for name in filter(_TEMPORARY.fullmatch, names):
+            with contextlib.suppress(OSError):  # it is gone, or its writer is at work
+                _remove_unlocked(Path(parent, name))
+
+
+def _remove_unlocked(path: Path) -> None:
+    with path.open("r+b") as file:  # NFS locks no file that is open for reading only
+        _lock(file)
+        delete(path)
+
+
+def _lock(file: BinaryIO) -> None:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _place(path: Path, data: bytes, move: Callable[[Path, Path], None]) -> None:
+    """Writes a durable file beside `path` and moves it there; leaves nothing if that fails."""
+    for attempt in range(_ATTEMPTS):
+        temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+        try:
+            with _create(temporary) as file:
+                _write(file, data)
+                move(temporary, path)
+        except FileNotFoundError as error:  # its folder went, or a sweep was there before the lock
+            if attempt == _ATTEMPTS - 1:
+                raise OSError(errno.ESTALE, "something keeps removing what is written") from error
+        else:
+            break
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+    _fsync_folder(path.parent)
+
+
+def _create(path: Path) -> BinaryIO:
+    """Creates a file, and the folders that it needs."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:  # mkdir says so of a file, and of a folder that went while it looked
+        if path.parent.is_file():
+            raise NotADirectoryError(f"{path.parent} is a file, not a folder") from None
+        raise FileNotFoundError(path.parent) from None
+    return path.open("xb")
+
+
+def _write(file: BinaryIO, data: bytes) -> None:
+    with contextlib.suppress(OSError):  # some network file systems lock nothing: nor does a sweep
+        _lock(file)
+    file.write(data)
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _fsync_folder(path: Path) -> None:
+    with contextlib.suppress(OSError):  # some network file systems refuse to sync a folder
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

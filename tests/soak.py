@@ -1,0 +1,150 @@
+"""Everything that can go wrong, at once and for a long time: `make soak`.
+
+A few thousand images, bad ones among them, go from S3 to S3 through a proxy that refuses, drops,
+loses and cuts short. Workers are killed at random moments, drivers too, at times two of them work
+at once; then one is left to finish. The result must be that of a run which nothing happened to:
+read by DuckDB, then by `vqpipe verify --deep`. Ends with an account.
+
+python -m tests.soak --seed 7
+"""
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+
+import boto3
+import s3fs
+from rich.console import Console
+
+from jobs.console import print_fields
+from tests import commands, corpus, poison
+from tests.fault_proxy import Faults, serve
+from tests.killer import Killer, descendants
+from tests.servers import AWS, serve_moto
+
+SHARDS, IMAGES, RESOLUTION = 24, 120, 96
+FAULTS = Faults(refuse=0.2, drop=0.02, lose=0.02, cut=0.02)
+ROUND_S = (25, 70)
+"""How long a driver lives before it is killed."""
+PATIENCE_S = 1200
+OPTIONS = ("--resolution", RESOLUTION, "--max-pixels", corpus.MAX_PIXELS, "--max-rejected", 0.5)
+BUCKET = "soak"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    parser.add_argument("--rounds", type=int, default=8, help="drivers that are killed")
+    arguments = parser.parse_args()
+    print(f"seed {arguments.seed}", flush=True)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        endpoint = stack.enter_context(serve_moto(folder / "server.log"))
+        proxy = stack.enter_context(serve(endpoint, seed=arguments.seed))
+        os.environ |= AWS
+        (folder / "site").mkdir()
+        os.environ["PYTHONPATH"] = str(poison.write_site(folder / "site"))
+        soak(folder, endpoint, proxy, arguments)
+
+
+def soak(folder, endpoint, proxy, arguments):
+    expected = corpus.write(folder / "source", SHARDS, IMAGES)
+    started = time.monotonic()
+    commands.encode(folder / "source", folder / "whole", *OPTIONS, timeout_s=PATIENCE_S)
+    alone = time.monotonic() - started
+    print(f"{len(expected):,} samples, {alone:.0f} s when nothing happens", flush=True)
+    upload(folder / "source", endpoint)
+    os.environ["AWS_ENDPOINT_URL"] = proxy.endpoint
+    proxy.faults = FAULTS
+    started = time.monotonic()
+    kills = torment(random.Random(arguments.seed), arguments.rounds)
+    seconds = time.monotonic() - started
+    os.environ["AWS_ENDPOINT_URL"] = endpoint
+    store = s3fs.S3FileSystem(endpoint_url=endpoint, skip_instance_cache=True)
+    store.get(f"{BUCKET}/sink/", str(folder / "sink"), recursive=True)
+    check(folder / "sink", folder / "whole", expected)
+    verified = commands.run("verify", f"s3://{BUCKET}/sink", "--deep", "--share", 1)
+    print(verified)
+    account(kills, proxy.account, expected, alone, seconds)
+
+
+def upload(source, endpoint):
+    client = boto3.client("s3", endpoint_url=endpoint)
+    client.create_bucket(Bucket=BUCKET)
+    for path in source.iterdir():
+        client.upload_file(str(path), BUCKET, f"source/{path.name}")
+
+
+def torment(rng, rounds):
+    """Runs drivers, most of which are killed, until one ends well; returns kills by kind."""
+    kills = Counter()
+    for number in range(rounds):
+        drivers, lifetime = [start_driver() for _ in range(1 + number % 2)], rng.uniform(*ROUND_S)
+        with Killer(descendants(drivers[0].pid), every_s=6, rng=rng) as killer:
+            wait(drivers, lifetime)
+        kills += killer.count()
+        alive = [driver for driver in drivers if driver.poll() is None]
+        for driver in alive:
+            driver.send_signal(rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]))
+        kills["driver"] += len(alive)
+        codes = [driver.wait(timeout=120) for driver in drivers]
+        print(f"round {number}: drivers ended with {codes}; kills so far {dict(kills)}", flush=True)
+        assert set(codes) <= {0, 2, -signal.SIGKILL}, "a driver failed by itself"
+    last = start_driver()
+    with Killer(descendants(last.pid), every_s=10, rng=rng) as killer:
+        assert last.wait(timeout=PATIENCE_S) == 0
+    return kills + killer.count()
+
+
+def start_driver():
+    places = ("--source", f"s3://{BUCKET}/source", "--sink", f"s3://{BUCKET}/sink")
+    arguments = ("encode", *places, "--model", commands.CHECKPOINT, *OPTIONS)
+    return subprocess.Popen(
+        [sys.executable, "-m", "jobs.cli", *map(str, arguments)],
+        env={**os.environ, "RAY_ADDRESS": ""},
+    )
+
+
+def wait(drivers, seconds):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and any(driver.poll() is None for driver in drivers):
+        time.sleep(0.2)
+
+
+def check(sink, whole, expected):
+    """Checks that every sample is once in data or rejected, with the codes of the quiet run."""
+    codes = commands.codes_by_key(sink)
+    rejected = [(row["key"], row["reason"]) for row in commands.rows(sink, "rejected")]
+    assert codes == commands.codes_by_key(whole), "codes differ from those of the quiet run"
+    assert sorted(codes) == sorted(key for key, reason in expected.items() if reason is None)
+    assert sorted(rejected) == sorted((k, reason) for k, reason in expected.items() if reason)
+    assert (sink / "_SUCCESS").exists()
+    assert not list((sink / "staging").rglob("*.parquet"))
+
+
+def account(kills, requests, expected, alone, seconds):
+    refused = sum(count for what, count in requests.items() if what != "passed")
+    reasons = Counter(reason for reason in expected.values() if reason)
+    fields = [
+        ("samples", f"{len(expected):,} in {SHARDS} tars"),
+        ("killed", ", ".join(f"{count} {kind}" for kind, count in sorted(kills.items()))),
+        ("requests", f"{requests.total():,}, of which {refused:,} went wrong"),
+        *((f"  {what}", f"{count:,}") for what, count in sorted(requests.items())),
+        ("rejections", f"{reasons.total():,}, each where it belongs"),
+        *((f"  {reason}", f"{count:,}") for reason, count in sorted(reasons.items())),
+        ("seconds", f"{seconds:,.0f} against {alone:,.0f} undisturbed"),
+        ("lost", f"{seconds - alone:,.0f} s, and no sample"),
+    ]
+    print_fields(Console(highlight=False), "soak", fields)
+
+
+if __name__ == "__main__":
+    main()

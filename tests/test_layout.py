@@ -1,0 +1,78 @@
+import itertools
+import random
+
+import numpy as np
+import pytest
+
+from pipeline import layout, storage
+from pipeline.layout import Staged
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_staged_random_ranges_agree_with_a_set_of_rows(seed):
+    rng = random.Random(seed)
+    total = rng.randrange(12)
+    cuts = [sorted(rng.sample(range(total + 1), 2)) for _ in range(rng.randrange(6)) if total]
+    ranges = tuple((first, last) for first, last in cuts)
+    rows = {row for first, last in ranges for row in range(first, last)}
+    staged = Staged(ranges, total)
+    assert staged.complete == (rows == set(range(total)))
+    assert [row for row in range(-1, total + 2) if staged.holds(row)] == sorted(rows)
+    assert not Staged(ranges).complete
+
+
+@pytest.mark.parametrize("name", ["a", "a/b", "00000000-00000004", "x-of-00000009"])
+@pytest.mark.parametrize("ranges", [((0, 4), (4, 9)), ((0, 2**31 - 1),), ((3, 4), (0, 4), (2, 9))])
+def test_parse_ranges_of_range_uris_gives_them_back(name, ranges):
+    total = max(last for _, last in ranges)
+    uris = [layout.range_uri("/s", name, r, total if r[1] == total else None) for r in ranges]
+    assert layout.parse_ranges(uris) == Staged(ranges, total)
+    assert layout.parse_ranges(uris).complete == (min(ranges)[0] == 0)
+
+
+def test_parse_ranges_foreign_objects_are_no_ranges():
+    assert layout.parse_ranges(["/s/staging/a/notes.txt", "/s/staging/a/x-00000000.parquet"]) == (
+        Staged()
+    )
+
+
+def test_staged_shards_with_nested_names_do_not_see_each_other(tmp_path):
+    sink = str(tmp_path)
+    for name, rows, total in (("a", (0, 4), None), ("a/b", (2, 5), 5), ("a/b/c", (0, 1), 1)):
+        storage.publish(layout.range_uri(sink, name, rows, total), b"rows")
+    assert {name: layout.parse_ranges(uris) for name, uris in layout.list_staged(sink).items()} == {
+        "a": Staged(((0, 4),), None),
+        "a/b": Staged(((2, 5),), 5),
+        "a/b/c": Staged(((0, 1),), 1),
+    }
+
+
+def test_committed_lists_the_names_of_shards(tmp_path):
+    sink = str(tmp_path)
+    assert layout.list_committed(sink) == {}
+    assert layout.list_staged(sink) == {}
+    for name in ("a", "a/b", "ü.x"):
+        storage.publish(layout.data_uri(sink, name), b"rows")
+    (tmp_path / "data" / "notes.txt").write_text("no shard")
+    assert layout.list_committed(sink).keys() == {"a", "a/b", "ü.x"}
+
+
+def test_parse_ranges_of_another_edition_are_not_seen():
+    uris = [
+        layout.range_uri("/s", "a", (0, 4), None),
+        layout.range_uri("/s", "a", (4, 6), 6, "g1"),
+        layout.range_uri("/s", "a", (0, 4), None, "r0f"),
+    ]
+    assert layout.parse_ranges(uris) == Staged(((0, 4),), None)
+    assert layout.parse_ranges(uris, "g1") == Staged(((4, 6),), 6)
+    assert layout.parse_ranges(uris, "r0f") == Staged(((0, 4),), None)
+    assert [layout.is_range(uri, "g1") for uri in uris] == [False, True, False]
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_ranges_of_rows_cover_exactly_them(seed):
+    rng = np.random.default_rng(seed)
+    rows = np.sort(rng.integers(0, 20, rng.integers(0, 15)))
+    ranges = layout.ranges_of(rows)
+    assert [row for first, last in ranges for row in range(first, last)] == sorted(set(rows))
+    assert all(last < first for (_, last), (first, _) in itertools.pairwise(ranges))
