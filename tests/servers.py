@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.ports import free_port
+
 AWS = {
     "AWS_ACCESS_KEY_ID": "testing",
     "AWS_SECRET_ACCESS_KEY": "testing",
@@ -20,7 +22,7 @@ AWS = {
 @contextlib.contextmanager
 def serve_moto(log):
     """Yields the endpoint of a server that honours create-if-absent; it logs to a file."""
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with Path(log).open("wb") as output, _running(command, port, output):
         yield f"http://127.0.0.1:{port}"
@@ -29,7 +31,7 @@ def serve_moto(log):
 @contextlib.contextmanager
 def serve_rclone(folder):
     """Yields the endpoint of a server of a folder that ignores create-if-absent."""
-    port = _free_port()
+    port = free_port()
     keys = f"{AWS['AWS_ACCESS_KEY_ID']},{AWS['AWS_SECRET_ACCESS_KEY']}"
     options = ["--addr", f"127.0.0.1:{port}", "--auth-key", keys, "--vfs-cache-mode", "off"]
     command = [Path(sys.executable).with_name("rclone"), "serve", "s3", *options, folder]
@@ -46,12 +48,6 @@ def _running(command, port, output):
     finally:
         process.terminate()
         process.wait()
-
-
-def _free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def _wait_for(port, process):

@@ -6,7 +6,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ import duckdb
 import pytest
 
 from tests.makers import jpeg, tar_of
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -79,7 +79,7 @@ def ray_head():
     """Runs a cluster of one node without GPUs, with ports and folder of its own."""
     # Ray's sockets live in the folder, and their paths may have 107 characters at most.
     folder = Path(tempfile.mkdtemp(prefix="vq", dir="/tmp"))
-    gcs, dashboard, client = free_ports(3)
+    gcs, dashboard, client = free_port(), free_port(), free_port()
     found = Cluster(f"http://127.0.0.1:{dashboard}", environment(folder))
     options = (
         *("--head", f"--port={gcs}", f"--ray-client-server-port={client}"),
@@ -113,7 +113,7 @@ def environment(folder):
 @contextlib.contextmanager
 def started(folder, env, options):
     """Runs a Ray node for the length of a `with` block."""
-    ports = dict(zip(NODE_PORTS, free_ports(len(NODE_PORTS)), strict=True))
+    ports = {name: free_port() for name in NODE_PORTS}
     command = [
         *(BIN / "ray", "start", "--block", "--disable-usage-stats", f"--temp-dir={folder}"),
         *("--node-ip-address=127.0.0.1", "--object-store-memory=100000000"),
@@ -138,14 +138,6 @@ def stop(process):
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-
-
-def free_ports(count):
-    with contextlib.ExitStack() as stack:
-        listeners = [
-            stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)
-        ]
-        return [listener.getsockname()[1] for listener in listeners]
 
 
 def wait_for_nodes(cluster, count, process, folder):
@@ -264,7 +256,7 @@ def test_submit_cluster_lost_while_the_job_runs_is_incomplete(source, tmp_path):
 
 
 def test_submit_unreachable_dashboard_is_config_error_with_advice(source, tmp_path):
-    (port,) = free_ports(1)
+    port = free_port()
     nowhere = Cluster(f"http://127.0.0.1:{port}", dict(os.environ))
     refused = nowhere.submit(*options(source, tmp_path / "codes"))
     assert refused.returncode == 4, refused.stdout + refused.stderr
