@@ -27,7 +27,7 @@ from pipeline.images import FORMATS, Preprocess, View, open_image
 from pipeline.layout import Staged
 from pipeline.sandbox import Sandbox
 from pipeline.schema import Rejection, Selection
-from pipeline.sources import kept_schema, list_shards
+from pipeline.sources import kept_schema, list_shards, read_shard
 from pipeline.stages import read_rows
 from tests import thrift
 from tests.makers import encoded, jpeg, picture, tar_of
@@ -197,7 +197,8 @@ def read(path, selection):
         listing = list_shards(str(path), max_shard_bytes=2**12)
         kept = kept_schema(listing, selection)
         for index, shard in enumerate(listing.shards):
-            check(list(read_rows(shard, index, Staged(), selection, kept, 5)))
+            samples = read_shard(shard, selection, kept)
+            check(list(read_rows(samples, index, Staged(), kept, 5)))
     except VqpipeError:
         return
 
