@@ -1,8 +1,9 @@
 """The `vqpipe` command: parses, runs one job, and turns its outcome into an exit code."""
 
+import os
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import tyro
 from rich.console import Console
@@ -41,6 +42,21 @@ _RUN: dict[type, Callable[[Any], None]] = {
     Submit: submit.run,
     Verify: verify.run,
 }
+
+
+def end_with(code: int) -> NoReturn:
+    """Ends the process at once, everything printed.
+
+    A command that stops early leaves a thread that waits inside Ray (`pipeline.engine`); when the
+    interpreter takes itself apart under it, the process at times dies of SIGSEGV after the last
+    word, and its exit code with it.
+    """
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:  # whoever read the output has gone
+        pass
+    os._exit(code)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -92,5 +108,10 @@ def _split(arguments: list[str]) -> tuple[list[str], str, list[str]]:
     return arguments[:at], "--", arguments[at + 1 :]
 
 
+def run_to_end() -> NoReturn:
+    """Is the `vqpipe` command."""
+    end_with(main())
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run_to_end()

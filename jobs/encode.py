@@ -352,6 +352,6 @@ def _stoppable() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    from jobs.cli import main
+    from jobs.cli import end_with, main
 
-    sys.exit(main(["encode", *sys.argv[1:]]))
+    end_with(main(["encode", *sys.argv[1:]]))
