@@ -9,8 +9,9 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from jobs import convert, doctor, encode, inspect, submit, verify
+from jobs import convert, decode, doctor, encode, inspect, submit, verify
 from jobs.convert import Convert
+from jobs.decode import Decode
 from jobs.doctor import Doctor
 from jobs.encode import Encode
 from jobs.inspect import Inspect
@@ -19,14 +20,15 @@ from jobs.verify import Verify
 from pipeline import storage
 from pipeline.errors import ConfigError, VqpipeError
 
-_DESCRIPTION = """Turn image datasets into discrete VQ codes, on one machine or a Ray cluster, with
-nothing lost and nothing twice.
+_DESCRIPTION = """Turn image datasets into discrete VQ codes and back, on one machine or a Ray
+cluster, with nothing lost and nothing twice.
 
 Exit codes: 0 complete (_SUCCESS is written); 2 incomplete or too many rejections, run it again;
 3 the sink belongs to another run; 4 a bad option, credentials or checkpoint; 5 no progress."""
 
 Job = (
     Annotated[Encode, tyro.conf.subcommand("encode")]
+    | Annotated[Decode, tyro.conf.subcommand("decode")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
@@ -36,6 +38,7 @@ Job = (
 
 _RUN: dict[type, Callable[[Any], None]] = {
     Convert: convert.run,
+    Decode: decode.run,
     Encode: encode.run,
     Doctor: doctor.run,
     Inspect: inspect.run,
@@ -73,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def parse(arguments: list[str]) -> Convert | Doctor | Encode | Inspect | Submit | Verify:
+def parse(arguments: list[str]) -> Convert | Decode | Doctor | Encode | Inspect | Submit | Verify:
     """Returns the job that a command line asks for; help and no arguments print help and exit.
 
     Raises:

@@ -6,6 +6,12 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from pipeline.run import Run
+from pipeline.totals import MADE
+
+Fields = list[tuple[str, object]]
+"""Names and values, in order."""
+
 _NAME_WIDTH = 16
 
 
@@ -23,24 +29,49 @@ def printable(text: str, limit: int = 160) -> str:
     return safe if len(safe) <= limit else safe[: limit - 3] + "..."
 
 
-def describe_totals(totals: dict[str, Any], grid: Iterable[int]) -> list[tuple[str, object]]:
-    """Returns the lines that say what a sink holds."""
-    height, width = grid
-    usage, perplexity = totals["codebook_usage"], totals["codebook_perplexity"]
+def describe_output(sink: str, run: Run) -> Fields:
+    """Returns the lines that say where a run's output is and how to read it."""
+    images: Fields = []
+    if run.identity.get("layout") in {"webdataset", "folder"}:
+        images = [("images", f"{sink}/images/")]
+    table = f"{sink}/data/**/*.parquet"
+    return [
+        *images,
+        ("output", f"{sink}/data/"),
+        ("read it", f"duckdb -c \"FROM '{table}' LIMIT 5\""),
+    ]
+
+
+def describe_totals(totals: dict[str, Any], facts: dict[str, Any]) -> Fields:
+    """Returns the lines that say what a sink holds.
+
+    Args:
+        totals: As they stand in `summary.json`.
+        facts: What `run.json` says beside the identity.
+    """
+    made = next(made for made in MADE.values() if made in totals)
     reasons = totals["rejected_by_reason"].items()
     return [
         ("samples", f"{totals['samples']:,}"),
-        ("encoded", f"{totals['encoded']:,}"),
+        (made, f"{totals[made]:,}"),
         ("rejected", f"{totals['rejected']:,}"),
         *((f"  {reason}", f"{count:,}") for reason, count in reasons),
-        ("codes per image", f"{height * width:,} ({height} x {width})"),
-        ("codebook usage", f"{usage:.1%} of the entries, perplexity {perplexity:,.1f}"),
-        *_describe_audit(totals),
+        *(_describe_codes(totals, facts["grid"]) if "codebook_usage" in totals else ()),
         ("bytes per image", f"{totals['bytes_per_image']:,.1f}"),
     ]
 
 
-def _describe_audit(totals: dict[str, Any]) -> list[tuple[str, object]]:
+def _describe_codes(totals: dict[str, Any], grid: Iterable[int]) -> Fields:
+    height, width = grid
+    usage, perplexity = totals["codebook_usage"], totals["codebook_perplexity"]
+    return [
+        ("codes per image", f"{height * width:,} ({height} x {width})"),
+        ("codebook usage", f"{usage:.1%} of the entries, perplexity {perplexity:,.1f}"),
+        *_describe_audit(totals),
+    ]
+
+
+def _describe_audit(totals: dict[str, Any]) -> Fields:
     if not totals["audited"]:
         return []
     share, images = totals["flip_rate"], totals["audited"]

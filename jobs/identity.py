@@ -81,21 +81,25 @@ def facts_of(
     job: "Encode", weights: Weights, grid: tuple[int, int], kept: pa.Schema
 ) -> dict[str, Any]:
     """Returns what a reader of the codes needs, and with what they were made."""
-    packages = ("vqpipe", "ray", "torch", "pyarrow", "pillow", "numpy")
     return {
         "grid": list(grid),
         "codebook_size": weights.config.num_vq_embeddings,
+        "codebook_sha256": weights.codebook_sha256(),
         "downsample_factor": weights.config.downsample_factor,
         "model": weights.where,
         "model_commit": weights.commit,
         "model_options": job.record(weights),
         "kept": types_of(kept),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "versions": {
-            "python": platform.python_version(),
-            **{package: version(package) for package in packages},
-        },
+        "versions": versions(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Returns with what a run is made: Python and the packages that may change a result."""
+    packages = ("vqpipe", "ray", "torch", "pyarrow", "pillow", "numpy")
+    found = {package: version(package) for package in packages}
+    return {"python": platform.python_version(), **found}
 
 
 def types_of(kept: pa.Schema) -> dict[str, str]:

@@ -107,7 +107,7 @@ def _print(sink: str, found: Run, state: dict[str, Any], summed: dict[str, Any])
             f"left, {state['shards_begun']:,} of them begun",
         ),
         *_describe_growth(state["generations"]),
-        *describe_totals(summed, facts["grid"]),
+        *describe_totals(summed, facts),
     ]
     print_fields(console, sink, fields)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline import storage
-from pipeline.errors import MismatchError
+from pipeline.errors import ConfigError, MismatchError
 from pipeline.run import Run
 from pipeline.weights import Weights
 
@@ -65,5 +65,35 @@ def load_recorded(asked: ModelOptions, run: Run) -> Weights:
         raise MismatchError(
             f"{weights.where} holds other weights than the run was made with, whose SHA-256 is "
             f"{run.identity['model_sha256']}; give theirs with --model"
+        )
+    return weights
+
+
+def load_for_codes(asked: ModelOptions, run: Run | None, source: str) -> Weights:
+    """Returns weights that codes of a run can be decoded with.
+
+    Args:
+        asked: The model, where it is not to be that of the run.
+        run: What made the codes; None for codes of another tool.
+        source: Where they are, for messages.
+
+    Raises:
+        CheckpointError: They are not there, or damaged.
+        ConfigError: Nothing says which ones.
+        MismatchError: Their codebook is another one: codes would stand for other things.
+    """
+    if run and not asked.model:
+        return load_recorded(asked, run)
+    if not asked.model:
+        raise ConfigError(
+            f"{source} is no sink of vqpipe encode, so that nothing says which model its codes are "
+            "of: add --model"
+        )
+    weights = asked.load_weights()
+    if run and weights.codebook_sha256() != run.facts["codebook_sha256"]:
+        raise MismatchError(
+            f"{weights.where} has another codebook than the model that {source} was made with, so "
+            "that its codes would stand for other things; give that model, or one that differs in "
+            "nothing but its encoder or decoder"
         )
     return weights

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from jobs.console import describe_totals, print_fields
+from jobs.console import describe_output, describe_totals, print_fields
 from pipeline import totals
 from pipeline.commit import Writer
 from pipeline.errors import IncompleteError, TooManyRejectionsError
@@ -51,7 +51,7 @@ def _print_summary(writer: Writer, found: Totals, facts: dict[str, Any]) -> None
     shards = f"{found.shards:,} of {len(writer.plan):,} committed"
     fields = [
         ("shards", shards),
-        *describe_totals(found.to_dict(), writer.run.facts["grid"]),
+        *describe_totals(found.to_dict(), writer.run.facts),
         (
             "this run",
             f"{facts['images_this_run']:,} images in {facts['seconds']:,.1f} s, of which the start "
@@ -59,9 +59,8 @@ def _print_summary(writer: Writer, found: Totals, facts: dict[str, Any]) -> None
         ),
         ("images/s", f"{facts['images_per_second']:,.1f}"),
         ("device", ", ".join(facts["devices"]) or "none needed: nothing was left to do"),
-        ("output", f"{writer.sink}/data/"),
+        *describe_output(writer.sink, writer.run),
         ("look at it", f"vqpipe inspect {shlex.quote(writer.sink)}"),
-        ("read it", f"duckdb -c \"FROM '{writer.sink}/data/**/*.parquet' LIMIT 5\""),
     ]
     print_fields(Console(highlight=False), "summary", fields)
 

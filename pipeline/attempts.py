@@ -4,9 +4,9 @@
     the codec's process dies       the same, counted in a ledger that outlives the process
     an exception in the reader     the shard again, up to the row where it fails for the third time
 
-What then fails by itself is a rejection, but only if the codec still takes a plain grey image: else
-the device, the checkpoint or the machine is to blame, which stops the run. So do errors of ours
-(a refusing store, say) and want of memory, at once.
+What then fails by itself is a rejection, but only if the codec still takes a plain item, a grey
+image or codes that are all 0: else the device, the checkpoint or the machine is to blame, which
+stops the run. So do errors of ours (a refusing store, say) and want of memory, at once.
 
 A machine that is reclaimed leaves the same traces in the ledger as an input that kills. So traces
 only make work slower; it takes three deaths at one image alone to reject it.
@@ -14,14 +14,14 @@ only make work slower; it takes three deaths at one image alone to reject it.
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol
+from typing import Any, Protocol
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.errors import EncoderError, VqpipeError, WorkersLostError, in_one_line
+from pipeline.errors import CodecError, VqpipeError, WorkersLostError, in_one_line
 from pipeline.schema import Reason, Rejection, Sample
 
 ATTEMPTS = 3
@@ -30,12 +30,21 @@ ATTEMPTS = 3
 FEWEST_TO_JUDGE = 8
 """Images of a block from which on it is no accident if none has finite latents."""
 
-_GREY = 128
 NOT_THE_INPUT = (VqpipeError, MemoryError, ImportError)
 """Errors that say by themselves that no input is to blame."""
 
-Encode = Callable[[pa.Table], pa.Table]
-"""Opened rows in, encoded rows out, as many and in the same order."""
+Run = Callable[[pa.Table], pa.Table]
+"""Rows in, finished rows out, as many and in the same order; rows do not depend on neighbours."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """What the codec takes of a row."""
+
+    column: str
+    """Null in rows that are rejected already."""
+    plain: bytes
+    """One that no working codec fails at."""
 
 
 class Ledger(Protocol):
@@ -79,112 +88,118 @@ def noted(ledger: Ledger, what: str) -> Iterator[int]:
         ledger.end(what)
 
 
-def encode_bounded(table: pa.Table, encode: Encode, ledger: Ledger) -> pa.Table:
-    """Returns encoded rows; an image that keeps failing becomes a rejection.
+def run_bounded(table: pa.Table, run: Run, ledger: Ledger, item: Item) -> pa.Table:
+    """Returns what the codec makes of rows; one that keeps failing becomes a rejection.
 
     Args:
-        table: Opened rows (`schema.opened_schema`).
-        encode: What encodes them; rows must not depend on their neighbours.
+        table: Rows with items for the codec.
+        run: Has the codec work on them.
         ledger: Where beginnings and ends are noted.
+        item: What the codec takes of a row.
 
     Raises:
-        EncoderError: If a plain image fails too, or not one image of many has finite latents.
-        WorkersLostError: If the process dies at a plain image too.
-        VqpipeError: Whatever `encode` raises of our own.
+        CodecError: If a plain item fails too, or not one of many gives finite numbers.
+        WorkersLostError: If the process dies at a plain item too.
+        VqpipeError: Whatever `run` raises of our own.
     """
-    return _check_finite(_encode_all(table, encode, ledger) if len(table) else encode(table))
-
-
-def _encode_all(table: pa.Table, encode: Encode, ledger: Ledger) -> pa.Table:
-    """Returns encoded rows: in one go, or else each by itself."""
-    with noted(ledger, _name(table)) as deaths:
-        if deaths < ATTEMPTS:
-            encoded = _try(encode, table)
-            if isinstance(encoded, pa.Table):
-                return encoded
-        rows = (table.slice(i, 1) for i in range(len(table)))
-        return pa.concat_tables([_encode_one(row, encode, ledger) for row in rows])
+    bounded = _Bounded(run, ledger, item)
+    return _check_finite(bounded.all(table) if len(table) else run(table))
 
 
 def _name(table: pa.Table) -> str:
     """Returns what the ledger calls some rows."""
     first, last = (f"{table['shard'][i]}/{table['row'][i]}" for i in (0, len(table) - 1))
-    return f"encode {first} to {last}"
+    return f"run {first} to {last}"
 
 
-def _try(encode: Encode, table: pa.Table) -> pa.Table | Exception:
-    """Returns encoded rows, or the error of the last attempt."""
-    for _ in range(ATTEMPTS):
-        try:
-            return encode(table)
-        except NOT_THE_INPUT:
-            raise
-        except Exception as error:  # noqa: BLE001 (which ones a codec raises nobody knows)
-            failed = error
-    return failed
+@dataclass(frozen=True)
+class _Bounded:
+    """A codec whose failures are counted."""
+
+    run: Run
+    ledger: Ledger
+    item: Item
+
+    def all(self, table: pa.Table) -> pa.Table:
+        """Returns what becomes of rows: in one go, or else of each by itself."""
+        with noted(self.ledger, _name(table)) as deaths:
+            if deaths < ATTEMPTS:
+                made = self._try(table)
+                if isinstance(made, pa.Table):
+                    return made
+            rows = (table.slice(i, 1) for i in range(len(table)))
+            return pa.concat_tables([self._one(row) for row in rows])
+
+    def _try(self, table: pa.Table) -> pa.Table | Exception:
+        """Returns what becomes of rows, or the error of the last attempt."""
+        for _ in range(ATTEMPTS):
+            try:
+                return self.run(table)
+            except NOT_THE_INPUT:
+                raise
+            except Exception as error:  # noqa: BLE001 (which ones a codec raises nobody knows)
+                failed = error
+        return failed
+
+    def _one(self, row: pa.Table) -> pa.Table:
+        """Returns what becomes of one row: its rejection, if the codec fails at it."""
+        if row[self.item.column].null_count:
+            return self.run(row)
+        name = f"{_name(row)} alone"
+        deaths = self.ledger.begin(name)
+        if deaths >= ATTEMPTS:  # noted as begun for ever: a batch may hold a second such image
+            found = Rejection(Reason.CODEC_CRASHED, f"the codec's process died {deaths} times")
+        else:
+            made = self._try(row)
+            self.ledger.end(name)
+            if isinstance(made, pa.Table):
+                return made
+            found = Rejection(Reason.CODEC_FAILED, in_one_line(made))
+        self._check_codec(row, found)
+        return self.run(self._reject(row, found))
+
+    def _check_codec(self, row: pa.Table, found: Rejection) -> None:
+        """Raises an error if the codec cannot work on a plain item instead of the one in a row."""
+        with noted(self.ledger, f"{_name(row)} in grey") as deaths:
+            if deaths >= ATTEMPTS:
+                raise WorkersLostError(
+                    "the process of the codec dies whatever it is given; the last time "
+                    f"{deaths} times at a plain input. Look at the workers' machines: memory, "
+                    "driver, torch"
+                )
+            made = self._try(_put(row, {self.item.column: self.item.plain}))
+        if isinstance(made, Exception):
+            raise CodecError(
+                f"the codec fails whatever it is given, a plain input too: {in_one_line(made)} "
+                f"(and before: {found.message}). Nothing was rejected for it: vqpipe doctor shows "
+                "what the checkpoint bears; then run the same command again"
+            ) from made
+
+    def _reject(self, row: pa.Table, found: Rejection) -> pa.Table:
+        """Returns a row as a rejection, without its item."""
+        said = {"reason": found.reason.value, "message": found.message}
+        return _put(row, {**said, self.item.column: None})
 
 
-def _encode_one(row: pa.Table, encode: Encode, ledger: Ledger) -> pa.Table:
-    """Returns one encoded row, or its rejection."""
-    if row["pixels"].null_count:
-        return encode(row)
-    name = f"{_name(row)} alone"
-    deaths = ledger.begin(name)
-    if deaths >= ATTEMPTS:  # noted as begun for ever: a batch may hold a second such image
-        found = Rejection(Reason.ENCODER_CRASHED, f"the codec's process died {deaths} times")
-    else:
-        encoded = _try(encode, row)
-        ledger.end(name)
-        if isinstance(encoded, pa.Table):
-            return encoded
-        found = Rejection(Reason.ENCODER_FAILED, in_one_line(encoded))
-    _check_codec(row, encode, ledger, found)
-    return encode(_reject(row, found))
-
-
-def _check_codec(row: pa.Table, encode: Encode, ledger: Ledger, found: Rejection) -> None:
-    """Raises an error if the codec cannot encode a grey image instead of the one in a row."""
-    with noted(ledger, f"{_name(row)} in grey") as deaths:
-        if deaths >= ATTEMPTS:
-            raise WorkersLostError(
-                f"the process of the codec dies whatever it is given; the last time {deaths} times "
-                "at a plain grey image. Look at the workers' machines: memory, driver, torch"
-            )
-        encoded = _try(encode, _grey(row))
-    if isinstance(encoded, Exception):
-        raise EncoderError(
-            f"the codec fails whatever it is given, a plain grey image too: {in_one_line(encoded)} "
-            f"(and before: {found.message}). Nothing was rejected for it: vqpipe doctor shows "
-            "what the checkpoint bears; then run the same command again"
-        ) from encoded
-
-
-def _grey(row: pa.Table) -> pa.Table:
-    kind = row.schema.field("pixels").type
-    grey = pa.array([np.full(kind.byte_width, _GREY, np.uint8).tobytes()], kind)
-    return row.set_column(row.schema.get_field_index("pixels"), row.schema.field("pixels"), grey)
-
-
-def _reject(row: pa.Table, found: Rejection) -> pa.Table:
-    """Returns an opened row as a rejection, without pixels."""
-    values = {"reason": found.reason.value, "message": found.message, "pixels": None}
+def _put(row: pa.Table, values: dict[str, Any]) -> pa.Table:
+    """Returns one row with other values in some columns."""
     for name, value in values.items():
         at, field = row.schema.get_field_index(name), row.schema.field(name)
         row = row.set_column(at, field, pa.array([value], field.type))
     return row
 
 
-def _check_finite(encoded: pa.Table) -> pa.Table:
-    """Returns encoded rows as they are, unless not one image of many has finite latents."""
-    count = len(encoded) - encoded["view"].null_count  # those that had pixels
-    bad = pc.sum(pc.equal(encoded["reason"], Reason.NON_FINITE.value)).as_py() or 0
-    if bad == count >= FEWEST_TO_JUDGE:
-        raise EncoderError(
-            f"the network's latents hold NaN or infinity for every one of {count} images, so that "
+def _check_finite(made: pa.Table) -> pa.Table:
+    """Returns finished rows as they are, unless not one of many is finite."""
+    bad = pc.sum(pc.equal(made["reason"], Reason.NON_FINITE.value)).as_py() or 0
+    good = pc.sum(pc.and_(pc.is_null(made["reason"]), pc.greater_equal(made["row"], 0))).as_py()
+    if not good and bad >= FEWEST_TO_JUDGE:
+        raise CodecError(
+            f"what the network makes of every one of {bad} images holds NaN or infinity, so that "
             "it is not the images: try --dtype float32 or bfloat16 on a new sink, or see with "
             "vqpipe doctor what the checkpoint bears"
         )
-    return encoded
+    return made
 
 
 def keep_reading(start: Callable[[], Iterator[Sample]], shard: str) -> Iterator[Sample]:

@@ -1,7 +1,8 @@
 """Batches of uint8 images in, codes out, and codes in, uint8 images out, on one device and dtype.
 
-    encode  (N, H, W, 3) uint8  ->  (N, h, w) codes and a mask of finite latents
-    decode  (N, h, w) codes     ->  (N, H, W, 3) uint8
+    encode          (N, H, W, 3) uint8         ->  (N, h, w) codes and a mask of finite latents
+    decode          (N, h, w) codes            ->  (N, H, W, 3) uint8 and a mask of finite pixels
+    decode_latents  (N, C, h, w) before the codebook look-up  ->  the same
 
 Every forward runs at one fixed batch shape, the last batch padded, so that a code does not depend
 on how many images happened to come along. The network runs in the chosen dtype, the quantiser in
@@ -56,6 +57,11 @@ _NETWORK_DTYPE = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+_TORCH_DTYPE: dict[type, torch.dtype] = {
+    np.uint8: torch.uint8,
+    np.int64: torch.int64,
+    np.float32: torch.float32,
+}
 _COMPILATIONS = 64
 _IN_FLIGHT = 2  # batches: one computes while the next is copied
 
@@ -102,13 +108,17 @@ class Codec:
         self._copies = torch.cuda.Stream() if has_cuda else None  # type: ignore[no-untyped-call]
 
     def warm_up(self, height: int, width: int) -> float:
-        """Encodes a black batch, which has a GPU compile and choose kernels; returns the seconds.
+        """Encodes a black batch, as a `warm_up_by`."""
+        return self.warm_up_by(lambda: self.encode(np.zeros((1, height, width, 3), np.uint8)))
+
+    def warm_up_by(self, work: Callable[[], object]) -> float:
+        """Does something once, which has a GPU compile and choose kernels; returns the seconds.
 
         A CPU has nothing to choose, and a batch may take it minutes.
         """
         started = time.perf_counter()
         if self.device.type == "cuda":
-            self.encode(np.zeros((1, height, width, 3), np.uint8))
+            work()
         return time.perf_counter() - started
 
     def encode(self, images: Images, on_batch: OnBatch = lambda _: None) -> tuple[Codes, Mask]:
@@ -127,11 +137,13 @@ class Codec:
         codes, finite = self._run(self._encode_batch, images, on_batch)
         return codes, finite
 
-    def decode(self, codes: npt.NDArray[np.integer], on_batch: OnBatch = lambda _: None) -> Images:
-        """Returns the images that codes stand for, (N, h * factor, w * factor, 3) uint8 RGB.
+    def decode(
+        self, codes: npt.NDArray[np.integer], on_batch: OnBatch = lambda _: None
+    ) -> tuple[Images, Mask]:
+        """Returns the images that codes stand for, and which of them are finite throughout.
 
-        Pixels are clamped to the network's range and rounded to the nearest of 256 levels, a half
-        to the even one.
+        Images are (N, h * factor, w * factor, 3) uint8 RGB. Pixels are clamped to the network's
+        range and rounded to the nearest of 256 levels, a half to the even one.
 
         Args:
             codes: (N, h, w), N from 1, any integers, 0 <= code < codebook size.
@@ -145,27 +157,51 @@ class Codec:
         if codes.size and not 0 <= codes.min() <= codes.max() < size:
             found = f"[{codes.min()}, {codes.max()}]"
             raise ValueError(f"codes lie in {found}; they must be in [0, {size})")
-        (images,) = self._run(self._decode_batch, codes.astype(np.int64, copy=False), on_batch)
-        return images
+        images, finite = self._run(self._decode_batch, codes.astype(np.int64, copy=False), on_batch)
+        return images, finite
+
+    def decode_latents(
+        self, latents: npt.NDArray[np.float32], on_batch: OnBatch = lambda _: None
+    ) -> tuple[Images, Mask]:
+        """Returns the images of latents, looked up in the codebook first; otherwise as `decode`.
+
+        Args:
+            latents: (N, C, h, w) float32, N from 1; those that are not finite give no finite image.
+            on_batch: Told how many images each finished batch held.
+
+        Raises:
+            ConfigError: If not even one image fits into memory.
+        """
+        images, finite = self._run(self._decode_latents_batch, latents, on_batch)
+        return images, finite
 
     def _encode_batch(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Returns codes (B, h, w) and mask (B,) of images (B, H, W, 3) uint8."""
         with _arithmetic(self.how.dtype):
             latents = self._latents_of(images)
         finite = latents.isfinite().flatten(1).all(1)
+        return self._look_up(latents), finite
+
+    def _look_up(self, latents: Tensor) -> Tensor:
+        """Returns codes (B, h, w) of latents (B, C, h, w) float32."""
         vectors = latents.permute(0, 2, 3, 1)  # (B, h, w, C)
         codebook = self._network.quantize.embedding.weight
-        codes = find_nearest(vectors.flatten(0, 2), codebook).view(vectors.shape[:3])
-        return codes, finite
+        return find_nearest(vectors.flatten(0, 2), codebook).view(vectors.shape[:3])
 
-    def _decode_batch(self, codes: Tensor) -> tuple[Tensor]:
-        """Returns images (B, H, W, 3) uint8 of codes (B, h, w)."""
+    def _decode_latents_batch(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns images (B, H, W, 3) uint8 and mask (B,) of latents (B, C, h, w) float32."""
+        images, finite = self._decode_batch(self._look_up(latents))
+        return images, finite & latents.isfinite().flatten(1).all(1)
+
+    def _decode_batch(self, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns images (B, H, W, 3) uint8 and mask (B,) of codes (B, h, w)."""
         scale, shift = SCALE_SHIFT[self.how.pixel_range]
         with _arithmetic(self.how.dtype):
             pixels = self._pixels_of(codes)
-        unit = (pixels - shift) / scale
+        finite = pixels.isfinite().flatten(1).all(1)
+        unit = ((pixels - shift) / scale).nan_to_num()
         levels = (unit.clamp(0.0, 1.0) * 255.0).round()
-        return (levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous(),)
+        return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous(), finite
 
     def _to_latents(self, images: Tensor) -> Tensor:
         """Returns latents (B, C, h, w) float32 of images (B, H, W, 3) uint8."""
@@ -244,7 +280,7 @@ class Codec:
     def _pad(self, batch: npt.NDArray[Any]) -> Tensor:
         """Returns exactly `batch_size` items on the host, zeros added; pinned for a GPU."""
         shape = (self.batch_size, *batch.shape[1:])
-        dtype = torch.uint8 if batch.dtype == np.uint8 else torch.int64
+        dtype = _TORCH_DTYPE[batch.dtype.type]
         padded = torch.empty(shape, dtype=dtype, pin_memory=self._copies is not None)
         padded.numpy()[: len(batch)] = batch
         padded[len(batch) :] = 0

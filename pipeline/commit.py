@@ -1,4 +1,4 @@
-"""Encoded rows become one Parquet object a shard; that object's existence is the commit.
+"""Finished rows become one Parquet object a shard; that object's existence is the commit.
 
 A writer that holds a whole shard publishes it. Otherwise it publishes what it holds as row ranges
 in `staging/`, looks whether the ranges now cover the shard, and if so merges them. Any number of
@@ -14,10 +14,10 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -25,11 +25,9 @@ import pyarrow.parquet as pq
 from pipeline import layout, schema, storage
 from pipeline.errors import AccountingError, StorageError
 from pipeline.footer import (
-    HISTOGRAM,
     ORIGIN,
     REJECTIONS,
     Footer,
-    pack_histogram,
     pack_rejections,
     parse_footer,
     read_footer,
@@ -37,18 +35,25 @@ from pipeline.footer import (
 )
 from pipeline.layout import ranges_of
 from pipeline.plan import Plan, digest
+from pipeline.products import Finished, Product
 from pipeline.run import Run
 
 RECEIPT = pa.schema(
     [
         pa.field("shard", pa.int32()),
-        pa.field("encoded", pa.int64()),  # rows that came in with codes
+        pa.field("good", pa.int64()),  # rows that came in without a reason
         pa.field("rejected", pa.int64()),  # rows that came in with a reason
         pa.field("reasons", pa.list_(pa.string())),  # of the rejected rows
         pa.field("committed", pa.int32()),  # rows of the shard, if its object is there now
     ]
 )
 """What a writer reports: one row for each shard that it was given rows of."""
+
+
+_WRITERS = 16
+
+_NUMBERS = ("row", "view")
+"""Columns that tell rows of a shard apart; not every stage has views."""
 
 
 @dataclass(frozen=True)
@@ -71,14 +76,9 @@ class Writer:
     run: Run
     plan: Plan
     kept: pa.Schema
-    codes: pa.Field
+    product: Product
     attempt: Attempt | None = None
     """Set if some shards that are committed are to be revised."""
-
-    @property
-    def codebook_size(self) -> int:
-        """Number of codebook entries: codes are smaller."""
-        return int(self.run.facts["codebook_size"])
 
     def revision(self, index: int) -> Attempt | None:
         """Returns the attempt that a shard is revised by, if it is."""
@@ -106,17 +106,17 @@ class _Base:
     """What a shard's object holds that is to be revised."""
 
     rows: pa.Table
-    """The good rows (`schema.encoded_schema`)."""
+    """The good rows, as they were when they came (`Product.rows`)."""
     total: int | None
     """Rows of the shard; None if it could not be read to its end."""
     footer: Footer
 
 
 def commit_rows(table: pa.Table, writer: Writer) -> pa.Table:
-    """Makes encoded rows durable and commits every shard that they complete.
+    """Makes finished rows durable and commits every shard that they complete.
 
     Args:
-        table: Rows of any shards in any order (`schema.encoded_schema`).
+        table: Rows of any shards in any order (`Product.rows`).
         writer: The run they belong to.
 
     Returns:
@@ -130,7 +130,7 @@ def commit_rows(table: pa.Table, writer: Writer) -> pa.Table:
         receipts.append(
             {
                 "shard": index,
-                "encoded": real - len(reasons),
+                "good": real - len(reasons),
                 "rejected": len(reasons),
                 "reasons": reasons,
                 "committed": _commit_shard(writer, index, rows),
@@ -169,7 +169,7 @@ def _read_base(writer: Writer, index: int) -> _Base | None:
     footer = parse_footer(file.metadata.metadata)
     if not is_current(footer, writer.run, writer.plan, index):
         return None
-    return _Base(_encoded_table(file.read(), index, writer), footer.total, footer)
+    return _Base(_rows_of(file.read(), index, writer), footer.total, footer)
 
 
 def is_current(footer: Footer, run: Run, plan: Plan, index: int) -> bool:
@@ -181,8 +181,9 @@ def is_current(footer: Footer, run: Run, plan: Plan, index: int) -> bool:
 def _with_base(rows: pa.Table, base: _Base | None) -> pa.Table:
     """Returns rows in order, each once; what is committed already comes first."""
     tables = [base.rows, rows] if base else [rows]
-    order = [("row", "ascending"), ("view", "ascending")]  # a stable sort
-    return _drop_duplicates(pa.concat_tables(tables).sort_by(order))
+    together = pa.concat_tables(tables)
+    order = [(name, "ascending") for name in _NUMBERS if name in together.column_names]
+    return _drop_duplicates(together.sort_by(order))  # a stable sort
 
 
 def _contiguous(rows: pa.Table) -> Iterator[pa.Table]:
@@ -245,20 +246,52 @@ def _publish_shard(
     _check_accounting(writer.plan.name(index), rows, total)
     good = rows.filter(pc.is_null(rows["reason"]))
     bad = rows.filter(pc.is_valid(rows["reason"]))
-    codes = _flat_codes(good, writer)
     rejected = bad.select(schema.REJECTED.names).cast(schema.REJECTED)
     rejections = pack_rejections(rejected)
-    said = _describe(writer, index, good, bad, base) | {"rejections": digest(rejections)}
-    if base and base.footer.origin["rejections"] == said["rejections"]:
+    before = base.footer.origin if base else {}
+    if before.get("rejections") == digest(rejections):
         return  # the samples were rejected again, in the same words
+    name = writer.plan.name(index)
+    finished = writer.product.finish(good, name, before)
     if writer.replaces(index) and not _may_replace(writer, index, base):
         return
-    origin = json.dumps(said)
+    _publish_beside(writer, index, finished)
+    said = {**_describe(writer, index, rejected, len(good)), **finished.facts}
+    origin = json.dumps(said | {"rejections": digest(rejections)})
     _publish_rejected(writer, index, rejected, origin)
-    histogram = pack_histogram(np.bincount(codes, minlength=writer.codebook_size))
-    footer = {ORIGIN: origin, HISTOGRAM: histogram, REJECTIONS: rejections}
-    data = write_parquet(_data_table(good, writer), footer)
-    writer.publish(index, layout.data_uri(writer.sink, writer.plan.name(index)), data)
+    footer = {ORIGIN: origin, REJECTIONS: rejections, **finished.footer}
+    data = write_parquet(_data_table(finished.columns, writer), footer)
+    writer.publish(index, layout.data_uri(writer.sink, name), data)
+
+
+def _publish_beside(writer: Writer, index: int, finished: Finished) -> None:
+    """Publishes what goes before a shard's object, and clears what an earlier attempt left there.
+
+    What is there may be of an attempt that rejected other samples, so that it gives way; but not
+    once the shard's object speaks of it.
+    """
+    if not finished.beside and finished.folder is None:
+        return
+    if not writer.replaces(index) and _is_there(writer, writer.plan.name(index)):
+        return
+    objects = {storage.join_uri(writer.sink, path): data for path, data in finished.beside.items()}
+    stale = []
+    if finished.folder is not None:
+        folder = storage.join_uri(writer.sink, finished.folder)
+        stale = [file.uri for file in storage.list_files(folder) if file.uri not in objects]
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        for _ in pool.map(storage.replace, objects.keys(), objects.values()):
+            pass
+        for _ in pool.map(storage.delete, stale):
+            pass
+
+
+def _is_there(writer: Writer, name: str) -> bool:
+    try:
+        storage.stat(layout.data_uri(writer.sink, name))
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _may_replace(writer: Writer, index: int, base: _Base | None) -> bool:
@@ -286,7 +319,8 @@ def _publish_rejected(writer: Writer, index: int, rejected: pa.Table, origin: st
 
 def _drop_duplicates(rows: pa.Table) -> pa.Table:
     """Keeps the first of rows with the same number and view; the table is sorted by them."""
-    numbers = np.stack([rows["row"].to_numpy(), rows["view"].fill_null(0).to_numpy()])
+    columns = (rows[name] for name in _NUMBERS if name in rows.column_names)
+    numbers = np.stack([column.fill_null(0).to_numpy() for column in columns])
     is_first = np.append(True, (np.diff(numbers) != 0).any(axis=0))[: len(rows)]
     return rows if is_first.all() else rows.filter(pa.array(is_first))
 
@@ -300,28 +334,16 @@ def _check_accounting(name: str, rows: pa.Table, total: int) -> None:
         )
 
 
-def _flat_codes(good: pa.Table, writer: Writer) -> npt.NDArray[np.unsignedinteger]:
-    """Returns all codes of a shard as one array, after checking their number and range."""
-    column = good["codes"].combine_chunks()
-    codes: npt.NDArray[np.unsignedinteger] = column.flatten().to_numpy(zero_copy_only=False)
-    expected = len(good) * writer.codes.type.list_size
-    if column.null_count or len(codes) != expected:
-        raise AccountingError(f"{expected - len(codes)} of {expected} codes are missing")
-    if len(codes) and codes.max() >= writer.codebook_size:
-        raise AccountingError(f"code {codes.max()} is not below {writer.codebook_size}")
-    return codes
-
-
 def _data_table(good: pa.Table, writer: Writer) -> pa.Table:
-    """Returns encoded rows as they stand in `data/`."""
-    target = schema.data_schema(writer.kept, writer.codes)
+    """Returns good rows as they stand in `data/`."""
+    target = writer.product.data
     names = [_between(name, writer) for name in target.names]
     return good.select(names).rename_columns(target.names).cast(target)
 
 
-def _encoded_table(data: pa.Table, index: int, writer: Writer) -> pa.Table:
-    """Returns rows of `data/` as they were when they were encoded."""
-    target = schema.encoded_schema(writer.kept, writer.codes)
+def _rows_of(data: pa.Table, index: int, writer: Writer) -> pa.Table:
+    """Returns rows of `data/` as they were when they came."""
+    target = writer.product.rows
     columns = {_between(name, writer): data[name] for name in data.column_names}
     columns["shard"] = pa.array([index] * len(data), pa.int32())
     absent = {name: pa.nulls(len(data), target.field(name).type) for name in target.names}
@@ -342,20 +364,13 @@ def _origin(writer: Writer, index: int) -> dict[str, object]:
     }
 
 
-def _describe(
-    writer: Writer, index: int, good: pa.Table, bad: pa.Table, base: _Base | None
-) -> dict[str, object]:
-    before, revision = (base.footer.origin if base else {}), writer.revision(index)
-    audited = len(good) - good["flips"].null_count  # rows of the base have none any more
+def _describe(writer: Writer, index: int, rejected: pa.Table, good: int) -> dict[str, object]:
+    revision = writer.revision(index)
     return {
         **_origin(writer, index),
-        "grid": writer.run.facts["grid"],
-        "codebook_size": writer.codebook_size,
-        "seen": len(good) + len(bad),
-        "encoded": len(good),
-        "rejected": len(bad),
-        "reasons": dict(Counter(bad["reason"].to_pylist())),
-        "audited": before.get("audited", 0) + audited,
-        "flips": before.get("flips", 0) + (pc.sum(good["flips"]).as_py() or 0),
+        "seen": good + len(rejected),
+        "good": good,
+        "rejected": len(rejected),
+        "reasons": dict(Counter(rejected["reason"].to_pylist())),
         **({"retried": revision.facts} if revision else {}),
     }

@@ -149,7 +149,7 @@ def probe_range(weights: Weights, images: Images, device: str = "cpu") -> RangeP
     for name in SCALE_SHIFT:
         codec = _codec(weights, "float32", name, images, device)
         codes, finite = codec.encode(images)
-        back = codec.decode(codes)
+        back, _ = codec.decode(codes)
         found[name] = metrics.mean_psnr(images, back) if finite.all() else 0.0
     return RangeProbe(found)
 
@@ -217,7 +217,7 @@ def diagnose(
         precisions=tuple(_judge_precisions(weights, pixel_range, side_px, device)),
         codes_used=int(np.count_nonzero(histogram)),
         perplexity=metrics.perplexity(histogram),
-        again=float(np.mean(exact.encode(exact.decode(codes))[0] == codes)),
+        again=float(np.mean(exact.encode(exact.decode(codes)[0])[0] == codes)),
     )
 
 
@@ -244,7 +244,7 @@ def _compare(
         dtype=dtype,
         finite=bool(finite.all()),
         flips=float(np.mean(codes != expected)),
-        psnr_db=metrics.mean_psnr(images, exact.decode(codes)),
+        psnr_db=metrics.mean_psnr(images, exact.decode(codes)[0]),
         refused=_refusal(weights.config, dtype),
     )
 

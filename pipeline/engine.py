@@ -1,22 +1,22 @@
 """Where the work runs: the Ray Data graph, its resources, its watchdog.
 
-    shards left -> read -> open_images -> encode (actor pool) -> commit -> receipts to the driver
+    encode  shards left -> read -> open      -> codec (actor pool)             -> commit -> receipts
+    decode  shards left -> read              -> codec (actor pool) -> compress -> commit -> receipts
 
-Pixels travel as uint8 between processes. Compressed and opened images are separate operators, so
-that one huge shard uses every core and machines without a GPU feed those that have one. The last
-operator returns receipts instead of being a Ray Data sink: the driver sees each commit as it
-happens, can stop early, and can tell a slow run from a stuck one.
+One graph for every stage. Pixels travel as uint8 between processes. What takes a core and what
+takes a device are separate operators, so that one huge shard uses every core and machines without
+a GPU feed those that have one. The last operator returns receipts instead of being a Ray Data sink:
+the driver sees each commit as it happens, can stop early, and can tell a slow run from a stuck one.
 """
 
 import contextlib
-import functools
 import math
 import os
 import queue
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn, cast
 
@@ -29,21 +29,16 @@ from ray.util.annotations import RayDeprecationWarning
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline import cluster
-from pipeline.attempts import ATTEMPTS, encode_bounded
-from pipeline.codec import (
-    BATCH_SIZE,
-    Codec,
-    CodecConfig,
-)
+from pipeline.attempts import ATTEMPTS, run_bounded
+from pipeline.codec import BATCH_SIZE, Codec, CodecConfig
 from pipeline.commit import Writer
 from pipeline.device import Device, choose_device, device_name, watch_device
 from pipeline.errors import DeviceError, NoProgressError
 from pipeline.failures import explain
-from pipeline.images import Preprocess
 from pipeline.layout import Staged
-from pipeline.schema import Selection
-from pipeline.stages import encode_rows, open_rows
-from pipeline.tasks import Counter, Counts, RemoteLedger, commit, open_sandboxed, read, todo_rows
+from pipeline.readers import Reader
+from pipeline.steps import Step
+from pipeline.tasks import Counter, Counts, RemoteLedger, commit, read, todo_rows
 from pipeline.weights import Weights
 
 BLOCK_BYTES = 8 * 2**20
@@ -96,16 +91,27 @@ class Resources:
 
 
 @dataclass(frozen=True)
-class EncodeWork:
-    """What to encode: plain data, the same on any engine."""
+class Stage:
+    """A function from table to table that needs no device, and its further arguments."""
+
+    function: Callable[..., pa.Table]
+    arguments: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What to do: plain data, the same on any engine."""
 
     writer: Writer
-    selection: Selection
-    preprocess: Preprocess
-    codec: CodecConfig
+    reader: Reader
+    step: Step
     weights: Weights
     todo: dict[int, Staged]
     """Shards left, by place in the plan, with what is staged of each."""
+    before: Stage | None = None
+    """What becomes of rows between the reader and the codec."""
+    after: Stage | None = None
+    """What becomes of rows between the codec and the commit."""
 
 
 @dataclass(frozen=True)
@@ -118,13 +124,13 @@ class Tick:
     """What the workers have done so far."""
 
 
-def encode(work: EncodeWork, resources: Resources, codec: type[Codec] = Codec) -> Iterator[Tick]:
-    """Encodes and commits all shards that are left, yielding a tick at least every second or so.
+def run(work: Work, resources: Resources, codec: type[Codec] = Codec) -> Iterator[Tick]:
+    """Does and commits all shards that are left, yielding a tick at least every second or so.
 
     Args:
-        work: What to encode.
+        work: What to do.
         resources: Where to run.
-        codec: What encodes; a benchmark puts one that costs nothing in its place.
+        codec: What encodes and decodes; a benchmark puts one that costs nothing in its place.
 
     Raises:
         NoProgressError: If nothing moves for `resources.stall_timeout_s`, or devices or workers
@@ -139,71 +145,59 @@ def encode(work: EncodeWork, resources: Resources, codec: type[Codec] = Codec) -
     counter = cast(ActorHandle[Any], ray.remote(Counter).options(**place).remote())
     batch_size = resources.batch_size or BATCH_SIZE[kind]
     weights = ray.put(replace(work.weights))  # a copy without the parsed tensors
-    builds = [functools.partial(codec, how=work.codec, batch_size=batch_size)]
-    if work.codec.dtype != "float32":  # to audit single images
-        exact = replace(work.codec, dtype="float32", eager=True)
-        builds.append(functools.partial(codec, how=exact, batch_size=1))
-    encoder = (weights, builds, work.writer.codes, work.preprocess.resolution, resources.device)
+    arguments = (codec, weights, work.step, batch_size, resources.device, counter)
     actors = resources.actors or (max(1, gpus) if kind == "cuda" else 1)
     pool = ActorPoolStrategy(min_size=1, max_size=actors)
     with warnings.catch_warnings():
         # Ray 2.60 deprecates `max_retries` and the like in favour of named parameters, but has no
         # named ones for these; 2.64 is to remove them, hence the bound in pyproject.toml.
         warnings.simplefilter("ignore", RayDeprecationWarning)
-        dataset = _graph(work, encoder, pool, counter, kind, batch_size)
+        dataset = _graph(work, arguments, pool, kind, batch_size)
     yield from _watch(dataset, counter, resources.stall_timeout_s, kind)
 
 
 def _graph(
-    work: EncodeWork,
-    encoder: tuple[Any, ...],
+    work: Work,
+    arguments: tuple[Any, ...],
     pool: ActorPoolStrategy,
-    counter: ActorHandle[Any],
     kind: str,
     batch_size: int,
 ) -> ray.data.Dataset:
     """Wires the stages together; every one is a plain function from table to table."""
-    image_bytes, blocks = work.preprocess.resolution**2 * 3, BLOCKS[kind]
-    images = max(1, min(blocks.images, PIXEL_BYTES // image_bytes))
+    blocks, row_bytes = BLOCKS[kind], work.step.row_bytes
+    images = max(1, min(blocks.images, PIXEL_BYTES // row_bytes))
     rows = batch_size * math.ceil(images / batch_size)
-    _shape_blocks(rows * image_bytes)
+    _shape_blocks(rows * row_bytes)
     _keep_errors()
-    writer = ray.put(work.writer)
+    writer, counter = ray.put(work.writer), arguments[-1]
     todo = ray.data.from_arrow(todo_rows(work.todo, _TODO_BLOCKS))
-    return cast(
-        ray.data.Dataset,
-        cast(Any, todo)  # the types of map_batches are too narrow
-        .map_batches(
-            read,
-            fn_args=(writer, work.selection, rows, counter),
-            batch_size=1,
-            num_cpus=READ_CORES,
-            **TASKS,
-        )
-        .map_batches(
-            open_rows,
-            fn_args=(work.preprocess, open_sandboxed),
-            batch_size=rows,
-            num_cpus=1,
-            **TASKS,
-        )
-        .map_batches(
-            _Encoder,
-            fn_constructor_args=(*encoder, counter),
-            compute=pool,
-            batch_size=rows,
-            num_cpus=ENCODE_CORES,
-            num_gpus=1 if kind == "cuda" else 0,
-            **ACTORS,
-        )
-        .map_batches(
-            commit,
-            fn_args=(writer,),
-            batch_size=rows * blocks.committed,
-            num_cpus=COMMIT_CORES,
-            **TASKS,
-        ),
+    read_all = {"fn_args": (writer, work.reader, rows, counter), "batch_size": 1}
+    data = cast(Any, todo).map_batches(read, **read_all, num_cpus=READ_CORES, **TASKS)
+    if work.before:
+        data = _map(data, work.before, rows)
+    else:  # rows without pixels are small, and a block would hold many of the codec's batches
+        data = data.repartition(target_num_rows_per_block=rows)
+    data = data.map_batches(
+        _Codec,
+        fn_constructor_args=arguments,
+        compute=pool,
+        batch_size=rows,
+        num_cpus=ENCODE_CORES,
+        num_gpus=1 if kind == "cuda" else 0,
+        **ACTORS,
     )
+    if work.after:
+        data = _map(data, work.after, rows)
+    committed = {"fn_args": (writer,), "batch_size": rows * blocks.committed}
+    return cast(
+        ray.data.Dataset, data.map_batches(commit, **committed, num_cpus=COMMIT_CORES, **TASKS)
+    )
+
+
+def _map(data: Any, stage: Stage, rows: int) -> Any:  # noqa: ANN401 (map_batches' types are narrow)
+    """Adds a stage that keeps a core busy."""
+    how = {"fn_args": stage.arguments, "batch_size": rows, "num_cpus": 1}
+    return data.map_batches(stage.function, **how, **TASKS)
 
 
 def _shape_blocks(pixel_bytes: int) -> None:
@@ -224,7 +218,7 @@ def _keep_errors() -> None:
     DataContext.get_current().raise_original_map_exception = True
 
 
-class _Encoder:
+class _Codec:
     """The codec as Ray Data's actor: made once, then called with one table after another.
 
     What goes wrong while it is made is raised at the first call: of an actor that cannot be made
@@ -234,53 +228,52 @@ class _Encoder:
 
     def __init__(
         self,
+        codec: type[Codec],
         weights: ray.ObjectRef[Any],
-        builds: Sequence[Callable[..., Codec]],
-        codes: pa.Field,
-        side: int,
+        step: Step,
+        batch_size: int,
         device: Device,
         counter: ActorHandle[Any],
     ) -> None:
-        self._codes = codes
+        self._step = step
         self._counter = counter
         self._ledger = RemoteLedger(counter)
         self._error: Exception | None = None
         try:
             with watch_device():
-                self._build(weights, builds, side, device)
+                self._prepare(codec, weights, batch_size, device)
         except DeviceError as error:
             self._end_process(error)
         except Exception as error:  # noqa: BLE001 (raised at the first call)
             self._error = error
 
-    def _build(
-        self,
-        weights: ray.ObjectRef[Any],
-        builds: Sequence[Callable[..., Codec]],
-        side: int,
-        device: Device,
+    def _prepare(
+        self, codec: type[Codec], weights: ray.ObjectRef[Any], batch_size: int, device: Device
     ) -> None:
         has_gpu = bool(ray.get_gpu_ids())
         chosen = choose_device(device, promised=has_gpu)
-        placed: dict[str, Any] = {"device": chosen, "threads": cluster.cores()}
-        read = ray.get(weights)
-        self._codec, *references = (build(read, **placed) for build in builds)
-        self._reference = references[0].encode if references else None
+        read = cast(Weights, ray.get(weights))
+
+        def make(how: CodecConfig, size: int | None) -> Codec:
+            placed: dict[str, Any] = {"device": chosen, "threads": cluster.cores()}
+            return codec(read, how, batch_size=size or batch_size, **placed)
+
+        ready = self._step.prepare(make)
+        self._run = ready.run
         unused = chosen == "cpu" and has_gpu
         note = " (Ray gave it a GPU, but this torch is one for CPUs)" if unused else ""
-        self._counter.join.remote(device_name(chosen) + note, self._codec.warm_up(side, side))
+        self._counter.join.remote(device_name(chosen) + note, ready.warm_up())
 
     def __call__(self, table: pa.Table) -> pa.Table:
         if self._error:
             raise self._error
         try:
-            return encode_bounded(table, self._encode, self._ledger)
+            return run_bounded(table, self._work, self._ledger, self._step.item)
         except DeviceError as error:
             self._end_process(error)
 
-    def _encode(self, table: pa.Table) -> pa.Table:
-        encode_images = functools.partial(self._codec.encode, on_batch=self._count)
-        return encode_rows(table, encode_images, self._codes, self._reference)
+    def _work(self, table: pa.Table) -> pa.Table:
+        return self._run(table, self._count)
 
     def _count(self, images: int) -> None:
         self._counter.add.remote(images)
@@ -306,8 +299,7 @@ def _watch(
     threading.Thread(target=_pump, args=(dataset, results), daemon=True).start()
     moved, counts, head = time.monotonic(), Counts(), cluster.Head()
     while True:
-        with contextlib.suppress(queue.Empty):
-            item = results.get(timeout=_POLL_S)
+        for item in _take(results):
             if item is _END:
                 return
             if isinstance(item, BaseException):
@@ -323,6 +315,18 @@ def _watch(
         _check_devices(counts)
         if time.monotonic() - moved > stall_timeout_s:
             raise NoProgressError(_describe_stall(stall_timeout_s, kind))
+
+
+def _take(results: "queue.Queue[Any]") -> Iterator[Any]:
+    """Yields all that is there, after a while of waiting if nothing is.
+
+    What became durable is not to wait for the counter's answers, which take long on a busy machine:
+    the error budget is judged by it.
+    """
+    with contextlib.suppress(queue.Empty):
+        yield results.get(timeout=_POLL_S)
+        while True:
+            yield results.get_nowait()
 
 
 def _pump(dataset: ray.data.Dataset, results: "queue.Queue[Any]") -> None:
@@ -357,7 +361,7 @@ def _describe_stall(timeout_s: float, kind: str) -> str:
         f"{free.get(name, 0):g} of {total.get(name, 0):g} {name}s free" for name in ("CPU", "GPU")
     )
     return (
-        f"no image was encoded or committed for {timeout_s:g} s; a codec needs {needed}, and the "
+        f"no image was finished or committed for {timeout_s:g} s; a codec needs {needed}, and the "
         f"cluster has {have}. Everything committed is safe: run the same command again when the "
         "cluster is whole (--stall-timeout-s waits longer)"
     )

@@ -3,7 +3,7 @@
     VqpipeError
     ├── ConfigError         4  an option that cannot work: change the command
     ├── CheckpointError     4  model files missing, damaged or no VQModel: fix the files
-    ├── EncoderError        4  the codec fails whatever it is given: see vqpipe doctor
+    ├── CodecError          4  the codec fails whatever it is given: see vqpipe doctor
     ├── MachineError        4  a machine ran out of memory or disk: give it more, rerun
     ├── StorageError        4  the store said no, or nothing, after retries: fix access, rerun
     ├── MismatchError       3  the sink belongs to another run: another sink, or its options
@@ -54,7 +54,7 @@ class CheckpointError(VqpipeError):
     exit_code = 4
 
 
-class EncoderError(VqpipeError):
+class CodecError(VqpipeError):
     """The codec fails at plain images too: look at checkpoint and precision with vqpipe doctor."""
 
     exit_code = 4

@@ -1,8 +1,7 @@
 """Compressed image to uint8 RGB view and back.
 
     open_image  bytes            ->  View: the centre square, resized, (R, R, 3) uint8 RGB
-    to_jpeg     (H, W, 3) uint8  ->  bytes
-    to_png      (H, W, 3) uint8  ->  bytes
+    compress    (H, W, 3) uint8  ->  bytes of a JPEG, PNG or WebP
 
 What becomes of what is stored:
 
@@ -23,9 +22,9 @@ Pixels are resampled once, from the original to the view. JPEG's reduced decodin
 
 import io
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -130,20 +129,32 @@ def _open_into(image: bytes | memoryview | None, target: Pixels, how: Preprocess
     return opened._replace(pixels=target) if isinstance(opened, View) else opened
 
 
-def to_jpeg(pixels: Pixels, quality: int = 95) -> bytes:
-    """Returns (H, W, 3) uint8 RGB as a JPEG of a quality from 1 to 95 (libjpeg's scale)."""
-    return _save(pixels, "JPEG", quality=quality)
+@dataclass(frozen=True)
+class ImageFormat:
+    """How pixels are stored."""
+
+    name: Literal["jpeg", "png", "webp"]
+    quality: int = 95
+    """1 to 100, as libjpeg and libwebp count; a PNG has no losses whatever it is."""
+
+    @property
+    def extension(self) -> str:
+        """What the names of such files end with, without the dot."""
+        return "jpg" if self.name == "jpeg" else self.name
 
 
-def to_png(pixels: Pixels) -> bytes:
-    """Returns (H, W, 3) uint8 RGB as a PNG, without loss."""
-    return _save(pixels, "PNG")
-
-
-def _save(pixels: Pixels, kind: str, **options: int) -> bytes:
+def compress(pixels: Pixels, how: ImageFormat) -> bytes:
+    """Returns (H, W, 3) uint8 RGB as a file; colours of a JPEG are kept at full resolution."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, kind, **options)
+    Image.fromarray(pixels).save(buffer, how.name, **_OPTIONS[how.name](how.quality))
     return buffer.getvalue()
+
+
+_OPTIONS: dict[str, Callable[[int], dict[str, int]]] = {
+    "jpeg": lambda quality: {"quality": quality, "subsampling": 0},
+    "png": lambda _: {},
+    "webp": lambda quality: {"quality": quality},
+}
 
 
 def _reject_large(image: Image.Image, how: Preprocess) -> Rejection | None:

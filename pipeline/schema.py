@@ -60,14 +60,22 @@ class Reason(enum.StrEnum):
         "shard_damaged",
         "The shard cannot be read past this point; samples before it are kept.",
     )
-    NON_FINITE = "non_finite", "The network's latents for this image hold NaN or infinity."
-    ENCODER_FAILED = (
-        "encoder_failed",
+    NON_FINITE = (
+        "non_finite",
+        "What the network makes of this image, or of its codes, holds NaN or infinity.",
+    )
+    CODEC_FAILED = (
+        "codec_failed",
         "The codec failed at this image three times, and works with others.",
     )
-    ENCODER_CRASHED = (
-        "encoder_crashed",
+    CODEC_CRASHED = (
+        "codec_crashed",
         "The codec's process died at this image three times, and lives with others.",
+    )
+    NO_CODES = "no_codes", "The codes or latents of this row are null."
+    BAD_CODES = (
+        "bad_codes",
+        "The codes or latents are too many or too few, out of range, or no numbers.",
     )
 
 
@@ -205,6 +213,28 @@ def data_schema(kept: pa.Schema, codes: pa.Field) -> pa.Schema:
     view, *rest = VIEW
     names = (pa.field("key", pa.string()), pa.field("row", pa.int32()))
     return pa.schema([*names, view, codes, *rest, *kept])
+
+
+def images_schema(kept: pa.Schema, *, has_files: bool) -> pa.Schema:
+    """Returns the schema of the decode stage's `data/`.
+
+    Args:
+        kept: The kept columns.
+        has_files: Whether images are in files of their own, `file` below `images/<shard>`, and not
+            in a column.
+    """
+    image = [pa.field("image", pa.binary())]
+    files = [pa.field("file", pa.string()), pa.field("bytes", pa.int64())]
+    return pa.schema(
+        [
+            pa.field("key", pa.string()),
+            pa.field("row", pa.int32()),
+            *(files if has_files else image),
+            pa.field("width", pa.int32()),  # pixels
+            pa.field("height", pa.int32()),
+            *kept,
+        ]
+    )
 
 
 REJECTED = pa.schema(

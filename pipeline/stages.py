@@ -114,7 +114,7 @@ def open_rows(table: pa.Table, how: Preprocess, opener: Opener = open_images) ->
     views = [view if isinstance(view, View) else None for view in opened]
     columns = {
         **_columns(table, *(name for name in table.column_names if name != "image")),
-        **_rejected(table, [view if isinstance(view, Rejection) else None for view in opened]),
+        **put_rejections(table, [view if isinstance(view, Rejection) else None for view in opened]),
         "view": _map(views, lambda _: 0, pa.uint8()),
         "width": _map(views, lambda view: view.width, pa.int32()),
         "height": _map(views, lambda view: view.height, pa.int32()),
@@ -152,11 +152,20 @@ def encode_rows(
     return pa.table(
         {
             **_columns(table, *names),
-            **_rejected(table, rejections),
+            **put_rejections(table, rejections),
             codes.name: _lists(values, valid & finite, codes.type),
             schema.FLIPS.name: flips,
         }
     )
+
+
+def put_rejections(table: pa.Table, found: Sequence[Rejection | None]) -> dict[str, pa.Array]:
+    """Returns the columns `reason` and `message` with newly found rejections in them."""
+    reasons, messages = table["reason"].to_pylist(), table["message"].to_pylist()
+    for i, rejection in enumerate(found):
+        if rejection is not None:
+            reasons[i], messages[i] = rejection.reason.value, rejection.message
+    return {"reason": pa.array(reasons, pa.string()), "message": pa.array(messages, pa.string())}
 
 
 _NON_FINITE = Rejection(Reason.NON_FINITE, "the network's latents hold NaN or infinity")
@@ -206,15 +215,6 @@ def _map(
     views: Sequence[View | None], get: Callable[[View], object], kind: pa.DataType
 ) -> pa.Array:
     return pa.array([None if view is None else get(view) for view in views], kind)
-
-
-def _rejected(table: pa.Table, found: Sequence[Rejection | None]) -> dict[str, pa.Array]:
-    """Adds newly found rejections to the columns `reason` and `message`."""
-    reasons, messages = table["reason"].to_pylist(), table["message"].to_pylist()
-    for i, rejection in enumerate(found):
-        if rejection is not None:
-            reasons[i], messages[i] = rejection.reason.value, rejection.message
-    return {"reason": pa.array(reasons, pa.string()), "message": pa.array(messages, pa.string())}
 
 
 def _pixels(views: Sequence[View | None], pixels: npt.NDArray[np.uint8]) -> pa.Array:

@@ -13,15 +13,12 @@ import pyarrow as pa
 import ray
 from ray.actor import ActorHandle
 
-from pipeline.attempts import ATTEMPTS, Notes, keep_reading, noted
+from pipeline.attempts import Notes, noted
 from pipeline.commit import Writer, commit_rows
 from pipeline.images import Opened, Pixels, Preprocess
 from pipeline.layout import Staged
-from pipeline.quarantine import read_quarantined
+from pipeline.readers import Reader
 from pipeline.sandbox import Sandbox
-from pipeline.schema import Sample, Selection, Shard
-from pipeline.sources import read_shard
-from pipeline.stages import read_rows
 
 TODO = pa.schema(
     [
@@ -47,30 +44,23 @@ def todo_rows(todo: dict[int, Staged], blocks: int) -> list[pa.Table]:
 def read(
     todo: pa.Table,
     writer: ray.ObjectRef[Any],
-    selection: Selection,
+    reader: Reader,
     block_rows: int,
     counter: ActorHandle[Any],
 ) -> Iterator[pa.Table]:
-    """Yields the compressed samples of some shards."""
+    """Yields the rows of some shards."""
     run, ledger = cast(Writer, ray.get(writer)), RemoteLedger(counter)
     for row in todo.to_pylist():
+        index, seen = row["shard"], 0
         ranges = tuple((first, last) for first, last in row["ranges"] or ())
         staged = Staged(ranges, row["total"])
-        shard, seen = run.plan.shard(row["shard"]), 0
-        with noted(ledger, f"read {row['shard']}") as deaths:
-            samples = _samples(shard, selection, run.kept, deaths)
-            for table in read_rows(samples, row["shard"], staged, run.kept, block_rows):
+        with noted(ledger, f"read {index}") as deaths:
+            for table in reader.read(run.plan, index, staged, block_rows, deaths):
                 seen += table["image"].nbytes
                 counter.saw.remote(len(table), table["image"].nbytes)
                 yield table
-        counter.saw.remote(0, shard.size - seen)  # headers, metadata and rows already staged
-
-
-def _samples(shard: Shard, selection: Selection, kept: pa.Schema, deaths: int) -> Iterator[Sample]:
-    """Returns a shard's samples; over one where processes keep dying none of ours shall."""
-    if deaths >= ATTEMPTS:
-        return read_quarantined(shard, selection, kept)
-    return keep_reading(lambda: read_shard(shard, selection, kept), shard.name)
+        # headers, metadata and rows already staged
+        counter.saw.remote(0, run.plan.size(index) - seen)
 
 
 def open_sandboxed(

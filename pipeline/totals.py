@@ -19,6 +19,9 @@ from pipeline.plan import Plan, load_plan
 from pipeline.run import Run
 from pipeline.schema import File
 
+MADE = {"encode": "encoded", "decode": "decoded", "evaluate": "evaluated"}
+"""What each stage has done with a sample that it did not reject."""
+
 _READERS = 32
 _EXAMPLES = 5
 
@@ -28,8 +31,11 @@ class Totals:
     """Sums over the committed shards of a run."""
 
     histogram: Histogram
+    made: str = "encoded"
+    """What the stage has done with a sample that is not rejected, in a word."""
     shards: int = 0
-    encoded: int = 0
+    good: int = 0
+    """Samples that are not rejected."""
     rejected: int = 0
     data_bytes: int = 0
     audited: int = 0
@@ -45,12 +51,12 @@ class Totals:
     @property
     def seen(self) -> int:
         """Samples accounted for."""
-        return self.encoded + self.rejected
+        return self.good + self.rejected
 
     @property
     def bytes_per_image(self) -> float:
-        """Stored bytes of one encoded image, metadata and footers included."""
-        return self.data_bytes / self.encoded if self.encoded else 0.0
+        """Bytes in `data/` of one image, metadata and footers included."""
+        return self.data_bytes / self.good if self.good else 0.0
 
     @property
     def codebook_usage(self) -> float:
@@ -65,7 +71,7 @@ class Totals:
     @property
     def flip_rate(self) -> float | None:
         """Share of codes that differ from float32's; None if no image was compared."""
-        codes = self.histogram.sum() / self.encoded * self.audited if self.encoded else 0
+        codes = self.histogram.sum() / self.good * self.audited if self.good else 0
         return round(self.flips / float(codes), 6) if codes else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -73,11 +79,16 @@ class Totals:
         return {
             "shards": self.shards,
             "samples": self.seen,
-            "encoded": self.encoded,
+            self.made: self.good,
             "rejected": self.rejected,
             "rejected_by_reason": dict(sorted(self.reasons.items())),
             "data_bytes": self.data_bytes,
             "bytes_per_image": round(self.bytes_per_image, 1),
+            **(self._of_codes() if len(self.histogram) else {}),
+        }
+
+    def _of_codes(self) -> dict[str, Any]:
+        return {
             "codebook_usage": round(self.codebook_usage, 6),
             "codebook_perplexity": round(self.perplexity, 1),
             "audited": self.audited,
@@ -88,11 +99,11 @@ class Totals:
         """Adds one committed shard, its object being of `size` bytes."""
         origin = footer.origin
         self.shards += 1
-        self.encoded += origin["encoded"]
+        self.good += origin["good"]
         self.rejected += origin["rejected"]
         self.data_bytes += size
-        self.audited += origin["audited"]
-        self.flips += origin["flips"]
+        self.audited += origin.get("audited", 0)
+        self.flips += origin.get("flips", 0)
         self.reasons.update(origin["reasons"])
         self.histogram += footer.histogram
         if origin["rejected"]:
@@ -113,7 +124,7 @@ def read_totals(sink: str, run: Run, plan: Plan) -> Totals:
     """
     files = list(layout.list_committed(sink).values())
     places = {name: index for index, name in enumerate(plan.names)}
-    totals = Totals(np.zeros(run.facts["codebook_size"], np.int64))
+    totals = Totals(np.zeros(_bins(run), np.int64), MADE[run.identity.get("stage", "encode")])
     with ThreadPoolExecutor(_READERS) as pool:
         for file, footer in zip(files, pool.map(read_footer, files), strict=True):
             index = places.get(footer.origin.get("shard", ""))
@@ -123,6 +134,11 @@ def read_totals(sink: str, run: Run, plan: Plan) -> Totals:
             elif not _is_outdated(file, footer, plan, index):
                 totals.add(footer, file.size)
     return totals
+
+
+def _bins(run: Run) -> int:
+    """Returns the length of the code histogram in each footer; 0 where the stage makes no codes."""
+    return int(run.facts.get("codebook_size", 0))
 
 
 def _is_outdated(file: File, footer: Footer, plan: Plan, index: int) -> bool:
@@ -152,9 +168,9 @@ def _check_footer(sink: str, file: File, footer: Footer, run: Run) -> None:
         raise StorageError(f"{file.uri} belongs to another run; remove it and run again")
     if file.uri != layout.data_uri(sink, origin["shard"]):  # it would be counted twice
         raise StorageError(f"{file.uri} is a copy of shard {origin['shard']}; remove it")
-    if len(footer.histogram) != run.facts["codebook_size"]:
+    if len(footer.histogram) != _bins(run):
         raise StorageError(f"{file.uri} is no data object; remove it and run again")
-    if origin["seen"] != origin["encoded"] + origin["rejected"]:
+    if origin["seen"] != origin["good"] + origin["rejected"]:
         raise StorageError(f"{file.uri} does not add up: {origin}; remove it and run again")
 
 

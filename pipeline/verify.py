@@ -196,7 +196,7 @@ def _wrong_codes(shard: _Shard, run: Run, *_: object) -> str | None:
 def _wrong_counts(shard: _Shard, run: Run, *_: object) -> str | None:
     said, rejections = shard.footer.origin, shard.footer.rejections
     counted = {
-        "encoded": len(shard.table),
+        "good": len(shard.table),
         "rejected": len(rejections),
         "seen": len(shard.table) + len(rejections),
         "reasons": dict(Counter(rejections["reason"].to_pylist())),

@@ -90,11 +90,20 @@ class Weights:
 
     @functools.cached_property
     def _sha256(self) -> str:
-        found = hashlib.sha256()
-        for name, tensor in sorted(self.parsed[1].items()):
-            found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            found.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
-        return found.hexdigest()
+        return _digest(self.parsed[1])
+
+    def codebook_sha256(self) -> str:
+        """Returns a digest of the codebook alone: what decides what a code stands for."""
+        name = "quantize.embedding.weight"
+        return _digest({name: self.parsed[1][name]})
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        found.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def _parts(subfolder: str | None) -> list[str]:

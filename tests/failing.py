@@ -111,7 +111,7 @@ def main():
     """Runs `vqpipe` with a codec of this module."""
     # Workers find classes by their module, and none of ours in `__main__`.
     codec = getattr(importlib.import_module("tests.failing"), sys.argv[1])
-    engine.encode = functools.partial(engine.encode, codec=codec)
+    engine.run = functools.partial(engine.run, codec=codec)
     return cli.main(sys.argv[2:])
 
 

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from pipeline import schema, todo
 from pipeline.commit import Writer
 from pipeline.plan import Growth, Plan
+from pipeline.products import CodesProduct
 from pipeline.run import Run, start_run
 from pipeline.schema import File, Shard
 from pipeline.stages import NO_ROW
@@ -27,13 +28,17 @@ def start(sink, names=("a",), *, codebook_size=16, grid=(2, 3), kept=KEPT, **ide
     facts = {"grid": list(grid), "codebook_size": codebook_size}
     asked = {"model": "m", "codebook_size": codebook_size, "grid": list(grid), **identity}
     run, frozen = start_run(str(sink), Run(asked, facts, listed.sha256()), listed, Growth())
-    return Writer(str(sink), run, frozen, kept, schema.codes_field(codebook_size, grid))
+    codes = schema.codes_field(codebook_size, grid)
+    product = CodesProduct(kept, codes, grid, codebook_size)
+    return Writer(str(sink), run, frozen, kept, product)
 
 
 def codes_of(writer, index, row):
     """Returns the codes of one sample, the only ones that it can have."""
     rng = np.random.default_rng((index, row))
-    return rng.integers(0, writer.codebook_size, writer.codes.type.list_size).tolist()
+    return rng.integers(
+        0, writer.product.codebook_size, writer.product.codes.type.list_size
+    ).tolist()
 
 
 def flips_of(row):
@@ -45,13 +50,13 @@ def encoded_rows(writer, index, total, numbers=None, rejected=()):
     """Returns rows of a shard as they come from the codec; by default all of them."""
     numbers = range(total) if numbers is None else numbers
     rows = [_row(writer, index, number, total, number in rejected) for number in numbers]
-    return pa.Table.from_pylist(rows, schema=schema.encoded_schema(writer.kept, writer.codes))
+    return pa.Table.from_pylist(rows, schema=writer.product.rows)
 
 
 def no_rows(writer, index, total):
     """Returns the row that stands for a shard of which nothing is left to read."""
     row = {"shard": index, "row": NO_ROW, "total": total}
-    return pa.Table.from_pylist([row], schema=schema.encoded_schema(writer.kept, writer.codes))
+    return pa.Table.from_pylist([row], schema=writer.product.rows)
 
 
 def _row(writer, index, number, total, is_rejected):

@@ -5,14 +5,17 @@ import pyarrow as pa
 import pytest
 
 from pipeline import schema
-from pipeline.attempts import ATTEMPTS, Notes, encode_bounded, keep_reading, noted
-from pipeline.errors import EncoderError, StorageError, WorkersLostError
+from pipeline.attempts import ATTEMPTS, Item, Notes, keep_reading, noted, run_bounded
+from pipeline.errors import CodecError, StorageError, WorkersLostError
 from pipeline.schema import Sample
 from pipeline.stages import encode_rows
 from tests.test_stages import CODES, fake_encode, pixels_table, random_images
 
 BAD = 7
 """Value of the pixels that make a codec fail; all others are 128 and more."""
+
+
+ITEM = Item("pixels", bytes([128]) * (8 * 8 * 3))
 
 
 def images(count, bad=()):
@@ -50,17 +53,17 @@ def without_messages(table):
 
 
 @pytest.mark.parametrize("bad", [{0}, {3}, {8}, {2, 3, 6}])
-def test_encode_bounded_image_that_raises_costs_itself_alone(bad):
+def test_run_bounded_image_that_raises_costs_itself_alone(bad):
     pictures = images(9, bad)
-    encoded = encode_bounded(pixels_table(pictures), stage(raise_at_bad), Notes())
+    encoded = run_bounded(pixels_table(pictures), stage(raise_at_bad), Notes(), ITEM)
     assert encoded.schema == schema.encoded_schema(pa.schema([]), CODES)
-    assert without_messages(encoded) == expected(pictures, bad, "encoder_failed")
+    assert without_messages(encoded) == expected(pictures, bad, "codec_failed")
     messages = [row["message"] for row in encoded.to_pylist() if row["reason"]]
     assert messages == ["LookupError: no code for <object>"] * len(bad)
 
 
 @pytest.mark.parametrize("failures", [1, 2, 5])
-def test_encode_bounded_failure_that_does_not_last_rejects_nothing(failures):
+def test_run_bounded_failure_that_does_not_last_rejects_nothing(failures):
     left = iter(range(failures))
 
     def flaky(pixels):
@@ -69,26 +72,26 @@ def test_encode_bounded_failure_that_does_not_last_rejects_nothing(failures):
         return fake_encode(pixels)
 
     pictures = images(5)
-    encoded = encode_bounded(pixels_table(pictures), stage(flaky), Notes())
+    encoded = run_bounded(pixels_table(pictures), stage(flaky), Notes(), ITEM)
     assert encoded.to_pylist() == expected(pictures, (), None)
 
 
 @pytest.mark.parametrize("count", [1, 5, 20])
-def test_encode_bounded_codec_that_always_raises_stops_the_run_soon(count):
+def test_run_bounded_codec_that_always_raises_stops_the_run_soon(count):
     calls = []
 
     def broken(pixels):
         calls.append(len(pixels))
         raise LookupError("no codes today")
 
-    with pytest.raises(EncoderError, match="no codes today") as caught:
-        encode_bounded(pixels_table(images(count)), stage(broken), Notes())
+    with pytest.raises(CodecError, match="no codes today") as caught:
+        run_bounded(pixels_table(images(count)), stage(broken), Notes(), ITEM)
     assert caught.value.exit_code == 4
     assert len(calls) == 3 * ATTEMPTS  # the batch, its first image, a grey one
 
 
 @pytest.mark.parametrize("error", [StorageError("403"), MemoryError("none"), ImportError("torch")])
-def test_encode_bounded_errors_that_are_not_the_inputs_fly_at_once(error):
+def test_run_bounded_errors_that_are_not_the_inputs_fly_at_once(error):
     calls = []
 
     def refuse(pixels):
@@ -97,7 +100,7 @@ def test_encode_bounded_errors_that_are_not_the_inputs_fly_at_once(error):
 
     notes = Notes()
     with pytest.raises(type(error)):
-        encode_bounded(pixels_table(images(5)), stage(refuse), notes)
+        run_bounded(pixels_table(images(5)), stage(refuse), notes, ITEM)
     assert calls == [5]
     with noted(notes, "encode 0/0 to 0/4") as deaths:  # an error is no death
         assert deaths == 0
@@ -131,7 +134,7 @@ def encode_with_deaths(table, encode, most):
                 raise
 
         try:
-            return encode_bounded(table, stage(mortal), ledger), deaths
+            return run_bounded(table, stage(mortal), ledger, ITEM), deaths
         except Died:
             continue
     raise AssertionError(f"not done after {most} deaths")
@@ -144,14 +147,14 @@ def die_at_bad(pixels):
 
 
 @pytest.mark.parametrize("bad", [{0}, {8}, {2, 3, 6}])
-def test_encode_bounded_image_that_kills_is_rejected_after_three_deaths_alone(bad):
+def test_run_bounded_image_that_kills_is_rejected_after_three_deaths_alone(bad):
     pictures = images(9, bad)
     encoded, deaths = encode_with_deaths(pixels_table(pictures), die_at_bad, 40)
-    assert without_messages(encoded) == expected(pictures, bad, "encoder_crashed")
+    assert without_messages(encoded) == expected(pictures, bad, "codec_crashed")
     assert deaths == ATTEMPTS * (1 + len(bad))
 
 
-def test_encode_bounded_deaths_at_random_only_make_it_slower():
+def test_run_bounded_deaths_at_random_only_make_it_slower():
     rng = np.random.default_rng(0)
 
     def unlucky(pixels):
@@ -170,7 +173,7 @@ def test_encode_bounded_deaths_at_random_only_make_it_slower():
         ]
 
 
-def test_encode_bounded_process_that_always_dies_stops_the_run():
+def test_run_bounded_process_that_always_dies_stops_the_run():
     def die(_):
         raise Died
 
@@ -179,32 +182,32 @@ def test_encode_bounded_process_that_always_dies_stops_the_run():
     assert caught.value.exit_code == 5
 
 
-def test_encode_bounded_rows_without_pixels_pass_through():
+def test_run_bounded_rows_without_pixels_pass_through():
     pictures = images(6, {4})
     pictures[1] = None
-    rows = encode_bounded(pixels_table(pictures), stage(raise_at_bad), Notes()).to_pylist()
+    rows = run_bounded(pixels_table(pictures), stage(raise_at_bad), Notes(), ITEM).to_pylist()
     found = [row["reason"] for row in rows]
-    assert found == [None, "corrupt", None, None, "encoder_failed", None]
+    assert found == [None, "corrupt", None, None, "codec_failed", None]
     empty = pixels_table(pictures).slice(0, 0)
-    assert len(encode_bounded(empty, stage(raise_at_bad), Notes())) == 0
+    assert len(run_bounded(empty, stage(raise_at_bad), Notes(), ITEM)) == 0
 
 
 @pytest.mark.fault(27)
 @pytest.mark.parametrize("count", [8, 30])
-def test_encode_bounded_no_finite_latents_at_all_is_not_the_images_fault(count):
+def test_run_bounded_no_finite_latents_at_all_is_not_the_images_fault(count):
     dark = [np.full((8, 8, 3), 10, np.uint8)] * count  # not finite, says `fake_encode`
-    with pytest.raises(EncoderError, match=r"float32.*doctor") as caught:
-        encode_bounded(views_of(dark), stage(fake_encode), Notes())
+    with pytest.raises(CodecError, match=r"float32.*doctor") as caught:
+        run_bounded(views_of(dark), stage(fake_encode), Notes(), ITEM)
     assert caught.value.exit_code == 4
 
 
 @pytest.mark.fault(27)
-def test_encode_bounded_some_non_finite_latents_are_rejections():
+def test_run_bounded_some_non_finite_latents_are_rejections():
     few = [np.full((8, 8, 3), 10, np.uint8)] * 7
-    rows = encode_bounded(views_of(few), stage(fake_encode), Notes()).to_pylist()
+    rows = run_bounded(views_of(few), stage(fake_encode), Notes(), ITEM).to_pylist()
     assert [row["reason"] for row in rows] == ["non_finite"] * 7
     many = [*few, *few, *images(1)]
-    rows = encode_bounded(views_of(many), stage(fake_encode), Notes()).to_pylist()
+    rows = run_bounded(views_of(many), stage(fake_encode), Notes(), ITEM).to_pylist()
     assert [row["reason"] for row in rows] == ["non_finite"] * 14 + [None]
 
 

@@ -113,7 +113,7 @@ def test_commit_rows_whole_shard_needs_no_staging(tmp_path):
     (receipt,) = commit_all(writer, [encoded_rows(writer, 0, TOTAL, rejected=REJECTED)])
     assert receipt == {
         "shard": 0,
-        "encoded": 6,
+        "good": 6,
         "rejected": 2,
         "reasons": ["corrupt"] * 2,
         "committed": TOTAL,
@@ -144,7 +144,7 @@ def test_commit_rows_pieces_in_any_order_equal_the_whole(tmp_path, order):
     commit_all(reference, pieces(reference, [(0, TOTAL)]))
     receipts = commit_all(writer, pieces(writer, order))
     assert [receipt["committed"] for receipt in receipts] == [None] * 3 + [TOTAL]
-    assert sum(receipt["encoded"] for receipt in receipts) == 6
+    assert sum(receipt["good"] for receipt in receipts) == 6
     check_committed(writer, [TOTAL], REJECTED)
     table, footer = read_data(writer)
     expected, expected_footer = read_data(reference)
@@ -198,7 +198,7 @@ def test_commit_rows_all_rejected_still_leaves_a_data_object(tmp_path, total):
     commit_rows(encoded_rows(writer, 0, total, rejected=range(total)), writer)
     table, footer = read_data(writer)
     assert len(table) == 0
-    assert table.schema.equals(schema.data_schema(KEPT, writer.codes))
+    assert table.schema.equals(schema.data_schema(KEPT, writer.product.codes))
     assert not unpack_histogram(footer[b"vqpipe.histogram"]).any()
     check_committed(writer, [total], range(total))
 
@@ -206,7 +206,7 @@ def test_commit_rows_all_rejected_still_leaves_a_data_object(tmp_path, total):
 def test_commit_rows_empty_shard_leaves_an_empty_data_object(tmp_path):
     writer = start(tmp_path)
     (receipt,) = commit_all(writer, [no_rows(writer, 0, 0)])
-    assert (receipt["encoded"], receipt["rejected"], receipt["committed"]) == (0, 0, 0)
+    assert (receipt["good"], receipt["rejected"], receipt["committed"]) == (0, 0, 0)
     check_committed(writer, [0])
 
 
@@ -217,7 +217,7 @@ def test_commit_rows_complete_staging_is_merged_by_a_row_without_a_sample(tmp_pa
         commit_all(writer, pieces(writer, [(4, 8)]))
     assert layout.parse_ranges(layout.list_staged(writer.sink)["a"]).complete
     (receipt,) = commit_all(writer, [rows_left(writer, 0, TOTAL)])
-    assert (receipt["encoded"], receipt["rejected"], receipt["committed"]) == (0, 0, TOTAL)
+    assert (receipt["good"], receipt["rejected"], receipt["committed"]) == (0, 0, TOTAL)
     check_committed(writer, [TOTAL], REJECTED)
 
 
@@ -426,7 +426,7 @@ def test_commit_rows_any_codebook_size_comes_back_exactly(tmp_path, size, kind, 
             "pixels": pixels,
         }
     )
-    encoded = encode_rows(opened, lambda _: (images, np.ones(4, bool)), writer.codes)
+    encoded = encode_rows(opened, lambda _: (images, np.ones(4, bool)), writer.product.codes)
     for first, last in ranges:
         commit_rows(encoded.slice(first, last - first), writer)
     table, footer = read_data(writer)
@@ -455,7 +455,7 @@ def test_commit_rows_footer_equals_a_recount_by_duckdb(tmp_path, ranges):
         "grid": [2, 3],
         "codebook_size": 16,
         "seen": TOTAL,
-        "encoded": encoded,
+        "good": encoded,
         "rejected": reasons.total(),
         "reasons": dict(reasons),
         "audited": len(audited),
@@ -540,7 +540,7 @@ def test_stages_in_a_plain_loop_with_crashes_equal_the_uninterrupted_run(tmp_pat
         samples = read_shard(shard, Selection(), writer.kept)
         for rows in read_rows(samples, 0, left[0], writer.kept, 3):
             opened = open_rows(rows, Preprocess(8))
-            commit_rows(encode_rows(opened, encode, writer.codes), writer)
+            commit_rows(encode_rows(opened, encode, writer.product.codes), writer)
 
     reference = start(tmp_path / "whole", kept=pa.schema([]))
     run(reference)

@@ -65,7 +65,7 @@ def test_encode_image_that_the_codec_cannot_and_shards_that_the_reader_cannot(tm
     run("Poisoned", source, sink, "--max-rejected", 3, site=site)
     before = photos("b0.jpg", "b1.jpg", first_seed=10) | photos("c0.jpg", first_seed=20)
     good = {name: data for name, data in first.items() if name not in red} | before
-    reasons = {("red", 2): "encoder_failed", (None, 2): "shard_damaged", (None, 1): "shard_damaged"}
+    reasons = {("red", 2): "codec_failed", (None, 2): "shard_damaged", (None, 1): "shard_damaged"}
     messages = check_rows(sink, good, reasons)
     assert "no code for red" in messages["red"]
     damage = {r["row"]: r["message"] for r in commands.rows(sink, "rejected") if r["key"] is None}
@@ -82,7 +82,7 @@ def test_encode_image_that_kills_the_codec_costs_itself_alone(tmp_path):
     green = {"green.png": failing.plain(failing.KILLS)}
     (source / "a.tar").write_bytes(tar_of({**good, **green}))
     run("Poisoned", source, sink, "--max-rejected", 1)
-    messages = check_rows(sink, good, {("green", 6): "encoder_crashed"})
+    messages = check_rows(sink, good, {("green", 6): "codec_crashed"})
     assert "3 times" in messages["green"]
 
 

@@ -17,6 +17,7 @@ from pipeline import schema, storage, todo, totals
 from pipeline.commit import Attempt, Writer, commit_rows
 from pipeline.errors import IncompleteError
 from pipeline.plan import Growth, Plan
+from pipeline.products import CodesProduct
 from pipeline.run import Run, start_run
 from pipeline.verify import verify
 from tests.intercept import intercept
@@ -79,7 +80,8 @@ def live(sink, version="1", tag=None, rejected=()):
     left = todo.unfinished(sink, run, plan)
     again = todo.retriable(sink, plan, left) if tag else {}
     attempt = Attempt(tag, frozenset(again), {}) if again else None
-    writer = Writer(sink, run, plan, KEPT, schema.codes_field(CODEBOOK, GRID), attempt)
+    product = CodesProduct(KEPT, schema.codes_field(CODEBOOK, GRID), GRID, CODEBOOK)
+    writer = Writer(sink, run, plan, KEPT, product, attempt)
     if left or again:
         storage.delete(f"{sink}/_SUCCESS")
     for index, staged in (left | again).items():

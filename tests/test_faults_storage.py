@@ -173,7 +173,7 @@ def test_commit_in_a_storm_is_exactly_once(bucket, proxy, truth, tmp_path):
         commit_rows(runs.encoded_rows(writer, 1, 9, numbers, rejected=(3,)), writer)
     proxy.faults = Faults()
     truth.fetch(bucket, tmp_path)
-    local = runs.Writer(str(tmp_path), writer.run, writer.plan, writer.kept, writer.codes)
+    local = runs.Writer(str(tmp_path), writer.run, writer.plan, writer.kept, writer.product)
     runs.check_committed(local, [9, 9], rejected=(3,))
     assert runs.visible(tmp_path, "staging") == []
 

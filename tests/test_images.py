@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
-from pipeline.images import FORMATS, Preprocess, View, open_image, to_jpeg, to_png
+from pipeline.images import FORMATS, ImageFormat, Preprocess, View, compress, open_image
 from pipeline.schema import Reason, Rejection
 from tests.makers import encoded, jpeg, picture
 
@@ -392,13 +392,23 @@ def test_preprocess_out_of_bounds_names_field_and_value(field, value):
     assert str(value) in str(caught.value)
 
 
-def test_to_png_round_trip_is_exact():
-    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(to_png(NOISE)))), NOISE)
+def test_compress_png_round_trip_is_exact():
+    data = compress(NOISE, ImageFormat("png"))
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))), NOISE)
 
 
-def test_to_jpeg_round_trip_is_close_and_quality_counts():
+@pytest.mark.parametrize("name", ["jpeg", "webp"])
+def test_compress_with_losses_is_close_and_quality_counts(name):
     pixels = picture(64, 64)
-    decoded = Image.open(io.BytesIO(to_jpeg(pixels)))
-    assert decoded.format == "JPEG"
+    data = compress(pixels, ImageFormat(name))
+    decoded = Image.open(io.BytesIO(data))
+    assert (decoded.format, decoded.size) == (name.upper(), (64, 64))
     assert np.abs(np.asarray(decoded) - pixels.astype(int)).mean() < 8
-    assert len(to_jpeg(pixels, quality=50)) < len(to_jpeg(pixels))
+    assert len(compress(pixels, ImageFormat(name, quality=50))) < len(data)
+
+
+def test_compress_jpeg_keeps_colours_at_full_resolution():
+    stripes = np.zeros((16, 16, 3), np.uint8)
+    stripes[:, ::2, 0] = stripes[:, 1::2, 2] = 255
+    back = np.asarray(Image.open(io.BytesIO(compress(stripes, ImageFormat("jpeg")))))
+    assert np.abs(back.astype(int) - stripes).max() < 60

@@ -8,12 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import commit as commit_module
 from pipeline import layout, storage, todo, totals
 from pipeline.commit import Attempt, commit_rows
 from pipeline.errors import IncompleteError, StorageError
 from pipeline.footer import read_footer, unpack_histogram
 from pipeline.plan import Growth, Plan
+from pipeline.products import CodesProduct
 from pipeline.run import is_complete, start_run
 from pipeline.verify import verify
 from tests.runs import (
@@ -273,14 +273,14 @@ def test_late_writer_of_an_older_generation_leaves_the_new_one_alone(tmp_path):
 def test_retry_of_what_another_retry_has_just_revised_takes_nothing_back(tmp_path, monkeypatch):
     writer = start(tmp_path)
     commit(writer, 0, rejected=(2, 5))
-    real = commit_module._flat_codes
+    real = CodesProduct.finish
 
     def slow(*arguments):  # between reading what is there and publishing, another one comes
-        monkeypatch.setattr(commit_module, "_flat_codes", real)
+        monkeypatch.setattr(CodesProduct, "finish", real)
         commit(retry(writer, "r2"), 0, numbers=(2, 5))
         return real(*arguments)
 
-    monkeypatch.setattr(commit_module, "_flat_codes", slow)
+    monkeypatch.setattr(CodesProduct, "finish", slow)
     commit(retry(writer, "r1"), 0, numbers=(2, 5), rejected=(5,))
     check_committed(writer, [TOTAL])
 

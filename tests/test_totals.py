@@ -40,7 +40,7 @@ def write_parquet(path, metadata, column=b"x"):
 def test_read_totals_equal_a_count_by_duckdb(tmp_path):
     found = totals_of(finished(tmp_path))
     assert found.shards == 3
-    assert found.encoded == query(tmp_path, "data", "count(*)")[0][0] == 10
+    assert found.good == query(tmp_path, "data", "count(*)")[0][0] == 10
     assert found.rejected == query(tmp_path, "rejected", "count(*)")[0][0] == 3
     assert found.seen == 13
     assert found.reasons == {"corrupt": 3}

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from pipeline.errors import ConfigError
 from pipeline.schema import HEAD, VIEW, File, Sample, Selection, Shard
-from pipeline.sources import folder, parquet, webdataset
+from pipeline.sources import codes, folder, parquet, webdataset
 from pipeline.sources.extensions import (
     FORMATS,
     check_format,
@@ -110,6 +110,8 @@ def read_shard(shard: Shard, selection: Selection, kept: pa.Schema) -> Iterator[
         return webdataset.read_shard(shard, selection, kept)
     if shard.format == "parquet":
         return parquet.read_shard(shard, selection, kept)
+    if shard.format in codes.DTYPE:
+        return codes.read_shard(shard, selection, kept)
     return folder.read_shard(shard)
 
 

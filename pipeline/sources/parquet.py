@@ -30,10 +30,10 @@ MAX_IMAGE_BYTES = 2**30
 MAX_VALUE_BYTES = 16 * 2**20
 """Larger keys and kept values are rejected (16 MiB)."""
 
-_BATCH_ROWS = 1  # a small page may hold large rows: a dictionary's value again and again, prefixes
+BATCH_ROWS = 1  # a small page may hold large rows: a dictionary's value again and again, prefixes
 _MAX_COLUMNS_TEXT = 2_000
 _BUFFER_BYTES = 2**20  # a column: without it Arrow reads whole column chunks into memory
-_ARROW_ERRORS = (pa.ArrowException, *PARSER_ERRORS)
+ARROW_ERRORS = (pa.ArrowException, *PARSER_ERRORS)
 _ROW_GROUP = "-rg"
 
 
@@ -54,9 +54,9 @@ def kept_schema(shards: tuple[Shard, ...], selection: Selection) -> pa.Schema:
     """
     for shard in shards:
         try:
-            with storage.open_file(shard.files[0]) as file, _open(file) as parquet:
+            with storage.open_file(shard.files[0]) as file, open_parquet(file) as parquet:
                 schema = parquet.schema_arrow
-        except _ARROW_ERRORS:
+        except ARROW_ERRORS:
             continue  # `read_shard` makes it a rejection
         columns = _Columns.of(shard.files[0].uri, schema, selection)
         return pa.schema([pa.field(name, schema.field(name).type) for name in columns.kept])
@@ -75,12 +75,12 @@ def read_shard(shard: Shard, selection: Selection, kept: pa.Schema) -> Iterator[
         try:
             for sample in _read_rows(shard, file, selection, kept):
                 check_count(row, shard.files[0].uri)
-                yield _unique(sample, seen)
+                yield unique(sample, seen)
                 row, size = row + 1, size + len(sample.image or b"")
                 check_growth(size, most)
         except MemoryError:
             raise  # also an ArrowException: this machine's trouble, not the file's
-        except _ARROW_ERRORS as error:
+        except ARROW_ERRORS as error:
             yield damaged(row, None, f"{shard.files[0].uri}, from row {row} of the shard on", error)
 
 
@@ -98,12 +98,12 @@ class _Columns:
         """Returns the selected columns, or raises a `ConfigError` that lists what there is."""
         image = selection.image or _only_image(uri, schema)
         for name in (image, *([selection.key] if selection.key else []), *selection.keep):
-            _check_column(uri, schema, name)
+            check_column(uri, schema, name)
         image_type = schema.field(image).type
         if not _holds_image(image_type):
             raise ConfigError(
                 f"{uri}: column {image!r} is {image_type}, and an image is binary or "
-                f"struct<bytes: binary>; {_columns(schema)}"
+                f"struct<bytes: binary>; {columns_of(schema)}"
             )
         return cls(image, pa.types.is_struct(image_type), selection.key, selection.keep)
 
@@ -119,7 +119,7 @@ def _split(shard: Shard, max_bytes: int) -> list[Shard]:
     try:
         with storage.open_file(file) as opened:
             footer = read_footer(opened)
-    except _ARROW_ERRORS:
+    except ARROW_ERRORS:
         return [shard]  # `read_shard` makes it a rejection
     starts = _split_points(
         [_stored_bytes(footer, i) for i in range(footer.num_row_groups)], max_bytes
@@ -148,7 +148,8 @@ def _stored_bytes(footer: pq.FileMetaData, row_group: int) -> int:
     return sum(group.column(i).total_compressed_size for i in range(group.num_columns))
 
 
-def _open(file: BinaryIO) -> pq.ParquetFile:
+def open_parquet(file: BinaryIO) -> pq.ParquetFile:
+    """Returns a reader that checks what can be checked and makes nothing of extension types."""
     return pq.ParquetFile(
         file,
         metadata=read_footer(file),
@@ -162,14 +163,14 @@ def _open(file: BinaryIO) -> pq.ParquetFile:
 def _read_rows(
     shard: Shard, file: BinaryIO, selection: Selection, kept: pa.Schema
 ) -> Iterator[Sample]:
-    with _open(file) as parquet:
+    with open_parquet(file) as parquet:
         columns = _Columns.of(shard.files[0].uri, parquet.schema_arrow, selection)
         first, last = shard.row_groups or (0, parquet.num_row_groups)
         counts = [parquet.metadata.row_group(i).num_rows for i in range(last)]
         name = shard.name if shard.row_groups is None else shard.name.rpartition(_ROW_GROUP)[0]
         row_in_file, expected = sum(counts[:first]), sum(counts[first:])
         batches = parquet.iter_batches(
-            _BATCH_ROWS, range(first, last), columns.names, use_threads=False
+            BATCH_ROWS, range(first, last), columns.names, use_threads=False
         )
         row = 0
         for batch in batches:
@@ -204,8 +205,8 @@ def _sample(
     key = default_key
     try:
         if key_value is not None and key_value.is_valid:
-            _check_size(key_value)
-            key = _text(key_value)
+            check_size(key_value)
+            key = text_of(key_value)
         named = {
             field.name: plain_value(value, field.type)
             for field, value in zip(kept, kept_values, strict=True)
@@ -213,7 +214,7 @@ def _sample(
     except (pa.ArrowException, ValueError) as error:
         message = brief(f"the key or a kept column cannot be read: {error}")
         return Sample(row, key, rejection=Rejection(Reason.BAD_METADATA, message))
-    size = _size(image)
+    size = size_of(image)
     if size > MAX_IMAGE_BYTES:
         message = f"{size} bytes are more than the {MAX_IMAGE_BYTES} that are read"
         return Sample(row, key, None, Rejection(Reason.CORRUPT, message), named)
@@ -223,7 +224,8 @@ def _sample(
     return Sample(row, key, data, None, named)
 
 
-def _unique(sample: Sample, seen: Keys) -> Sample:
+def unique(sample: Sample, seen: Keys) -> Sample:
+    """Returns the sample, or its rejection if its key has been seen."""
     assert sample.key is not None, "rows without a key have got a default"
     if seen.add(sample.key):
         return sample
@@ -232,7 +234,7 @@ def _unique(sample: Sample, seen: Keys) -> Sample:
     return Sample(sample.row, sample.key, None, rejection, sample.kept)
 
 
-def _size(value: pa.Scalar) -> int:
+def size_of(value: pa.Scalar) -> int:
     """Returns the bytes of a value that has text or bytes or several values in it, else 0."""
     if pa.types.is_dictionary(value.type):
         value = value.value
@@ -243,13 +245,14 @@ def _size(value: pa.Scalar) -> int:
     return int(pa.array([value]).nbytes) if pa.types.is_nested(value.type) else 0
 
 
-def _check_size(value: pa.Scalar) -> None:
-    size = _size(value)
+def check_size(value: pa.Scalar) -> None:
+    """Raises ValueError for a value above `MAX_VALUE_BYTES`."""
+    size = size_of(value)
     if size > MAX_VALUE_BYTES:
         raise ValueError(f"{size} bytes are more than the {MAX_VALUE_BYTES} that are kept")
 
 
-def _text(value: pa.Scalar) -> str:
+def text_of(value: pa.Scalar) -> str:
     """Returns a key as text; Parquet does not promise that a string column is UTF-8."""
     if pa.types.is_dictionary(value.type):
         value = value.value
@@ -260,7 +263,7 @@ def _text(value: pa.Scalar) -> str:
 
 def plain_value(value: pa.Scalar, kind: pa.DataType) -> object:
     """Returns a Python value that Arrow turns back into the same one."""
-    _check_size(value)
+    check_size(value)
     if value.type != kind:
         value = value.cast(kind)
     if getattr(kind, "unit", None) == "ns":  # datetime ends at microseconds
@@ -274,7 +277,7 @@ def _only_image(uri: str, schema: pa.Schema) -> str:
     if len(names) == 1:
         return str(names[0])
     state = "several columns hold binary data" if names else "no column holds binary data"
-    raise ConfigError(f"{uri}: {state}; name the image column; {_columns(schema)}")
+    raise ConfigError(f"{uri}: {state}; name the image column; {columns_of(schema)}")
 
 
 def _holds_image(kind: pa.DataType) -> bool:
@@ -290,11 +293,16 @@ def _is_binary(kind: pa.DataType) -> bool:
     )
 
 
-def _check_column(uri: str, schema: pa.Schema, name: str) -> None:
+def check_column(uri: str, schema: pa.Schema, name: str) -> None:
+    """Checks that a column is there, once, and of a plain type.
+
+    Raises:
+        ConfigError: If not; names the columns that are there.
+    """
     uses = schema.names.count(name)
     if uses != 1:
         state = "has no column" if uses == 0 else f"has {uses} columns"
-        raise ConfigError(f"{uri} {state} {name!r}; {_columns(schema)}")
+        raise ConfigError(f"{uri} {state} {name!r}; {columns_of(schema)}")
     extension = extension_name(schema.field(name))
     if extension is not None:
         raise ConfigError(
@@ -303,6 +311,7 @@ def _check_column(uri: str, schema: pa.Schema, name: str) -> None:
         )
 
 
-def _columns(schema: pa.Schema) -> str:
+def columns_of(schema: pa.Schema) -> str:
+    """Returns columns and their types for a person."""
     columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
     return f"columns: {columns[:_MAX_COLUMNS_TEXT]}"

@@ -36,9 +36,14 @@ from pipeline.commit import Writer
 from pipeline.images import Preprocess, open_image
 from pipeline.layout import Staged
 from pipeline.plan import Growth, Plan
+from pipeline.products import CodesProduct
+from pipeline.readers import SampleReader
 from pipeline.run import Run, start_run
 from pipeline.schema import Selection
 from pipeline.sources import list_shards, read_shard
+from pipeline.stages import open_rows
+from pipeline.steps import Encoding
+from pipeline.tasks import open_sandboxed
 from pipeline.weights import Weights
 
 STEADY = 0.3, 0.95
@@ -117,15 +122,17 @@ def measure_ours(folder, sink):
     asked = Run({"stage": "bench"}, facts, frozen.sha256())
     run, _ = start_run(str(sink), asked, frozen, Growth())
     codes = schema.codes_field(CODEBOOK, (GRID, GRID))
-    work = engine.EncodeWork(
-        writer=Writer(str(sink), run, frozen, pa.schema([]), codes),
-        selection=Selection(),
-        preprocess=Preprocess(RESOLUTION),
-        codec=CodecConfig(),
+    kept = pa.schema([])
+    product = CodesProduct(kept, codes, (GRID, GRID), CODEBOOK)
+    work = engine.Work(
+        writer=Writer(str(sink), run, frozen, kept, product),
+        reader=SampleReader(Selection(), kept),
+        before=engine.Stage(open_rows, (Preprocess(RESOLUTION), open_sandboxed)),
+        step=Encoding(codes, CodecConfig(), RESOLUTION),
         weights=Weights.load(str(CHECKPOINT)),
         todo={index: Staged() for index in range(len(frozen))},
     )
-    ticks = engine.encode(work, engine.Resources(), codec=StubCodec)
+    ticks = engine.run(work, engine.Resources(), codec=StubCodec)
     curve = [(time.perf_counter(), tick.counts.encoded) for tick in ticks]
     ended = time.perf_counter()
     total = sum(shard.num_rows for shard in _footers(sink))

@@ -1,0 +1,264 @@
+"""Decode Parquet shards of codes back into images."""
+
+import sys
+import time
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from jobs.console import Fields
+from jobs.identity import check_kept, types_of, versions
+from jobs.model import ModelOptions, load_for_codes
+from jobs.stage import (
+    Prepared,
+    RunOptions,
+    check_places,
+    check_uris,
+    describe_store,
+    run_stage,
+)
+from pipeline import doctor, layout, storage, todo
+from pipeline.codec import CodecConfig, DType
+from pipeline.commit import Writer
+from pipeline.decoding import Form, compress_rows
+from pipeline.doctor import AskedRange
+from pipeline.engine import Stage, Work
+from pipeline.errors import ConfigError
+from pipeline.images import ImageFormat
+from pipeline.plan import Plan
+from pipeline.products import ImagesProduct
+from pipeline.readers import SampleReader
+from pipeline.run import Run, find_run, is_complete, start_run
+from pipeline.schema import Selection, Shard
+from pipeline.sources.codes import Kind, kept_schema, list_shards
+from pipeline.steps import Decoding
+from pipeline.weights import Weights
+
+RESERVED = {"key", "row", "image", "file", "bytes", "width", "height"}
+"""Columns that the output has of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decode(RunOptions, ModelOptions):
+    """Decode Parquet shards of codes back into images.
+
+    The source is a sink of vqpipe encode, which knows its model, or any Parquet files with a column
+    of codes, given --model and --grid. Run the same command again to resume. Options marked [speed]
+    may change between runs on one sink; all others belong to the sink's identity.
+
+    Example: vqpipe decode --source codes/ --sink images/
+    """
+
+    source: str
+    """Where the codes are: a sink of vqpipe encode, or a folder, file or pattern of .parquet."""
+    sink: str
+    """Where the images go: a folder or s3://bucket/prefix. One run, one sink."""
+    model: str = ""
+    """The model, as for vqpipe encode; default: that of the source's run. Another one must have the
+    same codebook, such as one whose decoder was trained on."""
+    format: Literal["jpeg", "png", "webp"] = "jpeg"
+    """Of the images; png has no losses."""
+    quality: int = 95
+    """1 to 100, of jpeg and webp."""
+    layout: Literal["webdataset", "parquet", "folder"] = "webdataset"
+    """A tar a shard, a Parquet file a shard, or a file an image. data/ lists the images of each
+    shard in every layout."""
+    codes: str = "codes"
+    """Column of the codes: lists of whole numbers, row-major."""
+    latents: str | None = None
+    """Column of latents, to decode these instead of codes: lists of numbers as (channels, height,
+    width), before the look-up in the codebook."""
+    grid: tuple[int, int] | None = None
+    """Rows and columns of codes in an image; a sink of vqpipe encode knows them."""
+    key: str | None = None
+    """Column with each image's name; default: key in a sink of vqpipe encode, elsewhere file name
+    and row number."""
+    keep: tuple[str, ...] | None = None
+    """Columns to copy beside the images; default: what the source's run kept. In a tar, text
+    becomes a member of that name, everything else goes to .json."""
+    pixel_range: AskedRange = "auto"
+    """What the model was trained on: signed is [-1, 1], unit is [0, 1]; auto takes that of the
+    source's run, or finds out with photos."""
+    dtype: DType = "float32"
+    """Arithmetic of the network."""
+    eager: bool = False
+    """Have GPUs run the network's kernels one by one instead of fused ones (torch.compile)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_uris(self, "source", "sink", "model_config")
+        if self.model:
+            check_uris(self, "model")
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f"--quality is {self.quality}; it must be in 1 to 100")
+        if self.grid is not None and min(self.grid) < 1:
+            raise ValueError(f"--grid is {self.grid}; both must be at least 1")
+        clashing = [name for name in self.keep or () if name in RESERVED]
+        if clashing:
+            raise ValueError(f"--keep names {clashing[0]!r}, which the output has of its own")
+
+    @property
+    def kind(self) -> Kind:
+        """What is decoded."""
+        return "codes" if self.latents is None else "latents"
+
+    @property
+    def how(self) -> ImageFormat:
+        """How images are stored."""
+        return ImageFormat(self.format, self.quality)
+
+
+def run(job: Decode) -> None:
+    """Decodes what is left of the source and prints a summary.
+
+    Raises:
+        VqpipeError: If the run could not be completed; the exit code is the error's.
+    """
+    run_stage("decode", job, lambda: _prepare(job))
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What is decoded, as far as it is known of it."""
+
+    uri: str
+    run: Run | None
+    """That made it, if it is a sink of `vqpipe encode`."""
+    shards: tuple[Shard, ...]
+
+    @classmethod
+    def of(cls, job: Decode) -> "_Source":
+        """Returns the source that a command names."""
+        uri = storage.normalise_uri(job.source)
+        found = None if uri.endswith(".parquet") else find_run(uri)
+        if found and found.identity["stage"] != "encode":
+            raise ConfigError(
+                f"{uri} is a sink of vqpipe {found.identity['stage']}, which holds no codes"
+            )
+        shards = list_shards(uri, job.kind, is_sink=found is not None)
+        return cls(uri, found, tuple(shards))
+
+    def selection(self, job: Decode) -> Selection:
+        """Returns which columns to read."""
+        kept = tuple(self.run.facts["kept"]) if self.run else ()
+        if job.keep is None and RESERVED & set(kept):
+            raise ConfigError(
+                f"the source's run kept {', '.join(sorted(RESERVED & set(kept)))}, names that the "
+                "output has of its own: say with --keep what to keep"
+            )
+        key = job.key or ("key" if self.run else None)
+        return Selection(job.latents or job.codes, key, kept if job.keep is None else job.keep)
+
+    def form(self, job: Decode, weights: Weights) -> Form:
+        """Returns what the codes or latents of an image look like."""
+        grid = job.grid or (self.run and tuple(self.run.facts["grid"]))
+        if not grid:
+            raise ConfigError(
+                f"{self.uri} is no sink of vqpipe encode, so that nothing says how many rows and "
+                "columns of codes an image has: add --grid ROWS COLUMNS"
+            )
+        config = weights.config
+        channels = 0 if job.latents is None else config.embed_dim
+        return Form((grid[0], grid[1]), config.num_vq_embeddings, channels)
+
+
+def _prepare(job: Decode) -> Prepared:
+    """Returns what is to be done, with plan and identity frozen in the sink."""
+    sink = storage.normalise_uri(job.sink)
+    source = _Source.of(job)
+    check_places(source.uri, sink)
+    weights = load_for_codes(job, source.run, source.uri)
+    form, selection = source.form(job, weights), source.selection(job)
+    kept = kept_schema(source.shards[0], selection)
+    how, findings = _settle_codec(job, source.run, weights)
+    step = Decoding(form, how, weights.config.downsample_factor)
+    listed = Plan.of(source.shards)
+    facts = _facts_of(job, weights, step, kept) | {"doctor": findings}
+    identity = _identity_of(job, source, selection, weights, step)
+    run, frozen = start_run(sink, Run(identity, facts, listed.sha256()), listed, job.growth)
+    check_kept(run, kept)
+    left = todo.unfinished(sink, run, frozen)
+    product = ImagesProduct(kept, job.how, job.layout, step.size)
+    if left:
+        storage.delete(layout.success_uri(sink))
+    work = Work(
+        writer=Writer(sink, run, frozen, kept, product),
+        reader=SampleReader(selection, kept),
+        step=step,
+        after=Stage(compress_rows, (job.how, step.size)),
+        weights=weights,
+        todo=left,
+    )
+    return Prepared(work, _introduce(job, source, work, step))
+
+
+def _settle_codec(
+    job: Decode, run: Run | None, weights: Weights
+) -> tuple[CodecConfig, dict[str, Any] | None]:
+    """Returns how codes become pixels, and what the doctor found out about it."""
+    findings = None
+    if run:
+        known = run.identity["pixel_range"]
+        settled = known if job.pixel_range == "auto" else job.pixel_range
+    else:
+        settled, findings = doctor.check_start(weights, "float32", job.pixel_range)
+    return CodecConfig(dtype=job.dtype, pixel_range=settled, eager=job.eager), findings
+
+
+def _identity_of(
+    job: Decode, source: _Source, selection: Selection, weights: Weights, step: Decoding
+) -> dict[str, Any]:
+    """Returns every choice that changes results."""
+    return {
+        "stage": "decode",
+        "source": source.uri,
+        "codes": source.run and source.run.fingerprint,
+        "kind": job.kind,
+        "column": selection.image,
+        "key": selection.key,
+        "keep": list(selection.keep),
+        "grid": list(step.form.grid),
+        "format": job.format,
+        "quality": None if job.format == "png" else job.quality,
+        "layout": job.layout,
+        **asdict(step.how),
+        "model_sha256": weights.sha256(),
+    }
+
+
+def _facts_of(job: Decode, weights: Weights, step: Decoding, kept: pa.Schema) -> dict[str, Any]:
+    """Returns what a reader of the images may want to know."""
+    return {
+        "size": list(step.size),
+        "model": weights.where,
+        "model_commit": weights.commit,
+        "model_options": job.record(weights) if job.model else None,
+        "kept": types_of(kept),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": versions(),
+    }
+
+
+def _introduce(job: Decode, source: _Source, work: Work, step: Decoding) -> Fields:
+    """Returns what was found and what is about to happen."""
+    height, width = step.size
+    size = sum(shard.size for shard in source.shards)
+    fields: Fields = [
+        ("source", f"{job.kind}, {size / 1e6:,.1f} MB in {len(source.shards):,} shard(s)"),
+        ("model", f"{work.weights.where}, {step.form.codebook_size:,} codes"),
+        ("pixels", f"{width} x {height} px, {step.how.pixel_range} range, {step.how.dtype}"),
+        ("images", f"{job.format}, layout {job.layout}"),
+        ("sink", work.writer.sink),
+        ("left to do", f"{len(work.todo):,} of {len(work.writer.plan):,} shard(s)"),
+    ]
+    if source.run and not is_complete(source.uri):
+        more = "what it lacks is decoded by the same command with --extend, once it is there"
+        fields.append(("take care", f"the source is not complete yet: {more}"))
+    return [*fields, *describe_store(work.writer)]
+
+
+if __name__ == "__main__":
+    from jobs.cli import end_with, main
+
+    end_with(main(["decode", *sys.argv[1:]]))

@@ -1,0 +1,229 @@
+"""What all stages have in common: options, the run on Ray with its display, the summary."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+from rich.console import Console
+
+from jobs import summary
+from jobs.console import Fields, print_fields
+from pipeline import cluster, engine, storage
+from pipeline.commit import Writer
+from pipeline.device import Device
+from pipeline.engine import Resources, Work
+from pipeline.errors import ConfigError, IncompleteError
+from pipeline.plan import Growth
+from pipeline.progress import Display, Progress
+from pipeline.run import check_creates_once
+from pipeline.tasks import Counts
+
+_ENOUGH_TO_JUDGE = 1000
+"""Images seen before a fraction of rejections can end a run early."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a stage runs; nothing here changes a result."""
+
+    device: Device = "auto"
+    """[speed] Where the codec works; auto takes GPUs if the cluster has any."""
+    batch_size: int | None = None
+    """[speed] Images in one forward of a GPU, by default 64; a CPU takes one at a time."""
+    actors: int | None = None
+    """[speed] Most codecs at work; default one for every GPU of the cluster, or one on a CPU."""
+    max_rejected: float = 0.1
+    """[speed] Most rejected images before the run ends with exit code 2: a fraction below 1, a
+    count from 1."""
+    extend: bool = False
+    """Take in shards that the source has gained since the run began."""
+    replace_changed: bool = False
+    """Do shards again whose files have changed since they were planned; their objects in the sink
+    are replaced one by one."""
+    address: str | None = None
+    """[speed] Ray cluster to join, such as auto or head:6379; default: RAY_ADDRESS, else this
+    machine alone."""
+    stall_timeout_s: float = 900.0
+    """[speed] Seconds without any progress before the run gives up with exit code 5."""
+
+    def __post_init__(self) -> None:
+        check_least(self, "batch_size", "actors")
+        if not self.max_rejected >= 0:
+            raise ValueError(f"--max-rejected is {self.max_rejected}; it must be 0 or more")
+        if not self.stall_timeout_s > 0:
+            raise ValueError(f"--stall-timeout-s is {self.stall_timeout_s}; it must be above 0")
+
+    @property
+    def growth(self) -> Growth:
+        """What the plan may take in."""
+        return Growth(self.extend, self.replace_changed)
+
+
+def check_least(job: object, *names: str, least: int = 1) -> None:
+    """Checks that options, where they are given, are not below a number.
+
+    Raises:
+        ValueError: If one is; names option, value and bound.
+    """
+    for name in names:
+        value = getattr(job, name)
+        if value is not None and value < least:
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} is {value}; it must be at least {least}")
+
+
+def check_uris(job: object, *names: str) -> None:
+    """Refuses what can be no URI, passwords included: `submit` sends the command on.
+
+    Raises:
+        ConfigError: If one is empty, of another scheme, or has credentials in it.
+    """
+    for name in names:
+        uri = getattr(job, name)
+        if uri is not None and not uri.strip():
+            raise ConfigError(f"--{name.replace('_', '-')} is empty: give a folder or a URL")
+        storage.normalise_uri(uri or "")
+
+
+def check_places(source: str, sink: str) -> None:
+    """Refuses a sink inside its source.
+
+    Raises:
+        ConfigError: If it is.
+    """
+    if sink == source or f"{sink}/".startswith(f"{source}/"):
+        raise ConfigError(
+            f"the sink {sink} is inside the source {source}, so that the next run would read its "
+            "output; put it beside the source"
+        )
+
+
+def describe_store(writer: Writer) -> Fields:
+    """Returns what to take care of with a sink's store, if anything."""
+    if check_creates_once(writer.sink, writer.run):
+        return []
+    return [("take care", "this store ignores create-if-absent: run one command at a time")]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a command is about to do."""
+
+    work: Work
+    introduction: Fields
+    """What is said of it before it begins."""
+    can_judge_early: bool = True
+    """Whether the rejections so far say something of the run before it ends."""
+
+
+def run_stage(name: str, options: RunOptions, prepare: Callable[[], Prepared]) -> None:
+    """Does what is left of a stage and prints a summary.
+
+    Raises:
+        VqpipeError: If the run could not be completed; the exit code is the error's.
+    """
+    with _stoppable():
+        console = Console(stderr=True, highlight=False)
+        prepared = prepare()
+        print_fields(console, name, prepared.introduction)
+        _run(name, options, prepared, console)
+
+
+def _run(name: str, options: RunOptions, prepared: Prepared, console: Console) -> None:
+    work = prepared.work
+    progress = Progress(
+        shards_total=len(work.writer.plan),
+        shards_before=len(work.writer.plan) - len(work.todo),
+        bytes_total=sum(work.writer.plan.size(index) for index in work.todo),
+    )
+    error: IncompleteError | None = None
+    if work.todo:
+        try:
+            _work(name, options, prepared, progress, console)
+            _check_revised(work, progress)
+        except IncompleteError as stopped:  # the summary says how far it came
+            error = stopped
+    summary.finish(work.writer, progress, options.max_rejected, error)
+
+
+def _check_revised(work: Work, progress: Progress) -> None:
+    """Checks that every shard whose rejected samples were tried again is through.
+
+    All of them had their objects before, so that the totals do not show it.
+    """
+    attempt = work.writer.attempt
+    left = len(attempt.shards - progress.committed) if attempt else 0
+    if left:
+        raise IncompleteError(
+            f"of {left:,} shard(s), the samples that were tried again are not through, since "
+            "another command on this sink came to its end meanwhile: run the same command again"
+        )
+
+
+def _work(
+    name: str, options: RunOptions, prepared: Prepared, progress: Progress, console: Console
+) -> None:
+    """Runs the graph to its end and keeps the display and the error budget."""
+    resources = Resources(
+        address=options.address or os.environ.get("RAY_ADDRESS"),
+        device=options.device,
+        actors=options.actors,
+        batch_size=options.batch_size,
+        stall_timeout_s=options.stall_timeout_s,
+    )
+    with cluster.connect(resources.address) as log_folder, _stoppable():  # Ray sets handlers too
+        console.print(f"  Ray's logs are in {log_folder}", style="dim", markup=False)
+        with Display(console, name) as display:
+            display.show(progress)
+            for tick in engine.run(prepared.work, resources):
+                if tick.counts.devices != progress.devices:
+                    said = _describe_devices(tick.counts)
+                    console.print(said, style="dim", markup=False)
+                _count(progress, tick)
+                display.show(progress)
+                if prepared.can_judge_early and _can_judge(options, progress):
+                    summary.check_budget(options.max_rejected, progress.reasons, progress.durable)
+
+
+def _can_judge(options: RunOptions, progress: Progress) -> bool:
+    """Tells whether the rejections so far say something of the run."""
+    return progress.durable >= _ENOUGH_TO_JUDGE or options.max_rejected >= 1
+
+
+def _describe_devices(counts: Counts) -> str:
+    warm_up = f", warmed up in {counts.warm_up_s:.1f} s" if counts.warm_up_s >= 1 else ""
+    return f"  the codec is on {', '.join(counts.devices)}{warm_up}"
+
+
+def _count(progress: Progress, tick: engine.Tick) -> None:
+    if tick.counts.devices and progress.start_up_s is None:
+        progress.start_up_s = progress.seconds
+    progress.devices = tick.counts.devices
+    progress.encoded = tick.counts.encoded
+    progress.read, progress.read_bytes = tick.counts.read, tick.counts.read_bytes
+    for receipt in tick.receipts.to_pylist() if tick.receipts else ():
+        progress.durable += receipt["good"] + receipt["rejected"]
+        progress.reasons.update(receipt["reasons"])
+        if receipt["committed"] is not None:
+            progress.commit(receipt["shard"])
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Turns SIGTERM, with which spot machines are reclaimed, and Ctrl-C into a clean stop."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise IncompleteError(
+            f"stopped by {signal.Signals(number).name}; everything committed is safe: run the same "
+            "command again to finish"
+        )
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

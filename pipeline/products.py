@@ -1,0 +1,201 @@
+"""What the rows of a stage become in its sink: columns of `data/`, footers, what lies beside.
+
+The commit (`pipeline.commit`) is the same for every stage: which rows there are, whose they are,
+whether all are there. What is in them is a product's matter.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline import schema
+from pipeline.errors import AccountingError
+from pipeline.filenames import safe_name
+from pipeline.footer import HISTOGRAM, pack_histogram
+from pipeline.images import ImageFormat
+from pipeline.tars import write_tar
+
+Facts = dict[str, object]
+
+
+class Product(Protocol):
+    """What a stage makes; sent to every writer."""
+
+    @property
+    def rows(self) -> pa.Schema:
+        """Columns of the rows between the last stage and the commit, and of `staging/`."""
+
+    @property
+    def data(self) -> pa.Schema:
+        """Columns of `data/`, kept ones last."""
+
+    @property
+    def codebook_size(self) -> int:
+        """Bins of the histogram in every footer; 0 where there is none."""
+
+    def finish(self, good: pa.Table, shard: str, before: Mapping[str, Any]) -> "Finished":
+        """Returns what is to be published of a shard.
+
+        Args:
+            good: The shard's rows that were not rejected, in order (`rows`).
+            shard: Its name.
+            before: What the footer said of the object that is revised, if one is.
+
+        Raises:
+            AccountingError: If the rows are not what they must be.
+        """
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A shard's object in `data/`, ready to be written, and what goes before it."""
+
+    columns: pa.Table
+    """All columns of `data/`, kept ones by their names between stages."""
+    facts: Facts
+    """What the footer says, beside the counts of every shard."""
+    footer: dict[str, str]
+    """Keys and values of the footer of their own."""
+    beside: Mapping[str, bytes] = field(default_factory=dict)
+    """Objects that lie beside it, by their path in the sink."""
+    folder: str | None = None
+    """Folder in the sink that holds just those of them; None if they are in no folder of the shard.
+    """
+
+
+@dataclass(frozen=True)
+class CodesProduct:
+    """The encode stage's: a row of codes a view, and their histogram."""
+
+    kept: pa.Schema
+    codes: pa.Field
+    grid: tuple[int, int]
+    codebook_size: int
+
+    @property
+    def rows(self) -> pa.Schema:
+        """Columns of encoded rows."""
+        return schema.encoded_schema(self.kept, self.codes)
+
+    @property
+    def data(self) -> pa.Schema:
+        """Columns of `data/`."""
+        return schema.data_schema(self.kept, self.codes)
+
+    def finish(
+        self,
+        good: pa.Table,
+        shard: str,  # noqa: ARG002 (codes lie in data/ alone)
+        before: Mapping[str, Any],
+    ) -> Finished:
+        """Returns the codes with their histogram, after checking their number and range."""
+        codes = self._flat(good)
+        histogram = np.bincount(codes, minlength=self.codebook_size)
+        audited = len(good) - good["flips"].null_count  # rows that were there before have none
+        facts: Facts = {
+            "grid": list(self.grid),
+            "codebook_size": self.codebook_size,
+            "audited": before.get("audited", 0) + audited,
+            "flips": before.get("flips", 0) + (pc.sum(good["flips"]).as_py() or 0),
+        }
+        return Finished(good, facts, {HISTOGRAM: pack_histogram(histogram)})
+
+    def _flat(self, good: pa.Table) -> npt.NDArray[np.unsignedinteger]:
+        """Returns all codes of a shard as one array, after checking their number and range."""
+        column = good[self.codes.name].combine_chunks()
+        codes: npt.NDArray[np.unsignedinteger] = column.flatten().to_numpy(zero_copy_only=False)
+        expected = len(good) * self.codes.type.list_size
+        if column.null_count or len(codes) != expected:
+            raise AccountingError(f"{expected - len(codes)} of {expected} codes are missing")
+        if len(codes) and codes.max() >= self.codebook_size:
+            raise AccountingError(f"code {codes.max()} is not below {self.codebook_size}")
+        return codes
+
+
+Layout = Literal["webdataset", "parquet", "folder"]
+
+
+@dataclass(frozen=True)
+class ImagesProduct:
+    """The decode stage's: images in one of three layouts, and in `data/` one row for each.
+
+    webdataset  images/<shard>.tar: each image, then what was kept of it; data/ has the members
+    folder      images/<shard>/...: a file an image; data/ has their paths
+    parquet     data/ has the images themselves
+    """
+
+    kept: pa.Schema
+    how: ImageFormat
+    layout: Layout
+    size: tuple[int, int]
+    """Height and width of every image, in pixels."""
+    codebook_size: int = 0
+
+    @property
+    def rows(self) -> pa.Schema:
+        """Columns of compressed images."""
+        return schema.read_schema(self.kept)
+
+    @property
+    def data(self) -> pa.Schema:
+        """Columns of `data/`."""
+        return schema.images_schema(self.kept, has_files=self.layout != "parquet")
+
+    def finish(
+        self,
+        good: pa.Table,
+        shard: str,
+        before: Mapping[str, Any],  # noqa: ARG002 (rejections of this stage are not tried again)
+    ) -> Finished:
+        """Returns the images with the files that they are in, if any."""
+        if good["image"].null_count:
+            raise AccountingError(f"{good['image'].null_count} images of {shard} are missing")
+        facts: Facts = {"images": {"format": self.how.name, "layout": self.layout}}
+        if self.layout == "parquet":
+            return Finished(_sized(good, self.size), facts, {})
+        files = [f"{name}.{self.how.extension}" for name in self._names(good)]
+        table = _sized(good, self.size).append_column("file", pa.array(files, pa.string()))
+        table = table.append_column("bytes", pa.array(map(len, _images(good)), pa.int64()))
+        if self.layout == "folder":
+            # Folders must not lie in each other, as those of shards `a` and `a/b` would.
+            folder = f"images/{shard.replace('%', '%25').replace('/', '%2F')}"
+            named = zip(files, _images(good), strict=True)
+            return Finished(table, facts, {}, {f"{folder}/{f}": i for f, i in named}, folder)
+        tar = write_tar(self._members(good, files))
+        said: Facts = {"tar": {"bytes": len(tar), "sha256": hashlib.sha256(tar).hexdigest()}}
+        return Finished(table, facts | said, {}, {f"images/{shard}.tar": tar})
+
+    def _names(self, good: pa.Table) -> list[str]:
+        dots = self.layout != "webdataset"
+        return [safe_name(key, dots=dots) for key in good["key"].to_pylist()]
+
+    def _members(self, good: pa.Table, files: list[str]) -> Iterator[tuple[str, bytes]]:
+        """Yields name and content of each member: an image, then its text, then all else of it."""
+        kept = [field.name for field in self.kept]
+        columns = good.select([schema.KEPT + name for name in kept]).rename_columns(kept)
+        rows = columns.to_pylist() if kept else [{}] * len(good)
+        for file, image, row in zip(files, _images(good), rows, strict=True):
+            yield file, image
+            stem = file.removesuffix(f".{self.how.extension}")
+            texts = {name: value for name, value in row.items() if isinstance(value, str)}
+            for name, text in texts.items():
+                yield f"{stem}.{safe_name(name).replace('/', '%2F')}", text.encode()
+            rest = {name: value for name, value in row.items() if name not in texts}
+            if rest:
+                yield f"{stem}.json", json.dumps(rest, default=str).encode()
+
+
+def _images(good: pa.Table) -> Iterator[bytes]:
+    return (value.as_buffer().to_pybytes() for value in good["image"])
+
+
+def _sized(good: pa.Table, size: tuple[int, int]) -> pa.Table:
+    height, width = (pa.array([side] * len(good), pa.int32()) for side in size)
+    return good.append_column("width", width).append_column("height", height)

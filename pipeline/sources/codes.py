@@ -1,0 +1,191 @@
+"""Parquet files with a column of codes, or of latents, made by vqpipe or by other tools.
+
+A value is a list of whole numbers (codes, row-major) or of numbers (latents, as (C, h, w)), of any
+width and fixed or variable length; lists of lists are flattened. What comes out of a row takes the
+place of the compressed image in a `Sample`: int64 or float32, little-endian.
+"""
+
+from collections.abc import Iterator
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipeline import layout, storage
+from pipeline.errors import ConfigError
+from pipeline.schema import Reason, Rejection, Sample, Selection, Shard
+from pipeline.sources.damage import brief, damaged
+from pipeline.sources.growth import check_growth, most_bytes
+from pipeline.sources.keys import Keys, check_count
+from pipeline.sources.names import check_names, shard_names
+from pipeline.sources.parquet import (
+    ARROW_ERRORS,
+    BATCH_ROWS,
+    MAX_VALUE_BYTES,
+    check_column,
+    check_size,
+    open_parquet,
+    plain_value,
+    size_of,
+    text_of,
+    unique,
+)
+from pipeline.sources.patterns import find_files
+
+Kind = Literal["codes", "latents"]
+DTYPE: dict[str, np.dtype[Any]] = {"codes": np.dtype("<i8"), "latents": np.dtype("<f4")}
+"""What a sample's bytes are."""
+
+_ENDING = ".parquet"
+
+
+def list_shards(source: str, kind: Kind, *, is_sink: bool) -> list[Shard]:
+    """Returns one shard a file, by name.
+
+    Args:
+        source: A folder, a file or a pattern; or a sink of `vqpipe encode`.
+        kind: What the column holds.
+        is_sink: Whether it is such a sink.
+
+    Raises:
+        ConfigError: If nothing is found.
+    """
+    if is_sink:
+        root = storage.join_uri(source, "data")
+        files = list(layout.list_committed(source).values())
+    else:
+        root, found = find_files(source)
+        files = [file for file in found if file.uri.endswith(_ENDING)]
+    if not files:
+        state = "has no finished shard yet" if is_sink else f"holds no {_ENDING} file"
+        raise ConfigError(f"{source} {state}: give a sink of vqpipe encode, or Parquet files")
+    names = shard_names(root, files)
+    shards = [Shard(name, kind, (file,)) for name, file in zip(names, files, strict=True)]
+    check_names(shards)
+    return sorted(shards, key=lambda shard: shard.name)
+
+
+def read_schema(shard: Shard) -> pa.Schema:
+    """Returns the columns of a shard's file.
+
+    Raises:
+        ConfigError: If it cannot be read.
+    """
+    try:
+        with storage.open_file(shard.files[0]) as file, open_parquet(file) as parquet:
+            return parquet.schema_arrow
+    except ARROW_ERRORS as error:
+        raise ConfigError(
+            f"{shard.files[0].uri} is no Parquet file that can be read: {brief(str(error))}"
+        ) from error
+
+
+def kept_schema(shard: Shard, selection: Selection) -> pa.Schema:
+    """Returns the kept columns with their types in one file, the columns wanted being checked.
+
+    Raises:
+        ConfigError: If a selected column is missing or unusable.
+    """
+    schema = read_schema(shard)
+    _check_columns(shard, schema, selection)
+    return pa.schema([pa.field(name, schema.field(name).type) for name in selection.keep])
+
+
+def read_shard(shard: Shard, selection: Selection, kept: pa.Schema) -> Iterator[Sample]:
+    """Yields the rows of a file; `selection.image` names the column of codes or latents.
+
+    Raises:
+        ConfigError: If this file lacks a selected column; files of a source must look alike.
+    """
+    row, size, most = 0, 0, most_bytes(shard.size)
+    seen = Keys()
+    with storage.open_file(shard.files[0]) as file:
+        try:
+            for sample in _read_rows(shard, file, selection, kept):
+                check_count(row, shard.files[0].uri)
+                yield unique(sample, seen)
+                row, size = row + 1, size + len(sample.image or b"")
+                check_growth(size, most)
+        except MemoryError:
+            raise  # also an ArrowException: this machine's trouble, not the file's
+        except ARROW_ERRORS as error:
+            yield damaged(row, None, f"{shard.files[0].uri}, from row {row} of the shard on", error)
+
+
+def _check_columns(shard: Shard, schema: pa.Schema, selection: Selection) -> None:
+    uri, name = shard.files[0].uri, _column(selection)
+    for each in (name, *([selection.key] if selection.key else []), *selection.keep):
+        check_column(uri, schema, each)
+    found = schema.field(name).type
+    value = found
+    while pa.types.is_nested(value) and hasattr(value, "value_type"):
+        value = value.value_type
+    is_number = pa.types.is_integer(value) or (
+        shard.format == "latents" and pa.types.is_floating(value)
+    )
+    if value is found or not is_number:
+        wanted = "whole numbers" if shard.format == "codes" else "numbers"
+        raise ConfigError(f"{uri}: column {name!r} is {found}; it must be a list of {wanted}")
+
+
+def _column(selection: Selection) -> str:
+    assert selection.image is not None, "the column of codes has a name"
+    return selection.image
+
+
+def _read_rows(
+    shard: Shard, file: BinaryIO, selection: Selection, kept: pa.Schema
+) -> Iterator[Sample]:
+    with open_parquet(file) as parquet:
+        _check_columns(shard, parquet.schema_arrow, selection)
+        names = [_column(selection), *([selection.key] if selection.key else []), *selection.keep]
+        expected, row = parquet.metadata.num_rows, 0
+        columns = list(dict.fromkeys(names))
+        for batch in parquet.iter_batches(BATCH_ROWS, columns=columns, use_threads=False):
+            for place in range(len(batch)):
+                yield _sample(shard, row, batch.slice(place, 1), selection, kept)
+                row += 1
+        if row != expected:
+            raise ValueError(f"the footer claims {expected} rows, and its pages hold {row}")
+
+
+def _sample(
+    shard: Shard, row: int, values: pa.RecordBatch, selection: Selection, kept: pa.Schema
+) -> Sample:
+    key = f"{shard.name}/{row:08d}"
+    try:
+        found = values.column(selection.key)[0] if selection.key else None
+        if found is not None and found.is_valid:
+            check_size(found)
+            key = text_of(found)
+        named = {each.name: plain_value(values.column(each.name)[0], each.type) for each in kept}
+    except (pa.ArrowException, ValueError) as error:
+        message = brief(f"the key or a kept column cannot be read: {error}")
+        return Sample(row, key, rejection=Rejection(Reason.BAD_METADATA, message))
+    value = values.column(_column(selection))[0]
+    if not value.is_valid:
+        message = f"the {shard.format} are null"
+        return Sample(row, key, None, Rejection(Reason.NO_CODES, message), named)
+    try:
+        return Sample(row, key, _numbers(value, DTYPE[shard.format]), None, named)
+    except (pa.ArrowException, ValueError) as error:
+        return Sample(row, key, None, Rejection(Reason.BAD_CODES, brief(str(error))), named)
+
+
+def _numbers(value: pa.Scalar, dtype: np.dtype[Any]) -> bytes:
+    """Returns the numbers in a list, or in lists of lists, as bytes.
+
+    Raises:
+        ValueError: If there are too many, or some are null.
+    """
+    size = size_of(value)
+    if size > MAX_VALUE_BYTES:
+        raise ValueError(f"{size} bytes are more than the {MAX_VALUE_BYTES} that are read")
+    numbers = value.values
+    while pa.types.is_nested(numbers.type):
+        numbers = numbers.flatten()
+    if numbers.null_count:
+        raise ValueError(f"{numbers.null_count} of {len(numbers)} numbers are null")
+    found: npt.NDArray[Any] = numbers.to_numpy(zero_copy_only=False)
+    return found.astype(dtype).tobytes()

@@ -1,0 +1,127 @@
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.errors import ConfigError
+from pipeline.schema import Reason, Selection, Shard
+from pipeline.sources import codes, read_shard
+
+CODES = [[1, 2, 3, 4], [5, 6, 7, 8], [0, 0, 0, 65535]]
+NO_KEPT = pa.schema([])
+
+
+def write(folder, columns, name="a", row_group_size=None):
+    folder.mkdir(exist_ok=True)
+    pq.write_table(pa.table(columns), folder / f"{name}.parquet", row_group_size=row_group_size)
+
+
+PLAIN = Selection(image="codes")
+
+
+def read(folder, selection=PLAIN, kind="codes", kept=NO_KEPT):
+    shards = codes.list_shards(str(folder), kind, is_sink=False)
+    return [sample for shard in shards for sample in read_shard(shard, selection, kept)]
+
+
+def numbers(sample, dtype="<i8"):
+    return np.frombuffer(sample.image, dtype).tolist()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.list_(pa.uint16(), 4),
+        pa.list_(pa.uint32()),
+        pa.large_list(pa.int64()),
+        pa.list_(pa.int32()),
+        pa.list_(pa.uint64(), 4),
+    ],
+)
+def test_read_codes_of_any_width_and_kind_of_list(tmp_path, kind):
+    write(tmp_path, {"codes": pa.array(CODES, kind)}, row_group_size=2)
+    samples = read(tmp_path)
+    assert [numbers(sample) for sample in samples] == CODES
+    assert [sample.row for sample in samples] == [0, 1, 2]
+    assert [sample.key for sample in samples] == [f"a/{row:08d}" for row in range(3)]
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.list_(pa.list_(pa.int16())), pa.list_(pa.list_(pa.int16(), 2), 2)]
+)
+def test_read_codes_lists_of_lists_are_row_major(tmp_path, kind):
+    write(tmp_path, {"codes": pa.array([[[1, 2], [3, 4]], [[5, 6], [7, 8]]], kind)})
+    assert [numbers(sample) for sample in read(tmp_path)] == [[1, 2, 3, 4], [5, 6, 7, 8]]
+
+
+def test_read_codes_sliced_lists_hold_their_own_numbers(tmp_path):
+    lists = pa.array([[9, 9], [1, 2], [3]], pa.list_(pa.int32())).slice(1)
+    write(tmp_path, {"codes": lists})
+    assert [numbers(sample) for sample in read(tmp_path)] == [[1, 2], [3]]
+
+
+def test_read_codes_with_keys_and_kept_columns(tmp_path):
+    columns = {"codes": pa.array(CODES), "name": ["x/1", None, "x/1"], "score": [0.5, 1.5, 2.5]}
+    write(tmp_path, columns)
+    kept = pa.schema([pa.field("score", pa.float64())])
+    first, second, third = read(tmp_path, Selection("codes", "name", ("score",)), kept=kept)
+    assert (first.key, first.kept) == ("x/1", {"score": 0.5})
+    assert second.key == "a/00000001"
+    assert third.rejection.reason == Reason.DUPLICATE_KEY
+
+
+def test_read_codes_null_rows_and_null_numbers_are_rejections(tmp_path):
+    write(tmp_path, {"codes": pa.array([None, [1, None, 3, 4], [1, 2, 3, 4]])})
+    reasons = [each.rejection and each.rejection.reason for each in read(tmp_path)]
+    assert reasons == [Reason.NO_CODES, Reason.BAD_CODES, None]
+
+
+def test_read_latents_as_float32(tmp_path):
+    for kind in (pa.float16(), pa.float32(), pa.float64()):
+        values = pa.array([np.array([0.5, -1.25], np.float64).astype(kind.to_pandas_dtype())])
+        write(tmp_path, {"z": values.cast(pa.list_(kind))})
+        (sample,) = read(tmp_path, Selection("z"), "latents")
+        assert numbers(sample, "<f4") == [0.5, -1.25]
+
+
+@pytest.mark.parametrize(
+    ("column", "kind"),
+    [
+        (pa.array([1, 2]), "codes"),
+        (pa.array([b"ab", b"cd"]), "codes"),
+        (pa.array([["a"], ["b"]]), "codes"),
+        (pa.array([[0.5], [1.5]]), "codes"),
+        (pa.array([[True], [False]]), "latents"),
+    ],
+)
+def test_kept_schema_column_that_is_no_list_of_numbers_is_config_error(tmp_path, column, kind):
+    write(tmp_path, {"codes": column})
+    (shard,) = codes.list_shards(str(tmp_path), kind, is_sink=False)
+    with pytest.raises(ConfigError, match=r"column 'codes' is .*; it must be a list of"):
+        codes.kept_schema(shard, Selection(image="codes"))
+
+
+def test_kept_schema_missing_column_names_those_that_are_there(tmp_path):
+    write(tmp_path, {"tokens": pa.array(CODES)})
+    (shard,) = codes.list_shards(str(tmp_path), "codes", is_sink=False)
+    with pytest.raises(ConfigError, match=r"no column 'codes'.*tokens"):
+        codes.kept_schema(shard, Selection(image="codes"))
+
+
+def test_list_shards_without_parquet_is_config_error(tmp_path):
+    (tmp_path / "a.tar").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"holds no \.parquet file"):
+        codes.list_shards(str(tmp_path), "codes", is_sink=False)
+
+
+@pytest.mark.fault(24)
+def test_read_codes_of_a_damaged_file_ends_in_one_rejection(tmp_path):
+    write(tmp_path, {"codes": pa.array(CODES * 50)})
+    path = tmp_path / "a.parquet"
+    data = bytearray(path.read_bytes())
+    data[40] ^= 0xFF
+    path.write_bytes(data)
+    (shard,) = codes.list_shards(str(tmp_path), "codes", is_sink=False)
+    assert isinstance(shard, Shard)
+    samples = read(tmp_path)
+    assert samples[-1].rejection.reason == Reason.SHARD_DAMAGED
