@@ -55,6 +55,25 @@ def fetch(
     return folder, snapshot.name
 
 
+def fetch_file(repository: str, name: str, revision: str | None = None) -> tuple[Path, str]:
+    """Returns the local copy of one file of a repository, and the commit it is of.
+
+    Args:
+        repository: `org/name`.
+        name: Path of the file in it.
+        revision: Branch, tag or commit; None for the main branch.
+
+    Raises:
+        CheckpointError: The hub or the cache does not have it, or does not give it.
+    """
+    snapshot = _download(repository, "", revision, (name,))
+    if not (snapshot / name).is_file():
+        raise CheckpointError(
+            f"{repository} has no file {name} at commit {snapshot.name}; correct the name"
+        )
+    return snapshot / name, snapshot.name
+
+
 def _download(repository: str, prefix: str, revision: str | None, names: tuple[str, ...]) -> Path:
     """Returns the folder of a commit, named after it, with those of the files that it has."""
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - see the module
@@ -89,12 +108,12 @@ def _advise(error: Exception, repository: str, revision: str | None) -> str | No
     if isinstance(error, errors.RepositoryNotFoundError):
         return (
             f"{repository} is neither a folder here nor a model on the Hugging Face hub that you "
-            f"may read; correct --model, or, if it is private, {sign_in}"
+            f"may read; correct the name, or, if it is private, {sign_in}"
         )
     if isinstance(error, errors.RevisionNotFoundError):
         return (
             f"{repository} on the Hugging Face hub has no revision {revision!r}; give a branch, "
-            "tag or commit of it as --revision"
+            "tag or commit of it"
         )
     if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
         at = f" at revision {revision!r}" if revision else ""

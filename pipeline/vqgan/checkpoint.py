@@ -137,8 +137,29 @@ def check_state(
     Raises:
         CheckpointError: They are not; the message names `source` and the first tensors at fault.
     """
-    expected = expected_state(config)
     advice = "use the config and weights of one model"
+    check_tensors(expected_state(config), state, source, advice, stored_names)
+
+
+def check_tensors(
+    expected: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    source: str,
+    advice: str,
+    stored_names: Mapping[str, str] | None = None,
+) -> None:
+    """Check that weights are those of a network: every name and shape, and that all are finite.
+
+    Args:
+        expected: The network's own, which may be without memory.
+        state: The weights.
+        source: What to call their file in errors.
+        advice: What to do if they are not; ends the message.
+        stored_names: What the file calls each tensor, where it uses other names.
+
+    Raises:
+        CheckpointError: They are not; the message names `source` and the first tensors at fault.
+    """
     check_names(expected, state, source, advice)
     for name, tensor in state.items():
         stored, shape = (stored_names or {}).get(name, name), tuple(expected[name].shape)

@@ -1,0 +1,68 @@
+"""The weights of a network that judges images: one file, from anywhere, read strictly.
+
+where      a path, s3://bucket/file, or hf://org/name[@revision]/file on the Hugging Face hub
+content    safetensors where the name says so; else what torch.save made of a state dict
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from pipeline import hub, storage
+from pipeline.errors import CheckpointError
+from pipeline.vqgan.checkpoint import check_tensors
+from pipeline.vqgan.tensors import parse_weights
+
+Network = TypeVar("Network", bound=nn.Module)
+
+_ON_HUB = re.compile(r"hf://(?P<repository>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?/(?P<name>.+)")
+
+
+def read_state(where: str) -> dict[str, Tensor]:
+    """Returns the tensors of a file by name; no code in it is run.
+
+    Raises:
+        CheckpointError: There is no such file, or it is damaged or holds more than tensors.
+    """
+    if where.startswith("hf://"):
+        return parse_weights(_read_from_hub(where), where)
+    uri = storage.normalise_uri(where)
+    try:
+        return parse_weights(storage.read(uri), uri)
+    except FileNotFoundError:
+        raise CheckpointError(f"there is no file {uri}; correct its name") from None
+
+
+def _read_from_hub(where: str) -> bytes:
+    parts = _ON_HUB.fullmatch(where)
+    if parts is None or not hub.is_repository(parts["repository"]):
+        raise CheckpointError(f"{where} names no file of a repository: hf://org/name/file")
+    path, _ = hub.fetch_file(parts["repository"], parts["name"], parts["revision"])
+    return path.read_bytes()
+
+
+def build_network(
+    make: Callable[[], Network], state: Mapping[str, Tensor], source: str, advice: str
+) -> Network:
+    """Returns a network with these weights in float32, in eval mode and without gradients.
+
+    Args:
+        make: Makes the network; called where tensors take no memory.
+        state: All of its weights and no others, in any floating dtype. Counters of norms, which are
+            integers, are left out: torch sets them to 0.
+        source: What to call their file in errors.
+        advice: What to do about a wrong file; ends the message.
+
+    Raises:
+        CheckpointError: A tensor is missing, extra, misshaped, not floating or not finite.
+    """
+    with torch.device("meta"):
+        network = make()
+    own = network.state_dict()
+    weights = {name: tensor for name, tensor in own.items() if tensor.is_floating_point()}
+    check_tensors(weights, state, source, advice)
+    network.load_state_dict(state, strict=True, assign=True)
+    return network.float().eval().requires_grad_(requires_grad=False)
