@@ -8,8 +8,9 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from jobs import convert, doctor, encode, inspect, submit, verify
+from jobs import convert, diff, doctor, encode, inspect, submit, verify
 from jobs.convert import Convert
+from jobs.diff import Diff
 from jobs.doctor import Doctor
 from jobs.encode import Encode
 from jobs.inspect import Inspect
@@ -29,12 +30,14 @@ Job = (
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
+    | Annotated[Diff, tyro.conf.subcommand("diff")]
     | Annotated[Submit, tyro.conf.subcommand("submit")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
 )
 
 _RUN: dict[type, Callable[[Any], None]] = {
     Convert: convert.run,
+    Diff: diff.run,
     Encode: encode.run,
     Doctor: doctor.run,
     Inspect: inspect.run,
@@ -57,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def parse(arguments: list[str]) -> Convert | Doctor | Encode | Inspect | Submit | Verify:
+def parse(arguments: list[str]) -> Convert | Diff | Doctor | Encode | Inspect | Submit | Verify:
     """Returns the job that a command line asks for; help and no arguments print help and exit.
 
     Raises:

@@ -6,6 +6,7 @@ small request a shard and no pass over the codes.
 
 import json
 from collections import Counter
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -103,15 +104,21 @@ class Totals:
                 first.append({"shard": origin["shard"], **row})
 
 
-def read_totals(sink: str, run: Run, plan: Plan) -> Totals:
+def read_totals(sink: str, run: Run, plan: Plan, some: Collection[File] | None = None) -> Totals:
     """Returns the sums over a sink's data objects, after checking each one's accounting.
 
     Objects of an earlier version of a shard, which wait to be replaced, are left out.
 
+    Args:
+        sink: Where the run is.
+        run: Its identity.
+        plan: Its plan.
+        some: Objects to add up, as listed; by default all that are there now.
+
     Raises:
         StorageError: If an object belongs to another run or plan, or does not add up.
     """
-    files = list(layout.list_committed(sink).values())
+    files = list(layout.list_committed(sink).values()) if some is None else some
     places = {name: index for index, name in enumerate(plan.names)}
     totals = Totals(np.zeros(run.facts["codebook_size"], np.int64))
     with ThreadPoolExecutor(_READERS) as pool:
