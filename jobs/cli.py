@@ -9,9 +9,10 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from jobs import convert, decode, doctor, encode, inspect, submit, verify
+from jobs import convert, decode, diff, doctor, encode, inspect, submit, verify
 from jobs.convert import Convert
 from jobs.decode import Decode
+from jobs.diff import Diff
 from jobs.doctor import Doctor
 from jobs.encode import Encode
 from jobs.inspect import Inspect
@@ -32,6 +33,7 @@ Job = (
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
+    | Annotated[Diff, tyro.conf.subcommand("diff")]
     | Annotated[Submit, tyro.conf.subcommand("submit")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
 )
@@ -39,6 +41,7 @@ Job = (
 _RUN: dict[type, Callable[[Any], None]] = {
     Convert: convert.run,
     Decode: decode.run,
+    Diff: diff.run,
     Encode: encode.run,
     Doctor: doctor.run,
     Inspect: inspect.run,
@@ -76,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def parse(arguments: list[str]) -> Convert | Decode | Doctor | Encode | Inspect | Submit | Verify:
+def parse(arguments: list[str]) -> Job:
     """Returns the job that a command line asks for; help and no arguments print help and exit.
 
     Raises:

@@ -1,5 +1,6 @@
 """What the commands print: a title, then one line a field."""
 
+import textwrap
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,14 +14,31 @@ Fields = list[tuple[str, object]]
 """Names and values, in order."""
 
 _NAME_WIDTH = 16
+_INDENT = " " * (_NAME_WIDTH + 4)
+
+
+class Prose(str):
+    """A value that a terminal may break between words; all others can be copied as they are."""
+
+    __slots__ = ()
 
 
 def print_fields(console: Console, title: str, fields: Iterable[tuple[str, object]]) -> None:
     """Prints a title and one line a field; values are plain text, never markup, never cut."""
     console.print(Text(title, style="bold"), soft_wrap=True)
     for name, value in fields:
-        line = Text.assemble((f"  {name:<{_NAME_WIDTH}}  ", "dim"), str(value))
+        shown = _wrap(console, value) if isinstance(value, Prose) else str(value)
+        line = Text.assemble((f"  {name:<{_NAME_WIDTH}}  ", "dim"), shown)
         console.print(line, soft_wrap=True)
+
+
+def _wrap(console: Console, text: str) -> str:
+    """Returns text in lines that fit a terminal, below each other; elsewhere as it is."""
+    if not console.is_terminal:
+        return text
+    width = max(console.width - len(_INDENT), len(_INDENT))
+    lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+    return f"\n{_INDENT}".join(lines)
 
 
 def printable(text: str, limit: int = 160) -> str:

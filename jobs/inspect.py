@@ -1,26 +1,31 @@
-"""Say what is in a sink: which run, how far, how many samples, what was rejected."""
+"""Say what is in a sink: which run, how far, how fast, what was rejected, is it fit to train on."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import timedelta
 from typing import Any
 
 import tyro
 from rich.console import Console
 
-from jobs.console import describe_totals, print_fields, printable
-from pipeline import layout, storage, totals
+from jobs.console import Fields, Prose, print_fields, printable
+from jobs.stages import Contents, describe_evaluation, find_stage, read_command
+from pipeline import readiness, storage, survey
 from pipeline.errors import ConfigError
-from pipeline.plan import Plan, load_plan
-from pipeline.run import Run, find_run, is_complete
+from pipeline.readiness import Readiness
+from pipeline.run import Run, find_run
 from pipeline.schema import Reason
-from pipeline.totals import Totals
+from pipeline.survey import Count, Rejections, Survey
+from pipeline.totals import MADE, made
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inspect:
-    """Say what is in a sink: which run, how far, how many samples, what was rejected.
+    """Say what is in a sink: which run, how far, how fast, what was rejected, can I train on it.
 
-    Reads run.json, plan.parquet and the footers in data/; needs no model and no Ray.
+    Takes two listings and a few small objects, and the footers in data/ of a run that is not
+    complete yet. Of more than 2,000 objects it reads a share; numbers that are scaled up from it
+    begin with "about". Needs no model and no Ray.
 
     Example: vqpipe inspect codes/
     """
@@ -29,24 +34,42 @@ class Inspect:
     """Folder or s3://bucket/prefix that vqpipe encode wrote."""
     rejected: bool = False
     """Say why samples were rejected, with the first few of each reason."""
+    exact: bool = False
+    """Read every footer, a request each, however many there are."""
     json: bool = False
     """Print one JSON object instead of a table."""
 
 
+@dataclass(frozen=True)
+class _Found:
+    """What was found out about a sink."""
+
+    survey: Survey
+    count: Count
+    pace: dict[str, Any] | None
+    """See `survey.find_pace`."""
+    readiness: Readiness
+    contents: Contents
+    report: str | None
+    """URI of the report's page, if there is one."""
+    rejections: Rejections | None
+    """Only if they were asked for."""
+
+
 def run(job: Inspect) -> None:
-    """Prints what the sink holds."""
+    """Prints what the sink holds.
+
+    Raises:
+        ConfigError: If it holds no run.
+        StorageError: If the store does not answer, or an object is not one of the run's.
+    """
     sink = storage.normalise_uri(job.sink)
-    found = load_run(sink)
-    frozen = load_plan(sink)
-    read = totals.read_totals(sink, found, frozen)
-    summed, state = read.to_dict(), _state(sink, frozen, read.shards)
+    found = _find(job, sink, load_run(sink))
     if job.json:
-        facts = {"run": json.loads(found.to_json()), **state, **summed}
-        print(json.dumps(facts | ({"rejections": read.examples} if job.rejected else {})))  # noqa: T201
-    elif job.rejected:
-        _print_rejections(sink, read)
-    else:
-        _print(sink, found, state, summed)
+        print(json.dumps(_facts(found)))  # noqa: T201
+        return
+    fields = _describe_rejections(found) if found.rejections else _describe(found)
+    print_fields(Console(highlight=False), sink, fields)
 
 
 def load_run(sink: str) -> Run:
@@ -63,57 +86,197 @@ def load_run(sink: str) -> Run:
     return found
 
 
-def _print_rejections(sink: str, read: Totals) -> None:
-    console = Console(highlight=False)
-    fields: list[tuple[str, object]] = [("rejected", f"{read.rejected:,} of {read.seen:,} samples")]
-    for reason, count in read.reasons.most_common():
-        fields.append((reason, f"{count:,}: {Reason(reason).meaning}"))
-        for row in read.examples[reason]:
-            key = "(no key)" if row["key"] is None else printable(row["key"])
-            place = f"{printable(row['shard'])}, row {row['row']}"
-            fields.append(("", f"{key}  ({place})  {printable(row['message'])}"))
-    fields.append(("all of them", f"{sink}/rejected/"))
-    print_fields(console, sink, fields)
+def _find(job: Inspect, sink: str, run: Run) -> _Found:
+    seen = survey.look(sink, run)
+    counted = (
+        survey.count_from(seen, survey.add_up(seen, None)) if job.exact else survey.count(seen)
+    )
+    rejections = None
+    if job.rejected:
+        rejections = survey.count_rejections(seen, None if job.exact else survey.FEW)
+        counted = survey.refine(counted, rejections)
+    evaluation = find_evaluation(sink, run)
+    about = "about " if counted.is_estimate else ""
+    contents = Contents(sink, run, counted.totals, about, evaluation)
+    concerns = find_stage(run).check(contents)
+    return _Found(
+        survey=seen,
+        count=counted,
+        pace=survey.find_pace(seen, counted),
+        readiness=readiness.judge(seen, counted.totals, concerns),
+        contents=contents,
+        report=_find_report(sink),
+        rejections=rejections,
+    )
 
 
-def _state(sink: str, frozen: Plan, committed: int) -> dict[str, Any]:
-    staged = layout.list_staged(sink).keys() & set(frozen.names)
+def find_evaluation(sink: str, run: Run) -> dict[str, Any] | None:
+    """Returns what `evaluation.json` says; None if there is none, or it speaks of another run."""
+    found = survey.find_json(storage.join_uri(sink, "evaluation.json"))
+    return found if found and found.get("fingerprint") == run.fingerprint else None
+
+
+def _find_report(sink: str) -> str | None:
+    uri = storage.join_uri(sink, "report.html")
+    try:
+        storage.stat(uri)
+    except FileNotFoundError:
+        return None
+    return uri
+
+
+def _facts(found: _Found) -> dict[str, Any]:
+    """Returns what `--json` prints; names are never changed, only added to."""
+    seen, count, contents = found.survey, found.count, found.contents
+    rejections = found.rejections
     return {
-        "complete": is_complete(sink),
-        "shards_planned": len(frozen),
-        "generations": frozen.generations,
-        "shards_left": len(frozen) - committed,
-        "shards_begun": len(staged),
+        "sink": seen.sink,
+        "stage": seen.run.identity.get("stage"),
+        "run": json.loads(seen.run.to_json()),
+        "complete": seen.is_complete,
+        "shards_planned": len(seen.plan),
+        "generations": seen.plan.generations,
+        "shards_left": len(seen.plan) - count.totals["shards"],
+        "shards_begun": seen.begun,
+        "foreign_objects": len(seen.foreign),
+        "totals_from": count.origin,
+        "estimated": count.is_estimate,
+        "footers_read": count.footers_read,
+        **count.totals,
+        **(_rejection_facts(rejections) if rejections else {}),
+        "pace": found.pace,
+        "ready": asdict(found.readiness),
+        "reader": find_stage(seen.run).explain(contents),
+        "evaluation": contents.evaluation,
+        "report": found.report,
+        "read_with": read_command(seen.sink),
+        "output": f"{seen.sink}/data/",
     }
 
 
-def _print(sink: str, found: Run, state: dict[str, Any], summed: dict[str, Any]) -> None:
-    console = Console(highlight=False)
-    identity, facts = found.identity, found.facts
-    fields: list[tuple[str, object]] = [
-        ("run", f"{identity['stage']}, {found.fingerprint[:12]}, started {facts['created']}"),
-        ("source", f"{identity['source']} ({identity['format']})"),
-        ("model", f"{facts['model']}, sha256 {identity['model_sha256'][:12]}"),
-        ("codebook", f"{facts['codebook_size']:,} entries"),
-        (
-            "pixels",
-            f"{identity['resolution']} px, {identity['resample']}, "
-            f"{identity['pixel_range']} range, {identity['dtype']}",
-        ),
-        ("complete", "yes, _SUCCESS is there" if state["complete"] else "no"),
-        (
-            "shards",
-            f"{summed['shards']:,} of {state['shards_planned']:,} done, {state['shards_left']:,} "
-            f"left, {state['shards_begun']:,} of them begun",
-        ),
-        *_describe_growth(state["generations"]),
-        *describe_totals(summed, facts),
+def _rejection_facts(rejections: Rejections) -> dict[str, Any]:
+    return {
+        "rejections": rejections.examples,
+        "rejections_estimated": rejections.is_estimate,
+        "rejections_footers_read": rejections.footers_read,
+    }
+
+
+def _describe(found: _Found) -> Fields:
+    seen, totals, contents = found.survey, found.count.totals, found.contents
+    identity, stage = seen.run.identity, find_stage(seen.run)
+    size = f"{_size(totals['data_bytes'])}, {totals['bytes_per_image']:,.1f} bytes an image"
+    return [
+        *_describe_readiness(stage.question, found.readiness),
+        ("run", f"{identity['stage']} {seen.run.fingerprint[:12]}, {seen.run.facts['created']}"),
+        ("source", identity["source"]),
+        *_describe_shards(found),
+        ("samples", Prose(_describe_samples(found.count))),
+        *_describe_reasons(found),
+        *_describe_pace(found),
+        *stage.describe(contents),
+        *describe_evaluation(contents),
+        ("size", Prose(size)),
+        *([("report", found.report)] if found.report else []),
+        ("read it", read_command(seen.sink)),
+        ("output", f"{seen.sink}/data/"),
     ]
-    print_fields(console, sink, fields)
 
 
-def _describe_growth(generations: list[int]) -> list[tuple[str, object]]:
+def _describe_readiness(question: str, found: Readiness) -> Fields:
+    first, *others = found.why
+    answer = {"with care": "yes, with care", "no": "no"}.get(found.answer, "yes")
+    if first.check == "complete" and found.answer == "no":
+        answer = "not yet"
+    said = f"{answer}: {printable(first.message)}"
+    return [
+        (f"{question}?", Prose(said)),
+        *(("", Prose(f"also: {printable(each.message)}")) for each in others),
+    ]
+
+
+def _describe_shards(found: _Found) -> Fields:
+    seen, totals = found.survey, found.count.totals
+    planned, done = len(seen.plan), totals["shards"]
+    said = f"{done:,} of {planned:,} done ({done / max(planned, 1):.1%})"
+    if planned > done:
+        said += f", {planned - done:,} left, {seen.begun:,} of them begun"
+    return [("shards", Prose(said)), *_describe_growth(seen.plan.generations)]
+
+
+def _describe_growth(generations: list[int]) -> Fields:
     if len(generations) == 1:
         return []
     later = (f"{count:,} in generation {i}" for i, count in enumerate(generations) if i)
-    return [("grown", f"{generations[0]:,} as first planned, {', '.join(later)}")]
+    return [("grown", Prose(f"{generations[0]:,} as first planned, {', '.join(later)}"))]
+
+
+def _describe_samples(count: Count) -> str:
+    totals, about = count.totals, "about " if count.is_estimate else ""
+    samples, rejected = totals["samples"], totals["rejected"]
+    verb = next(verb for verb in MADE.values() if verb in totals)
+    said = f"{about}{samples:,}: {made(totals):,} {verb}, {rejected:,} rejected"
+    if samples:
+        said += f" ({rejected / samples:.2%})"
+    if count.is_estimate:
+        said += f"; scaled up from {count.footers_read:,} shards, --exact reads all"
+    return said
+
+
+def _describe_reasons(found: _Found) -> Fields:
+    reasons = found.count.totals["rejected_by_reason"]
+    most = sorted(reasons, key=lambda reason: (-reasons[reason], reason))
+    said = ", ".join(f"{reasons[reason]:,} {reason}" for reason in most)
+    about = "about " if found.count.is_estimate else ""
+    return [("rejected", Prose(about + said + "; --rejected says more"))] if said else []
+
+
+def _describe_pace(found: _Found) -> Fields:
+    pace = found.pace
+    if pace is None:
+        return [] if found.survey.is_complete else [("speed", "no command has ended yet")]
+    if not pace["images_per_second"]:
+        return [("speed", "the last command had nothing left to do")]
+    said = f"{pace['images_per_second']:,.1f} images/s"
+    if pace["devices"]:
+        said += f" on {', '.join(map(printable, pace['devices']))}"
+    said += f" (last command: {pace['images'] or 0:,} images in {_clock(pace['seconds'] or 0)})"
+    if pace["seconds_left"] is None:
+        return [("speed", Prose(said))]
+    left = f"about {pace['images_left']:,} images, {_clock(pace['seconds_left'])} at that rate"
+    return [("speed", Prose(said)), ("left", Prose(left))]
+
+
+def _clock(seconds: float) -> str:
+    """Returns a time as people write it: `59 s`, `0:03:20`, `2 days, 1:00:00`."""
+    return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
+
+
+def _size(count: int) -> str:
+    """Returns bytes in units of a thousand: `12.4 kB`, `45.1 GB`."""
+    size, unit = float(count), "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:,.1f} {unit}"
+
+
+def _describe_rejections(found: _Found) -> Fields:
+    rejections, totals = found.rejections, found.count.totals
+    assert rejections is not None
+    about = "about " if found.count.is_estimate or rejections.is_estimate else ""
+    counts = f"{about}{totals['rejected']:,} of {totals['samples']:,} samples"
+    fields: Fields = [("rejected", counts)]
+    reasons = totals["rejected_by_reason"]
+    for reason in sorted(reasons, key=lambda reason: -reasons[reason]):
+        fields.append((reason, f"{about}{reasons[reason]:,}: {Reason(reason).meaning}"))
+        for row in rejections.examples.get(reason, []):
+            key = "(no key)" if row["key"] is None else printable(row["key"])
+            place = f"{printable(row['shard'])}, row {row['row']}"
+            fields.append(("", f"{key}  ({place})  {printable(row['message'])}"))
+    if rejections.is_estimate:
+        read = f"{rejections.footers_read:,} of the shards that rejected any; --exact reads all"
+        fields.append(("looked at", Prose(read)))
+    fields.append(("all of them", f"{found.survey.sink}/rejected/"))
+    return fields

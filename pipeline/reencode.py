@@ -4,7 +4,6 @@ The one check that needs more than the sink. Whole shards are read, so that it a
 sink accounts for every sample that the source has, under its own key, in its own place.
 """
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +18,7 @@ from pipeline.codec import DType
 from pipeline.footer import Footer, read_footer
 from pipeline.images import Preprocess
 from pipeline.layout import Staged
-from pipeline.plan import Plan
+from pipeline.plan import Plan, pick_names
 from pipeline.run import Run
 from pipeline.schema import Selection
 from pipeline.sources import read_shard
@@ -87,12 +86,8 @@ def pick_shards(plan: Plan, done: list[int], share: float) -> list[int]:
 
     The pick is the same on any machine, and a larger share holds a smaller one.
     """
-    order = sorted(done, key=lambda index: _hash(plan.name(index)))
-    return sorted(order[: max(1, round(share * len(done)))])
-
-
-def _hash(name: str) -> bytes:
-    return hashlib.blake2b(name.encode(), digest_size=8).digest()
+    places = {plan.name(index): index for index in done}
+    return [places[name] for name in pick_names(places, max(1, round(share * len(done))))]
 
 
 def most_pixels(sink: str, run: Run, plan: Plan, picked: list[int]) -> int:

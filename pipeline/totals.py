@@ -6,6 +6,7 @@ small request a shard and no pass over the codes.
 
 import json
 from collections import Counter
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -21,6 +22,12 @@ from pipeline.schema import File
 
 MADE = {"encode": "encoded", "decode": "decoded", "evaluate": "evaluated"}
 """What each stage has done with a sample that it did not reject."""
+
+
+def made(totals: dict[str, Any]) -> int:
+    """Returns how many samples a stage did not reject, from totals as they are stored."""
+    return int(next(totals[name] for name in MADE.values() if name in totals))
+
 
 _READERS = 32
 _EXAMPLES = 5
@@ -114,17 +121,25 @@ class Totals:
                 first.append({"shard": origin["shard"], **row})
 
 
-def read_totals(sink: str, run: Run, plan: Plan) -> Totals:
+def read_totals(sink: str, run: Run, plan: Plan, some: Collection[File] | None = None) -> Totals:
     """Returns the sums over a sink's data objects, after checking each one's accounting.
 
     Objects of an earlier version of a shard, which wait to be replaced, are left out.
 
+    Args:
+        sink: Where the run is.
+        run: Its identity.
+        plan: Its plan.
+        some: Objects to add up, as listed; by default all that are there now.
+
     Raises:
         StorageError: If an object belongs to another run or plan, or does not add up.
     """
-    files = list(layout.list_committed(sink).values())
+    files = list(layout.list_committed(sink).values()) if some is None else some
     places = {name: index for index, name in enumerate(plan.names)}
-    totals = Totals(np.zeros(_bins(run), np.int64), MADE[run.identity.get("stage", "encode")])
+    totals = Totals(
+        np.zeros(_bins(run), np.int64), MADE.get(run.identity.get("stage", ""), MADE["encode"])
+    )
     with ThreadPoolExecutor(_READERS) as pool:
         for file, footer in zip(files, pool.map(read_footer, files), strict=True):
             index = places.get(footer.origin.get("shard", ""))

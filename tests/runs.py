@@ -22,10 +22,10 @@ def tar_shard(name, size=100, version="1"):
     return Shard(name, "webdataset", (File(f"s3://photos/{name}.tar", size, version),))
 
 
-def start(sink, names=("a",), *, codebook_size=16, grid=(2, 3), kept=KEPT, **identity):
-    """Returns the writer of a run that has just been started in the sink."""
+def start(sink, names=("a",), *, codebook_size=16, grid=(2, 3), kept=KEPT, more=(), **identity):
+    """Returns the writer of a run that has just been started in the sink, with `more` facts."""
     listed = Plan.of(tar_shard(name) for name in names)
-    facts = {"grid": list(grid), "codebook_size": codebook_size}
+    facts = {"grid": list(grid), "codebook_size": codebook_size, **dict(more)}
     asked = {"model": "m", "codebook_size": codebook_size, "grid": list(grid), **identity}
     run, frozen = start_run(str(sink), Run(asked, facts, listed.sha256()), listed, Growth())
     codes = schema.codes_field(codebook_size, grid)

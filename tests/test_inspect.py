@@ -1,7 +1,14 @@
 import json
+import re
+import shlex
+
+import duckdb
+import pytest
 
 from jobs import cli
+from pipeline import survey
 from pipeline.commit import commit_rows
+from tests import sinks
 from tests.runs import encoded_rows, query, start
 
 NAMES = ("a", "b")
@@ -44,3 +51,155 @@ def test_inspect_rejected_keys_cannot_control_the_terminal(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "\x1b" not in out
     assert r"evil\x1b[2J\nkey [bold]é" in out
+
+
+def inspected(sink, *options, capsys):
+    capsys.readouterr()
+    assert cli.main(["inspect", str(sink), *options, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def printed(sink, *options, capsys):
+    """Returns the lines, by what they begin with."""
+    capsys.readouterr()
+    assert cli.main(["inspect", str(sink), *options]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    return {line[2:18].strip(): line[20:] for line in lines}
+
+
+@pytest.fixture
+def complete(tmp_path):
+    writer = sinks.begin(tmp_path / "sink")
+    for index in range(3):
+        sinks.commit(writer, index, 20)
+    sinks.end(writer, sinks.LAST | {"devices": ["CPU"]})
+    return writer
+
+
+def without_flips(listed):
+    for row in listed:
+        row["flips"] = None
+
+
+def test_inspect_complete_sink_answers_every_question(tmp_path, capsys):
+    writer = sinks.begin(tmp_path / "sink", NAMES)
+    for index in range(2):
+        sinks.commit(writer, index, 20, change=without_flips)
+    sinks.end(writer)
+    found = inspected(writer.sink, capsys=capsys)
+    assert found["ready"]["answer"] == "yes"
+    assert (found["complete"], found["shards"], found["shards_left"]) == (True, 2, 0)
+    assert (found["totals_from"], found["estimated"]) == ("_SUCCESS", False)
+    assert found["pace"]["images_per_second"] == sinks.LAST["images_per_second"]
+    assert (found["reader"]["codes_dtype"], found["reader"]["grid"]) == ("uint16", [2, 3])
+    assert found["run"]["fingerprint"] == writer.run.fingerprint
+    lines = printed(writer.sink, capsys=capsys)
+    assert lines["train on it?"].startswith("yes")
+    assert list(lines)[-1] == "output"
+    assert lines["output"] == f"{writer.sink}/data/"
+
+
+def test_inspect_exact_reads_every_footer_and_finds_the_same(complete, capsys):
+    quick = inspected(complete.sink, capsys=capsys)
+    exact = inspected(complete.sink, "--exact", capsys=capsys)
+    assert (exact.pop("totals_from"), exact.pop("footers_read")) == ("footers", 3)
+    assert (quick.pop("totals_from"), quick.pop("footers_read")) == ("_SUCCESS", 0)
+    assert exact == quick
+
+
+def test_inspect_read_line_is_a_command_that_works(complete, capsys):
+    words = shlex.split(inspected(complete.sink, capsys=capsys)["read_with"])
+    assert words[:2] == ["duckdb", "-c"]
+    assert len(duckdb.sql(words[2]).fetchall()) == 5
+
+
+@pytest.mark.parametrize("name", ["it's", 'a "b" $HOME', "`x`"])
+def test_inspect_read_line_of_an_odd_place_works_too(tmp_path, name, capsys):
+    writer = sinks.begin(tmp_path / name)
+    sinks.commit(writer, 0, 6)
+    words = shlex.split(inspected(writer.sink, capsys=capsys)["read_with"])
+    assert len(duckdb.sql(words[2]).fetchall()) == 5
+
+
+def test_inspect_unfinished_sink_says_what_is_safe_and_how_long_it_takes(tmp_path, capsys):
+    writer = sinks.begin(tmp_path, [f"{index:02d}" for index in range(10)])
+    for index in range(4):
+        sinks.commit(writer, index, 20, change=without_flips)
+    sinks.end(writer, is_complete=False)
+    found = inspected(tmp_path, capsys=capsys)
+    assert (found["ready"]["answer"], found["complete"]) == ("no", False)
+    assert (found["shards"], found["shards_left"]) == (4, 6)
+    assert (found["pace"]["images_left"], found["pace"]["seconds_left"]) == (120, 30)
+    lines = printed(tmp_path, capsys=capsys)
+    assert lines["train on it?"].startswith("not yet: 4 of 10 shards")
+    assert "30.0 s" in lines["left"]
+
+
+def test_inspect_started_sink_without_any_object_says_so(tmp_path, capsys):
+    sinks.begin(tmp_path)
+    assert inspected(tmp_path, capsys=capsys)["pace"] is None
+    assert printed(tmp_path, capsys=capsys)["train on it?"].startswith("not yet: 0 of 3")
+
+
+def test_inspect_evaluation_and_report_are_shown(complete, tmp_path, capsys):
+    said = sinks.evaluate(complete, drift=[{"shard": "a", "distance": d} for d in (0.9, 0.2, 0.1)])
+    (tmp_path / "sink" / "report.html").write_text("<html>")
+    found = inspected(complete.sink, capsys=capsys)
+    assert found["evaluation"] == said
+    assert found["report"] == f"{complete.sink}/report.html"
+    assert "drift" in {why["check"] for why in found["ready"]["why"]}
+    lines = printed(complete.sink, capsys=capsys)
+    assert "26.25 dB" in lines["reconstruction"]
+    assert "LPIPS" not in lines["reconstruction"]
+    assert lines["report"] == found["report"]
+
+
+def test_inspect_evaluation_of_another_run_is_not_shown(complete, capsys):
+    sinks.evaluate(complete, fingerprint="0" * 64)
+    assert inspected(complete.sink, capsys=capsys)["evaluation"] is None
+    assert "reconstruction" not in printed(complete.sink, capsys=capsys)
+
+
+@pytest.mark.parametrize("name", ["summary.json", "evaluation.json"])
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff{", b'{"metrics": null}'])
+def test_inspect_strange_side_files_are_no_error(complete, tmp_path, name, content, capsys):
+    (tmp_path / "sink" / name).write_bytes(content)
+    printed(complete.sink, capsys=capsys)
+
+
+def test_inspect_stage_that_it_does_not_know_is_described_without_codes(tmp_path, capsys):
+    writer = sinks.begin(tmp_path, stage="other")
+    for index in range(3):
+        sinks.commit(writer, index, 4)
+    sinks.end(writer)
+    lines = printed(tmp_path, capsys=capsys)
+    assert lines["use it?"].startswith("yes")
+    assert "codes" not in lines
+    assert inspected(tmp_path, capsys=capsys)["reader"] == {}
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_inspect_on_a_terminal_breaks_between_words_and_keeps_commands_whole(
+    complete, width, monkeypatch, capsys
+):
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    sinks.evaluate(complete, drift=[{"shard": "a", "distance": d} for d in (0.9, 0.2, 0.1)])
+    capsys.readouterr()
+    assert cli.main(["inspect", complete.sink]) == 0
+    text = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    long = [line for line in text.splitlines() if len(line) > width]
+    assert all(complete.sink in line for line in long)
+    assert f"FROM '{complete.sink}/data/**/*.parquet' LIMIT 5" in text
+
+
+def test_inspect_many_shards_under_way_reads_a_share_and_says_about(tmp_path, capsys):
+    names = [f"{index:04d}" for index in range(survey.FEW + 200)]
+    writer = sinks.begin(tmp_path, names)
+    sinks.fill(writer, survey.FEW + 100, survey.FEW)  # a footer of another shard would be refused
+    found = inspected(tmp_path, capsys=capsys)
+    assert (found["estimated"], found["footers_read"]) == (True, survey.FEW)
+    assert found["shards"] == survey.FEW + 100
+    assert found["samples"] == 8 * (survey.FEW + 100)
+    lines = printed(tmp_path, capsys=capsys)
+    assert lines["samples"].startswith("about ")

@@ -1,0 +1,157 @@
+"""Sinks as `vqpipe encode` leaves them, made without a model; small ones, and one of any size."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline import storage, totals
+from pipeline.commit import commit_rows
+from pipeline.footer import HISTOGRAM, ORIGIN, REJECTIONS, pack_histogram, pack_rejections
+from pipeline.footer import write_parquet as write_object
+from pipeline.plan import pick_names
+from pipeline.schema import REJECTED, data_schema
+from tests.runs import encoded_rows, start
+
+IDENTITY = {
+    "stage": "encode",
+    "source": "s3://photos",
+    "format": "webdataset",
+    "resolution": 32,
+    "resample": "bicubic",
+    "pixel_range": "signed",
+    "dtype": "float32",
+    "model_sha256": "5e" * 32,
+}
+FACTS = {
+    "model": "vqgan/",
+    "created": "2026-01-02T03:04:05Z",
+    "versions": {"torch": "2.13.0", "pillow": "13.0"},
+}
+LAST = {
+    "seconds": 14.0,
+    "start_up_seconds": 4.0,
+    "images_this_run": 40,
+    "images_per_second": 4.0,
+    "devices": ["NVIDIA H200"],
+}
+"""What the last command says of itself in `summary.json`."""
+
+
+def begin(sink, names=("a", "b", "c"), *, facts=(), **how):
+    """Returns the writer of a run with all that `run.json` has."""
+    return start(sink, names=names, more=FACTS | dict(facts), **IDENTITY | how)
+
+
+def commit(writer, index, rows, rejected=(), change=None):
+    """Commits one shard; `change` is given its rows as dictionaries before."""
+    table = encoded_rows(writer, index, rows, rejected=rejected)
+    if change:
+        listed = table.to_pylist()
+        change(listed)
+        table = table.from_pylist(listed, table.schema)
+    commit_rows(table, writer)
+
+
+def end(writer, last=LAST, *, is_complete=True):
+    """Writes what a command writes at its end."""
+    found = totals.read_totals(writer.sink, writer.run, writer.plan)
+    totals.write_summary(writer.sink, writer.plan, found, last)
+    if is_complete:
+        totals.mark_success(writer.sink, writer.plan, found)
+
+
+def evaluate(writer, **other):
+    """Writes what `vqpipe evaluate` would; returns it."""
+    spread = dict.fromkeys(("std", "min", "p05", "median", "p95", "max"), 0.0)
+    found = {
+        "fingerprint": writer.run.fingerprint,
+        "created": "2026-01-03T03:04:05Z",
+        "samples": 2048,
+        "shards": 64,
+        "rejected": 0,
+        "metrics": {
+            "psnr_db": {"mean": 26.25, **spread},
+            "ssim": {"mean": 0.8125, **spread},
+            "l1": {"mean": 0.0312, **spread},
+        },
+        "rfid": None,
+        "codes_unlike_float32": 0.0012,
+        "drift": [],
+        "rejected_by_reason": {},
+    } | other
+    storage.replace(f"{writer.sink}/evaluation.json", json.dumps(found).encode())
+    return found
+
+
+def fill(writer, done, real, rows=8, rejected=1):
+    """Puts objects into `data/` of a local sink by the fast way: without `fsync`, no row stored.
+
+    Args:
+        writer: A run with any number of shards.
+        done: How many of them are to have an object.
+        real: How many of these, in the order in which they are picked, have a footer of their own;
+            the others have one that nobody should read.
+        rows: Samples that a footer counts.
+        rejected: Of these, rejected ones, of shards with a footer of their own.
+    """
+    indices = {name: index for index, name in enumerate(writer.plan.names[:done])}
+    some = _object(writer, 0, rows, 0)
+    for name in indices:
+        _place(writer, "data", name, some)
+    for name in pick_names(indices, real):
+        data = _object(writer, indices[name], rows, rejected)
+        _place(writer, "data", name, data)
+        if rejected:
+            _place(writer, "rejected", name, data)  # only its name matters
+
+
+def _place(writer, folder, name, data):
+    path = Path(writer.sink, folder, f"{name}.parquet")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def succeed(writer, rows=8):
+    """Writes `_SUCCESS` of a run with so many samples a shard, whatever is in `data/`."""
+    histogram, count = _histogram(writer, 0, rows), len(writer.plan)
+    found = totals.Totals(histogram, count, count * rows, data_bytes=count * rows * 400)
+    document = json.dumps(totals.success(writer.plan, found))
+    storage.replace(f"{writer.sink}/_SUCCESS", document.encode())
+
+
+def _histogram(writer, index, rows):
+    codes = np.random.default_rng(index).integers(
+        writer.product.codebook_size, size=rows * writer.product.codes.type.list_size
+    )
+    return np.bincount(codes, minlength=writer.product.codebook_size)
+
+
+def _object(writer, index, rows, rejected):
+    """Returns an object whose footer is true of nothing but itself."""
+    bad = [
+        {"key": f"{index}/{row}", "row": row, "reason": "corrupt", "message": "bad"}
+        for row in range(rejected)
+    ]
+    origin = {
+        "fingerprint": writer.run.fingerprint,
+        "shard": writer.plan.name(index),
+        "source": writer.plan.source(index),
+        "grid": writer.run.facts["grid"],
+        "codebook_size": writer.product.codebook_size,
+        "seen": rows,
+        "good": rows - rejected,
+        "rejected": rejected,
+        "reasons": {"corrupt": rejected} if rejected else {},
+        "audited": 0,
+        "flips": 0,
+        "rejections": "",
+    }
+    footer = {
+        ORIGIN: json.dumps(origin),
+        HISTOGRAM: pack_histogram(_histogram(writer, index, rows - rejected)),
+        REJECTIONS: pack_rejections(pa.Table.from_pylist(bad, schema=REJECTED)),
+    }
+    empty = data_schema(writer.kept, writer.product.codes).empty_table()
+    return write_object(empty, footer)

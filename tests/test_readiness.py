@@ -1,0 +1,93 @@
+import pytest
+
+from pipeline import readiness, survey
+from pipeline.readiness import check_codes, judge
+from pipeline.run import load_run
+from tests import sinks
+
+FACTS = {"grid": [16, 16], "codebook_size": 1024}
+SOUND = {
+    "shards": 3,
+    "samples": 1000,
+    "encoded": 990,
+    "rejected": 10,
+    "flip_rate": None,
+    "codebook_usage": 0.9,
+    "codebook_perplexity": 700.0,
+}
+
+
+def seen(sink, done=3, *, is_complete=True):
+    writer = sinks.begin(sink)
+    for index in range(done):
+        sinks.commit(writer, index, 4)
+    sinks.end(writer, is_complete=is_complete)
+    return survey.look(writer.sink, writer.run)
+
+
+def drift(*distances):
+    return {"drift": [{"shard": f"s{i}", "distance": d} for i, d in enumerate(distances)]}
+
+
+def test_judge_complete_sound_sink_is_yes(tmp_path):
+    found = judge(seen(tmp_path), SOUND, check_codes(FACTS, SOUND, None))
+    assert (found.answer, [why.check for why in found.why]) == ("yes", ["complete"])
+
+
+@pytest.mark.parametrize("done", [0, 2, 3])
+def test_judge_without_success_is_no_and_says_how_many_are_safe(tmp_path, done):
+    found = judge(seen(tmp_path, done, is_complete=False), SOUND | {"shards": done}, [])
+    assert (found.answer, found.why[0].check) == ("no", "complete")
+    assert f"{done}" in found.why[0].message
+
+
+def test_judge_object_that_went_after_success_is_no(tmp_path):
+    sink = seen(tmp_path).sink
+    (tmp_path / "data" / "b.parquet").unlink()
+    found = judge(survey.look(sink, load_run(sink)), SOUND, [])
+    assert (found.answer, found.why[0].check) == ("no", "missing")
+
+
+def test_judge_object_of_no_shard_wants_care(tmp_path):
+    sink = seen(tmp_path).sink
+    (tmp_path / "data" / "mine.parquet").write_bytes(b"")
+    found = judge(survey.look(sink, load_run(sink)), SOUND, [])
+    assert (found.answer, found.why[0].check) == ("with care", "foreign")
+
+
+def test_judge_sink_without_any_image_is_no(tmp_path):
+    found = judge(seen(tmp_path), SOUND | {"encoded": 0, "samples": 0, "rejected": 0}, [])
+    assert (found.answer, found.why[0].check) == ("no", "empty")
+
+
+@pytest.mark.parametrize(("rejected", "answer"), [(50, "yes"), (51, "with care")])
+def test_judge_rejections_above_their_share_want_care(tmp_path, rejected, answer):
+    assert judge(seen(tmp_path), SOUND | {"rejected": rejected}, []).answer == answer
+
+
+@pytest.mark.parametrize(
+    ("totals", "evaluation", "checks"),
+    [
+        ({"flip_rate": 0.05}, None, []),
+        ({"flip_rate": 0.051}, None, ["unlike"]),
+        ({}, {"codes_unlike_float32": 0.2}, ["unlike"]),
+        ({"flip_rate": 0.01}, {"codes_unlike_float32": 0.2}, []),  # measured on more images
+        ({"codebook_usage": 0.009}, None, ["usage"]),
+        ({"codebook_usage": 0.009, "encoded": 39}, None, []),  # 9,984 codes for 1,024 entries
+        ({"codebook_perplexity": 1.5}, None, ["usage"]),
+        ({}, drift(0.9, 0.3, 0.2), ["drift"]),
+        ({}, drift(0.4, 0.39, 0.38), []),  # by chance, and all alike
+        ({}, drift(0.15, 0.02, 0.01), []),
+        ({}, drift(0.9), []),  # nothing to hold it against
+        ({}, {"drift": None}, []),
+    ],
+)
+def test_check_codes_names_what_stands_out(totals, evaluation, checks):
+    found = check_codes(FACTS, SOUND | totals, evaluation)
+    assert [why.check for why in found] == checks
+
+
+def test_check_codes_drift_names_the_shard():
+    [why] = check_codes(FACTS, SOUND, drift(0.9, 0.3, 0.2))
+    assert "shard s0" in why.message
+    assert readiness.MOST_DRIFT * 0.3 < 0.9
