@@ -9,12 +9,13 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from jobs import convert, decode, diff, doctor, encode, inspect, submit, verify
+from jobs import convert, decode, diff, doctor, encode, evaluate, inspect, submit, verify
 from jobs.convert import Convert
 from jobs.decode import Decode
 from jobs.diff import Diff
 from jobs.doctor import Doctor
 from jobs.encode import Encode
+from jobs.evaluate import Evaluate
 from jobs.inspect import Inspect
 from jobs.submit import Submit
 from jobs.verify import Verify
@@ -30,6 +31,7 @@ Exit codes: 0 complete (_SUCCESS is written); 2 incomplete or too many rejection
 Job = (
     Annotated[Encode, tyro.conf.subcommand("encode")]
     | Annotated[Decode, tyro.conf.subcommand("decode")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
@@ -43,6 +45,7 @@ _RUN: dict[type, Callable[[Any], None]] = {
     Decode: decode.run,
     Diff: diff.run,
     Encode: encode.run,
+    Evaluate: evaluate.run,
     Doctor: doctor.run,
     Inspect: inspect.run,
     Submit: submit.run,

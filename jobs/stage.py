@@ -119,8 +119,8 @@ class Prepared:
     """Whether the rejections so far say something of the run before it ends."""
 
 
-def run_stage(name: str, options: RunOptions, prepare: Callable[[], Prepared]) -> None:
-    """Does what is left of a stage and prints a summary.
+def run_stage(name: str, options: RunOptions, prepare: Callable[[], Prepared]) -> Work:
+    """Does what is left of a stage, prints a summary, and returns what the work was.
 
     Raises:
         VqpipeError: If the run could not be completed; the exit code is the error's.
@@ -130,6 +130,7 @@ def run_stage(name: str, options: RunOptions, prepare: Callable[[], Prepared]) -
         prepared = prepare()
         print_fields(console, name, prepared.introduction)
         _run(name, options, prepared, console)
+        return prepared.work
 
 
 def _run(name: str, options: RunOptions, prepared: Prepared, console: Console) -> None:

@@ -22,7 +22,7 @@ class Submit:
     --sink s3://bucket/codes --model s3://bucket/vqgan
     """
 
-    command: tyro.conf.Positional[Literal["encode", "decode"]]
+    command: tyro.conf.Positional[Literal["encode", "decode", "evaluate"]]
     """What to run there."""
     address: str
     """Address of the cluster's dashboard, such as http://head:8265."""

@@ -113,6 +113,18 @@ def _read_footer(file: File) -> Footer:
         raise StorageError(f"{file.uri} is no object that vqpipe wrote; remove it") from error
 
 
+def read_data(uri: str) -> tuple[pa.Table, Footer]:
+    """Returns rows and footer of a data object, its checksums verified.
+
+    Raises:
+        StorageError: If the store does not give it.
+        OSError, ValueError, KeyError, TypeError, zlib.error: If it is damaged or none of ours.
+    """
+    data = storage.read(uri)
+    file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
+    return file.read(), parse_footer(file.metadata.metadata or {})
+
+
 def parse_footer(metadata: dict[bytes, bytes]) -> Footer:
     """Returns what the key-value metadata of an object says; KeyError if it is none of ours."""
     histogram, rejections = metadata.get(HISTOGRAM.encode()), metadata.get(REJECTIONS.encode())

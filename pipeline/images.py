@@ -143,10 +143,18 @@ class ImageFormat:
         return "jpg" if self.name == "jpeg" else self.name
 
 
-def compress(pixels: Pixels, how: ImageFormat) -> bytes:
-    """Returns (H, W, 3) uint8 RGB as a file; colours of a JPEG are kept at full resolution."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, how.name, **_OPTIONS[how.name](how.quality))
+def compress(pixels: Pixels, how: ImageFormat, most_side: int | None = None) -> bytes:
+    """Returns (H, W, 3) uint8 RGB as a file; colours of a JPEG are kept at full resolution.
+
+    Args:
+        pixels: The image.
+        how: The format.
+        most_side: Pixels of the longer side above which it is made smaller; None never.
+    """
+    buffer, image = io.BytesIO(), Image.fromarray(pixels)
+    if most_side:
+        image.thumbnail((most_side, most_side), Image.Resampling.LANCZOS)
+    image.save(buffer, how.name, **_OPTIONS[how.name](how.quality))
     return buffer.getvalue()
 
 

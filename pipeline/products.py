@@ -192,6 +192,31 @@ class ImagesProduct:
                 yield f"{stem}.json", json.dumps(rest, default=str).encode()
 
 
+@dataclass(frozen=True)
+class ScoresProduct:
+    """The evaluate stage's: a row of scores a sample, with both pictures of it."""
+
+    scores: tuple[pa.Field, ...]
+    codebook_size: int = 0
+
+    @property
+    def rows(self) -> pa.Schema:
+        """Columns of measured rows."""
+        return schema.measured_schema(list(self.scores))
+
+    @property
+    def data(self) -> pa.Schema:
+        """Columns of `data/`."""
+        return schema.scores_schema(list(self.scores))
+
+    def finish(self, good: pa.Table, shard: str, before: Mapping[str, Any]) -> Finished:  # noqa: ARG002
+        """Returns the scores as they are."""
+        missing = sum(good[name].null_count for name in ("psnr_db", "unlike", "decoded"))
+        if missing:
+            raise AccountingError(f"{missing} scores of {shard} are missing")
+        return Finished(good, {}, {})
+
+
 def _images(good: pa.Table) -> Iterator[bytes]:
     return (value.as_buffer().to_pybytes() for value in good["image"])
 

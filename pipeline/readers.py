@@ -1,16 +1,21 @@
 """What a worker reads of a shard, as tables of rows; the first operator of every stage's graph."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from pipeline import layout
 from pipeline.attempts import ATTEMPTS, keep_reading
+from pipeline.errors import SourceChangedError
+from pipeline.evaluating import pick_rows
+from pipeline.footer import read_data
 from pipeline.layout import Staged
 from pipeline.plan import Plan
 from pipeline.quarantine import read_quarantined
-from pipeline.schema import Sample, Selection, Shard
+from pipeline.schema import PLACE, Sample, Selection, Shard
 from pipeline.sources import read_shard
 from pipeline.stages import read_rows
 
@@ -51,3 +56,54 @@ class SampleReader:
         if deaths >= ATTEMPTS:
             return read_quarantined(shard, self.selection, self.kept)
         return keep_reading(lambda: read_shard(shard, self.selection, self.kept), shard.name)
+
+
+@dataclass(frozen=True)
+class PairReader:
+    """Reads some samples of each shard, and the codes that a sink has of them."""
+
+    images: SampleReader
+    codes_sink: str
+    quotas: dict[str, int]
+    """How many samples of each shard, by name."""
+
+    def read(
+        self, plan: Plan, index: int, staged: Staged, block_rows: int, deaths: int
+    ) -> Iterator[pa.Table]:
+        """Yields picked samples, numbered anew, with `place` and `codes` (`evaluating`).
+
+        Raises:
+            SourceChangedError: If the source has other samples than the sink.
+        """
+        name = plan.name(index)
+        stored, _ = read_data(layout.data_uri(self.codes_sink, name))
+        picked = stored.take(pick_rows(stored["key"].to_pylist(), self.quotas[name]))
+        samples = self._picked(plan.shard(index), picked, deaths)
+        for table in read_rows(samples, index, staged, self.images.kept, block_rows):
+            numbers = pc.if_else(pc.greater_equal(table["row"], 0), table["row"], None)
+            yield table.append_column(PLACE, picked["row"].take(numbers)).append_column(
+                picked.schema.field("codes"), picked["codes"].take(numbers)
+            )
+
+    def _picked(self, shard: Shard, picked: pa.Table, deaths: int) -> Iterator[Sample]:
+        """Yields the picked samples of a shard, which is read no further than to the last one."""
+        keys = dict(zip(picked["row"].to_pylist(), picked["key"].to_pylist(), strict=True))
+        numbers = {row: number for number, row in enumerate(keys)}
+        for sample in self.images.samples(shard, deaths):
+            if sample.row in keys:
+                _check_key(shard, sample, keys.pop(sample.row))
+                yield replace(sample, row=numbers[sample.row])
+            if not keys:
+                return
+        raise SourceChangedError(
+            f"{shard.files[0].uri} ends before row {min(keys)} of shard {shard.name}, of which the "
+            "sink has codes: give the images that they were made of with --images"
+        )
+
+
+def _check_key(shard: Shard, sample: Sample, key: str) -> None:
+    if sample.key != key:
+        raise SourceChangedError(
+            f"row {sample.row} of shard {shard.name} is {sample.key!r} in {shard.files[0].uri}, "
+            f"and {key!r} in the sink: give the images that the codes were made of with --images"
+        )

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from pipeline import layout, storage
 from pipeline.codec import DType
-from pipeline.footer import Footer, read_footer
+from pipeline.footer import Footer, read_data, read_footer
 from pipeline.images import Preprocess
 from pipeline.layout import Staged
 from pipeline.plan import Plan, pick_names
@@ -24,7 +24,7 @@ from pipeline.schema import Selection
 from pipeline.sources import read_shard
 from pipeline.stages import Encode, Opener, encode_rows, open_rows, read_rows
 from pipeline.todo import unfinished
-from pipeline.verify import Breach, read_data
+from pipeline.verify import Breach
 
 CHECKS = {
     "source_again": "the source holds just the samples that the sink accounts for",

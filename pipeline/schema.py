@@ -237,6 +237,41 @@ def images_schema(kept: pa.Schema, *, has_files: bool) -> pa.Schema:
     )
 
 
+FEATURES = 2048
+"""Length of a vector of Inception's."""
+
+
+def score_fields(*, has_lpips: bool, has_features: bool) -> list[pa.Field]:
+    """Returns the columns of scores, as they travel and as they stand in `data/`."""
+    vector = pa.list_(pa.float32(), FEATURES)
+    features = [pa.field("features_original", vector), pa.field("features_decoded", vector)]
+    return [
+        pa.field("psnr_db", pa.float64()),  # inf where nothing differs
+        pa.field("ssim", pa.float64()),
+        pa.field("l1", pa.float64()),  # 0 to 1
+        *([pa.field("lpips", pa.float64())] if has_lpips else []),
+        *(features if has_features else []),
+        pa.field("unlike", pa.int32()),  # codes that differ when encoded again in float32
+    ]
+
+
+PLACE = pa.field("place", pa.int32())
+"""Row of a sample in its shard."""
+PICTURES = (pa.field("original", pa.binary()), pa.field("decoded", pa.binary()))
+"""JPEGs of a view and of what its codes decode to, `PICTURE_SIDE` pixels at most."""
+
+
+def measured_schema(scores: list[pa.Field]) -> pa.Schema:
+    """Returns the schema of rows between the last stage and the commit."""
+    return pa.schema([*HEAD, PLACE, *scores, *PICTURES])
+
+
+def scores_schema(scores: list[pa.Field]) -> pa.Schema:
+    """Returns the schema of the evaluate stage's `data/`."""
+    names = (pa.field("key", pa.string()), pa.field("row", pa.int32()))
+    return pa.schema([*names, PLACE, *scores, *PICTURES])
+
+
 REJECTED = pa.schema(
     [
         pa.field("key", pa.string()),

@@ -5,22 +5,32 @@ then turns one table after the other into another one.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import torch
 
+from pipeline import schema
 from pipeline.attempts import Item
-from pipeline.codec import Codec, CodecConfig, OnBatch
+from pipeline.codec import Codec, CodecConfig, Codes, OnBatch
 from pipeline.decoding import Form, decode_rows
+from pipeline.evaluating import Measured, Pixels, measure_rows
+from pipeline.quality.images import compare_images
+from pipeline.quality.inception import extract_features, load_inception
+from pipeline.quality.lpips import load_lpips, measure_lpips
 from pipeline.stages import encode_rows
 
 _GREY = 128
 
 MakeCodec = Callable[[CodecConfig, int | None], Codec]
 """How pixels become codes, and the batch size, None for the run's: a codec on the device."""
+
+Compare = Callable[[Pixels, Pixels], Iterable[tuple[str, npt.NDArray[np.floating]]]]
+"""Views and decoded images (N, R, R, 3): names of scores with a number or a vector a view."""
 
 
 class Ready(NamedTuple):
@@ -116,3 +126,67 @@ class Decoding:
             return codec.warm_up_by(lambda: decode(self.form.parse(self.item.plain)[np.newaxis]))
 
         return Ready(run, warm_up)
+
+
+@dataclass(frozen=True)
+class Evaluating:
+    """Pixels and codes to scores: decoded and encoded again in float32, whatever the run has."""
+
+    how: CodecConfig
+    resolution: int
+    grid: tuple[int, int]
+    lpips: str | None = None
+    """Where LPIPS' weights are, if they are at hand."""
+    inception: str | None = None
+    """Where Inception's weights are, if they are at hand."""
+
+    @property
+    def item(self) -> Item:
+        """The pixels; a grey image is a plain one."""
+        return Item("pixels", bytes([_GREY]) * self.row_bytes)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a view."""
+        return self.resolution**2 * 3
+
+    @property
+    def scores(self) -> list[pa.Field]:
+        """Columns that are measured."""
+        return schema.score_fields(has_lpips=bool(self.lpips), has_features=bool(self.inception))
+
+    def prepare(self, make: MakeCodec) -> Ready:
+        """Makes a codec and the networks that compare images."""
+        codec = make(replace(self.how, dtype="float32", eager=True), None)
+        compare = self._comparisons(codec.device)
+
+        def run(table: pa.Table, on_batch: OnBatch) -> pa.Table:
+            def measure(views: Pixels, codes: Codes) -> Measured:
+                decoded, finite = codec.decode(codes.reshape(-1, *self.grid))
+                again, _ = codec.encode(views, on_batch)
+                unlike = (again.reshape(len(codes), -1) != codes).sum(1)
+                scores = {name: value for each in compare for name, value in each(views, decoded)}
+                return Measured(decoded, finite, scores, unlike)
+
+            return measure_rows(table, measure, self.scores)
+
+        return Ready(run, lambda: codec.warm_up(self.resolution, self.resolution))
+
+    def _comparisons(self, device: torch.device) -> list[Compare]:
+        """Returns what compares views with decoded images, the networks loaded."""
+        found: list[Compare] = [
+            lambda *pair: vars(compare_images(pair[0], pair[1], device)).items()
+        ]
+        if self.lpips:
+            lpips = load_lpips(self.lpips, device)
+            found.append(lambda *images: [("lpips", measure_lpips(lpips, *images))])
+        if self.inception:
+            inception = load_inception(self.inception, device)
+            names = ("features_original", "features_decoded")
+            found.append(
+                lambda *images: [
+                    (name, extract_features(inception, each))
+                    for name, each in zip(names, images, strict=True)
+                ]
+            )
+        return found

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from pipeline import layout, schema, storage
 from pipeline.errors import StorageError, VqpipeError
-from pipeline.footer import Footer, parse_footer, read_footer
+from pipeline.footer import Footer, read_data, read_footer
 from pipeline.plan import Plan
 from pipeline.run import Run
 from pipeline.schema import REJECTED, File
@@ -139,18 +139,6 @@ def _check_object(
 
 
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, zlib.error)  # pyarrow's errors are among them
-
-
-def read_data(uri: str) -> tuple[pa.Table, Footer]:
-    """Returns rows and footer of a data object, its checksums verified.
-
-    Raises:
-        StorageError: If the store does not give it.
-        OSError, ValueError, KeyError, TypeError, zlib.error: If it is damaged or none of ours.
-    """
-    data = storage.read(uri)
-    file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
-    return file.read(), parse_footer(file.metadata.metadata or {})
 
 
 def _wrong_schema(shard: _Shard, run: Run) -> str | None:

@@ -4,6 +4,7 @@ where      a path, s3://bucket/file, or hf://org/name[@revision]/file on the Hug
 content    safetensors where the name says so; else what torch.save made of a state dict
 """
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping
 from typing import TypeVar
@@ -66,3 +67,12 @@ def build_network(
     check_tensors(weights, state, source, advice)
     network.load_state_dict(state, strict=True, assign=True)
     return network.float().eval().requires_grad_(requires_grad=False)
+
+
+def digest_state(state: dict[str, Tensor]) -> str:
+    """Returns a SHA-256 of names, shapes, dtypes and values of tensors."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        found.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()

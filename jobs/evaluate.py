@@ -1,0 +1,294 @@
+"""Evaluate codes: decode a sample of them, compare with the images, and write a report."""
+
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+from rich.console import Console
+
+from jobs.console import Fields, Prose, print_fields
+from jobs.identity import versions
+from jobs.inspect import load_run
+from jobs.model import ModelOptions, load_recorded
+from jobs.stage import Prepared, RunOptions, check_least, check_uris, describe_store, run_stage
+from pipeline import evaluation, layout, reencode, storage, todo
+from pipeline.codec import CodecConfig
+from pipeline.commit import Writer
+from pipeline.engine import Stage, Work
+from pipeline.errors import ConfigError
+from pipeline.evaluating import PICTURE_SIDE, picture_rows, share_out
+from pipeline.evaluation import Sink
+from pipeline.footer import read_footer
+from pipeline.images import Preprocess
+from pipeline.plan import Plan, digest, load_plan, pick_names
+from pipeline.products import ScoresProduct
+from pipeline.quality.checkpoint import digest_state
+from pipeline.quality.inception import load_inception
+from pipeline.quality.lpips import load_lpips
+from pipeline.readers import PairReader, SampleReader
+from pipeline.report import render_report
+from pipeline.run import Run, is_complete, start_run
+from pipeline.schema import Selection, Shard
+from pipeline.sources import list_shards
+from pipeline.stages import open_rows
+from pipeline.steps import Evaluating
+from pipeline.tasks import open_sandboxed
+
+MOST_SHARDS = 64
+"""Shards that samples are taken from; of a tar, everything before the last of them is read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(RunOptions, ModelOptions):
+    """Evaluate codes: decode a sample of them, compare with the images, and write a report.
+
+    Writes evaluation.json and report.html into the source, and the scores of every sample, with
+    pictures, below its evaluation/. Run the same command again to resume.
+
+    Example: vqpipe evaluate --source codes/
+    """
+
+    source: str
+    """The codes: a sink of vqpipe encode."""
+    images: str | None = None
+    """Where the images are now, if not where the run had them."""
+    samples: int = 2048
+    """How many samples to look at, picked by a hash of their keys."""
+    shards: int = MOST_SHARDS
+    """How many shards they are taken from at most, picked by a hash of their names."""
+    model: str = ""
+    """Where the model is now, if not where the run had it."""
+    lpips: str | None = None
+    """Weights of LPIPS, to measure it: the state of the lpips package's LPIPS(net="alex") or "vgg",
+    saved to a file, local, s3:// or hf://org/name/file."""
+    inception: str | None = None
+    """Weights of Inception, to measure rFID: pytorch-fid's pt_inception-2015-12-05-6726825d.pth,
+    local, s3:// or hf://org/name/file."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_uris(self, "source", "images", "model_config")
+        check_least(self, "samples", "shards")
+
+
+@dataclass(frozen=True)
+class _Picked:
+    """What is looked at."""
+
+    plan: Plan
+    quotas: dict[str, int]
+    """Samples of each shard, by name."""
+
+
+def run(job: Evaluate) -> None:
+    """Measures what is left of the samples, adds up, and writes the report.
+
+    Raises:
+        VqpipeError: If the run could not be completed; the exit code is the error's.
+    """
+    source = storage.normalise_uri(job.source)
+    found = load_run(source)
+    if found.identity["stage"] != "encode":
+        stage = found.identity["stage"]
+        raise ConfigError(f"{source} is a sink of vqpipe {stage}, which holds no codes")
+    codes = Sink(source, found, load_plan(source), is_complete(source))
+    work = run_stage("evaluate", job, lambda: _prepare(job, codes))
+    scores = Sink(work.writer.sink, work.writer.run, work.writer.plan, is_complete=True)
+    _finish(codes, scores, _notes(job, codes))
+
+
+def _prepare(job: Evaluate, codes: Sink) -> Prepared:
+    """Returns what is to be done, with plan and identity frozen in the evaluation's own sink."""
+    identity = codes.run.identity
+    weights = load_recorded(job, codes.run)
+    picked = _pick(job, codes)
+    how = CodecConfig(dtype="float32", pixel_range=identity["pixel_range"], eager=True)
+    grid = (codes.run.facts["grid"][0], codes.run.facts["grid"][1])
+    networks = {name: _resolve(getattr(job, name)) for name in ("lpips", "inception")}
+    step = Evaluating(how, identity["resolution"], grid, **networks)
+    asked = Run(_identity_of(job, codes, picked, networks), _facts_of(step), picked.plan.sha256())
+    sink = storage.join_uri(codes.uri, "evaluation", asked.fingerprint[:12])
+    run, frozen = start_run(sink, asked, picked.plan, job.growth)
+    left = todo.unfinished(sink, run, frozen)
+    if left:
+        storage.delete(layout.success_uri(sink))
+    product = ScoresProduct(tuple(step.scores))
+    selection = Selection(identity["image"], identity["key"])
+    kept = pa.schema([])
+    work = Work(
+        writer=Writer(sink, run, frozen, kept, product),
+        reader=PairReader(SampleReader(selection, kept), codes.uri, picked.quotas),
+        before=Stage(open_rows, (_preprocess(codes, picked), open_sandboxed)),
+        step=step,
+        after=Stage(picture_rows, (product.rows.names,)),
+        weights=weights,
+        todo=left,
+    )
+    return Prepared(work, _introduce(codes, picked, work))
+
+
+def _resolve(where: str | None) -> str | None:
+    """Returns where weights are, wherever a worker is started."""
+    return where if where is None or where.startswith("hf://") else storage.normalise_uri(where)
+
+
+def _pick(job: Evaluate, codes: Sink) -> _Picked:
+    """Returns the shards and how many samples of each are looked at."""
+    left = todo.unfinished(codes.uri, codes.run, codes.plan)
+    done = [name for index, name in enumerate(codes.plan.names) if index not in left]
+    names = pick_names(done, job.shards)
+    files = (storage.stat(layout.data_uri(codes.uri, name)) for name in names)
+    counts = {
+        name: int(read_footer(file).origin["good"]) for name, file in zip(names, files, strict=True)
+    }
+    quotas = share_out(job.samples, counts)
+    if not quotas:
+        raise ConfigError(f"{codes.uri} has no codes yet: run vqpipe encode first")
+    shards = _find_images(job, codes, quotas)
+    return _Picked(Plan.of(shards), quotas)
+
+
+def _find_images(job: Evaluate, codes: Sink, quotas: dict[str, int]) -> list[Shard]:
+    """Returns the shards of images that codes were made of, where they are now."""
+    planned = {shard.name: shard for shard in codes.plan.shards() if shard.name in quotas}
+    if job.images is None:
+        return list(planned.values())
+    listed = list_shards(storage.normalise_uri(job.images), codes.run.identity["format"])
+    found = {shard.name: shard for shard in listed.shards if shard.name in quotas}
+    missing = sorted(planned.keys() - found.keys())
+    if missing:
+        raise ConfigError(
+            f"--images {job.images} has no shard {missing[0]}, of which {codes.uri} has codes: "
+            "give the images that the codes were made of"
+        )
+    return list(found.values())
+
+
+def _preprocess(codes: Sink, picked: _Picked) -> Preprocess:
+    """Returns how the run turned images into views."""
+    identity = codes.run.identity
+    places = {name: index for index, name in enumerate(codes.plan.names)}
+    indices = [places[name] for name in picked.quotas]
+    most = reencode.most_pixels(codes.uri, codes.run, codes.plan, indices)
+    background = tuple(identity["background"])
+    return Preprocess(identity["resolution"], identity["resample"], background, most)
+
+
+def _identity_of(
+    job: Evaluate, codes: Sink, picked: _Picked, networks: dict[str, str | None]
+) -> dict[str, Any]:
+    """Returns every choice that changes results."""
+    loaders = {"lpips": load_lpips, "inception": load_inception}
+    digests = {
+        name: where and digest_state(loaders[name](where).state_dict())
+        for name, where in networks.items()
+    }
+    return {
+        "stage": "evaluate",
+        "source": codes.uri,
+        "codes": codes.run.fingerprint,
+        "samples": job.samples,
+        "shards": job.shards,
+        "picked": digest(picked.quotas),
+        "model_sha256": codes.run.identity["model_sha256"],
+        **digests,
+    }
+
+
+def _facts_of(step: Evaluating) -> dict[str, Any]:
+    """Returns what else is to be known of the scores."""
+    return {
+        "picture_px": min(step.resolution, PICTURE_SIDE),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": versions(),
+        "networks": {name: getattr(step, name) for name in _NETWORKS},
+    }
+
+
+_NETWORKS = {
+    "lpips": "LPIPS was not measured: give its weights with --lpips.",
+    "inception": "rFID was not measured: give Inception's weights with --inception.",
+}
+"""What is said where a network's weights are not at hand."""
+
+
+def _notes(job: Evaluate, codes: Sink) -> list[str]:
+    """Returns what a reader of the numbers has to know."""
+    notes = [said for name, said in _NETWORKS.items() if getattr(job, name) is None]
+    if job.inception:
+        notes.append("rFID of few images is too high: compare it only with one of as many.")
+    if not codes.is_complete:
+        notes.append("The run was not complete when this was measured.")
+    return notes
+
+
+def _introduce(codes: Sink, picked: _Picked, work: Work) -> Fields:
+    """Returns what was found and what is about to happen."""
+    samples = sum(picked.quotas.values())
+    return [
+        ("codes", codes.uri),
+        ("model", work.weights.where),
+        ("samples", f"{samples:,} of {len(picked.quotas):,} shard(s), picked by hash"),
+        ("sink", work.writer.sink),
+        ("left to do", f"{len(work.todo):,} of {len(work.writer.plan):,} shard(s)"),
+        *describe_store(work.writer),
+    ]
+
+
+def _finish(codes: Sink, scores: Sink, notes: list[str]) -> None:
+    """Writes evaluation.json and report.html, and says what is in them."""
+    found = evaluation.gather(codes, scores, notes)
+    document = evaluation.to_document(found)
+    page = render_report(evaluation.to_report(found, scores, document))
+    numbers, report = (storage.join_uri(codes.uri, name) for name in _OUTPUT)
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    storage.replace(numbers, text.encode() + b"\n")
+    storage.replace(report, page.encode())
+    fields = [
+        *_describe(document),
+        *(("note", Prose(note)) for note in notes),
+        ("scores", f"{scores.uri}/data/"),
+        ("numbers", numbers),
+        ("report", report),
+    ]
+    print_fields(Console(highlight=False), "evaluation", fields)
+
+
+_OUTPUT = ("evaluation.json", "report.html")
+
+
+def _describe(document: dict[str, Any]) -> Fields:
+    book = document["codebook"]
+    unlike = document["codes_unlike_float32"]
+    used = (
+        f"{book['usage']:.1%} of {book['size']:,} entries, {book['dead_codes']:,} never; "
+        f"{book['entropy_bits']:.2f} bits a code, perplexity {book['perplexity']:,.1f}"
+    )
+    lines: Fields = [
+        (_NAMES[name], form.format(**said))
+        for name, said in document["metrics"].items()
+        if (form := _FORMS[name]) and said["mean"] is not None
+    ]
+    if document["rfid"] is not None:
+        lines.append(("rFID", f"{document['rfid']:.2f}"))
+    if unlike is not None:
+        lines.append(("unlike float32", f"{unlike:.2%} of the codes"))
+    return [*lines, ("codebook", Prose(used))]
+
+
+_NAMES = {"psnr_db": "PSNR", "ssim": "SSIM", "l1": "L1", "lpips": "LPIPS"}
+_FORMS = {
+    "psnr_db": "{mean:.2f} dB, nine in ten images {p05:.2f} to {p95:.2f}",
+    "ssim": "{mean:.4f}",
+    "l1": "{mean:.4f} of 1",
+    "lpips": "{mean:.4f}",
+}
+
+
+if __name__ == "__main__":
+    from jobs.cli import end_with, main
+
+    end_with(main(["evaluate", *sys.argv[1:]]))
