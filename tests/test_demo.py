@@ -39,5 +39,6 @@ def test_demo_encodes_every_sample_and_draws_the_picture(tmp_path):
         "too_many_pixels",
         "truncated",
     ]
+    assert (codes / "tars" / "report.html").stat().st_size > 100_000
     with Image.open(tmp_path / "demo" / "reconstructions.png") as picture:
         assert picture.width > 1000

@@ -1,4 +1,4 @@
-"""The demo: sample photos from three kinds of source to codes, and back to a picture.
+"""The demo: sample photos from three kinds of source to codes, and back to a report.
 
 python -m infra.demo.run
 """
@@ -33,11 +33,14 @@ def main() -> int:
     for name, source in sources.items():
         arguments = ["--source", source, "--sink", OUTPUT / "codes" / name, "--model", model]
         vqpipe("encode", *map(str, arguments), *OPTIONS[name])
-    vqpipe("inspect", str(OUTPUT / "codes" / "tars"))
+    tars = str(OUTPUT / "codes" / "tars")
+    vqpipe("evaluate", "--source", tars, "--samples", "48")
+    vqpipe("inspect", tars)
     picture = OUTPUT / "reconstructions.png"
     score = draw_pairs(sources["folder"], OUTPUT / "codes" / "folder", MODEL, picture)
     print(f"\nOriginals beside what their codes decode to: {picture} (mean PSNR {score:.1f} dB)")
     print(f"Sources and codes are in {OUTPUT}/; it took {time.monotonic() - started:.0f} s.")
+    print(f"Open {tars}/report.html in a browser: what the codes are worth, on one page.")
     return 0
 
 
