@@ -14,7 +14,7 @@ from jobs.model import ModelOptions, load_recorded
 from pipeline import reencode, storage, verify
 from pipeline.codec import Codec, CodecConfig
 from pipeline.device import Device, choose_device
-from pipeline.errors import DamagedSinkError, IncompleteError
+from pipeline.errors import ConfigError, DamagedSinkError, IncompleteError
 from pipeline.images import Preprocess
 from pipeline.plan import Plan, load_plan
 from pipeline.reencode import Again, Compared
@@ -38,7 +38,7 @@ class Verify(ModelOptions):
     """
 
     sink: tyro.conf.Positional[str]
-    """Folder or s3://bucket/prefix that vqpipe encode wrote."""
+    """Folder or s3://bucket/prefix that vqpipe encode or decode wrote."""
     deep: bool = False
     """Encode some shards again from their source, on this machine, and compare the codes."""
     share: float = 0.01
@@ -67,6 +67,11 @@ def run(job: Verify) -> None:
     """
     sink = storage.normalise_uri(job.sink)
     found = load_run(sink)
+    if job.deep and found.identity["stage"] != "encode":
+        raise ConfigError(
+            f"{sink} is a sink of vqpipe {found.identity['stage']}: --deep encodes again, and only "
+            "codes are encoded; leave it out"
+        )
     frozen, complete = load_plan(sink), is_complete(sink)
     breaches = list(verify.verify(sink, found, frozen, is_complete=complete))
     compared = Compared()
@@ -77,7 +82,7 @@ def run(job: Verify) -> None:
         facts = {"complete": complete, "breaches": [asdict(each) for each in breaches]}
         print(json.dumps(facts | ({"deep": _count(compared)} if job.deep else {})))  # noqa: T201
     else:
-        _print(sink, breaches, compared, is_complete=complete)
+        _print(sink, verify.checks_of(found), breaches, compared, is_complete=complete)
     if breaches:
         raise DamagedSinkError(
             f"{sink} is not as it must be, in {len(breaches):,} place(s). Remove the objects in "
@@ -127,9 +132,16 @@ def _count(compared: Compared) -> dict[str, int]:
     return {name: getattr(compared, name) for name in ("shards", "images", "codes", "unlike")}
 
 
-def _print(sink: str, breaches: list[Breach], compared: Compared, *, is_complete: bool) -> None:
+def _print(
+    sink: str,
+    checks: dict[str, str],
+    breaches: list[Breach],
+    compared: Compared,
+    *,
+    is_complete: bool,
+) -> None:
     fields: list[tuple[str, object]] = []
-    for check, meaning in {**verify.CHECKS, **(reencode.CHECKS if compared.shards else {})}.items():
+    for check, meaning in {**checks, **(reencode.CHECKS if compared.shards else {})}.items():
         found = [each for each in breaches if each.check == check]
         is_later = check in _ONLY_AT_THE_END and not is_complete
         fields += _describe(check, meaning, found, is_later=is_later)

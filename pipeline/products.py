@@ -122,6 +122,14 @@ class CodesProduct:
 Layout = Literal["webdataset", "parquet", "folder"]
 
 
+def folder_of(shard: str) -> str:
+    """Returns the folder in the sink of a decoded shard's files.
+
+    It is flat: folders must not lie in each other, as those of shards `a` and `a/b` would.
+    """
+    return f"images/{shard.replace('%', '%25').replace('/', '%2F')}"
+
+
 @dataclass(frozen=True)
 class ImagesProduct:
     """The decode stage's: images in one of three layouts, and in `data/` one row for each.
@@ -164,8 +172,7 @@ class ImagesProduct:
         table = _sized(good, self.size).append_column("file", pa.array(files, pa.string()))
         table = table.append_column("bytes", pa.array(map(len, _images(good)), pa.int64()))
         if self.layout == "folder":
-            # Folders must not lie in each other, as those of shards `a` and `a/b` would.
-            folder = f"images/{shard.replace('%', '%25').replace('/', '%2F')}"
+            folder = folder_of(shard)
             named = zip(files, _images(good), strict=True)
             return Finished(table, facts, {}, {f"{folder}/{f}": i for f, i in named}, folder)
         tar = write_tar(self._members(good, files))

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from pipeline import layout, schema, storage
 from pipeline.errors import StorageError, VqpipeError
 from pipeline.footer import Footer, read_data, read_footer
+from pipeline.gallery import find_fault
 from pipeline.plan import Plan
 from pipeline.run import Run
 from pipeline.schema import REJECTED, File
@@ -53,17 +54,28 @@ CHECKS = {
     "rows": "every row of a shard is there once, encoded or rejected",
     "keys": "no key is there twice in a shard",
     "codes": "codes are there, and below the codebook size",
-    "histogram": "the footer counts codes and samples as they are",
+    "images": "images are there, each as it is listed, and nothing else beside them",
+    "counts": "the footer counts samples and codes as they are",
     "rejected": "rejected/ says what data/ says",
     "totals": "_SUCCESS says what the objects add up to",
 }
 """What is checked, by name."""
+
+_ONLY_OF = {"codes": "encode", "images": "decode"}
+"""Checks of what one stage makes."""
+
+
+def checks_of(run: Run) -> dict[str, str]:
+    """Returns what is checked of a run's sink, by name."""
+    stage = run.identity.get("stage", "encode")
+    return {name: said for name, said in CHECKS.items() if _ONLY_OF.get(name, stage) == stage}
 
 
 @dataclass(frozen=True)
 class _Shard:
     """One data object, read to its end."""
 
+    sink: str
     uri: str
     name: str
     table: pa.Table
@@ -88,7 +100,7 @@ def verify(sink: str, run: Run, plan: Plan, *, is_complete: bool) -> Iterator[Br
     yield from _check_listing(sink, plan, data, rejected, is_complete=is_complete)
     planned = [(index, data[name]) for index, name in enumerate(plan.names) if name in data]
     with ThreadPoolExecutor(_READERS) as pool:
-        check = functools.partial(_check_object, run, plan, is_complete=is_complete)
+        check = functools.partial(_check_object, sink, run, plan, is_complete=is_complete)
         for breaches in pool.map(lambda pair: list(check(*pair)), planned):
             yield from breaches
     if is_complete:
@@ -118,7 +130,7 @@ def _check_listing(
 
 
 def _check_object(
-    run: Run, plan: Plan, index: int, file: File, *, is_complete: bool
+    sink: str, run: Run, plan: Plan, index: int, file: File, *, is_complete: bool
 ) -> Iterator[Breach]:
     try:
         table, footer = read_data(file.uri)
@@ -127,13 +139,13 @@ def _check_object(
         return
     if not is_complete and footer.origin.get("source") in plan.earlier(index):
         return  # it waits to be replaced
-    shard = _Shard(file.uri, plan.name(index), table, footer)
+    shard = _Shard(sink, file.uri, plan.name(index), table, footer)
     problem = _wrong_schema(shard, run)
     if problem:
         yield Breach("schema", file.uri, problem)
         return
-    for check, find in _SHARD_CHECKS.items():
-        problem = find(shard, run, plan, index)
+    for check in filter(checks_of(run).__contains__, _SHARD_CHECKS):
+        problem = _SHARD_CHECKS[check](shard, run, plan, index)
         if problem:
             yield Breach(check, file.uri, problem)
 
@@ -142,13 +154,26 @@ _DAMAGE = (OSError, ValueError, KeyError, TypeError, zlib.error)  # pyarrow's er
 
 
 def _wrong_schema(shard: _Shard, run: Run) -> str | None:
-    codes = schema.codes_field(run.facts["codebook_size"], tuple(run.facts["grid"]))
-    own = schema.data_schema(pa.schema([]), codes)
+    own = _own_schema(run, shard.table.schema)
     found = shard.table.schema
     if found.names[: len(own)] != own.names:
         return f"columns are {', '.join(found.names)}; they must begin with {', '.join(own.names)}"
     wrong = [field.name for field in own if found.field(field.name).type != field.type]
     return f"the type of {', '.join(wrong)} is wrong" if wrong else None
+
+
+def _own_schema(run: Run, found: pa.Schema) -> pa.Schema:
+    """Returns the columns that `data/` has without kept ones."""
+    none = pa.schema([])
+    stage = run.identity.get("stage")
+    if stage == "decode":
+        return schema.images_schema(none, has_files=run.identity["layout"] != "parquet")
+    if stage == "evaluate":
+        has = {name: name in found.names for name in ("lpips", "features_original")}
+        scores = schema.score_fields(has_lpips=has["lpips"], has_features=has["features_original"])
+        return schema.scores_schema(scores)
+    codes = schema.codes_field(run.facts["codebook_size"], tuple(run.facts["grid"]))
+    return schema.data_schema(none, codes)
 
 
 def _wrong_source(shard: _Shard, run: Run, plan: Plan, index: int) -> str | None:
@@ -181,6 +206,10 @@ def _wrong_codes(shard: _Shard, run: Run, *_: object) -> str | None:
     return f"code {codes.max()} is not below {size}" if len(codes) and codes.max() >= size else None
 
 
+def _wrong_images(shard: _Shard, *_: object) -> str | None:
+    return find_fault(shard.sink, shard.name, shard.table, shard.footer.origin)
+
+
 def _wrong_counts(shard: _Shard, run: Run, *_: object) -> str | None:
     said, rejections = shard.footer.origin, shard.footer.rejections
     counted = {
@@ -192,6 +221,8 @@ def _wrong_counts(shard: _Shard, run: Run, *_: object) -> str | None:
     wrong = [name for name, value in counted.items() if said.get(name) != value]
     if wrong:
         return f"the footer is wrong about {', '.join(wrong)}"
+    if "codebook_size" not in run.facts:
+        return None
     histogram = np.bincount(_flat_codes(shard), minlength=run.facts["codebook_size"])
     is_equal = np.array_equal(histogram, shard.footer.histogram)
     return None if is_equal else "the footer's histogram is not that of the codes"
@@ -207,7 +238,8 @@ _SHARD_CHECKS: dict[str, Callable[[_Shard, Run, Plan, int], str | None]] = {
     "rows": _wrong_rows,
     "keys": _wrong_keys,
     "codes": _wrong_codes,
-    "histogram": _wrong_counts,
+    "images": _wrong_images,
+    "counts": _wrong_counts,
 }
 
 

@@ -48,7 +48,7 @@ def test_verify_sound_sink_passes_every_check(sink, capsys):
     assert verify(sink, capsys) == (0, set())
     assert cli.main(["verify", str(sink)]) == 0
     printed = capsys.readouterr().out
-    assert all(name in printed for name in CHECKS)
+    assert all(name in printed for name in CHECKS if name != "images")
 
 
 def test_verify_sink_under_way_is_incomplete_not_damaged(sink, capsys):
@@ -159,7 +159,7 @@ def change_the_totals(sink):
         (lose_a_row, "rows"),
         (repeat_a_row, "rows"),
         (repeat_a_key, "keys"),
-        (change_a_code, "histogram"),
+        (change_a_code, "counts"),
         (overflow_a_code, "codes"),
         (widen_codes, "schema"),
         (take_from_another_run, "source"),

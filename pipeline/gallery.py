@@ -1,0 +1,102 @@
+"""The images of a decoded shard, wherever its layout has them, held against what `data/` lists.
+
+Nothing that an object says of itself is believed: sizes are counted, a tar is hashed and read to
+its end, and every image of a tar or a Parquet file is opened as far as its header.
+"""
+
+import hashlib
+import io
+import tarfile
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pyarrow as pa
+from PIL import Image
+
+from pipeline import storage
+from pipeline.images import FORMATS
+from pipeline.products import folder_of
+
+
+def find_fault(sink: str, shard: str, table: pa.Table, said: dict[str, Any]) -> str | None:
+    """Returns what is wrong with the images of a shard; None if nothing is.
+
+    Args:
+        sink: Where the run is.
+        shard: The shard's name.
+        table: Its object in `data/`.
+        said: What the footer of that object says.
+
+    Raises:
+        StorageError: If the store does not answer.
+    """
+    layout = said["images"]["layout"]
+    if layout == "parquet":
+        if table["image"].null_count:
+            return f"{table['image'].null_count} images are null"
+        images = zip(table["key"].to_pylist(), table["image"].to_pylist(), strict=True)
+        return _check_headers(images, table, said)
+    if layout == "folder":
+        return _check_folder(storage.join_uri(sink, folder_of(shard)), table)
+    return _check_tar(storage.join_uri(sink, "images", f"{shard}.tar"), table, said)
+
+
+def _check_folder(folder: str, table: pa.Table) -> str | None:
+    found = {file.uri[len(folder) + 1 :]: file.size for file in storage.list_files(folder)}
+    return _differ(folder, _listed(table), found)
+
+
+def _check_tar(uri: str, table: pa.Table, said: dict[str, Any]) -> str | None:
+    try:
+        data = storage.read(uri)
+    except FileNotFoundError:
+        return f"{uri} is missing"
+    if hashlib.sha256(data).hexdigest() != said["tar"]["sha256"]:
+        return f"{uri} is not the one that was written: its SHA-256 is another one"
+    members = dict(_members(data))
+    listed = _listed(table)
+    found = {name: len(image) for name, image in members.items() if name in listed}
+    images = ((name, members[name]) for name in listed if name in members)
+    return _differ(uri, listed, found) or _check_headers(images, table, said)
+
+
+def _members(data: bytes) -> Iterator[tuple[str, bytes]]:
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        for member in tar:
+            file = tar.extractfile(member)
+            yield member.name, file.read() if file else b""
+
+
+def _listed(table: pa.Table) -> dict[str, int]:
+    """Returns the bytes of each image that `data/` lists."""
+    return dict(zip(table["file"].to_pylist(), table["bytes"].to_pylist(), strict=True))
+
+
+def _differ(place: str, listed: dict[str, int], found: dict[str, int]) -> str | None:
+    """Returns how files differ from those that are listed, with the first one's name."""
+    kinds = {
+        "are missing": [name for name in listed if name not in found],
+        "are listed nowhere": [name for name in found if name not in listed],
+        "have another size than listed": [
+            name for name, size in listed.items() if found.get(name, size) != size
+        ],
+    }
+    said = [f"{len(names)} {what}, first {names[0]!r}" for what, names in kinds.items() if names]
+    return f"{place}: of its images, {'; '.join(said)}" if said else None
+
+
+def _check_headers(
+    images: Iterable[tuple[str, bytes]], table: pa.Table, said: dict[str, Any]
+) -> str | None:
+    """Returns which image is not of the format and size that it must have, the first one."""
+    kind = said["images"]["format"].upper()
+    sizes = set(zip(table["width"].to_pylist(), table["height"].to_pylist(), strict=True))
+    for name, data in images:
+        try:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                found = (image.format, image.size)
+        except OSError:  # Pillow's UnidentifiedImageError is one
+            return f"{name!r} cannot be opened"
+        if found[0] != kind or found[1] not in sizes:
+            return f"{name!r} is a {found[0]} of {found[1][0]} x {found[1][1]} px"
+    return None

@@ -1,0 +1,196 @@
+"""Sinks of decoded images, damaged on purpose; made by the commit alone."""
+
+import hashlib
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from jobs import cli
+from pipeline import totals
+from pipeline.commit import Writer, commit_rows
+from pipeline.images import ImageFormat, compress
+from pipeline.layout import data_uri
+from pipeline.plan import Growth, Plan
+from pipeline.products import ImagesProduct
+from pipeline.run import Run, start_run
+from pipeline.verify import verify
+from tests.runs import tar_shard
+
+SIZE = (6, 8)
+SHARDS = ("a", "deep/b")
+KEPT = pa.schema([pa.field("txt", pa.string())])
+
+
+def image(shard, row, size=SIZE, kind="png"):
+    rng = np.random.default_rng((shard, row))
+    return compress(rng.integers(0, 256, (*size, 3), np.uint8), ImageFormat(kind))
+
+
+def decoded(sink, layout, count=4):
+    """Returns the writer of a complete sink of two shards, whose last row is rejected."""
+    plan = Plan.of(tar_shard(name) for name in SHARDS)
+    identity = {"stage": "decode", "layout": layout, "source": "s3://codes"}
+    run, plan = start_run(str(sink), Run(identity, {}, plan.sha256()), plan, Growth())
+    product = ImagesProduct(KEPT, ImageFormat("png"), layout, SIZE)
+    writer = Writer(str(sink), run, plan, KEPT, product)
+    for shard in range(len(SHARDS)):
+        commit_rows(rows_of(shard, count, product.rows), writer)
+    totals.mark_success(str(sink), plan, totals.read_totals(str(sink), run, plan))
+    return writer
+
+
+def rows_of(shard, count, schema):
+    rows = [
+        {
+            "shard": shard,
+            "row": row,
+            "key": f"k/{row}",
+            "image": image(shard, row),
+            "kept.txt": f"text {row}",
+        }
+        for row in range(count)
+    ]
+    bad = {"reason": "bad_codes", "message": "none", "total": count + 1, "image": None}
+    return pa.Table.from_pylist([*rows, {"shard": shard, "row": count, **bad}], schema=schema)
+
+
+def found(writer):
+    breaches = verify(writer.sink, writer.run, writer.plan, is_complete=True)
+    return {(breach.check, Path(breach.where).stem) for breach in breaches}
+
+
+LAYOUTS = ("webdataset", "folder", "parquet")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_verify_whole_sink_of_images_has_no_breach(tmp_path, layout, capsys):
+    writer = decoded(tmp_path, layout)
+    assert found(writer) == set()
+    assert cli.main(["verify", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "images " in printed
+    assert "codebook" not in printed
+
+
+def test_verify_deep_of_images_says_what_it_is_for(tmp_path, capsys):
+    decoded(tmp_path, "folder")
+    assert cli.main(["verify", str(tmp_path), "--deep"]) == 4
+    assert "--deep encodes again" in capsys.readouterr().err
+
+
+def remove(path):
+    path.unlink()
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-700])
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[700] ^= 1
+    path.write_bytes(data)
+
+
+def grow(path):
+    path.write_bytes(path.read_bytes() + b"x")
+
+
+@pytest.mark.parametrize("damage", [remove, cut, flip, grow])
+def test_verify_finds_a_tar_that_is_not_as_it_was_written(tmp_path, damage):
+    writer = decoded(tmp_path, "webdataset")
+    damage(tmp_path / "images" / "deep" / "b.tar")
+    assert found(writer) == {("images", "b")}
+
+
+@pytest.mark.parametrize("damage", [remove, grow])
+def test_verify_finds_a_file_that_is_missing_or_another_one(tmp_path, damage):
+    writer = decoded(tmp_path, "folder")
+    damage(tmp_path / "images" / "deep%2Fb" / "k" / "2.png")
+    assert found(writer) == {("images", "b")}
+
+
+def test_verify_finds_a_file_that_nothing_lists(tmp_path):
+    writer = decoded(tmp_path, "folder")
+    (tmp_path / "images" / "a" / "more.png").write_bytes(image(0, 0))
+    assert found(writer) == {("images", "a")}
+
+
+def rewrite(writer, change):
+    """Writes the object of shard a again, changed, with the same footer."""
+    path = data_uri(writer.sink, "a")
+    file = pq.ParquetFile(path)
+    table, metadata = file.read(), file.metadata.metadata
+    own = {key: value for key, value in metadata.items() if key.startswith(b"vqpipe")}
+    with pq.ParquetWriter(path, table.schema) as output:
+        output.write_table(change(table))
+        output.add_key_value_metadata(own)
+
+
+def put(table, name, row, value):
+    values = table[name].to_pylist()
+    values[row] = value
+    at, field = table.schema.get_field_index(name), table.schema.field(name)
+    return table.set_column(at, field, pa.array(values, field.type))
+
+
+@pytest.mark.parametrize(
+    ("layout", "change", "check"),
+    [
+        ("webdataset", lambda table: put(table, "bytes", 1, 5), "images"),
+        ("webdataset", lambda table: put(table, "file", 1, "k/9.png"), "images"),
+        ("folder", lambda table: put(table, "bytes", 1, 5), "images"),
+        ("parquet", lambda table: put(table, "image", 1, image(0, 1, (8, 8))), "images"),
+        ("parquet", lambda table: put(table, "image", 1, image(0, 1, kind="jpeg")), "images"),
+        ("parquet", lambda table: put(table, "image", 1, b"<html>"), "images"),
+        ("parquet", lambda table: put(table, "image", 1, None), "images"),
+        ("parquet", lambda table: put(table, "key", 1, "k/0"), "keys"),
+        ("folder", lambda table: table.slice(1), "rows"),
+    ],
+)
+def test_verify_finds_a_list_that_is_not_true(tmp_path, layout, change, check):
+    writer = decoded(tmp_path, layout)
+    rewrite(writer, change)
+    assert (check, "a") in found(writer)
+
+
+@pytest.mark.parametrize("layout", ["webdataset", "folder"])
+def test_commit_again_after_a_crash_leaves_only_the_images_it_lists(tmp_path, layout):
+    """An attempt that rejected other samples died before it published the shard's object."""
+    writer = decoded(tmp_path, layout)
+    Path(data_uri(writer.sink, "a")).unlink()
+    product = writer.product
+    fewer = rows_of(0, 4, product.rows).to_pylist()
+    fewer[1] |= {"image": None, "reason": "non_finite", "message": "NaN"}
+    commit_rows(pa.Table.from_pylist(fewer, schema=product.rows), writer)
+    (tmp_path / "_SUCCESS").unlink()
+    read = totals.read_totals(writer.sink, writer.run, writer.plan)
+    totals.mark_success(writer.sink, writer.plan, read)
+    assert found(writer) == set()
+    kept = pq.read_table(data_uri(writer.sink, "a"))["key"].to_pylist()
+    assert kept == ["k/0", "k/2", "k/3"]
+    if layout == "folder":
+        files = sorted(path.name for path in (tmp_path / "images" / "a" / "k").iterdir())
+        assert files == ["0.png", "2.png", "3.png"]
+
+
+def test_tar_of_a_shard_is_the_same_for_the_same_rows(tmp_path):
+    digests = set()
+    for name in ("one", "two"):
+        decoded(tmp_path / name, "webdataset")
+        data = (tmp_path / name / "images" / "a.tar").read_bytes()
+        digests.add(hashlib.sha256(data).hexdigest())
+        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+            names = tar.getnames()
+        assert names[:2] == ["k/0.png", "k/0.txt"]
+    assert len(digests) == 1
+    said = pq.read_metadata(tmp_path / "one" / "data" / "a.parquet").metadata
+    assert json.loads(said[b"vqpipe"])["tar"]["sha256"] in digests
+    assert Image.open(io.BytesIO(image(0, 0))).size == (8, 6)
