@@ -90,6 +90,20 @@ def _describe_codes(totals: dict[str, Any], grid: Iterable[int]) -> Fields:
 
 
 def _describe_audit(totals: dict[str, Any]) -> Fields:
+    return [*_describe_flips(totals), *describe_psnr(totals)]
+
+
+def describe_psnr(totals: dict[str, Any]) -> Fields:
+    """Returns the lines about the images that were decoded again on the way."""
+    if not totals.get("psnr_images"):
+        return []
+    said = f"{totals['psnr_db']:.2f} dB PSNR, measured on {totals['psnr_images']:,} image(s)"
+    low = totals["low_psnr_shards"]
+    look = f"{', '.join(low)}: images there come back far worse than elsewhere"
+    return [("decoded again", said), *([("look at", Prose(look))] if low else [])]
+
+
+def _describe_flips(totals: dict[str, Any]) -> Fields:
     if not totals["audited"]:
         return []
     share, images = totals["flip_rate"], totals["audited"]

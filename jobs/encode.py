@@ -19,6 +19,7 @@ from jobs.stage import (
     run_stage,
 )
 from pipeline import layout, schema, storage, todo
+from pipeline.audit import SHARE
 from pipeline.codec import CodecConfig, DType
 from pipeline.commit import Attempt, Writer
 from pipeline.doctor import AskedRange, RangeProbe
@@ -78,6 +79,10 @@ class Encode(RunOptions, ModelOptions):
     eager: bool = False
     """Have GPUs run the network's kernels one by one, as CPUs always do, instead of fused ones,
     which torch.compile makes in a minute or two and which round a little differently."""
+    audit: float = SHARE
+    """[speed] Share of the images, picked by a hash of their keys, and the first of every shard,
+    whose codes are decoded again on the way: their PSNR stands in footers and summary and, in
+    reduced precision, how many codes are unlike float32's. 0 looks at none."""
     retry_rejected: bool = False
     """Try rejected samples again, after a fix or with another --max-pixels; shards where any of
     them passes now are updated."""
@@ -88,6 +93,8 @@ class Encode(RunOptions, ModelOptions):
         super().__post_init__()
         check_uris(self, "source", "sink", "model", "model_config")
         check_least(self, "resolution", "max_pixels")
+        if not 0 <= self.audit <= 1:
+            raise ValueError(f"--audit is {self.audit}; it must be in 0 to 1")
         if self.skip_doctor and self.pixel_range == "auto":
             raise ValueError("--skip-doctor needs --pixel-range signed or unit; it is auto")
         if not all(0 <= value <= 255 for value in self.background):
@@ -137,7 +144,7 @@ def _prepare(job: Encode) -> Prepared:
         writer=writer,
         reader=SampleReader(selection, kept),
         before=Stage(open_rows, (how, open_sandboxed)),
-        step=Encoding(codes, codec, job.resolution),
+        step=Encoding(codes, codec, job.resolution, job.audit),
         weights=weights,
         todo=left | again,
     )

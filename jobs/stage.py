@@ -184,6 +184,7 @@ def _work(
                     said = _describe_devices(tick.counts)
                     console.print(said, style="dim", markup=False)
                 _count(progress, tick)
+                progress.note()
                 display.show(progress)
                 if prepared.can_judge_early and _can_judge(options, progress):
                     summary.check_budget(options.max_rejected, progress.reasons, progress.durable)
@@ -204,6 +205,7 @@ def _count(progress: Progress, tick: engine.Tick) -> None:
         progress.start_up_s = progress.seconds
     progress.devices = tick.counts.devices
     progress.encoded = tick.counts.encoded
+    progress.codecs, progress.busy_s = tick.counts.codecs, tick.counts.busy_s
     progress.read, progress.read_bytes = tick.counts.read, tick.counts.read_bytes
     for receipt in tick.receipts.to_pylist() if tick.receipts else ():
         progress.durable += receipt["good"] + receipt["rejected"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jobs.console import Fields, Prose
+from jobs.console import Fields, Prose, describe_psnr
 from pipeline import schema
 from pipeline.readiness import Reason, check_codes
 from pipeline.run import Run
@@ -82,6 +82,7 @@ def _describe_codes(contents: Contents) -> Fields:
         ("codes", Prose(codes)),
         *_describe_use(contents),
         *_describe_audit(contents),
+        *describe_psnr(contents.totals),
         ("model", Prose(f"{facts['model']}, sha256 {identity['model_sha256'][:12]}")),
         ("pixels", Prose(pixels)),
     ]

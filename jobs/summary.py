@@ -38,6 +38,9 @@ def finish(
         "images_this_run": progress.durable,
         "images_per_second": round(progress.mean_rate, 2),
         "devices": list(progress.devices),
+        "codec_busy": None if progress.busy is None else round(progress.busy, 3),
+        "bound_by": _describe_bound(progress.busy),
+        "throughput": [*progress.curve, (round(progress.seconds, 1), progress.images)],
     }
     totals.write_summary(writer.sink, writer.plan, found, facts)
     _print_summary(writer, found, facts)
@@ -45,6 +48,19 @@ def finish(
         raise error
     check_budget(max_rejected, found.reasons, found.seen)
     totals.mark_success(writer.sink, writer.plan, found)
+
+
+_BUSY = 0.8
+"""Share of their time from which on the codecs are what a run waits for."""
+
+
+def _describe_bound(busy: float | None) -> str | None:
+    """Returns what a command waited for, in a sentence; None if it had nothing to do."""
+    if busy is None:
+        return None
+    if busy >= _BUSY:
+        return f"The codec was the limit: it worked {busy:.0%} of the time."
+    return f"The codec waited {1 - busy:.0%} of the time: more cores for all else would help."
 
 
 def _print_summary(writer: Writer, found: Totals, facts: dict[str, Any]) -> None:
@@ -58,6 +74,7 @@ def _print_summary(writer: Writer, found: Totals, facts: dict[str, Any]) -> None
             f"took {facts['start_up_seconds']:,.1f} s",
         ),
         ("images/s", f"{facts['images_per_second']:,.1f}"),
+        *([("bound by", facts["bound_by"])] if facts["bound_by"] else []),
         ("device", ", ".join(facts["devices"]) or "none needed: nothing was left to do"),
         *describe_output(writer.sink, writer.run),
         ("look at it", f"vqpipe inspect {shlex.quote(writer.sink)}"),

@@ -262,15 +262,19 @@ class _Codec:
         self._run = ready.run
         unused = chosen == "cpu" and has_gpu
         note = " (Ray gave it a GPU, but this torch is one for CPUs)" if unused else ""
-        self._counter.join.remote(device_name(chosen) + note, ready.warm_up())
+        codec_id = ray.get_runtime_context().get_actor_id()
+        self._counter.join.remote(codec_id, device_name(chosen) + note, ready.warm_up())
 
     def __call__(self, table: pa.Table) -> pa.Table:
         if self._error:
             raise self._error
+        started = time.monotonic()
         try:
-            return run_bounded(table, self._work, self._ledger, self._step.item)
+            done = run_bounded(table, self._work, self._ledger, self._step.item)
         except DeviceError as error:
             self._end_process(error)
+        self._counter.worked.remote(time.monotonic() - started)
+        return done
 
     def _work(self, table: pa.Table) -> pa.Table:
         return self._run(table, self._count)

@@ -104,6 +104,7 @@ class CodesProduct:
             "codebook_size": self.codebook_size,
             "audited": before.get("audited", 0) + audited,
             "flips": before.get("flips", 0) + (pc.sum(good["flips"]).as_py() or 0),
+            **_add_psnr(good["psnr_db"], before),
         }
         return Finished(good, facts, {HISTOGRAM: pack_histogram(histogram)})
 
@@ -117,6 +118,16 @@ class CodesProduct:
         if len(codes) and codes.max() >= self.codebook_size:
             raise AccountingError(f"code {codes.max()} is not below {self.codebook_size}")
         return codes
+
+
+def _add_psnr(found: pa.ChunkedArray, before: Mapping[str, Any]) -> Facts:
+    """Returns of how many images the PSNR is known, and its sum in dB, with those before."""
+    images = len(found) - found.null_count
+    total = pc.sum(pc.cast(found, pa.float64())).as_py() or 0.0
+    return {
+        "psnr_images": before.get("psnr_images", 0) + images,
+        "psnr_db_sum": round(before.get("psnr_db_sum", 0.0) + total, 4),
+    }
 
 
 Layout = Literal["webdataset", "parquet", "folder"]

@@ -14,6 +14,8 @@ from rich.table import Table
 
 _LOG_EVERY_S = 5.0
 _RATE_WINDOW_S = 30.0
+CURVE_POINTS = 200
+"""Most points of the curve of images over time."""
 
 
 @dataclass
@@ -40,8 +42,15 @@ class Progress:
     started: float = field(default_factory=time.monotonic)
     start_up_s: float | None = None
     """Until the first codec was ready: Ray, workers, weights and warm-up; None before."""
+    codecs: int = 0
+    """Codecs that have been at work."""
+    busy_s: float = 0.0
+    """Seconds that they worked, all together."""
+    curve: list[tuple[float, int]] = field(default_factory=list)
+    """Seconds since the start and images that were through then; `CURVE_POINTS` at most."""
     committed: set[int] = field(default_factory=set)
     """Places in the plan of the shards that this command has committed."""
+    _curve_step_s: float = 1.0
     _history: deque[tuple[float, int]] = field(default_factory=deque)
 
     def commit(self, shard: int) -> None:
@@ -77,6 +86,22 @@ class Progress:
     def mean_rate(self) -> float:
         """Durable images per second, the start-up left out."""
         return self.durable / max(self.seconds - (self.start_up_s or 0.0), 1e-3)
+
+    @property
+    def busy(self) -> float | None:
+        """Share of their time, the start-up left out, that the codecs worked; None before any."""
+        seconds = self.codecs * (self.seconds - (self.start_up_s or 0.0))
+        return min(1.0, self.busy_s / seconds) if seconds > 0 else None
+
+    def note(self) -> None:
+        """Adds a point to the curve, at equal distances that double when it is full."""
+        last = self.curve[-1][0] if self.curve else -self._curve_step_s
+        if self.seconds - last < self._curve_step_s:
+            return
+        self.curve.append((round(self.seconds, 1), self.images))
+        if len(self.curve) > CURVE_POINTS:
+            self._curve_step_s *= 2
+            del self.curve[1::2]
 
     def rate(self) -> float:
         """Returns images per second over the last half minute."""

@@ -4,7 +4,7 @@ Between stages travel tables with one row a sample. Each stage adds or replaces 
 
     read    shard, row, total, key, reason, message, kept.*, image
     open    shard, row, total, key, reason, message, kept.*, pixels, view, width, height, crop, flip
-    encode  the same without pixels, with codes and flips; also what `staging/` holds
+    encode  the same without pixels, with codes, flips and psnr_db; also what `staging/` holds
     commit  `data/`: key, row, view, codes, width, height, crop, flip, then the kept columns
             `rejected/`: key, row, reason, message
 
@@ -176,6 +176,10 @@ VIEW = (
 
 FLIPS = pa.field("flips", pa.int32())
 """Codes of an audited image that differ from float32's; null for all other images."""
+PSNR = pa.field("psnr_db", pa.float32())
+"""PSNR in dB of what an audited image's codes decode to; null for all other images."""
+AUDITED = (FLIPS, PSNR)
+"""Columns of what an audit found."""
 
 
 KEPT = "kept."
@@ -205,7 +209,7 @@ def codes_field(codebook_size: int, grid: tuple[int, int]) -> pa.Field:
 
 def encoded_schema(kept: pa.Schema, codes: pa.Field) -> pa.Schema:
     """Returns the schema of rows between encoding and commit, and of `staging/`."""
-    return pa.schema([*HEAD, *kept_fields(kept), *VIEW, codes, FLIPS])
+    return pa.schema([*HEAD, *kept_fields(kept), *VIEW, codes, *AUDITED])
 
 
 def data_schema(kept: pa.Schema, codes: pa.Field) -> pa.Schema:

@@ -8,7 +8,6 @@ The schemas are in `pipeline.schema`. No row is dropped on the way: a sample tha
 row with a reason.
 """
 
-import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -17,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline import schema
+from pipeline.audit import NO_AUDIT, Audit
 from pipeline.images import Opened, Preprocess, View, open_images
 from pipeline.layout import Staged
 from pipeline.schema import Reason, Rejection, Sample
@@ -29,10 +29,6 @@ NO_ROW = -1
 
 Opener = Callable[[Sequence[memoryview | None], npt.NDArray[np.uint8], Preprocess], list[Opened]]
 """`pipeline.images.open_images` or one like it."""
-
-AUDIT_SHARE = 1 / 1000
-"""Share of images, picked by a hash of their keys, whose codes are compared with float32's. Float32
-takes a GPU some ten times as long as bfloat16, so that this costs a hundredth of its time."""
 
 Encode = Callable[[npt.NDArray[np.uint8]], tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]]
 """Pixels (N, R, R, 3) in; codes (N, h, w) and a mask (N,) of finite latents out."""
@@ -126,7 +122,7 @@ def open_rows(table: pa.Table, how: Preprocess, opener: Opener = open_images) ->
 
 
 def encode_rows(
-    table: pa.Table, encode: Encode, codes: pa.Field, reference: Encode | None = None
+    table: pa.Table, encode: Encode, codes: pa.Field, audit: Audit = NO_AUDIT
 ) -> pa.Table:
     """Replaces pixels by codes; an image with non-finite latents becomes a rejection.
 
@@ -134,19 +130,19 @@ def encode_rows(
         table: Opened rows.
         encode: The codec of the run.
         codes: The codes column to add.
-        reference: The codec in float32, for the images that are audited; None if that is the same.
+        audit: Which images are looked at twice, and how.
     """
     column = table["pixels"].combine_chunks()
     valid = np.asarray(column.is_valid())
     values = np.zeros((len(table), codes.type.list_size), codes.type.value_type.to_pandas_dtype())
     finite = np.ones(len(table), bool)
-    flips = pa.nulls(len(table), schema.FLIPS.type)
+    looked = {each.name: pa.nulls(len(table), each.type) for each in schema.AUDITED}
     if valid.any():
         images = _images(column)
         found, finite[valid] = encode(images if valid.all() else images[valid])
         values[valid] = found.reshape(len(found), -1)
-        if reference:
-            flips = _count_flips(images, values, valid & finite & _is_audited(table), reference)
+        grid = values.reshape(len(table), *found.shape[1:]).astype(np.int64, copy=False)
+        looked = audit.look(images, grid, valid & finite & audit.pick(table))
     rejections = [None if ok else _NON_FINITE for ok in finite]
     names = [name for name in table.column_names if name != "pixels"]
     return pa.table(
@@ -154,7 +150,7 @@ def encode_rows(
             **_columns(table, *names),
             **put_rejections(table, rejections),
             codes.name: _lists(values, valid & finite, codes.type),
-            schema.FLIPS.name: flips,
+            **looked,
         }
     )
 
@@ -169,42 +165,6 @@ def put_rejections(table: pa.Table, found: Sequence[Rejection | None]) -> dict[s
 
 
 _NON_FINITE = Rejection(Reason.NON_FINITE, "the network's latents hold NaN or infinity")
-
-
-def _count_flips(
-    images: npt.NDArray[np.uint8],
-    codes: npt.NDArray[np.unsignedinteger],
-    audited: npt.NDArray[np.bool_],
-    reference: Encode,
-) -> pa.Array:
-    """Returns how many codes of each audited image differ from the reference; null for others.
-
-    Args:
-        images: (N, R, R, 3).
-        codes: (N, h * w).
-        audited: (N,).
-        reference: The codec in float32.
-    """
-    flips = np.zeros(len(images), np.int32)
-    if audited.any():
-        expected, _ = reference(images[audited])
-        flips[audited] = (codes[audited] != expected.reshape(len(expected), -1)).sum(1)
-    return pa.array(flips, mask=~audited)
-
-
-def _is_audited(table: pa.Table) -> npt.NDArray[np.bool_]:
-    """Picks the images to compare with float32: by key, and the first of every shard.
-
-    The pick depends on nothing else, so that it is the same on any cluster and after any crash.
-    """
-    limit = round(AUDIT_SHARE * 2**64)
-    keys = zip(table["row"].to_pylist(), table["key"].to_pylist(), strict=True)
-    return np.array([row == 0 or _hash(key or "") < limit for row, key in keys], bool)
-
-
-def _hash(key: str) -> int:
-    data = key.encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
 
 
 def _columns(table: pa.Table, *names: str) -> dict[str, pa.ChunkedArray]:

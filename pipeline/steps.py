@@ -16,6 +16,7 @@ import torch
 
 from pipeline import schema
 from pipeline.attempts import Item
+from pipeline.audit import NO_AUDIT, SHARE, Audit
 from pipeline.codec import Codec, CodecConfig, Codes, OnBatch
 from pipeline.decoding import Form, decode_rows
 from pipeline.evaluating import Measured, Pixels, measure_rows
@@ -64,6 +65,8 @@ class Encoding:
     codes: pa.Field
     how: CodecConfig
     resolution: int
+    audit: float = SHARE
+    """Share of the images that are looked at twice."""
 
     @property
     def item(self) -> Item:
@@ -76,16 +79,22 @@ class Encoding:
         return self.resolution**2 * 3
 
     def prepare(self, make: MakeCodec) -> Ready:
-        """Makes a codec and, in reduced precision, one of float32 for audits."""
+        """Makes a codec, and those for audits: a batch is padded, and they see single images."""
         codec = make(self.how, None)
-        exact = replace(self.how, dtype="float32", eager=True)
-        reference = None if self.how.dtype == "float32" else make(exact, 1).encode
+        audit = self._audit(codec, make) if self.audit else NO_AUDIT
 
         def run(table: pa.Table, on_batch: OnBatch) -> pa.Table:
             encode = functools.partial(codec.encode, on_batch=on_batch)
-            return encode_rows(table, encode, self.codes, reference)
+            return encode_rows(table, encode, self.codes, audit)
 
         return Ready(run, lambda: codec.warm_up(self.resolution, self.resolution))
+
+    def _audit(self, codec: Codec, make: MakeCodec) -> Audit:
+        """Returns what looks at images twice; on a CPU, whose batch is one, with the same codec."""
+        single = codec if codec.batch_size == 1 else make(replace(self.how, eager=True), 1)
+        exact = replace(self.how, dtype="float32", eager=True)
+        reference = None if self.how.dtype == "float32" else make(exact, 1).encode
+        return Audit(self.audit, single.decode, reference)
 
 
 @dataclass(frozen=True)

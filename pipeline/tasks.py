@@ -91,6 +91,10 @@ class Counts(NamedTuple):
     """Bytes of the source that they took, of finished shards all."""
     devices: tuple[str, ...] = ()
     """Names of the devices that codecs run on."""
+    codecs: int = 0
+    """Codecs that have been at work."""
+    busy_s: float = 0.0
+    """Seconds that they worked, all together."""
     warm_up_s: float = 0.0
     """Seconds that the slowest of them took to compile and choose its kernels."""
     failures: int = 0
@@ -109,10 +113,12 @@ class Counter(Notes):
         super().__init__()
         self._counts = Counts()
         self._failures: Multiset[str] = Multiset()
+        self._codecs: set[str] = set()
 
-    def join(self, device: str, warm_up_s: float) -> None:
-        """Notes the device of one codec that is ready now."""
-        counts = self._counts
+    def join(self, codec: str, device: str, warm_up_s: float) -> None:
+        """Notes the device of one codec that is ready now; one that starts anew keeps its name."""
+        self._codecs.add(codec)
+        counts = self._counts._replace(codecs=len(self._codecs))
         devices = tuple(sorted({*counts.devices, device}))
         slowest = max(counts.warm_up_s, warm_up_s)
         self._counts = counts._replace(devices=devices, warm_up_s=slowest)
@@ -121,6 +127,10 @@ class Counter(Notes):
         """Counts images that a codec has encoded."""
         self._counts = self._counts._replace(encoded=self._counts.encoded + images, failures=0)
         self._failures.clear()
+
+    def worked(self, seconds: float) -> None:
+        """Counts the seconds that a codec took for some rows."""
+        self._counts = self._counts._replace(busy_s=self._counts.busy_s + seconds)
 
     def fail(self, codec: str, error: str) -> None:
         """Notes that a codec's process ends because its device fails."""

@@ -31,6 +31,7 @@ def made(totals: dict[str, Any]) -> int:
 
 _READERS = 32
 _EXAMPLES = 5
+_FEWEST_SHARDS, _FAR_DB, _MOST_NAMED = 8, 6.0, 10
 
 
 @dataclass
@@ -49,6 +50,8 @@ class Totals:
     """Images whose codes were compared with float32's."""
     flips: int = 0
     """Codes of those that differ."""
+    psnr: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """Images that were decoded again and the sum of their PSNR in dB, by shard."""
     reasons: Counter[str] = field(default_factory=Counter)
     rejections: dict[str, str] = field(default_factory=dict)
     """Digest of the rejections of each shard that has any."""
@@ -81,6 +84,28 @@ class Totals:
         codes = self.histogram.sum() / self.good * self.audited if self.good else 0
         return round(self.flips / float(codes), 6) if codes else None
 
+    @property
+    def psnr_db(self) -> float | None:
+        """Mean PSNR of the images that were decoded again; None if there are none."""
+        images = sum(images for images, _ in self.psnr.values())
+        return round(sum(total for _, total in self.psnr.values()) / images, 2) if images else None
+
+    def low_shards(self) -> list[str]:
+        """Returns the shards whose mean PSNR is far below that of the others, the lowest first.
+
+        Far is 6 dB, and five standard deviations as the median deviation gives them: most shards
+        have one or two such images, and single ones spread by 3 dB. Fewer than eight say nothing.
+        """
+        if len(self.psnr) < _FEWEST_SHARDS:
+            return []
+        means = {name: total / images for name, (images, total) in self.psnr.items()}
+        values = np.array(list(means.values()))
+        median = np.median(values)
+        spread = 1.4826 * np.median(np.abs(values - median))  # of a normal distribution
+        bound = median - max(_FAR_DB, 5 * spread)
+        low = sorted((mean, name) for name, mean in means.items() if mean < bound)
+        return [name for _, name in low[:_MOST_NAMED]]
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the totals as they stand in `summary.json` and `_SUCCESS`."""
         return {
@@ -100,6 +125,9 @@ class Totals:
             "codebook_perplexity": round(self.perplexity, 1),
             "audited": self.audited,
             "flip_rate": self.flip_rate,
+            "psnr_images": sum(images for images, _ in self.psnr.values()),
+            "psnr_db": self.psnr_db,
+            "low_psnr_shards": self.low_shards(),
         }
 
     def add(self, footer: Footer, size: int) -> None:
@@ -111,6 +139,8 @@ class Totals:
         self.data_bytes += size
         self.audited += origin.get("audited", 0)
         self.flips += origin.get("flips", 0)
+        if origin.get("psnr_images"):
+            self.psnr[origin["shard"]] = (origin["psnr_images"], origin["psnr_db_sum"])
         self.reasons.update(origin["reasons"])
         self.histogram += footer.histogram
         if origin["rejected"]:

@@ -46,6 +46,11 @@ def flips_of(row):
     return row % 3 if row % 2 == 0 else None
 
 
+def psnr_of(row):
+    """Returns the PSNR of what an audited sample's codes decode to."""
+    return 20.0 + row if row % 2 == 0 else None
+
+
 def encoded_rows(writer, index, total, numbers=None, rejected=()):
     """Returns rows of a shard as they come from the codec; by default all of them."""
     numbers = range(total) if numbers is None else numbers
@@ -78,6 +83,7 @@ def _row(writer, index, number, total, is_rejected):
         "flip": False,
         "codes": codes_of(writer, index, number),
         "flips": flips_of(number),
+        "psnr_db": psnr_of(number),
     }
 
 

@@ -30,6 +30,7 @@ from tests.runs import (
     encoded_rows,
     flips_of,
     no_rows,
+    psnr_of,
     query,
     read_data,
     rows_left,
@@ -445,7 +446,9 @@ def test_commit_rows_footer_equals_a_recount_by_duckdb(tmp_path, ranges):
     assert footer.pop("rejections")
     encoded = query(tmp_path, "data", "count(*)")[0][0]
     reasons = Counter(reason for (reason,) in query(tmp_path, "rejected", "reason"))
-    flips = [flips_of(row) for (row,) in query(tmp_path, "data", "row")]
+    rows = [row for (row,) in query(tmp_path, "data", "row")]
+    flips = [flips_of(row) for row in rows]
+    known = [psnr_of(row) for row in rows if psnr_of(row) is not None]
     audited = [count for count in flips if count is not None]
     assert 0 < len(audited) < len(flips)
     assert footer == {
@@ -460,6 +463,8 @@ def test_commit_rows_footer_equals_a_recount_by_duckdb(tmp_path, ranges):
         "reasons": dict(reasons),
         "audited": len(audited),
         "flips": sum(audited),
+        "psnr_images": len(known),
+        "psnr_db_sum": sum(known),
     }
     counts = Counter(code for (code,) in query(tmp_path, "data", "unnest(codes)"))
     histogram = unpack_histogram(metadata[b"vqpipe.histogram"])

@@ -68,7 +68,8 @@ def test_encode_reduced_precision_counts_its_flips_against_float32(half):
     flips = [int(np.not_equal(exact[key], found[key]).sum()) for key in ("00", "10")]
     assert sum(flips) > 0
     summary = read_json(half, "summary.json")
-    assert summary["audited"] == 2
+    assert (summary["audited"], summary["psnr_images"]) == (2, 2)
+    assert 10 < summary["psnr_db"] < 40
     assert summary["flip_rate"] == pytest.approx(sum(flips) / (2 * len(exact["00"])), abs=1e-6)
     for shard, count in enumerate(flips):
         metadata = pq.read_metadata(half / "sink" / "data" / f"{shard}.parquet").metadata

@@ -1,4 +1,5 @@
 import io
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -156,3 +157,24 @@ def test_mean_rate_leaves_the_start_out(clock):
     assert state.mean_rate == 0.8
     state.start_up_s = 6.0
     assert state.mean_rate == 2.0
+
+
+def test_progress_curve_stays_short_and_ends_far_apart(clock):
+    begun, counted = clock.now, at(clock)
+    for second in range(5000):
+        clock.now = begun + second
+        counted.durable = 10 * second
+        counted.note()
+    assert 100 <= len(counted.curve) <= progress.CURVE_POINTS
+    assert counted.curve[0] == (0.0, 0)
+    assert all(images == 10 * seconds for seconds, images in counted.curve)
+    steps = {b - a for (a, _), (b, _) in itertools.pairwise(counted.curve)}
+    assert max(steps) <= 2 * min(steps)
+
+
+def test_progress_busy_is_the_share_of_all_codecs_time(clock):
+    counted = at(clock)
+    assert counted.busy is None
+    clock.now += 30
+    counted.start_up_s, counted.codecs, counted.busy_s = 10.0, 2, 30.0
+    assert counted.busy == 0.75

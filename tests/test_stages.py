@@ -3,6 +3,8 @@ import pyarrow as pa
 import pytest
 
 from pipeline import schema, stages, storage
+from pipeline.audit import Audit
+from pipeline.errors import ConfigError
 from pipeline.images import Preprocess, open_image
 from pipeline.layout import Staged
 from pipeline.schema import Selection
@@ -238,12 +240,12 @@ def test_encode_rows_slices_and_chunks_give_the_same_as_the_whole(kind):
     whole.validate(full=True)
 
 
-def test_encode_rows_without_a_reference_audits_nothing():
+def test_encode_rows_without_an_audit_looks_at_nothing():
     encoded = encode_rows(pixels_table(random_images(4)), fake_encode, CODES)
-    assert encoded["flips"].null_count == 4
+    assert encoded["flips"].null_count == encoded["psnr_db"].null_count == 4
 
 
-def test_encode_rows_flips_are_counted_on_the_audited_images_alone(monkeypatch):
+def test_encode_rows_flips_are_counted_on_the_audited_images_alone():
     images = [np.maximum(image, 128) for image in random_images(12)]
     images[5] = None
     table = pixels_table(images)
@@ -255,19 +257,53 @@ def test_encode_rows_flips_are_counted_on_the_audited_images_alone(monkeypatch):
         codes[:, 0, 1] += 1  # one flip an image
         return codes, finite
 
-    encoded = encode_rows(table, fake_encode, CODES, reference)
+    encoded = encode_rows(table, fake_encode, CODES, Audit(reference=reference))
     assert encoded["flips"].to_pylist() == [1, *[None] * 11]  # the first of the shard
-    monkeypatch.setattr(stages, "AUDIT_SHARE", 1.0)
-    encoded = encode_rows(table, fake_encode, CODES, reference)
+    encoded = encode_rows(table, fake_encode, CODES, Audit(1.0, reference=reference))
     assert encoded["flips"].to_pylist() == [1] * 5 + [None] + [1] * 6
     assert len(seen) == 1 + 11
+    assert encoded["psnr_db"].null_count == 12
 
 
-def test_encode_rows_non_finite_images_are_not_audited(monkeypatch):
-    monkeypatch.setattr(stages, "AUDIT_SHARE", 1.0)
+def test_encode_rows_non_finite_images_are_not_audited():
     images = [np.full((8, 8, 3), level, np.uint8) for level in (10, 200, 20)]
-    encoded = encode_rows(pixels_table(images), fake_encode, CODES, fake_encode)
+    audit = Audit(1.0, reference=fake_encode)
+    encoded = encode_rows(pixels_table(images), fake_encode, CODES, audit)
     assert encoded["flips"].to_pylist() == [None, 0, None]
+
+
+def test_encode_rows_psnr_is_that_of_what_the_codes_decode_to():
+    images = [np.maximum(image, 128) for image in random_images(4)]
+    seen = []
+
+    def decode(codes):  # off by 16 levels, then equal, then not finite, then by 1
+        seen.extend(codes)
+        off = np.array([16, 0, 5, 1])[:, None, None, None]
+        return np.stack(images) - off.astype(np.uint8), np.array([True, True, False, True])
+
+    encoded = encode_rows(pixels_table(images), fake_encode, CODES, Audit(1.0, decode))
+    expected = [20 * np.log10(255 / 16), 100.0, None, 20 * np.log10(255)]
+    assert encoded["psnr_db"].to_pylist() == [e and pytest.approx(e, abs=1e-4) for e in expected]
+    np.testing.assert_array_equal(seen, fake_encode(np.stack(images))[0])
+    assert encoded["flips"].null_count == 4
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no kernel"), ConfigError("out of memory")])
+def test_encode_rows_audit_that_fails_costs_no_codes(error):
+    def decode(_):
+        raise error
+
+    images = [np.maximum(image, 128) for image in random_images(3)]
+    encoded = encode_rows(pixels_table(images), fake_encode, CODES, Audit(1.0, decode))
+    plain = encode_rows(pixels_table(images), fake_encode, CODES)
+    assert encoded.equals(plain)
+    assert encoded["psnr_db"].null_count == 3
+
+
+def test_encode_rows_audit_of_no_share_looks_at_nothing():
+    images = [np.maximum(image, 128) for image in random_images(3)]
+    encoded = encode_rows(pixels_table(images), fake_encode, CODES, Audit(0.0, None, fake_encode))
+    assert encoded["flips"].null_count == 3
 
 
 def test_encode_rows_audit_picks_about_its_share_and_the_same_in_any_block():
@@ -278,8 +314,9 @@ def test_encode_rows_audit_picks_about_its_share_and_the_same_in_any_block():
     def encode(pixels):
         return np.zeros((len(pixels), 1, 1), np.int64), np.ones(len(pixels), bool)
 
-    whole = encode_rows(table, encode, field, encode)
+    audit = Audit(reference=encode)
+    whole = encode_rows(table, encode, field, audit)
     picked = count - whole["flips"].null_count
-    assert abs(picked - count * stages.AUDIT_SHARE) < 5 * (count * stages.AUDIT_SHARE) ** 0.5
-    parts = [encode_rows(table.slice(i, 777), encode, field, encode) for i in range(0, count, 777)]
+    assert abs(picked - count / 1000) < 5 * (count / 1000) ** 0.5
+    parts = [encode_rows(table.slice(i, 777), encode, field, audit) for i in range(0, count, 777)]
     assert pa.concat_tables(parts)["flips"].combine_chunks().equals(whole["flips"].combine_chunks())

@@ -21,6 +21,7 @@ from tests.runs import (
     codes_of,
     encoded_rows,
     flips_of,
+    psnr_of,
     query,
     read_data,
     start,
@@ -204,6 +205,8 @@ def test_retry_of_all_leaves_no_rejections(tmp_path):
     flips = [flips_of(row) for row in range(TOTAL) if flips_of(row) is not None]
     origin = json.loads(read_data(writer)[1][b"vqpipe"])
     assert (origin["audited"], origin["flips"]) == (len(flips), sum(flips))
+    known = [psnr_of(row) for row in range(TOTAL) if psnr_of(row) is not None]
+    assert (origin["psnr_images"], origin["psnr_db_sum"]) == (len(known), sum(known))
 
 
 def test_retry_without_success_changes_no_object(tmp_path):

@@ -218,3 +218,27 @@ def test_read_totals_and_success_in_a_bucket_work_as_on_disk(bucket, tmp_path):
     said = json.loads(storage.read(f"{remote.sink}/_SUCCESS"))
     assert said == found.to_dict() | {"plan_sha256": remote.plan.sha256()}
     assert storage.list_files(f"{remote.sink}/staging") == []
+
+
+def psnr_totals(means, images=1):
+    found = Totals(np.zeros(16, np.int64))
+    found.psnr = {f"{i:03d}": (images, images * mean) for i, mean in enumerate(means)}
+    return found
+
+
+def test_low_shards_names_those_far_below_the_others():
+    spread = np.random.default_rng(0).normal(25, 1, 100)
+    found = psnr_totals([*spread, 12.0, 10.0])
+    assert found.low_shards() == ["101", "100"]
+    assert found.psnr_db == pytest.approx(np.mean([*spread, 12.0, 10.0]), abs=0.01)
+
+
+def test_low_shards_that_only_spread_are_not_named():
+    assert psnr_totals(np.random.default_rng(0).normal(25, 3, 5000)).low_shards() == []
+    assert psnr_totals([25.0] * 100 + [20.0]).low_shards() == []  # less than 6 dB
+    assert psnr_totals([25.0] * 6 + [5.0]).low_shards() == []  # too few to tell
+    assert psnr_totals([]).psnr_db is None
+
+
+def test_low_shards_of_equal_ones_are_judged_by_decibels_alone():
+    assert psnr_totals([25.0] * 100 + [18.9]).low_shards() == ["100"]

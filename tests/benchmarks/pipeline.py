@@ -128,7 +128,7 @@ def measure_ours(folder, sink):
         writer=Writer(str(sink), run, frozen, kept, product),
         reader=SampleReader(Selection(), kept),
         before=engine.Stage(open_rows, (Preprocess(RESOLUTION), open_sandboxed)),
-        step=Encoding(codes, CodecConfig(), RESOLUTION),
+        step=Encoding(codes, CodecConfig(), RESOLUTION, audit=0.0),
         weights=Weights.load(str(CHECKPOINT)),
         todo={index: Staged() for index in range(len(frozen))},
     )
