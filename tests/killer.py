@@ -25,7 +25,7 @@ KINDS = {
     "read": r"ray::MapBatches\(read\)",
     "open": r"ray::MapBatches\(open_rows\)",
     "sandbox": r".* -m pipeline\.sandbox ",
-    "codec": r"ray::MapWorker\(MapBatches\(_Encoder\)\)",
+    "codec": r"ray::MapWorker\(MapBatches\(_Codec\)\)",
     "commit": r"ray::MapBatches\(commit\)",
 }
 """What can be killed, by pattern of its command line."""
