@@ -99,7 +99,7 @@ def describe_psnr(totals: dict[str, Any]) -> Fields:
         return []
     said = f"{totals['psnr_db']:.2f} dB PSNR, measured on {totals['psnr_images']:,} image(s)"
     low = totals["low_psnr_shards"]
-    look = f"{', '.join(low)}: images there come back far worse than elsewhere"
+    look = f"{', '.join(map(printable, low))}: images there come back far worse than elsewhere"
     return [("decoded again", said), *([("look at", Prose(look))] if low else [])]
 
 

@@ -11,6 +11,7 @@ from jobs.console import Fields
 from jobs.identity import check_kept, types_of, versions
 from jobs.model import ModelOptions, load_for_codes
 from jobs.stage import (
+    GrowthOptions,
     Prepared,
     RunOptions,
     check_places,
@@ -40,7 +41,7 @@ RESERVED = {"key", "row", "image", "file", "bytes", "width", "height"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decode(RunOptions, ModelOptions):
+class Decode(GrowthOptions, RunOptions, ModelOptions):
     """Decode Parquet shards of codes back into images.
 
     The source is a sink of vqpipe encode, which knows its model, or any Parquet files with a column

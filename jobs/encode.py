@@ -10,6 +10,7 @@ from jobs.console import Fields
 from jobs.identity import check_kept, facts_of, grid_of, identity_of, settle_codec
 from jobs.model import ModelOptions
 from jobs.stage import (
+    GrowthOptions,
     Prepared,
     RunOptions,
     check_least,
@@ -39,7 +40,7 @@ from pipeline.tasks import open_sandboxed
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encode(RunOptions, ModelOptions):
+class Encode(GrowthOptions, RunOptions, ModelOptions):
     """Encode image shards into Parquet shards of discrete codes.
 
     Run the same command again to resume: finished shards are not read again. Options marked

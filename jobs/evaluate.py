@@ -23,7 +23,7 @@ from pipeline.evaluating import PICTURE_SIDE, picture_rows, share_out
 from pipeline.evaluation import Sink
 from pipeline.footer import read_footer
 from pipeline.images import Preprocess
-from pipeline.plan import Plan, digest, load_plan, pick_names
+from pipeline.plan import Growth, Plan, digest, load_plan, pick_names
 from pipeline.products import ScoresProduct
 from pipeline.quality.checkpoint import digest_state
 from pipeline.quality.inception import load_inception
@@ -111,7 +111,7 @@ def _prepare(job: Evaluate, codes: Sink) -> Prepared:
     step = Evaluating(how, identity["resolution"], grid, **networks)
     asked = Run(_identity_of(job, codes, picked, networks), _facts_of(step), picked.plan.sha256())
     sink = storage.join_uri(codes.uri, "evaluation", asked.fingerprint[:12])
-    run, frozen = start_run(sink, asked, picked.plan, job.growth)
+    run, frozen = start_run(sink, asked, picked.plan, Growth())
     left = todo.unfinished(sink, run, frozen)
     if left:
         storage.delete(layout.success_uri(sink))
@@ -193,6 +193,7 @@ def _identity_of(
         "samples": job.samples,
         "shards": job.shards,
         "picked": digest(picked.quotas),
+        "images": picked.plan.sha256(),
         "model_sha256": codes.run.identity["model_sha256"],
         **digests,
     }

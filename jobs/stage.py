@@ -38,11 +38,6 @@ class RunOptions:
     max_rejected: float = 0.1
     """[speed] Most rejected images before the run ends with exit code 2: a fraction below 1, a
     count from 1."""
-    extend: bool = False
-    """Take in shards that the source has gained since the run began."""
-    replace_changed: bool = False
-    """Do shards again whose files have changed since they were planned; their objects in the sink
-    are replaced one by one."""
     address: str | None = None
     """[speed] Ray cluster to join, such as auto or head:6379; default: RAY_ADDRESS, else this
     machine alone."""
@@ -55,6 +50,17 @@ class RunOptions:
             raise ValueError(f"--max-rejected is {self.max_rejected}; it must be 0 or more")
         if not self.stall_timeout_s > 0:
             raise ValueError(f"--stall-timeout-s is {self.stall_timeout_s}; it must be above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrowthOptions:
+    """What a stage takes in of a source that is not what it was."""
+
+    extend: bool = False
+    """Take in shards that the source has gained since the run began."""
+    replace_changed: bool = False
+    """Do shards again whose files have changed since they were planned; their objects in the sink
+    are replaced one by one."""
 
     @property
     def growth(self) -> Growth:

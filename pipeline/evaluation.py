@@ -202,7 +202,7 @@ def _identity(codes: Sink) -> list[tuple[str, str]]:
         ("model", str(facts["model"])),
         ("model, SHA-256", identity["model_sha256"]),
         ("codebook", f"{facts['codebook_size']:,} entries"),
-        ("codes of an image", f"{height} x {width}"),
+        ("codes of an image", f"{height} × {width}"),  # noqa: RUF001
         ("pixels", pixels),
         ("arithmetic", identity["dtype"]),
         ("fingerprint", codes.run.fingerprint),

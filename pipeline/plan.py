@@ -56,7 +56,7 @@ class Growth:
     extend: bool = False
     """Shards that are new."""
     replace_changed: bool = False
-    """Shards whose files changed; they are encoded again."""
+    """Shards whose files changed; they are done again."""
 
 
 @dataclass(frozen=True)
@@ -198,8 +198,8 @@ class Plan:
 def _check_allowed(changes: _Changes, growth: Growth, sink: str) -> None:
     """Refuses what the plan may not take in, and says which option would let it."""
     cures = {
-        "new": ("encode them too with --extend", growth.extend),
-        "changed": ("encode them again with --replace-changed", growth.replace_changed),
+        "new": ("take them in with --extend", growth.extend),
+        "changed": ("do them again with --replace-changed", growth.replace_changed),
         "gone": ("bring them back: what a run has planned stays part of it", False),
     }
     said = [
@@ -211,7 +211,7 @@ def _check_allowed(changes: _Changes, growth: Growth, sink: str) -> None:
         raise SourceChangedError(
             f"the source is not what {sink} was planned from:\n"
             + "\n".join(said)
-            + "\nOr encode into a new sink. Nothing was changed."
+            + "\nOr take a new sink. Nothing was changed."
         )
 
 

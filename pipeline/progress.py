@@ -115,7 +115,8 @@ class Progress:
     def describe(self) -> tuple[str, ...]:
         """Returns the parts of the line that is shown."""
         if not self.images:
-            return (f"starting workers, {_clock(self.seconds)}",)
+            doing = "waiting for the first images" if self.devices else "starting workers"
+            return (f"{doing}, {_clock(self.seconds)}",)
         rate, total = self.rate(), self.images_total
         shards = f"{self.shards_before + self.shards:,}/{self.shards_total:,} shards"
         images = f"{self.images:,}" + (f"/~{total:,}" if total else "") + " images"

@@ -177,7 +177,10 @@ class Evaluating:
                 scores = {name: value for each in compare for name, value in each(views, decoded)}
                 return Measured(decoded, finite, scores, unlike)
 
-            return measure_rows(table, measure, self.scores)
+            # a batch at a time: decoded pixels take memory, and whoever waits sees it move
+            size = codec.batch_size
+            batches = [table.slice(start, size) for start in range(0, len(table), size)]
+            return pa.concat_tables([measure_rows(each, measure, self.scores) for each in batches])
 
         return Ready(run, lambda: codec.warm_up(self.resolution, self.resolution))
 

@@ -80,6 +80,8 @@ def test_describe_before_the_first_image_tells_how_long_it_takes(clock):
     state = at(clock)
     clock.now += 75
     assert state.describe() == ("starting workers, 1:15",)
+    state.devices = ("cpu x2",)
+    assert state.describe() == ("waiting for the first images, 1:15",)
 
 
 def test_describe_running_gives_counts_and_time_left(clock):

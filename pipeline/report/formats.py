@@ -1,10 +1,14 @@
 """Numbers and names as a person reads them. What is not a number is a dash, never "nan"."""
 
 import math
+import re
+
+from markupsafe import Markup, escape
 
 MISSING = "–"  # noqa: RUF001 (a dash on purpose)
 LONGEST = 500
 """Letters that any text on the page may have, such as a key; of more, the middle is left away."""
+_OPTION = re.compile(r"--[a-z][a-z-]*")
 _SUFFIXES = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k"))
 _WORDS = ((10**12, "trillion"), (10**9, "billion"), (10**6, "million"))
 
@@ -70,6 +74,12 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(letter if letter.isprintable() else _replaced(letter) for letter in text)
+
+
+def mark_options(text: str) -> Markup:
+    """Returns the text with a command's options, such as --lpips, as code, which is not broken."""
+    escaped = str(escape(printable(text)))
+    return Markup(_OPTION.sub(r"<code>\g<0></code>", escaped))  # noqa: S704 (escaped above)
 
 
 def _replaced(letter: str) -> str:

@@ -66,7 +66,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in ("count", "fixed", "share", "elide"):
+    for name in ("count", "fixed", "share", "elide", "mark_options"):
         environment.filters[name] = getattr(formats, name)
     environment.filters["data_uri"] = to_data_uri
     return environment
