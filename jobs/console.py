@@ -13,8 +13,8 @@ from pipeline.totals import MADE
 Fields = list[tuple[str, object]]
 """Names and values, in order."""
 
-_NAME_WIDTH = 16
-_INDENT = " " * (_NAME_WIDTH + 4)
+_NAME_WIDTH, _MOST_NAME_WIDTH = 16, 20
+"""Letters of the column of names; the longest name of a table, such as a reason, widens it."""
 
 
 class Prose(str):
@@ -26,19 +26,22 @@ class Prose(str):
 def print_fields(console: Console, title: str, fields: Iterable[tuple[str, object]]) -> None:
     """Prints a title and one line a field; values are plain text, never markup, never cut."""
     console.print(Text(title, style="bold"), soft_wrap=True)
-    for name, value in fields:
-        shown = _wrap(console, value) if isinstance(value, Prose) else str(value)
-        line = Text.assemble((f"  {name:<{_NAME_WIDTH}}  ", "dim"), shown)
+    lines = list(fields)
+    names = (len(name) for name, _ in lines if len(name) <= _MOST_NAME_WIDTH)
+    width = max(_NAME_WIDTH, *names, 0)
+    for name, value in lines:
+        shown = _wrap(console, value, width + 4) if isinstance(value, Prose) else str(value)
+        line = Text.assemble((f"  {name:<{width}}  ", "dim"), shown)
         console.print(line, soft_wrap=True)
 
 
-def _wrap(console: Console, text: str) -> str:
+def _wrap(console: Console, text: str, indent: int) -> str:
     """Returns text in lines that fit a terminal, below each other; elsewhere as it is."""
     if not console.is_terminal:
         return text
-    width = max(console.width - len(_INDENT), len(_INDENT))
+    width = max(console.width - indent, indent)
     lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
-    return f"\n{_INDENT}".join(lines)
+    return ("\n" + " " * indent).join(lines)
 
 
 def printable(text: str, limit: int = 160) -> str:

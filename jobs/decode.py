@@ -12,6 +12,7 @@ from jobs.identity import check_kept, types_of, versions
 from jobs.model import ModelOptions, load_for_codes
 from jobs.stage import (
     GrowthOptions,
+    Places,
     Prepared,
     RunOptions,
     check_places,
@@ -41,7 +42,7 @@ RESERVED = {"key", "row", "image", "file", "bytes", "width", "height"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decode(GrowthOptions, RunOptions, ModelOptions):
+class Decode(GrowthOptions, RunOptions, ModelOptions, Places):
     """Decode Parquet shards of codes back into images.
 
     The source is a sink of vqpipe encode, which knows its model, or any Parquet files with a column

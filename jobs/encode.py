@@ -11,6 +11,7 @@ from jobs.identity import check_kept, facts_of, grid_of, identity_of, settle_cod
 from jobs.model import ModelOptions
 from jobs.stage import (
     GrowthOptions,
+    Places,
     Prepared,
     RunOptions,
     check_least,
@@ -40,7 +41,7 @@ from pipeline.tasks import open_sandboxed
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encode(GrowthOptions, RunOptions, ModelOptions):
+class Encode(GrowthOptions, RunOptions, ModelOptions, Places):
     """Encode image shards into Parquet shards of discrete codes.
 
     Run the same command again to resume: finished shards are not read again. Options marked

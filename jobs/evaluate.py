@@ -13,7 +13,15 @@ from jobs.console import Fields, Prose, print_fields
 from jobs.identity import versions
 from jobs.inspect import load_run
 from jobs.model import ModelOptions, load_recorded
-from jobs.stage import Prepared, RunOptions, check_least, check_uris, describe_store, run_stage
+from jobs.stage import (
+    Prepared,
+    RunOptions,
+    Source,
+    check_least,
+    check_uris,
+    describe_store,
+    run_stage,
+)
 from pipeline import evaluation, layout, reencode, storage, todo
 from pipeline.codec import CodecConfig
 from pipeline.commit import Writer
@@ -42,7 +50,7 @@ MOST_SHARDS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(RunOptions, ModelOptions):
+class Evaluate(RunOptions, ModelOptions, Source):
     """Evaluate codes: decode a sample of them, compare with the images, and write a report.
 
     Writes evaluation.json and report.html into the source, and the scores of every sample, with

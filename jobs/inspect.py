@@ -12,6 +12,7 @@ from jobs.console import Fields, Prose, print_fields, printable
 from jobs.stages import Contents, describe_evaluation, find_stage, read_command
 from pipeline import readiness, storage, survey
 from pipeline.errors import ConfigError
+from pipeline.footer import IMAGE_BYTES
 from pipeline.readiness import Readiness
 from pipeline.run import Run, find_run
 from pipeline.schema import Reason
@@ -165,7 +166,8 @@ def _rejection_facts(rejections: Rejections) -> dict[str, Any]:
 def _describe(found: _Found) -> Fields:
     seen, totals, contents = found.survey, found.count.totals, found.contents
     identity, stage = seen.run.identity, find_stage(seen.run)
-    size = f"{_size(totals['data_bytes'])}, {totals['bytes_per_image']:,.1f} bytes an image"
+    size = totals["data_bytes"] + totals.get(IMAGE_BYTES, 0)
+    sizes = f"{_size(size)}, {totals['bytes_per_image']:,.1f} bytes an image"
     return [
         *_describe_readiness(stage.question, found.readiness),
         ("run", f"{identity['stage']} {seen.run.fingerprint[:12]}, {seen.run.facts['created']}"),
@@ -176,7 +178,7 @@ def _describe(found: _Found) -> Fields:
         *_describe_pace(found),
         *stage.describe(contents),
         *describe_evaluation(contents),
-        ("size", Prose(size)),
+        ("size", Prose(sizes)),
         *([("report", found.report)] if found.report else []),
         ("read it", read_command(seen.sink)),
         ("output", f"{seen.sink}/data/"),

@@ -26,6 +26,20 @@ _ENOUGH_TO_JUDGE = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
+class Source:
+    """From where; the last base of a job, so that help begins with it."""
+
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places(Source):
+    """From where to where."""
+
+    sink: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """How a stage runs; nothing here changes a result."""
 

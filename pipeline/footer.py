@@ -27,6 +27,8 @@ HISTOGRAM = "vqpipe.histogram"
 """Key of a shard's code counts: base64 of zlib of little-endian uint32."""
 REJECTIONS = "vqpipe.rejections"
 """Key of a shard's rejections: base64 of zlib of a JSON list of `rejected/`'s rows."""
+IMAGE_BYTES = "image_bytes"
+"""Of a decoded shard, in that JSON object: bytes of its tar or files, which lie beside `data/`."""
 
 _TAIL_BYTES = 128 * 2**10
 _PARQUET_END_BYTES = 8  # footer length (uint32, little-endian) and the magic PAR1

@@ -14,6 +14,7 @@ import pyarrow as pa
 from PIL import Image
 
 from pipeline import storage
+from pipeline.footer import IMAGE_BYTES
 from pipeline.images import FORMATS
 from pipeline.products import folder_of
 
@@ -37,13 +38,13 @@ def find_fault(sink: str, shard: str, table: pa.Table, said: dict[str, Any]) -> 
         images = zip(table["key"].to_pylist(), table["image"].to_pylist(), strict=True)
         return _check_headers(images, table, said)
     if layout == "folder":
-        return _check_folder(storage.join_uri(sink, folder_of(shard)), table)
+        return _check_folder(storage.join_uri(sink, folder_of(shard)), table, said)
     return _check_tar(storage.join_uri(sink, "images", f"{shard}.tar"), table, said)
 
 
-def _check_folder(folder: str, table: pa.Table) -> str | None:
+def _check_folder(folder: str, table: pa.Table, said: dict[str, Any]) -> str | None:
     found = {file.uri[len(folder) + 1 :]: file.size for file in storage.list_files(folder)}
-    return _differ(folder, _listed(table), found)
+    return _differ(folder, _listed(table), found) or _check_bytes(sum(found.values()), said)
 
 
 def _check_tar(uri: str, table: pa.Table, said: dict[str, Any]) -> str | None:
@@ -57,7 +58,14 @@ def _check_tar(uri: str, table: pa.Table, said: dict[str, Any]) -> str | None:
     listed = _listed(table)
     found = {name: len(image) for name, image in members.items() if name in listed}
     images = ((name, members[name]) for name in listed if name in members)
-    return _differ(uri, listed, found) or _check_headers(images, table, said)
+    wrong = _differ(uri, listed, found) or _check_bytes(len(data), said)
+    return wrong or _check_headers(images, table, said)
+
+
+def _check_bytes(found: int, said: dict[str, Any]) -> str | None:
+    if found == said[IMAGE_BYTES]:
+        return None
+    return f"its images have {found:,} bytes, and the footer says {said[IMAGE_BYTES]:,}"
 
 
 def _members(data: bytes) -> Iterator[tuple[str, bytes]]:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from pipeline import schema
 from pipeline.errors import AccountingError
 from pipeline.filenames import safe_name
-from pipeline.footer import HISTOGRAM, pack_histogram
+from pipeline.footer import HISTOGRAM, IMAGE_BYTES, pack_histogram
 from pipeline.images import ImageFormat
 from pipeline.tars import write_tar
 
@@ -181,13 +181,14 @@ class ImagesProduct:
             return Finished(_sized(good, self.size), facts, {})
         files = [f"{name}.{self.how.extension}" for name in self._names(good)]
         table = _sized(good, self.size).append_column("file", pa.array(files, pa.string()))
-        table = table.append_column("bytes", pa.array(map(len, _images(good)), pa.int64()))
+        sizes = pa.array(map(len, _images(good)), pa.int64())
+        table = table.append_column("bytes", sizes)
         if self.layout == "folder":
-            folder = folder_of(shard)
+            folder, facts = folder_of(shard), facts | {IMAGE_BYTES: pc.sum(sizes).as_py() or 0}
             named = zip(files, _images(good), strict=True)
             return Finished(table, facts, {}, {f"{folder}/{f}": i for f, i in named}, folder)
         tar = write_tar(self._members(good, files))
-        said: Facts = {"tar": {"bytes": len(tar), "sha256": hashlib.sha256(tar).hexdigest()}}
+        said: Facts = {IMAGE_BYTES: len(tar), "tar": {"sha256": hashlib.sha256(tar).hexdigest()}}
         return Finished(table, facts | said, {}, {f"images/{shard}.tar": tar})
 
     def _names(self, good: pa.Table) -> list[str]:

@@ -179,7 +179,7 @@ class Evaluating:
 
             # a batch at a time: decoded pixels take memory, and whoever waits sees it move
             size = codec.batch_size
-            batches = [table.slice(start, size) for start in range(0, len(table), size)]
+            batches = [table.slice(start, size) for start in range(0, max(len(table), 1), size)]
             return pa.concat_tables([measure_rows(each, measure, self.scores) for each in batches])
 
         return Ready(run, lambda: codec.warm_up(self.resolution, self.resolution))

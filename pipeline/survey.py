@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pipeline import layout, storage
+from pipeline.footer import IMAGE_BYTES
 from pipeline.plan import Plan, load_plan, pick_names
 from pipeline.run import Run
 from pipeline.schema import File
@@ -19,7 +20,7 @@ from pipeline.totals import MADE, Totals, made, read_totals
 FEW = 2000
 """Most footers that are read unless all are asked for: a request each, 32 at a time."""
 
-_COUNTS = ("samples", *MADE.values(), "rejected", "audited")
+_COUNTS = ("samples", *MADE.values(), "rejected", "audited", IMAGE_BYTES)
 """Totals that grow with the number of shards."""
 
 Origin = Literal["_SUCCESS", "footers", "some footers"]

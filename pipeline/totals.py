@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline import layout, metrics, storage
 from pipeline.errors import IncompleteError, StorageError
-from pipeline.footer import ORIGIN, Footer, Histogram, read_footer, write_parquet
+from pipeline.footer import IMAGE_BYTES, ORIGIN, Footer, Histogram, read_footer, write_parquet
 from pipeline.plan import Plan, load_plan
 from pipeline.run import Run
 from pipeline.schema import File
@@ -46,6 +46,8 @@ class Totals:
     """Samples that are not rejected."""
     rejected: int = 0
     data_bytes: int = 0
+    image_bytes: int = 0
+    """Of the tars or image files that lie beside `data/`."""
     audited: int = 0
     """Images whose codes were compared with float32's."""
     flips: int = 0
@@ -65,8 +67,8 @@ class Totals:
 
     @property
     def bytes_per_image(self) -> float:
-        """Bytes in `data/` of one image, metadata and footers included."""
-        return self.data_bytes / self.good if self.good else 0.0
+        """Bytes in the sink of one image, metadata and footers included."""
+        return (self.data_bytes + self.image_bytes) / self.good if self.good else 0.0
 
     @property
     def codebook_usage(self) -> float:
@@ -115,6 +117,7 @@ class Totals:
             "rejected": self.rejected,
             "rejected_by_reason": dict(sorted(self.reasons.items())),
             "data_bytes": self.data_bytes,
+            **({IMAGE_BYTES: self.image_bytes} if self.made == MADE["decode"] else {}),
             "bytes_per_image": round(self.bytes_per_image, 1),
             **(self._of_codes() if len(self.histogram) else {}),
         }
@@ -137,6 +140,7 @@ class Totals:
         self.good += origin["good"]
         self.rejected += origin["rejected"]
         self.data_bytes += size
+        self.image_bytes += origin.get(IMAGE_BYTES, 0)
         self.audited += origin.get("audited", 0)
         self.flips += origin.get("flips", 0)
         if origin.get("psnr_images"):

@@ -47,10 +47,10 @@ def encode(source, sink, *options, model=CHECKPOINT, resolution=64, **how):
     return finish(process, **how)
 
 
-def await_commit(process, sink, timeout_s=240):
+def await_commit(process, sink, pattern="data/**/*.parquet", timeout_s=240):
     """Waits until a command has committed a shard; returns the data objects that are there."""
     deadline = time.monotonic() + timeout_s
-    while not (found := sorted(Path(sink, "data").rglob("*.parquet"))):
+    while not (found := sorted(Path(sink).glob(pattern))):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, "nothing is committed"
         time.sleep(0.05)

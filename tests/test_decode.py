@@ -92,7 +92,11 @@ def test_decode_to_a_folder_gives_every_image_a_safe_name_and_its_pixels(encoded
             check_pixels(path.read_bytes(), expected[shard][row["key"]])
             if len(row["key"]) < 100:
                 assert unquote(row["file"]) == row["key"] + ".png"
-    assert json.loads((sink / "_SUCCESS").read_bytes())["decoded"] == 2 * len(KEYS)
+    totals = json.loads((sink / "_SUCCESS").read_bytes())
+    sizes = [path.stat().st_size for path in (sink / "images").rglob("*.png")]
+    assert (totals["decoded"], totals["image_bytes"]) == (2 * len(KEYS), sum(sizes))
+    stored = sum(sizes) + sum(path.stat().st_size for path in (sink / "data").rglob("*.parquet"))
+    assert totals["bytes_per_image"] == pytest.approx(stored / len(sizes), abs=0.051)
     assert "already" not in decode(encoded / "codes", sink, "--layout", "folder", "--format", "png")
 
 
@@ -104,6 +108,7 @@ def test_decode_to_tars_holds_images_text_and_metadata(encoded, expected):
         file = pq.ParquetFile(sink / "data" / f"{shard}.parquet")
         said = json.loads(file.metadata.metadata[b"vqpipe"])
         assert said["tar"]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert said["image_bytes"] == path.stat().st_size
         with tarfile.open(path) as tar:
             members = {member.name: tar.extractfile(member).read() for member in tar}
         names = list(members)

@@ -156,6 +156,31 @@ def test_evaluate_without_a_sink_or_with_a_bad_number_says_so(tmp_path, capsys):
     assert "--samples is 0" in capsys.readouterr().err
 
 
+@pytest.mark.fault(2)
+@pytest.mark.ray
+@pytest.mark.soak
+def test_evaluate_killed_and_run_again_completes_as_if_nothing_had_been(tmp_path):
+    (tmp_path / "source").mkdir()
+    for shard in range(6):
+        members = {f"{shard}-{i}.png": png(photo(shard, i)) for i in range(20)}
+        (tmp_path / "source" / f"{shard}.tar").write_bytes(tar_of(members))
+    commands.encode(tmp_path / "source", tmp_path / "codes", resolution=SIDE)
+    shutil.copytree(tmp_path / "codes", tmp_path / "other" / "codes")
+    evaluate(tmp_path / "other" / "codes", "--samples", 100)
+    process = commands.start("evaluate", "--source", tmp_path / "codes", "--samples", 100)
+    done = commands.await_commit(process, tmp_path / "codes" / "evaluation", "*/data/*.parquet")
+    process.kill()
+    process.communicate()
+    assert not (tmp_path / "codes" / "report.html").exists()
+    before = {path: path.stat().st_mtime_ns for path in done}
+    evaluate(tmp_path / "codes", "--samples", 100)
+    assert {path: path.stat().st_mtime_ns for path in done} == before
+    assert scores(tmp_path) == scores(tmp_path / "other")
+    mine, theirs = document(tmp_path), document(tmp_path / "other")
+    assert all([mine.pop("created"), theirs.pop("created")])
+    assert mine == theirs
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_evaluate_codes_of_other_images_have_more_unlike_codes(evaluated, tmp_path):

@@ -123,12 +123,20 @@ def test_verify_finds_a_file_that_nothing_lists(tmp_path):
     assert found(writer) == {("images", "a")}
 
 
-def rewrite(writer, change):
-    """Writes the object of shard a again, changed, with the same footer."""
+@pytest.mark.parametrize("layout", ["webdataset", "folder"])
+def test_verify_finds_a_footer_that_miscounts_bytes(tmp_path, layout):
+    writer = decoded(tmp_path, layout)
+    rewrite(writer, lambda table: table, image_bytes=7)
+    assert found(writer) == {("images", "a"), ("totals", "_SUCCESS")}
+
+
+def rewrite(writer, change, **said):
+    """Writes the object of shard a again, changed, its footer the same but for what is said."""
     path = data_uri(writer.sink, "a")
     file = pq.ParquetFile(path)
     table, metadata = file.read(), file.metadata.metadata
     own = {key: value for key, value in metadata.items() if key.startswith(b"vqpipe")}
+    own[b"vqpipe"] = json.dumps(json.loads(own[b"vqpipe"]) | said).encode()
     with pq.ParquetWriter(path, table.schema) as output:
         output.write_table(change(table))
         output.add_key_value_metadata(own)
