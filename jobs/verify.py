@@ -86,11 +86,15 @@ def run(job: Verify) -> None:
     if breaches:
         raise DamagedSinkError(
             f"{sink} is not as it must be, in {len(breaches):,} place(s). Remove the objects in "
-            "data/ and rejected/ that are named, and _SUCCESS, and run vqpipe encode again: it "
-            "makes them anew"
+            f"data/ and rejected/ that are named, and _SUCCESS, and run vqpipe {_stage(found)} "
+            "again: it makes them anew"
         )
     if not complete:
         raise IncompleteError(f"{sink} is not complete yet; what is there is as it must be")
+
+
+def _stage(run: Run) -> str:
+    return str(run.identity.get("stage", "encode"))
 
 
 def _compare(job: Verify, sink: str, found: Run, frozen: Plan) -> Compared:

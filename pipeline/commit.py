@@ -93,12 +93,12 @@ class Writer:
         """Tells whether objects of a shard may be there that are to give way to new ones."""
         return self.revision(index) is not None or bool(self.plan.earlier(index))
 
-    def publish(self, index: int, uri: str, data: bytes) -> None:
-        """Publishes an object of a shard."""
+    def publish(self, index: int, uri: str, data: bytes) -> bool:
+        """Publishes an object of a shard; returns False if one was there that has to stay."""
         if self.replaces(index):
             storage.replace(uri, data)
-        else:
-            storage.publish(uri, data)
+            return True
+        return storage.publish(uri, data)
 
 
 @dataclass(frozen=True)
@@ -182,8 +182,12 @@ def _with_base(rows: pa.Table, base: _Base | None) -> pa.Table:
     """Returns rows in order, each once; what is committed already comes first."""
     tables = [base.rows, rows] if base else [rows]
     together = pa.concat_tables(tables)
-    order = [(name, "ascending") for name in _NUMBERS if name in together.column_names]
-    return _drop_duplicates(together.sort_by(order))  # a stable sort
+    names = [name for name in _NUMBERS if name in together.column_names]
+    numbers = [together[name].fill_null(0).to_numpy() for name in names]
+    order = np.lexsort(numbers[::-1])  # stable
+    if (order[1:] > order[:-1]).all():  # in order as it is: sorting would copy every image
+        return _drop_duplicates(together)
+    return _drop_duplicates(together.take(pa.array(order)))
 
 
 def _contiguous(rows: pa.Table) -> Iterator[pa.Table]:
@@ -244,8 +248,7 @@ def _publish_shard(
 ) -> None:
     """Publishes `rejected/` and then `data/`, after checking that every row is there once."""
     _check_accounting(writer.plan.name(index), rows, total)
-    good = rows.filter(pc.is_null(rows["reason"]))
-    bad = rows.filter(pc.is_valid(rows["reason"]))
+    good, bad = _split(rows)
     rejected = bad.select(schema.REJECTED.names).cast(schema.REJECTED)
     rejections = pack_rejections(rejected)
     before = base.footer.origin if base else {}
@@ -255,25 +258,51 @@ def _publish_shard(
     finished = writer.product.finish(good, name, before)
     if writer.replaces(index) and not _may_replace(writer, index, base):
         return
-    _publish_beside(writer, index, finished)
+    has_written = _publish_beside(writer, index, finished)
     said = {**_describe(writer, index, rejected, len(good)), **finished.facts}
     origin = json.dumps(said | {"rejections": digest(rejections)})
     _publish_rejected(writer, index, rejected, origin)
     footer = {ORIGIN: origin, REJECTIONS: rejections, **finished.footer}
     data = write_parquet(_data_table(finished.columns, writer), footer)
-    writer.publish(index, layout.data_uri(writer.sink, name), data)
+    uri = layout.data_uri(writer.sink, name)
+    is_first = writer.publish(index, uri, data)
+    if has_written and not is_first and _has_other_files(finished, uri):
+        _publish_beside(writer, index, finished, is_ours=True)
+        storage.replace(uri, data)
 
 
-def _publish_beside(writer: Writer, index: int, finished: Finished) -> None:
+def _split(rows: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Returns good and rejected rows; copies none if all are good, as images take much memory."""
+    is_good = pc.is_null(rows["reason"])
+    bad = rows.filter(pc.invert(is_good))
+    return (rows.filter(is_good) if len(bad) else rows), bad
+
+
+def _has_other_files(finished: Finished, uri: str) -> bool:
+    """Tells whether another writer's object, which came first, speaks of other files than ours.
+
+    Ours lie there now, since they were written while that object was not there yet. Two writers
+    have other files only where devices differ, or where they rejected other samples.
+    """
+    said = read_footer(storage.stat(uri)).origin
+    return any(said.get(name) != value for name, value in finished.facts.items())
+
+
+def _publish_beside(
+    writer: Writer, index: int, finished: Finished, *, is_ours: bool = False
+) -> bool:
     """Publishes what goes before a shard's object, and clears what an earlier attempt left there.
 
     What is there may be of an attempt that rejected other samples, so that it gives way; but not
-    once the shard's object speaks of it.
+    once the shard's object speaks of it, unless that is to give way too (`is_ours`).
+
+    Returns:
+        Whether anything was written.
     """
     if not finished.beside and finished.folder is None:
-        return
-    if not writer.replaces(index) and _is_there(writer, writer.plan.name(index)):
-        return
+        return False
+    if not (is_ours or writer.replaces(index)) and _is_there(writer, writer.plan.name(index)):
+        return False
     objects = {storage.join_uri(writer.sink, path): data for path, data in finished.beside.items()}
     stale = []
     if finished.folder is not None:
@@ -284,6 +313,7 @@ def _publish_beside(writer: Writer, index: int, finished: Finished) -> None:
             pass
         for _ in pool.map(storage.delete, stale):
             pass
+    return True
 
 
 def _is_there(writer: Writer, name: str) -> bool:

@@ -30,6 +30,9 @@ REJECTIONS = "vqpipe.rejections"
 IMAGE_BYTES = "image_bytes"
 """Of a decoded shard, in that JSON object: bytes of its tar or files, which lie beside `data/`."""
 
+_GROUP_ROWS, _GROUP_BYTES = 2**20, 128 * 2**20
+"""Most of a row group, by rows and by bytes before compression."""
+
 _TAIL_BYTES = 128 * 2**10
 _PARQUET_END_BYTES = 8  # footer length (uint32, little-endian) and the magic PAR1
 
@@ -83,9 +86,15 @@ def write_parquet(table: pa.Table, footer: dict[str, str]) -> bytes:
     with pq.ParquetWriter(
         buffer, table.schema, compression="zstd", write_page_checksum=True
     ) as writer:
-        writer.write_table(table)
+        writer.write_table(table, row_group_size=_rows_of_group(table))
         writer.add_key_value_metadata(footer)
     return buffer.getvalue()
+
+
+def _rows_of_group(table: pa.Table) -> int:
+    """Returns how many rows a row group has, so that a reader needs no memory for a whole shard."""
+    row_bytes = max(1, int(table.nbytes) // max(1, len(table)))
+    return max(1, min(_GROUP_ROWS, _GROUP_BYTES // row_bytes))
 
 
 def read_footer(file: File) -> Footer:

@@ -35,7 +35,8 @@ def find_fault(sink: str, shard: str, table: pa.Table, said: dict[str, Any]) -> 
     if layout == "parquet":
         if table["image"].null_count:
             return f"{table['image'].null_count} images are null"
-        images = zip(table["key"].to_pylist(), table["image"].to_pylist(), strict=True)
+        values = (value.as_buffer().to_pybytes() for value in table["image"])
+        images = zip(table["key"].to_pylist(), values, strict=True)
         return _check_headers(images, table, said)
     if layout == "folder":
         return _check_folder(storage.join_uri(sink, folder_of(shard)), table, said)
@@ -54,12 +55,18 @@ def _check_tar(uri: str, table: pa.Table, said: dict[str, Any]) -> str | None:
         return f"{uri} is missing"
     if hashlib.sha256(data).hexdigest() != said["tar"]["sha256"]:
         return f"{uri} is not the one that was written: its SHA-256 is another one"
-    members = dict(_members(data))
     listed = _listed(table)
-    found = {name: len(image) for name, image in members.items() if name in listed}
-    images = ((name, members[name]) for name in listed if name in members)
-    wrong = _differ(uri, listed, found) or _check_bytes(len(data), said)
-    return wrong or _check_headers(images, table, said)
+    found: dict[str, int] = {}
+
+    def images() -> Iterator[tuple[str, bytes]]:
+        """Yields one image after the other, and leaves its size behind."""
+        for name, content in _members(data):
+            if name in listed:
+                found[name] = len(content)
+                yield name, content
+
+    wrong = _check_headers(images(), table, said)
+    return wrong or _differ(uri, listed, found) or _check_bytes(len(data), said)
 
 
 def _check_bytes(found: int, said: dict[str, Any]) -> str | None:

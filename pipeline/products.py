@@ -4,8 +4,10 @@ The commit (`pipeline.commit`) is the same for every stage: which rows there are
 whether all are there. What is in them is a product's matter.
 """
 
+import base64
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -203,12 +205,8 @@ class ImagesProduct:
         for file, image, row in zip(files, _images(good), rows, strict=True):
             yield file, image
             stem = file.removesuffix(f".{self.how.extension}")
-            texts = {name: value for name, value in row.items() if isinstance(value, str)}
-            for name, text in texts.items():
-                yield f"{stem}.{safe_name(name).replace('/', '%2F')}", text.encode()
-            rest = {name: value for name, value in row.items() if name not in texts}
-            if rest:
-                yield f"{stem}.json", json.dumps(rest, default=str).encode()
+            for ending, text in _texts(row, self.how.extension):
+                yield f"{stem}.{ending}", text.encode()
 
 
 @dataclass(frozen=True)
@@ -234,6 +232,47 @@ class ScoresProduct:
         if missing:
             raise AccountingError(f"{missing} scores of {shard} are missing")
         return Finished(good, {}, {})
+
+
+def _texts(row: Mapping[str, Any], taken: str) -> Iterator[tuple[str, str]]:
+    """Yields ending and text of each member of a tar that holds what was kept of an image.
+
+    Text is a member of its own, all else is a field in one of JSON; what is null is left out.
+
+    Args:
+        row: Kept values by name.
+        taken: The image's own ending.
+    """
+    texts = {name: value for name, value in row.items() if isinstance(value, str)}
+    rest = {name: value for name, value in row.items() if value is not None and name not in texts}
+    endings = {taken}
+    for name, text in texts.items():
+        ending = _free(safe_name(name).replace("/", "%2F"), "txt", endings)
+        yield ending, text
+    if rest:
+        document = json.dumps(_to_json(rest), ensure_ascii=False, allow_nan=False)
+        yield _free("json", "json", endings), document
+
+
+def _free(ending: str, more: str, taken: set[str]) -> str:
+    """Returns an ending that no other member of the same image has, and takes it."""
+    while ending.lower() in taken:
+        ending = f"{ending}.{more}"
+    taken.add(ending.lower())
+    return ending
+
+
+def _to_json(value: object) -> object:
+    """Returns a kept value as JSON has it: NaN and infinity as null, bytes in base64."""
+    if isinstance(value, Mapping):
+        return {str(name): _to_json(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_to_json(each) for each in value]
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
 def _images(good: pa.Table) -> Iterator[bytes]:

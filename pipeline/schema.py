@@ -227,7 +227,7 @@ def images_schema(kept: pa.Schema, *, has_files: bool) -> pa.Schema:
         has_files: Whether images are in files of their own, `file` below `images/<shard>`, and not
             in a column.
     """
-    image = [pa.field("image", pa.binary())]
+    image = [pa.field("image", pa.large_binary())]  # those of one shard may exceed 2 GiB
     files = [pa.field("file", pa.string()), pa.field("bytes", pa.int64())]
     return pa.schema(
         [

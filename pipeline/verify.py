@@ -30,7 +30,8 @@ from pipeline.run import Run
 from pipeline.schema import REJECTED, File
 from pipeline.totals import read_totals, success
 
-_READERS = 8
+_READERS, _IMAGE_READERS = 8, 2
+"""Objects that are looked at at once; a shard of images takes memory for all of them."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ CHECKS = {
     "rows": "every row of a shard is there once, encoded or rejected",
     "keys": "no key is there twice in a shard",
     "codes": "codes are there, and below the codebook size",
-    "images": "images are there, each as it is listed, and nothing else beside them",
+    "images": "images are there, each as it is listed, and no others in their tars or folders",
     "counts": "the footer counts samples and codes as they are",
     "rejected": "rejected/ says what data/ says",
     "totals": "_SUCCESS says what the objects add up to",
@@ -99,7 +100,9 @@ def verify(sink: str, run: Run, plan: Plan, *, is_complete: bool) -> Iterator[Br
     data, rejected = _list(sink, "data"), _list(sink, "rejected")
     yield from _check_listing(sink, plan, data, rejected, is_complete=is_complete)
     planned = [(index, data[name]) for index, name in enumerate(plan.names) if name in data]
-    with ThreadPoolExecutor(_READERS) as pool:
+    yield from _check_tars(sink, run, plan)
+    readers = _READERS if run.identity.get("stage") == "encode" else _IMAGE_READERS
+    with ThreadPoolExecutor(readers) as pool:
         check = functools.partial(_check_object, sink, run, plan, is_complete=is_complete)
         for breaches in pool.map(lambda pair: list(check(*pair)), planned):
             yield from breaches
@@ -127,6 +130,17 @@ def _check_listing(
             yield Breach("complete", layout.data_uri(sink, name), "it is missing")
         for file in storage.list_files(storage.join_uri(sink, "staging")):
             yield Breach("foreign", file.uri, "left behind in staging/; it may be removed")
+
+
+def _check_tars(sink: str, run: Run, plan: Plan) -> Iterator[Breach]:
+    """Yields tars of images that are of no planned shard; each of the others is looked at alone."""
+    if run.identity.get("layout") != "webdataset":
+        return
+    base = storage.join_uri(sink, "images")
+    planned = {storage.join_uri(base, f"{name}.tar") for name in plan.names}
+    for file in storage.list_files(base):
+        if file.uri not in planned:
+            yield Breach("foreign", file.uri, "no planned shard has this tar")
 
 
 def _check_object(

@@ -1,3 +1,5 @@
+import io
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -44,3 +46,12 @@ def test_rejections_packed_and_read_are_the_same(tmp_path):
     packed = footer.pack_rejections(rejections)
     write_parquet(path, {"vqpipe": "{}", "vqpipe.rejections": packed})
     assert read_footer(storage.stat(str(path))).rejections.equals(rejections)
+
+
+def test_write_parquet_makes_row_groups_that_a_reader_has_memory_for(monkeypatch):
+    monkeypatch.setattr(footer, "_GROUP_BYTES", 10_000)
+    table = pa.table({"image": pa.array([bytes([i]) * 3000 for i in range(10)], pa.large_binary())})
+    file = pq.ParquetFile(io.BytesIO(footer.write_parquet(table, {})))
+    sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+    assert sizes == [3, 3, 3, 1]
+    assert file.read() == table

@@ -1,5 +1,6 @@
 """Sinks of decoded images, damaged on purpose; made by the commit alone."""
 
+import datetime
 import hashlib
 import io
 import json
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 from jobs import cli
-from pipeline import totals
+from pipeline import commit, products, totals
 from pipeline.commit import Writer, commit_rows
 from pipeline.images import ImageFormat, compress
 from pipeline.layout import data_uri
@@ -123,6 +124,12 @@ def test_verify_finds_a_file_that_nothing_lists(tmp_path):
     assert found(writer) == {("images", "a")}
 
 
+def test_verify_finds_a_tar_of_no_shard(tmp_path):
+    writer = decoded(tmp_path, "webdataset")
+    (tmp_path / "images" / "deep" / "c.tar").write_bytes(b"x")
+    assert found(writer) == {("foreign", "c")}
+
+
 @pytest.mark.parametrize("layout", ["webdataset", "folder"])
 def test_verify_finds_a_footer_that_miscounts_bytes(tmp_path, layout):
     writer = decoded(tmp_path, layout)
@@ -187,6 +194,52 @@ def test_commit_again_after_a_crash_leaves_only_the_images_it_lists(tmp_path, la
     if layout == "folder":
         files = sorted(path.name for path in (tmp_path / "images" / "a" / "k").iterdir())
         assert files == ["0.png", "2.png", "3.png"]
+
+
+@pytest.mark.parametrize("layout", ["webdataset", "folder"])
+def test_commit_beside_another_writer_of_other_images_leaves_one_of_both_whole(
+    tmp_path, layout, monkeypatch
+):
+    """Both looked before either had published; on other devices pixels may differ."""
+    writer = decoded(tmp_path, layout)
+    Path(data_uri(writer.sink, "a")).unlink()
+    schema, looks = writer.product.rows, iter([False])
+    is_there = commit._is_there
+
+    def look(*arguments):
+        if next(looks, True):
+            return is_there(*arguments)
+        commit_rows(rows_of(0, 4, schema), writer)
+        return False
+
+    monkeypatch.setattr(commit, "_is_there", look)
+    others = rows_of(0, 4, schema).to_pylist()
+    for row in others[:4]:
+        row["image"] = image(9, row["row"])
+    commit_rows(pa.Table.from_pylist(others, schema=schema), writer)
+    (tmp_path / "_SUCCESS").unlink()
+    read = totals.read_totals(writer.sink, writer.run, writer.plan)
+    totals.mark_success(writer.sink, writer.plan, read)
+    assert found(writer) == set()
+
+
+@pytest.mark.parametrize(
+    ("row", "members"),
+    [
+        ({"txt": "a", "n": 1, "none": None}, {"txt": "a", "json": '{"n": 1}'}),
+        ({"txt": None, "json": None}, {}),
+        ({"json": "{}", "n": 1}, {"json": "{}", "json.json": '{"n": 1}'}),
+        ({"png": "not one"}, {"png.txt": "not one"}),
+        ({"JSON": "a", "x": float("nan")}, {"JSON": "a", "json.json": '{"x": null}'}),
+        ({"b": b"\0\xff", "l": [b"a", 1.5]}, {"json": '{"b": "AP8=", "l": ["YQ==", 1.5]}'}),
+        ({"d": datetime.date(2026, 1, 2)}, {"json": '{"d": "2026-01-02"}'}),
+        ({"a/b.c": "x"}, {"a%2Fb.c": "x"}),
+    ],
+)
+def test_texts_of_a_tar_have_names_of_their_own(row, members):
+    found = list(products._texts(row, "png"))
+    assert dict(found) == members
+    assert len(found) == len(members)
 
 
 def test_tar_of_a_shard_is_the_same_for_the_same_rows(tmp_path):
