@@ -38,11 +38,14 @@ gpu:
 	$(PYTHON) -m pytest -m gpu $(shell grep -l 'mark\.gpu' tests/test_*.py)
 	$(PYTHON) -m tests.benchmarks.codec
 	$(PYTHON) -m tests.benchmarks.nearest
+	$(PYTHON) -m tests.benchmarks.audit --device cuda
 
 bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.pipeline
 	$(BIN)/python -m tests.benchmarks.codec
 	$(BIN)/python -m tests.benchmarks.nearest
+	$(BIN)/python -m tests.benchmarks.audit
+	$(BIN)/python -m tests.benchmarks.inspect
 
 # SOAK=--seed 7 has the same faults again.
 soak: $(STAMP)

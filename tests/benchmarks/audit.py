@@ -24,11 +24,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", help="others are compared with float32 too")
     options = parser.parse_args()
     weights, table = Weights.load(str(CHECKPOINT)), rows()
     codes = schema.codes_field(weights.config.num_vq_embeddings, GRID)
     sides = {
-        share: Encoding(codes, CodecConfig(), SIDE, share).prepare(
+        share: Encoding(codes, CodecConfig(dtype=options.dtype), SIDE, share).prepare(
             lambda how, size: Codec(weights, how, device=options.device, batch_size=size)
         )
         for share in (0.0, 0.001)
