@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.filenames import MAX_BYTES, safe_name
+from pipeline.filenames import MAX_BYTES, safe_folder, safe_name, safe_names
 
 KEYS = [
     "train/0001",
@@ -21,7 +21,15 @@ KEYS = [
     "%2F",
     "a b?*:|<>\\",
     "<script>alert(1)</script>",
+    "CON/nul.txt/Com1",
 ]
+
+
+DEVICES = {"con", "prn", "aux", "nul"} | {
+    f"{port}{n}" for port in ("com", "lpt") for n in range(10)
+}
+"""https://learn.microsoft.com/windows/win32/fileio/naming-a-file: with any extension."""
+TEXTS = st.text() | st.lists(st.sampled_from(["CON", "nul", "Com1", "x", ".", "/"])).map("".join)
 
 
 @pytest.mark.fault(26)
@@ -32,7 +40,7 @@ def test_safe_name_is_turned_back_by_unquote(key, dots):
 
 
 @pytest.mark.fault(26)
-@given(st.text(), st.booleans())
+@given(TEXTS, st.booleans())
 def test_safe_name_of_any_key_stays_in_its_folder(key, dots):
     name = safe_name(key, dots=dots)
     assert re.fullmatch(r"[A-Za-z0-9_%./-]+", name)
@@ -40,6 +48,7 @@ def test_safe_name_of_any_key_stays_in_its_folder(key, dots):
     for part in name.split("/"):
         assert part
         assert not part.startswith(".")
+        assert part.partition(".")[0].lower() not in DEVICES
     assert "." not in (name.rpartition("/")[0] if dots else name)
 
 
@@ -63,3 +72,45 @@ def test_safe_name_of_long_keys_is_cut_and_still_tells_them_apart():
 def test_safe_name_keeps_what_is_plain():
     assert safe_name("n01440764/n01440764_10026.JPEG") == "n01440764/n01440764_10026.JPEG"
     assert safe_name("0001.seg", dots=False) == "0001%2Eseg"
+    assert safe_name("console/com10.null") == "console/com10.null"
+
+
+@pytest.mark.fault(26)
+def test_safe_names_that_differ_in_capitals_alone_are_told_apart():
+    names = safe_names(["IMG", "x/Y", "img", "Img", "a/%2F", "a/%2f"], dots=True)
+    assert names == ["%49%4D%47", "x/Y", "img", "%49mg", "a/%252%46", "a/%252f"]
+
+
+SIMILAR = st.text(alphabet="aAfF2./%", max_size=5) | st.sampled_from(["con", "Con", "CON", "cOn"])
+LONG = st.sampled_from([letter * n for letter in "xX" for n in (MAX_BYTES, MAX_BYTES + 1)])
+
+
+@pytest.mark.fault(26)
+@given(st.lists(SIMILAR | LONG, unique=True), st.booleans())
+def test_safe_names_differ_for_different_keys_on_disks_that_know_no_capitals(keys, dots):
+    names = safe_names(keys, dots=dots)
+    assert len({name.lower() for name in names}) == len(keys)
+    assert all(len(name) <= MAX_BYTES for name in names)
+    for name, key in zip(names, keys, strict=True):
+        if key and "%%" not in name:
+            assert unquote(name) == key
+        if sum(other.lower() == key.lower() for other in keys) == 1:
+            assert name == safe_name(key, dots=dots)
+
+
+@pytest.mark.fault(26)
+@given(st.lists(TEXTS.filter(len), unique=True))
+def test_safe_folder_of_any_shard_is_one_part_of_a_path(shards):
+    names = [safe_folder(shard) for shard in shards]
+    assert len(set(names)) == len(shards)
+    for name, shard in zip(names, shards, strict=True):
+        assert re.fullmatch(r"[A-Za-z0-9_%-]+", name)
+        assert name.lower() not in DEVICES
+        assert "%%" in name or unquote(name) == shard
+
+
+def test_safe_folder_keeps_what_is_plain_and_cuts_what_is_long():
+    assert safe_folder("train/part-00") == "train%2Fpart-00"
+    names = {safe_folder("deep/" * 60 + str(i)) for i in range(10)}
+    assert len(names) == 10
+    assert all(len(name) <= MAX_BYTES for name in names)
