@@ -59,7 +59,7 @@ def safe_names(keys: Sequence[str], *, dots: bool) -> list[str]:
 
 def safe_folder(shard: str) -> str:
     """Returns the name of the folder of a shard's files: one part of a path, without `/`."""
-    name = _escape(shard, _PLAIN)
+    name = re.sub(r"^\.|\.$", "%2E", _escape(shard, _PLAIN | {ord(".")}))
     return _cut(_DEVICE.sub(_escape_letter, name), shard)
 
 

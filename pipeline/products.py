@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from pipeline import schema
 from pipeline.errors import AccountingError
-from pipeline.filenames import safe_name
+from pipeline.filenames import safe_folder, safe_name, safe_names
 from pipeline.footer import HISTOGRAM, IMAGE_BYTES, pack_histogram
 from pipeline.images import ImageFormat
 from pipeline.tars import write_tar
@@ -140,7 +140,7 @@ def folder_of(shard: str) -> str:
 
     It is flat: folders must not lie in each other, as those of shards `a` and `a/b` would.
     """
-    return f"images/{shard.replace('%', '%25').replace('/', '%2F')}"
+    return f"images/{safe_folder(shard)}"
 
 
 @dataclass(frozen=True)
@@ -194,8 +194,7 @@ class ImagesProduct:
         return Finished(table, facts | said, {}, {f"images/{shard}.tar": tar})
 
     def _names(self, good: pa.Table) -> list[str]:
-        dots = self.layout != "webdataset"
-        return [safe_name(key, dots=dots) for key in good["key"].to_pylist()]
+        return safe_names(good["key"].to_pylist(), dots=self.layout != "webdataset")
 
     def _members(self, good: pa.Table, files: list[str]) -> Iterator[tuple[str, bytes]]:
         """Yields name and content of each member: an image, then its text, then all else of it."""
