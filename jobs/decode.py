@@ -22,7 +22,6 @@ from jobs.stage import (
 )
 from pipeline import doctor, layout, storage, todo
 from pipeline.codec import CodecConfig, DType
-from pipeline.commit import Writer
 from pipeline.decoding import Form, compress_rows
 from pipeline.doctor import AskedRange
 from pipeline.engine import Stage, Work
@@ -36,6 +35,7 @@ from pipeline.schema import Selection, Shard
 from pipeline.sources.codes import Kind, kept_schema, list_shards
 from pipeline.steps import Decoding
 from pipeline.weights import Weights
+from pipeline.writer import Writer
 
 RESERVED = {"key", "row", "image", "file", "bytes", "width", "height"}
 """Columns that the output has of its own."""

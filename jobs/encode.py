@@ -23,7 +23,6 @@ from jobs.stage import (
 from pipeline import layout, schema, storage, todo
 from pipeline.audit import SHARE
 from pipeline.codec import CodecConfig, DType
-from pipeline.commit import Attempt, Writer
 from pipeline.doctor import AskedRange, RangeProbe
 from pipeline.engine import Stage, Work
 from pipeline.errors import ConfigError
@@ -38,6 +37,7 @@ from pipeline.sources import Listing, kept_schema, list_shards
 from pipeline.stages import open_rows
 from pipeline.steps import Encoding
 from pipeline.tasks import open_sandboxed
+from pipeline.writer import Attempt, Writer
 
 
 @dataclass(frozen=True, kw_only=True)

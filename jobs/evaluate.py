@@ -24,7 +24,6 @@ from jobs.stage import (
 )
 from pipeline import evaluation, layout, reencode, storage, todo
 from pipeline.codec import CodecConfig
-from pipeline.commit import Writer
 from pipeline.engine import Stage, Work
 from pipeline.errors import ConfigError
 from pipeline.evaluating import PICTURE_SIDE, picture_rows, share_out
@@ -44,6 +43,7 @@ from pipeline.sources import list_shards
 from pipeline.stages import open_rows
 from pipeline.steps import Evaluating
 from pipeline.tasks import open_sandboxed
+from pipeline.writer import Writer
 
 MOST_SHARDS = 64
 """Shards that samples are taken from; of a tar, everything before the last of them is read."""

@@ -12,7 +12,6 @@ from rich.console import Console
 from jobs import summary
 from jobs.console import Fields, print_fields
 from pipeline import cluster, engine, storage
-from pipeline.commit import Writer
 from pipeline.device import Device
 from pipeline.engine import Resources, Work
 from pipeline.errors import ConfigError, IncompleteError
@@ -20,6 +19,7 @@ from pipeline.plan import Growth
 from pipeline.progress import Display, Progress
 from pipeline.run import check_creates_once
 from pipeline.tasks import Counts
+from pipeline.writer import Writer
 
 _ENOUGH_TO_JUDGE = 1000
 """Images seen before a fraction of rejections can end a run early."""

@@ -8,10 +8,10 @@ from rich.console import Console
 
 from jobs.console import describe_output, describe_totals, print_fields
 from pipeline import totals
-from pipeline.commit import Writer
 from pipeline.errors import IncompleteError, TooManyRejectionsError
 from pipeline.progress import Progress
 from pipeline.totals import Totals
+from pipeline.writer import Writer
 
 
 def finish(

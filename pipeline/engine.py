@@ -31,7 +31,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipeline import cluster
 from pipeline.attempts import ATTEMPTS, run_bounded
 from pipeline.codec import BATCH_SIZE, Codec, CodecConfig
-from pipeline.commit import Writer
 from pipeline.device import Device, choose_device, device_name, watch_device
 from pipeline.errors import DeviceError, NoProgressError
 from pipeline.failures import explain
@@ -40,6 +39,7 @@ from pipeline.readers import Reader
 from pipeline.steps import Step
 from pipeline.tasks import Counter, Counts, RemoteLedger, commit, read, todo_rows
 from pipeline.weights import Weights
+from pipeline.writer import Writer
 
 BLOCK_BYTES = 8 * 2**20
 """Least size of blocks of compressed images; small, so that one huge shard soon uses every core."""

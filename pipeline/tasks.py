@@ -14,11 +14,12 @@ import ray
 from ray.actor import ActorHandle
 
 from pipeline.attempts import Notes, noted
-from pipeline.commit import Writer, commit_rows
+from pipeline.commit import commit_rows
 from pipeline.images import Opened, Pixels, Preprocess
 from pipeline.layout import Staged
 from pipeline.readers import Reader
 from pipeline.sandbox import Sandbox
+from pipeline.writer import Writer
 
 TODO = pa.schema(
     [

@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from pipeline import layout
-from pipeline.commit import is_current
 from pipeline.footer import read_footer
 from pipeline.layout import Staged
 from pipeline.plan import Plan
 from pipeline.run import Run
 from pipeline.schema import File
+from pipeline.writer import is_current
 
 _READERS = 32
 

@@ -8,12 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import schema, todo
-from pipeline.commit import Writer
 from pipeline.plan import Growth, Plan
 from pipeline.products import CodesProduct
 from pipeline.run import Run, start_run
 from pipeline.schema import File, Shard
 from pipeline.stages import NO_ROW
+from pipeline.writer import Writer
 
 KEPT = pa.schema([pa.field("caption", pa.string()), pa.field("score", pa.float32())])
 

@@ -14,12 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import schema, storage, todo, totals
-from pipeline.commit import Attempt, Writer, commit_rows
+from pipeline.commit import commit_rows
 from pipeline.errors import IncompleteError
 from pipeline.plan import Growth, Plan
 from pipeline.products import CodesProduct
 from pipeline.run import Run, start_run
 from pipeline.verify import verify
+from pipeline.writer import Attempt, Writer
 from tests.intercept import intercept
 from tests.runs import (
     KEPT,

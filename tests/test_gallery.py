@@ -14,14 +14,15 @@ import pytest
 from PIL import Image
 
 from jobs import cli
-from pipeline import commit, products, totals
-from pipeline.commit import Writer, commit_rows
+from pipeline import products, publication, totals
+from pipeline.commit import commit_rows
 from pipeline.images import ImageFormat, compress
 from pipeline.layout import data_uri
 from pipeline.plan import Growth, Plan
 from pipeline.products import ImagesProduct
 from pipeline.run import Run, start_run
 from pipeline.verify import verify
+from pipeline.writer import Writer
 from tests.runs import tar_shard
 
 SIZE = (6, 8)
@@ -204,7 +205,7 @@ def test_commit_beside_another_writer_of_other_images_leaves_one_of_both_whole(
     writer = decoded(tmp_path, layout)
     Path(data_uri(writer.sink, "a")).unlink()
     schema, looks = writer.product.rows, iter([False])
-    is_there = commit._is_there
+    is_there = publication._is_there
 
     def look(*arguments):
         if next(looks, True):
@@ -212,7 +213,7 @@ def test_commit_beside_another_writer_of_other_images_leaves_one_of_both_whole(
         commit_rows(rows_of(0, 4, schema), writer)
         return False
 
-    monkeypatch.setattr(commit, "_is_there", look)
+    monkeypatch.setattr(publication, "_is_there", look)
     others = rows_of(0, 4, schema).to_pylist()
     for row in others[:4]:
         row["image"] = image(9, row["row"])

@@ -9,13 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import layout, storage, todo, totals
-from pipeline.commit import Attempt, commit_rows
+from pipeline.commit import commit_rows
 from pipeline.errors import IncompleteError, StorageError
 from pipeline.footer import read_footer, unpack_histogram
 from pipeline.plan import Growth, Plan
 from pipeline.products import CodesProduct
 from pipeline.run import is_complete, start_run
 from pipeline.verify import verify
+from pipeline.writer import Attempt
 from tests.runs import (
     check_committed,
     codes_of,

@@ -32,7 +32,6 @@ from PIL import Image
 from infra.demo.photos import PACKAGED, open_photo
 from pipeline import cluster, engine, schema
 from pipeline.codec import CodecConfig
-from pipeline.commit import Writer
 from pipeline.images import Preprocess, open_image
 from pipeline.layout import Staged
 from pipeline.plan import Growth, Plan
@@ -45,6 +44,7 @@ from pipeline.stages import open_rows
 from pipeline.steps import Encoding
 from pipeline.tasks import open_sandboxed
 from pipeline.weights import Weights
+from pipeline.writer import Writer
 
 STEADY = 0.3, 0.95
 """Between which shares of the images the rate is taken: past the start of all workers, which goes
