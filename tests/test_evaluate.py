@@ -156,6 +156,27 @@ def test_evaluate_without_a_sink_or_with_a_bad_number_says_so(tmp_path, capsys):
     assert "--samples is 0" in capsys.readouterr().err
 
 
+PASSWORD = "canary-0123456789"
+
+
+@pytest.mark.fault(32)
+@pytest.mark.parametrize("option", ["source", "images", "model", "lpips", "inception"])
+@pytest.mark.parametrize("place", ["s3://user:{}@b/x.pth", "hf://user:{}@org/name/x.pth"])
+def test_evaluate_url_with_a_password_is_refused_and_not_repeated(option, place, capsys):
+    arguments = {"source": "/nowhere"} | {option: place.format(PASSWORD)}
+    options = [part for name, value in arguments.items() for part in (f"--{name}", value)]
+    assert cli.main(["evaluate", *options]) == 4
+    printed = capsys.readouterr().err
+    assert "credentials" in printed or "hf:// is not supported" in printed
+    assert PASSWORD not in printed
+
+
+@pytest.mark.parametrize("where", ["", " ", "hf://org", "https://host/x.pth"])
+def test_evaluate_weights_that_can_be_no_file_are_refused(where, capsys):
+    assert cli.main(["evaluate", "--source", "/nowhere", "--lpips", where]) == 4
+    assert "holds no run" not in capsys.readouterr().err
+
+
 @pytest.mark.fault(2)
 @pytest.mark.ray
 @pytest.mark.soak
