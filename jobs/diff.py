@@ -14,6 +14,7 @@ from pipeline.difference import Compared, Shards
 from pipeline.plan import pick_names
 from pipeline.run import Run
 from pipeline.survey import Count, Sum, Survey
+from pipeline.totals import made, verb
 
 _DEFAULT_SHARDS = 16
 _SHOWN = 5
@@ -259,8 +260,14 @@ def _describe_totals(found: _Difference) -> Fields:
         *_beside("", "A", "B"),
         *_beside("shards done", *(f"{side.totals['shards']:,}" for side in (a, b))),
     ]
-    for name in ("samples", "encoded", "rejected"):
-        fields += _beside(name, *(_about(side, side.totals[name]) for side in (a, b)))
+    verbs = "/".join(dict.fromkeys([verb(a.totals), verb(b.totals)]))
+    numbers = {
+        "samples": (a.totals["samples"], b.totals["samples"]),
+        verbs: (made(a.totals), made(b.totals)),
+        "rejected": (a.totals["rejected"], b.totals["rejected"]),
+    }
+    for name, (first, second) in numbers.items():
+        fields += _beside(name, _about(a, first), _about(b, second))
     for reason in sorted(reasons):
         counts = (_about(side, side.totals["rejected_by_reason"].get(reason, 0)) for side in (a, b))
         fields += _beside(f"  {reason}", *counts)

@@ -17,7 +17,7 @@ from pipeline.readiness import Readiness
 from pipeline.run import Run, find_run
 from pipeline.schema import Reason
 from pipeline.survey import Count, Rejections, Survey
-from pipeline.totals import MADE, made
+from pipeline.totals import made, verb
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,8 +216,7 @@ def _describe_growth(generations: list[int]) -> Fields:
 def _describe_samples(count: Count) -> str:
     totals, about = count.totals, "about " if count.is_estimate else ""
     samples, rejected = totals["samples"], totals["rejected"]
-    verb = next(verb for verb in MADE.values() if verb in totals)
-    said = f"{about}{samples:,}: {made(totals):,} {verb}, {rejected:,} rejected"
+    said = f"{about}{samples:,}: {made(totals):,} {verb(totals)}, {rejected:,} rejected"
     if samples:
         said += f" ({rejected / samples:.2%})"
     if count.is_estimate:

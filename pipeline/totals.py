@@ -24,9 +24,14 @@ MADE = {"encode": "encoded", "decode": "decoded", "evaluate": "evaluated"}
 """What each stage has done with a sample that it did not reject."""
 
 
+def verb(totals: dict[str, Any]) -> str:
+    """Returns what a stage has done with a sample, in a word, from totals as they are stored."""
+    return next(name for name in MADE.values() if name in totals)
+
+
 def made(totals: dict[str, Any]) -> int:
     """Returns how many samples a stage did not reject, from totals as they are stored."""
-    return int(next(totals[name] for name in MADE.values() if name in totals))
+    return int(totals[verb(totals)])
 
 
 _READERS = 32

@@ -6,13 +6,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipeline import storage, totals
-from pipeline.commit import commit_rows
+from pipeline import schema, storage, totals
+from pipeline.commit import Writer, commit_rows
 from pipeline.footer import HISTOGRAM, ORIGIN, REJECTIONS, pack_histogram, pack_rejections
 from pipeline.footer import write_parquet as write_object
-from pipeline.plan import pick_names
+from pipeline.images import ImageFormat
+from pipeline.plan import Growth, Plan, pick_names
+from pipeline.products import ImagesProduct, ScoresProduct
+from pipeline.run import Run, start_run
 from pipeline.schema import REJECTED, data_schema
-from tests.runs import encoded_rows, start
+from tests.runs import encoded_rows, start, tar_shard
 
 IDENTITY = {
     "stage": "encode",
@@ -60,6 +63,47 @@ def end(writer, last=LAST, *, is_complete=True):
     totals.write_summary(writer.sink, writer.plan, found, last)
     if is_complete:
         totals.mark_success(writer.sink, writer.plan, found)
+
+
+NO_KEPT = pa.schema([])
+IMAGES = ImagesProduct(NO_KEPT, ImageFormat("png"), "parquet", (8, 8))
+SCORES = ScoresProduct(tuple(schema.score_fields(has_lpips=False, has_features=False)))
+
+
+def decode(sink, names=("a", "b", "c"), rows=3):
+    """Makes a sink of `vqpipe decode`, complete."""
+    return _make(sink, "decode", names, rows, IMAGES, {"image": b"png"})
+
+
+def score(sink, names=("a", "b", "c"), rows=3):
+    """Makes a sink that `vqpipe evaluate` keeps its scores in, complete; each row has its own."""
+    plain = {"ssim": 0.5, "l1": 0.25, "unlike": 1, "original": b"jpeg", "decoded": b"jpeg"}
+    return _make(sink, "evaluate", names, rows, SCORES, plain)
+
+
+def _make(sink, stage, names, rows, product, plain):
+    """Makes a complete sink of which the last sample of each shard is rejected."""
+    listed = Plan.of(tar_shard(name) for name in names)
+    asked = Run({"stage": stage}, FACTS, listed.sha256())
+    run, plan = start_run(str(sink), asked, listed, Growth())
+    writer = Writer(str(sink), run, plan, NO_KEPT, product)
+    for index, name in enumerate(plan.names):
+        found = [
+            {
+                "shard": index,
+                "row": row,
+                "key": f"{name}/{row}",
+                "place": row,
+                "psnr_db": 20.0 + row,
+            }
+            | plain
+            for row in range(rows)
+        ]
+        bad = {"reason": "corrupt", "message": "bad", "total": rows + 1}
+        found.append({"shard": index, "row": rows, "key": f"{name}/bad"} | bad)
+        commit_rows(pa.Table.from_pylist(found, schema=product.rows), writer)
+    end(writer)
+    return writer
 
 
 def evaluate(writer, **other):

@@ -127,3 +127,29 @@ def test_diff_keys_cannot_control_the_terminal(tmp_path, capsys):
     make(tmp_path / "b", ["y\x1b[2J"])
     assert cli.main(["diff", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
     assert "\x1b" not in capsys.readouterr().out
+
+
+MAKERS = {"encode": make, "decode": sinks.decode, "evaluate": sinks.score}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "made"),
+    [
+        ("decode", "decode", "decoded"),
+        ("evaluate", "evaluate", "evaluated"),
+        ("encode", "decode", "encoded/decoded"),
+        ("evaluate", "encode", "evaluated/encoded"),
+    ],
+)
+def test_diff_of_any_stages_sets_their_counts_side_by_side(tmp_path, first, second, made, capsys):
+    places = [tmp_path / "a", tmp_path / "b"]
+    for place, stage in zip(places, (first, second), strict=True):
+        MAKERS[stage](place, ["s"])
+    assert cli.main(["diff", *map(str, places)]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    counts = ["4" if stage == "encode" else "3" for stage in (first, second)]
+    assert [made, *counts] in lines
+    found = diff(*places, capsys=capsys)
+    assert not found["codes"]["compared"]
+    assert "has no codes" in found["codes"]["why_not"]
+    assert found["jensen_shannon"] is None
