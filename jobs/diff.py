@@ -8,12 +8,12 @@ import tyro
 from rich.console import Console
 
 from jobs.console import Fields, Prose, print_fields, printable
-from jobs.inspect import find_evaluation, load_run
+from jobs.inspect import load_run
 from pipeline import difference, metrics, storage, survey
 from pipeline.difference import Compared, Shards
 from pipeline.plan import pick_names
 from pipeline.run import Run
-from pipeline.survey import Count, Sum, Survey
+from pipeline.survey import Count, Evaluated, Sum, Survey
 from pipeline.totals import made, verb
 
 _DEFAULT_SHARDS = 16
@@ -68,14 +68,15 @@ class _Side:
     sum: Sum
     """Its footers added up: of all objects, or of some."""
     count: Count
-    evaluation: dict[str, Any] | None
+    evaluation: Evaluated | None
 
     @classmethod
     def of(cls, sink: str) -> "_Side":
         run = load_run(sink)
         seen = survey.look(sink, run)
         summed = survey.add_up(seen)
-        return cls(run, seen, summed, survey.count_from(seen, summed), find_evaluation(sink, run))
+        count = survey.count_from(seen, summed)
+        return cls(run, seen, summed, count, survey.find_evaluation(seen, count))
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,7 @@ def _facts(found: _Difference) -> dict[str, Any]:
         "jensen_shannon": found.distance,
         "codes": _code_facts(found),
         "metrics": {name: [_metric(a, name), _metric(b, name)] for name in _METRICS},
+        "metrics_outdated": [_outdated(side) for side in found.sides],
         "output": [f"{side.survey.sink}/data/" for side in found.sides],
     }
 
@@ -193,9 +195,13 @@ _METRICS: dict[str, str] = {
 
 
 def _metric(side: _Side, name: str) -> float | None:
-    found = side.evaluation or {}
+    found = side.evaluation.said if side.evaluation else {}
     value = found.get(name, (found.get("metrics") or {}).get(name))
     return value.get("mean") if isinstance(value, dict) else value
+
+
+def _outdated(side: _Side) -> str | None:
+    return side.evaluation.outdated if side.evaluation else None
 
 
 def _print(console: Console, found: _Difference) -> None:
@@ -290,8 +296,6 @@ def _about(count: Count, number: int) -> str:
 
 
 def _describe_metrics(found: _Difference) -> Fields:
-    if not any(side.evaluation for side in found.sides):
-        return []
     fields: Fields = []
     for name, form in _METRICS.items():
         values = [_metric(side, name) for side in found.sides]
@@ -299,6 +303,9 @@ def _describe_metrics(found: _Difference) -> Fields:
             title = {"codes_unlike_float32": "evaluated unlike"}.get(name, name)
             shown = ("-" if value is None else form.format(value) for value in values)
             fields += _beside(title, *shown)
+    for letter, side in zip("AB", found.sides, strict=True):
+        if outdated := _outdated(side):
+            fields.append((f"evaluation of {letter}", Prose(outdated)))
     return fields
 
 

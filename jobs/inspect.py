@@ -96,7 +96,7 @@ def _find(job: Inspect, sink: str, run: Run) -> _Found:
     if job.rejected:
         rejections = survey.count_rejections(seen, None if job.exact else survey.FEW)
         counted = survey.refine(counted, rejections)
-    evaluation = find_evaluation(sink, run)
+    evaluation = survey.find_evaluation(seen, counted)
     about = "about " if counted.is_estimate else ""
     contents = Contents(sink, run, counted.totals, about, evaluation)
     concerns = find_stage(run).check(contents)
@@ -111,12 +111,6 @@ def _find(job: Inspect, sink: str, run: Run) -> _Found:
     )
 
 
-def find_evaluation(sink: str, run: Run) -> dict[str, Any] | None:
-    """Returns what `evaluation.json` says; None if there is none, or it speaks of another run."""
-    found = survey.find_json(storage.join_uri(sink, "evaluation.json"))
-    return found if found and found.get("fingerprint") == run.fingerprint else None
-
-
 def _find_report(sink: str) -> str | None:
     uri = storage.join_uri(sink, "report.html")
     try:
@@ -129,7 +123,7 @@ def _find_report(sink: str) -> str | None:
 def _facts(found: _Found) -> dict[str, Any]:
     """Returns what `--json` prints; names are never changed, only added to."""
     seen, count, contents = found.survey, found.count, found.contents
-    rejections = found.rejections
+    rejections, evaluated = found.rejections, found.contents.evaluation
     return {
         "sink": seen.sink,
         "stage": seen.run.identity.get("stage"),
@@ -148,7 +142,8 @@ def _facts(found: _Found) -> dict[str, Any]:
         "pace": found.pace,
         "ready": asdict(found.readiness),
         "reader": find_stage(seen.run).explain(contents),
-        "evaluation": contents.evaluation,
+        "evaluation": evaluated and evaluated.said,
+        "evaluation_outdated": evaluated and evaluated.outdated,
         "report": found.report,
         "read_with": read_command(seen.sink),
         "output": f"{seen.sink}/data/",

@@ -8,6 +8,7 @@ rejections; summary.json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -131,6 +132,12 @@ def to_document(found: Evaluation) -> dict[str, Any]:
     names = [name for name in SCORES if name in found.scores.column_names]
     return {
         "fingerprint": found.codes.run.fingerprint,
+        "run": {
+            "plan_sha256": found.codes.plan.sha256(),
+            "shards_planned": len(found.codes.plan),
+            "shards": found.totals.shards,
+            "encoded": found.totals.good,
+        },
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "samples": len(found.scores),
         "shards": len(set(found.scores["shard"].to_pylist())),
@@ -145,7 +152,11 @@ def to_document(found: Evaluation) -> dict[str, Any]:
             "entropy_bits": metrics.entropy_bits(histogram),
             "dead_codes": metrics.dead_codes(histogram),
         },
-        "drift": [vars(each) for each in found.drift[:DRIFTED]],
+        "drift": {
+            "shards": len(found.drift),
+            "median": median([each.distance for each in found.drift]) if found.drift else None,
+            "most": [vars(each) for each in found.drift[:DRIFTED]],
+        },
         "rejected_by_reason": dict(sorted(found.totals.reasons.items())),
         "notes": list(found.notes),
     }

@@ -19,6 +19,7 @@ from pipeline.footer import IMAGE_BYTES, ORIGIN, Footer, Histogram, read_footer,
 from pipeline.plan import Plan, load_plan
 from pipeline.run import Run
 from pipeline.schema import File
+from pipeline.threads import map_ahead
 
 MADE = {"encode": "encoded", "decode": "decoded", "evaluate": "evaluated"}
 """What each stage has done with a sample that it did not reject."""
@@ -179,14 +180,13 @@ def read_totals(sink: str, run: Run, plan: Plan, some: Collection[File] | None =
     totals = Totals(
         np.zeros(_bins(run), np.int64), MADE.get(run.identity.get("stage", ""), MADE["encode"])
     )
-    with ThreadPoolExecutor(_READERS) as pool:
-        for file, footer in zip(files, pool.map(read_footer, files), strict=True):
-            index = places.get(footer.origin.get("shard", ""))
-            _check_footer(sink, file, footer, run)
-            if index is None:
-                _refuse_unplanned(sink, file, plan)
-            elif not _is_outdated(file, footer, plan, index):
-                totals.add(footer, file.size)
+    for file, footer in zip(files, map_ahead(read_footer, files, _READERS), strict=True):
+        index = places.get(footer.origin.get("shard", ""))
+        _check_footer(sink, file, footer, run)
+        if index is None:
+            _refuse_unplanned(sink, file, plan)
+        elif not _is_outdated(file, footer, plan, index):
+            totals.add(footer, file.size)
     return totals
 
 

@@ -106,11 +106,24 @@ def _make(sink, stage, names, rows, product, plain):
     return writer
 
 
+def drift(*distances, median, shards):
+    """Returns what `evaluation.json` has of the most distant shards, of so many."""
+    most = [{"shard": f"s{i}", "distance": d, "samples": 20} for i, d in enumerate(distances)]
+    return {"shards": shards, "median": median, "most": most}
+
+
 def evaluate(writer, **other):
     """Writes what `vqpipe evaluate` would; returns it."""
+    done = totals.read_totals(writer.sink, writer.run, writer.plan)
     spread = dict.fromkeys(("std", "min", "p05", "median", "p95", "max"), 0.0)
     found = {
         "fingerprint": writer.run.fingerprint,
+        "run": {
+            "plan_sha256": writer.plan.sha256(),
+            "shards_planned": len(writer.plan),
+            "shards": done.shards,
+            "encoded": done.good,
+        },
         "created": "2026-01-03T03:04:05Z",
         "samples": 2048,
         "shards": 64,
@@ -122,7 +135,7 @@ def evaluate(writer, **other):
         },
         "rfid": None,
         "codes_unlike_float32": 0.0012,
-        "drift": [],
+        "drift": {"shards": 0, "median": None, "most": []},
         "rejected_by_reason": {},
     } | other
     storage.replace(f"{writer.sink}/evaluation.json", json.dumps(found).encode())

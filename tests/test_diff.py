@@ -129,6 +129,20 @@ def test_diff_keys_cannot_control_the_terminal(tmp_path, capsys):
     assert "\x1b" not in capsys.readouterr().out
 
 
+def test_diff_says_which_run_was_evaluated_before_it_held_what_it_holds(tmp_path, capsys):
+    writer = sinks.begin(tmp_path / "a", ["s", "t"])
+    sinks.commit(writer, 0, 4)
+    sinks.evaluate(writer)
+    sinks.commit(writer, 1, 4)
+    sinks.evaluate(make(tmp_path / "b", ["s", "t"]))
+    found = diff(tmp_path / "a", tmp_path / "b", capsys=capsys)
+    first, second = found["metrics_outdated"]
+    assert "1 of 2 shards" in first
+    assert second is None
+    assert cli.main(["diff", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    assert first in capsys.readouterr().out
+
+
 MAKERS = {"encode": make, "decode": sinks.decode, "evaluate": sinks.score}
 
 

@@ -104,9 +104,12 @@ def test_evaluate_says_what_all_footers_add_up_to(evaluated):
     assert said["codebook"]["dead_codes"] == (counts == 0).sum()
     assert said["rejected_by_reason"] == {"not_an_image": SHARDS}
     assert (said["samples"], said["shards"], said["rejected"]) == (18, SHARDS, 0)
-    assert [each["samples"] for each in said["drift"]] == [IMAGES] * SHARDS
-    distances = [each["distance"] for each in said["drift"]]
+    assert [each["samples"] for each in said["drift"]["most"]] == [IMAGES] * SHARDS
+    distances = [each["distance"] for each in said["drift"]["most"]]
     assert distances == sorted(distances, reverse=True)
+    assert (said["drift"]["shards"], said["drift"]["median"]) == (SHARDS, np.median(distances))
+    assert said["run"]["shards"] == said["run"]["shards_planned"] == SHARDS
+    assert said["run"]["encoded"] == SHARDS * IMAGES
 
 
 @pytest.mark.ray
