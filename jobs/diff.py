@@ -12,6 +12,7 @@ from jobs.inspect import load_run
 from pipeline import difference, metrics, storage, survey
 from pipeline.difference import Compared, Shards
 from pipeline.plan import pick_names
+from pipeline.progress import announce
 from pipeline.run import Run
 from pipeline.survey import Count, Evaluated, Sum, Survey
 from pipeline.totals import made, verb
@@ -118,6 +119,7 @@ def _find(job: Diff, first: _Side, second: _Side) -> _Difference:
     codes = None
     if why_not is None:
         picked = pick_names(both, job.most(len(both)))
+        announce("comparing the codes of", len(picked))
         codes = difference.compare_codes(first.survey.sink, second.survey.sink, picked)
     return _Difference(
         sides=(first, second),

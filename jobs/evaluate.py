@@ -33,6 +33,7 @@ from pipeline.footer import read_footer
 from pipeline.images import Preprocess
 from pipeline.plan import Growth, Plan, digest, load_plan, pick_names
 from pipeline.products import ScoresProduct
+from pipeline.progress import announce
 from pipeline.quality.checkpoint import Judge, digest_state, is_hub_file
 from pipeline.quality.inception import load_inception
 from pipeline.quality.lpips import load_lpips
@@ -271,6 +272,7 @@ def _introduce(codes: Sink, picked: _Picked, work: Work) -> Fields:
 
 def _finish(codes: Sink, scores: Sink, notes: list[str]) -> None:
     """Writes evaluation.json and report.html, and says what is in them."""
+    announce("adding up and comparing", len(codes.plan))
     found = evaluation.gather(codes, scores, notes)
     document = evaluation.to_document(found)
     page = render_report(evaluation.to_report(found, scores, document))

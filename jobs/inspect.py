@@ -13,6 +13,7 @@ from jobs.stages import Contents, describe_evaluation, find_stage, read_command
 from pipeline import readiness, storage, survey
 from pipeline.errors import ConfigError
 from pipeline.footer import IMAGE_BYTES
+from pipeline.progress import announce
 from pipeline.readiness import Readiness
 from pipeline.run import Run, find_run
 from pipeline.schema import Reason
@@ -89,9 +90,11 @@ def load_run(sink: str) -> Run:
 
 def _find(job: Inspect, sink: str, run: Run) -> _Found:
     seen = survey.look(sink, run)
-    counted = (
-        survey.count_from(seen, survey.add_up(seen, None)) if job.exact else survey.count(seen)
-    )
+    if job.exact:
+        announce("adding up", len(seen.objects))
+        counted = survey.count_from(seen, survey.add_up(seen, None))
+    else:
+        counted = survey.count(seen)
     rejections = None
     if job.rejected:
         rejections = survey.count_rejections(seen, None if job.exact else survey.FEW)
@@ -232,7 +235,7 @@ def _describe_pace(found: _Found) -> Fields:
     if pace is None:
         return [] if found.survey.is_complete else [("speed", "no command has ended yet")]
     if not pace["images_per_second"]:
-        return [("speed", "the last command had nothing left to do")]
+        return [("speed", "no image has been through yet")]
     said = f"{pace['images_per_second']:,.1f} images/s"
     if pace["devices"]:
         said += f" on {', '.join(map(printable, pace['devices']))}"

@@ -247,7 +247,7 @@ def expect_samples(survey: Survey, samples: int) -> int | None:
 
 
 def find_pace(survey: Survey, count: Count) -> dict[str, Any] | None:
-    """Returns how fast the last command was, and how long what is left takes at its rate.
+    """Returns how fast the last command with an image was, and how long the rest takes at its rate.
 
     Seconds left are None where nothing is left, or nothing is known. None if no command has come
     to an end yet.

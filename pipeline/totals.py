@@ -229,7 +229,7 @@ def _check_footer(sink: str, file: File, footer: Footer, run: Run) -> None:
 
 
 def write_summary(sink: str, plan: Plan, totals: Totals, facts: dict[str, Any]) -> None:
-    """Writes `summary.json`: the totals so far, and what the last command has to say."""
+    """Writes `summary.json`: the totals so far, and how fast the run was the last time."""
     summary = {**totals.to_dict(), "shards_planned": len(plan), **facts}
     document = json.dumps(summary, indent=2).encode() + b"\n"
     storage.replace(storage.join_uri(sink, "summary.json"), document)
