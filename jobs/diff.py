@@ -8,12 +8,14 @@ import tyro
 from rich.console import Console
 
 from jobs.console import Fields, Prose, print_fields, printable
-from jobs.inspect import find_evaluation, load_run
+from jobs.inspect import load_run
 from pipeline import difference, metrics, storage, survey
 from pipeline.difference import Compared, Shards
 from pipeline.plan import pick_names
+from pipeline.progress import announce
 from pipeline.run import Run
-from pipeline.survey import Count, Sum, Survey
+from pipeline.survey import Count, Evaluated, Sum, Survey
+from pipeline.totals import made, verb
 
 _DEFAULT_SHARDS = 16
 _SHOWN = 5
@@ -67,14 +69,15 @@ class _Side:
     sum: Sum
     """Its footers added up: of all objects, or of some."""
     count: Count
-    evaluation: dict[str, Any] | None
+    evaluation: Evaluated | None
 
     @classmethod
     def of(cls, sink: str) -> "_Side":
         run = load_run(sink)
         seen = survey.look(sink, run)
         summed = survey.add_up(seen)
-        return cls(run, seen, summed, survey.count_from(seen, summed), find_evaluation(sink, run))
+        count = survey.count_from(seen, summed)
+        return cls(run, seen, summed, count, survey.find_evaluation(seen, count))
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,7 @@ def _find(job: Diff, first: _Side, second: _Side) -> _Difference:
     codes = None
     if why_not is None:
         picked = pick_names(both, job.most(len(both)))
+        announce("comparing the codes of", len(picked))
         codes = difference.compare_codes(first.survey.sink, second.survey.sink, picked)
     return _Difference(
         sides=(first, second),
@@ -158,6 +162,7 @@ def _facts(found: _Difference) -> dict[str, Any]:
         "jensen_shannon": found.distance,
         "codes": _code_facts(found),
         "metrics": {name: [_metric(a, name), _metric(b, name)] for name in _METRICS},
+        "metrics_outdated": [_outdated(side) for side in found.sides],
         "output": [f"{side.survey.sink}/data/" for side in found.sides],
     }
 
@@ -192,9 +197,13 @@ _METRICS: dict[str, str] = {
 
 
 def _metric(side: _Side, name: str) -> float | None:
-    found = side.evaluation or {}
+    found = side.evaluation.said if side.evaluation else {}
     value = found.get(name, (found.get("metrics") or {}).get(name))
     return value.get("mean") if isinstance(value, dict) else value
+
+
+def _outdated(side: _Side) -> str | None:
+    return side.evaluation.outdated if side.evaluation else None
 
 
 def _print(console: Console, found: _Difference) -> None:
@@ -259,8 +268,14 @@ def _describe_totals(found: _Difference) -> Fields:
         *_beside("", "A", "B"),
         *_beside("shards done", *(f"{side.totals['shards']:,}" for side in (a, b))),
     ]
-    for name in ("samples", "encoded", "rejected"):
-        fields += _beside(name, *(_about(side, side.totals[name]) for side in (a, b)))
+    verbs = "/".join(dict.fromkeys([verb(a.totals), verb(b.totals)]))
+    numbers = {
+        "samples": (a.totals["samples"], b.totals["samples"]),
+        verbs: (made(a.totals), made(b.totals)),
+        "rejected": (a.totals["rejected"], b.totals["rejected"]),
+    }
+    for name, (first, second) in numbers.items():
+        fields += _beside(name, _about(a, first), _about(b, second))
     for reason in sorted(reasons):
         counts = (_about(side, side.totals["rejected_by_reason"].get(reason, 0)) for side in (a, b))
         fields += _beside(f"  {reason}", *counts)
@@ -283,8 +298,6 @@ def _about(count: Count, number: int) -> str:
 
 
 def _describe_metrics(found: _Difference) -> Fields:
-    if not any(side.evaluation for side in found.sides):
-        return []
     fields: Fields = []
     for name, form in _METRICS.items():
         values = [_metric(side, name) for side in found.sides]
@@ -292,6 +305,9 @@ def _describe_metrics(found: _Difference) -> Fields:
             title = {"codes_unlike_float32": "evaluated unlike"}.get(name, name)
             shown = ("-" if value is None else form.format(value) for value in values)
             fields += _beside(title, *shown)
+    for letter, side in zip("AB", found.sides, strict=True):
+        if outdated := _outdated(side):
+            fields.append((f"evaluation of {letter}", Prose(outdated)))
     return fields
 
 

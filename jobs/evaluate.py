@@ -32,7 +32,8 @@ from pipeline.footer import read_footer
 from pipeline.images import Preprocess
 from pipeline.plan import Growth, Plan, digest, load_plan, pick_names
 from pipeline.products import ScoresProduct
-from pipeline.quality.checkpoint import digest_state
+from pipeline.progress import announce
+from pipeline.quality.checkpoint import Judge, digest_state, is_hub_file
 from pipeline.quality.inception import load_inception
 from pipeline.quality.lpips import load_lpips
 from pipeline.readers import PairReader, SampleReader
@@ -79,7 +80,27 @@ class Evaluate(RunOptions, ModelOptions, Source):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_uris(self, "source", "images", "model_config")
+        if self.model:
+            check_uris(self, "model")
+        _check_judges(self, "lpips", "inception")
         check_least(self, "samples", "shards")
+
+
+def _check_judges(job: object, *names: str) -> None:
+    """Refuses what can be no file with weights, passwords included.
+
+    Raises:
+        ConfigError: If one is empty, of another scheme, or has credentials in it.
+    """
+    for name in names:
+        where = getattr(job, name)
+        if where is None or not where.startswith("hf://"):
+            check_uris(job, name)
+        elif not is_hub_file(where):
+            raise ConfigError(
+                f"--{name} names no file on the Hugging Face hub: give hf://org/name/file or "
+                "hf://org/name@revision/file; credentials belong in HF_TOKEN, not in a URL"
+            )
 
 
 @dataclass(frozen=True)
@@ -115,9 +136,8 @@ def _prepare(job: Evaluate, codes: Sink) -> Prepared:
     picked = _pick(job, codes)
     how = CodecConfig(dtype="float32", pixel_range=identity["pixel_range"], eager=True)
     grid = (codes.run.facts["grid"][0], codes.run.facts["grid"][1])
-    networks = {name: _resolve(getattr(job, name)) for name in ("lpips", "inception")}
-    step = Evaluating(how, identity["resolution"], grid, **networks)
-    asked = Run(_identity_of(job, codes, picked, networks), _facts_of(step), picked.plan.sha256())
+    step = Evaluating(how, identity["resolution"], grid, **_find_judges(job))
+    asked = Run(_identity_of(job, codes, picked, step), _facts_of(step), picked.plan.sha256())
     sink = storage.join_uri(codes.uri, "evaluation", asked.fingerprint[:12])
     run, frozen = start_run(sink, asked, picked.plan, Growth())
     left = todo.unfinished(sink, run, frozen)
@@ -138,9 +158,15 @@ def _prepare(job: Evaluate, codes: Sink) -> Prepared:
     return Prepared(work, _introduce(codes, picked, work))
 
 
-def _resolve(where: str | None) -> str | None:
-    """Returns where weights are, wherever a worker is started."""
-    return where if where is None or where.startswith("hf://") else storage.normalise_uri(where)
+def _find_judges(job: Evaluate) -> dict[str, Judge]:
+    """Returns the weights that are at hand, by field of the step."""
+    found = {}
+    for name, load in (("lpips", load_lpips), ("inception", load_inception)):
+        where = getattr(job, name)
+        if where is not None:
+            resolved = where if where.startswith("hf://") else storage.normalise_uri(where)
+            found[name] = Judge(resolved, digest_state(load(resolved).state_dict()))
+    return found
 
 
 def _pick(job: Evaluate, codes: Sink) -> _Picked:
@@ -185,15 +211,8 @@ def _preprocess(codes: Sink, picked: _Picked) -> Preprocess:
     return Preprocess(identity["resolution"], identity["resample"], background, most)
 
 
-def _identity_of(
-    job: Evaluate, codes: Sink, picked: _Picked, networks: dict[str, str | None]
-) -> dict[str, Any]:
-    """Returns every choice that changes results."""
-    loaders = {"lpips": load_lpips, "inception": load_inception}
-    digests = {
-        name: where and digest_state(loaders[name](where).state_dict())
-        for name, where in networks.items()
-    }
+def _identity_of(job: Evaluate, codes: Sink, picked: _Picked, step: Evaluating) -> dict[str, Any]:
+    """Returns every choice that changes results, beside the plan of the images."""
     return {
         "stage": "evaluate",
         "source": codes.uri,
@@ -201,9 +220,9 @@ def _identity_of(
         "samples": job.samples,
         "shards": job.shards,
         "picked": digest(picked.quotas),
-        "images": picked.plan.sha256(),
         "model_sha256": codes.run.identity["model_sha256"],
-        **digests,
+        "lpips": step.lpips and step.lpips.sha256,
+        "inception": step.inception and step.inception.sha256,
     }
 
 
@@ -213,8 +232,12 @@ def _facts_of(step: Evaluating) -> dict[str, Any]:
         "picture_px": min(step.resolution, PICTURE_SIDE),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": versions(),
-        "networks": {name: getattr(step, name) for name in _NETWORKS},
+        "networks": {"lpips": _where(step.lpips), "inception": _where(step.inception)},
     }
+
+
+def _where(judge: Judge | None) -> str | None:
+    return judge.where if judge else None
 
 
 _NETWORKS = {
@@ -249,6 +272,7 @@ def _introduce(codes: Sink, picked: _Picked, work: Work) -> Fields:
 
 def _finish(codes: Sink, scores: Sink, notes: list[str]) -> None:
     """Writes evaluation.json and report.html, and says what is in them."""
+    announce("adding up and comparing", len(codes.plan))
     found = evaluation.gather(codes, scores, notes)
     document = evaluation.to_document(found)
     page = render_report(evaluation.to_report(found, scores, document))

@@ -13,11 +13,12 @@ from jobs.stages import Contents, describe_evaluation, find_stage, read_command
 from pipeline import readiness, storage, survey
 from pipeline.errors import ConfigError
 from pipeline.footer import IMAGE_BYTES
+from pipeline.progress import announce
 from pipeline.readiness import Readiness
 from pipeline.run import Run, find_run
 from pipeline.schema import Reason
 from pipeline.survey import Count, Rejections, Survey
-from pipeline.totals import MADE, made
+from pipeline.totals import made, verb
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,14 +90,16 @@ def load_run(sink: str) -> Run:
 
 def _find(job: Inspect, sink: str, run: Run) -> _Found:
     seen = survey.look(sink, run)
-    counted = (
-        survey.count_from(seen, survey.add_up(seen, None)) if job.exact else survey.count(seen)
-    )
+    if job.exact:
+        announce("adding up", len(seen.objects))
+        counted = survey.count_from(seen, survey.add_up(seen, None))
+    else:
+        counted = survey.count(seen)
     rejections = None
     if job.rejected:
         rejections = survey.count_rejections(seen, None if job.exact else survey.FEW)
         counted = survey.refine(counted, rejections)
-    evaluation = find_evaluation(sink, run)
+    evaluation = survey.find_evaluation(seen, counted)
     about = "about " if counted.is_estimate else ""
     contents = Contents(sink, run, counted.totals, about, evaluation)
     concerns = find_stage(run).check(contents)
@@ -111,12 +114,6 @@ def _find(job: Inspect, sink: str, run: Run) -> _Found:
     )
 
 
-def find_evaluation(sink: str, run: Run) -> dict[str, Any] | None:
-    """Returns what `evaluation.json` says; None if there is none, or it speaks of another run."""
-    found = survey.find_json(storage.join_uri(sink, "evaluation.json"))
-    return found if found and found.get("fingerprint") == run.fingerprint else None
-
-
 def _find_report(sink: str) -> str | None:
     uri = storage.join_uri(sink, "report.html")
     try:
@@ -129,7 +126,7 @@ def _find_report(sink: str) -> str | None:
 def _facts(found: _Found) -> dict[str, Any]:
     """Returns what `--json` prints; names are never changed, only added to."""
     seen, count, contents = found.survey, found.count, found.contents
-    rejections = found.rejections
+    rejections, evaluated = found.rejections, found.contents.evaluation
     return {
         "sink": seen.sink,
         "stage": seen.run.identity.get("stage"),
@@ -148,7 +145,8 @@ def _facts(found: _Found) -> dict[str, Any]:
         "pace": found.pace,
         "ready": asdict(found.readiness),
         "reader": find_stage(seen.run).explain(contents),
-        "evaluation": contents.evaluation,
+        "evaluation": evaluated and evaluated.said,
+        "evaluation_outdated": evaluated and evaluated.outdated,
         "report": found.report,
         "read_with": read_command(seen.sink),
         "output": f"{seen.sink}/data/",
@@ -216,8 +214,7 @@ def _describe_growth(generations: list[int]) -> Fields:
 def _describe_samples(count: Count) -> str:
     totals, about = count.totals, "about " if count.is_estimate else ""
     samples, rejected = totals["samples"], totals["rejected"]
-    verb = next(verb for verb in MADE.values() if verb in totals)
-    said = f"{about}{samples:,}: {made(totals):,} {verb}, {rejected:,} rejected"
+    said = f"{about}{samples:,}: {made(totals):,} {verb(totals)}, {rejected:,} rejected"
     if samples:
         said += f" ({rejected / samples:.2%})"
     if count.is_estimate:
@@ -238,7 +235,7 @@ def _describe_pace(found: _Found) -> Fields:
     if pace is None:
         return [] if found.survey.is_complete else [("speed", "no command has ended yet")]
     if not pace["images_per_second"]:
-        return [("speed", "the last command had nothing left to do")]
+        return [("speed", "no image has been through yet")]
     said = f"{pace['images_per_second']:,.1f} images/s"
     if pace["devices"]:
         said += f" on {', '.join(map(printable, pace['devices']))}"

@@ -14,6 +14,7 @@ from jobs.console import Fields, Prose, describe_psnr
 from pipeline import schema
 from pipeline.readiness import Reason, check_codes
 from pipeline.run import Run
+from pipeline.survey import Evaluated
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Contents:
     totals: dict[str, Any]
     about: str
     """`about ` before numbers that are estimates."""
-    evaluation: dict[str, Any] | None
+    evaluation: Evaluated | None
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,9 @@ def find_stage(run: Run) -> Stage:
 
 
 def _check_codes(contents: Contents) -> list[Reason]:
-    return check_codes(contents.run.facts, contents.totals, contents.evaluation)
+    evaluated = contents.evaluation
+    said = evaluated.said if evaluated and not evaluated.outdated else None
+    return check_codes(contents.run.facts, contents.totals, said)
 
 
 def _explain_codes(contents: Contents) -> dict[str, Any]:
@@ -136,14 +139,16 @@ _PLAIN = Stage("use it", lambda _: [], lambda _: {}, lambda _: [])
 
 def describe_evaluation(contents: Contents) -> Fields:
     """Returns the lines about what `vqpipe evaluate` measured, if it did."""
-    found = contents.evaluation
-    if found is None:
+    evaluated = contents.evaluation
+    if evaluated is None:
         return []
+    found = evaluated.said
     means = {name: each.get("mean") for name, each in (found.get("metrics") or {}).items()}
     means["rfid"] = found.get("rfid")
     said = [form.format(means[name]) for name, form in _METRICS if means.get(name) is not None]
     images = f"on {found.get('samples', 0):,} image(s)"
-    return [("reconstruction", Prose(", ".join(said) + f", {images}"))]
+    fields: Fields = [("reconstruction", Prose(", ".join(said) + f", {images}"))]
+    return [*fields, *([("evaluation", Prose(evaluated.outdated))] if evaluated.outdated else [])]
 
 
 _METRICS = (

@@ -7,9 +7,10 @@ from typing import Any
 from rich.console import Console
 
 from jobs.console import describe_output, describe_totals, print_fields
-from pipeline import totals
+from pipeline import storage, totals
 from pipeline.errors import IncompleteError, TooManyRejectionsError
-from pipeline.progress import Progress
+from pipeline.progress import Progress, announce
+from pipeline.survey import find_json
 from pipeline.totals import Totals
 from pipeline.writer import Writer
 
@@ -31,8 +32,21 @@ def finish(
     Raises:
         IncompleteError: If shards are left, or more samples were rejected than allowed.
     """
+    announce("adding up", len(writer.plan))
     found = totals.read_totals(writer.sink, writer.run, writer.plan)
-    facts = {
+    facts = _facts_of(progress)
+    lasting = facts if progress.images else _find_last(writer.sink, facts)
+    totals.write_summary(writer.sink, writer.plan, found, lasting)
+    _print_summary(writer, found, facts)
+    if error:
+        raise error
+    check_budget(max_rejected, found.reasons, found.seen)
+    totals.mark_success(writer.sink, writer.plan, found)
+
+
+def _facts_of(progress: Progress) -> dict[str, Any]:
+    """Returns how fast a command was and what on, as it stands in `summary.json`."""
+    return {
         "seconds": round(progress.seconds, 1),
         "start_up_seconds": round(progress.start_up_s or 0.0, 1),
         "images_this_run": progress.durable,
@@ -42,12 +56,15 @@ def finish(
         "bound_by": _describe_bound(progress.busy),
         "throughput": [*progress.curve, (round(progress.seconds, 1), progress.images)],
     }
-    totals.write_summary(writer.sink, writer.plan, found, facts)
-    _print_summary(writer, found, facts)
-    if error:
-        raise error
-    check_budget(max_rejected, found.reasons, found.seen)
-    totals.mark_success(writer.sink, writer.plan, found)
+
+
+def _find_last(sink: str, facts: dict[str, Any]) -> dict[str, Any]:
+    """Returns those facts of the last command that had an image through, if there was one.
+
+    A command that had nothing left to do says nothing of how fast the run was.
+    """
+    said = find_json(storage.join_uri(sink, "summary.json")) or {}
+    return {name: said.get(name, value) for name, value in facts.items()}
 
 
 _BUSY = 0.8

@@ -17,7 +17,10 @@ from pipeline import layout, storage
 from pipeline.errors import StorageError
 from pipeline.plan import Plan
 from pipeline.run import Run
+from pipeline.threads import map_ahead
 
+_READERS = 4
+"""Pairs of objects that are read and compared at a time; each takes memory."""
 _MOMENT = {"created"}
 """Facts that differ between any two runs."""
 
@@ -118,6 +121,19 @@ class Compared:
         """Share of codes that are equal; None if none was compared."""
         return 1 - self.unlike_codes / self.codes if self.codes else None
 
+    def add(self, other: "Compared") -> None:
+        """Adds what became of other shards."""
+        self.shards += other.shards
+        self.samples += other.samples
+        self.unlike_samples += other.unlike_samples
+        self.codes += other.codes
+        self.unlike_codes += other.unlike_codes
+        self.only_first += other.only_first
+        self.only_second += other.only_second
+        self.names += other.names
+        if self.worst is None or (other.worst and other.worst[1] > self.worst[1]):
+            self.worst = other.worst
+
 
 def compare_codes(first: str, second: str, names: Iterable[str]) -> Compared:
     """Returns how the codes of some shards differ between two sinks.
@@ -130,28 +146,33 @@ def compare_codes(first: str, second: str, names: Iterable[str]) -> Compared:
     Raises:
         StorageError: If an object is damaged or gone.
     """
-    total = Compared()
-    for name in names:
+
+    def compare(name: str) -> Compared:
         mine, theirs = (_read(layout.data_uri(sink, name)) for sink in (first, second))
-        _compare_shard(name, mine, theirs, total)
+        return _compare_shard(name, mine, theirs)
+
+    total = Compared()
+    for found in map_ahead(compare, names, _READERS):
+        total.add(found)
     return total
 
 
-def _compare_shard(name: str, mine: pa.Table, theirs: pa.Table, total: Compared) -> None:
+def _compare_shard(name: str, mine: pa.Table, theirs: pa.Table) -> Compared:
     places = {key: place for place, key in enumerate(_keys(theirs))}
     pairs = [(i, places[key]) for i, key in enumerate(_keys(mine)) if key in places]
     a, b = np.array(pairs, np.int64).reshape(-1, 2).T
     unlike = _codes(mine)[a] != _codes(theirs)[b]  # (samples, h * w)
-    total.shards += 1
-    total.names.append(name)
-    total.samples += len(pairs)
-    total.unlike_samples += int(unlike.any(axis=1).sum())
-    total.codes += unlike.size
-    total.unlike_codes += int(unlike.sum())
-    total.only_first += len(mine) - len(pairs)
-    total.only_second += len(theirs) - len(pairs)
-    if unlike.size and (total.worst is None or unlike.mean() > total.worst[1]):
-        total.worst = (name, float(unlike.mean()))
+    return Compared(
+        shards=1,
+        samples=len(pairs),
+        unlike_samples=int(unlike.any(axis=1).sum()),
+        codes=unlike.size,
+        unlike_codes=int(unlike.sum()),
+        only_first=len(mine) - len(pairs),
+        only_second=len(theirs) - len(pairs),
+        worst=(name, float(unlike.mean())) if unlike.size else None,
+        names=[name],
+    )
 
 
 def _keys(table: pa.Table) -> list[tuple[str | None, int]]:

@@ -1,13 +1,12 @@
 """How far the codes of each shard are from those of the whole run, from the footers alone."""
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from pipeline import layout, metrics
-from pipeline.footer import Footer, Histogram, read_footer
+from pipeline.footer import Histogram, read_footer
 from pipeline.plan import Plan
 from pipeline.schema import File
+from pipeline.threads import map_ahead
 
 _READERS = 32
 
@@ -26,6 +25,8 @@ class Distance:
 def measure_drift(sink: str, plan: Plan, total: Histogram) -> list[Distance]:
     """Returns the distance of every committed shard that has codes, the most distant first.
 
+    A histogram is let go as soon as it is measured: a thousand of large codebooks take gigabytes.
+
     Args:
         sink: Where the run is.
         plan: Its plan.
@@ -33,15 +34,15 @@ def measure_drift(sink: str, plan: Plan, total: Histogram) -> list[Distance]:
     """
     names = set(plan.names)
     files = [file for name, file in layout.list_committed(sink).items() if name in names]
-    found = (_measure(footer, total) for footer in _read(files) if footer.histogram.any())
+    measured = map_ahead(lambda file: _measure(file, total), files, _READERS)
+    found = [each for each in measured if each is not None]
     return sorted(found, key=lambda each: (-each.distance, each.shard))
 
 
-def _read(files: list[File]) -> Iterator[Footer]:
-    with ThreadPoolExecutor(_READERS) as pool:
-        yield from pool.map(read_footer, files)
-
-
-def _measure(footer: Footer, total: Histogram) -> Distance:
+def _measure(file: File, total: Histogram) -> Distance | None:
+    """Returns the distance of one shard; None if it has no codes."""
+    footer = read_footer(file)
+    if not footer.histogram.any():
+        return None
     distance = metrics.jensen_shannon(footer.histogram, total)
     return Distance(footer.origin["shard"], distance, footer.origin["good"])

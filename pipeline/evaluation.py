@@ -8,6 +8,7 @@ rejections; summary.json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -33,9 +34,12 @@ from pipeline.report import (
     Throughput,
 )
 from pipeline.run import Run
-from pipeline.schema import Reason
+from pipeline.schema import PICTURES, File, Reason, score_fields, scores_schema
 from pipeline.survey import find_json
+from pipeline.threads import map_ahead
 from pipeline.totals import Totals
+
+_READERS = 4
 
 RANDOM, BEST, WORST = 12, 6, 6
 """Pictures of each kind on the page."""
@@ -101,12 +105,23 @@ def gather(codes: Sink, scores: Sink, notes: Sequence[str]) -> Evaluation:
 
 def _read_scores(sink: Sink) -> pa.Table:
     """Returns the rows of all objects of `data/`, without pictures, with their shards' names."""
-    tables = []
-    for name, file in layout.list_committed(sink.uri).items():
-        table, _ = read_data(file.uri)
-        table = table.drop_columns(["original", "decoded"])
-        tables.append(table.add_column(0, "shard", pa.array([name] * len(table), pa.string())))
-    return pa.concat_tables(tables)
+    columns = _columns(sink.run)
+
+    def read(shard: tuple[str, File]) -> pa.Table:
+        table, _ = read_data(shard[1].uri, columns)
+        return table.add_column(0, "shard", pa.array([shard[0]] * len(table), pa.string()))
+
+    return pa.concat_tables(map_ahead(read, layout.list_committed(sink.uri).items(), _READERS))
+
+
+def _columns(run: Run) -> list[str]:
+    """Returns the columns of an evaluation's `data/` that are no pictures."""
+    networks = run.facts["networks"]
+    scores = score_fields(
+        has_lpips=bool(networks["lpips"]), has_features=bool(networks["inception"])
+    )
+    pictures = {field.name for field in PICTURES}
+    return [name for name in scores_schema(scores).names if name not in pictures]
 
 
 def _measure_rfid(table: pa.Table) -> float | None:
@@ -131,6 +146,12 @@ def to_document(found: Evaluation) -> dict[str, Any]:
     names = [name for name in SCORES if name in found.scores.column_names]
     return {
         "fingerprint": found.codes.run.fingerprint,
+        "run": {
+            "plan_sha256": found.codes.plan.sha256(),
+            "shards_planned": len(found.codes.plan),
+            "shards": found.totals.shards,
+            "encoded": found.totals.good,
+        },
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "samples": len(found.scores),
         "shards": len(set(found.scores["shard"].to_pylist())),
@@ -145,7 +166,11 @@ def to_document(found: Evaluation) -> dict[str, Any]:
             "entropy_bits": metrics.entropy_bits(histogram),
             "dead_codes": metrics.dead_codes(histogram),
         },
-        "drift": [vars(each) for each in found.drift[:DRIFTED]],
+        "drift": {
+            "shards": len(found.drift),
+            "median": median([each.distance for each in found.drift]) if found.drift else None,
+            "most": [vars(each) for each in found.drift[:DRIFTED]],
+        },
         "rejected_by_reason": dict(sorted(found.totals.reasons.items())),
         "notes": list(found.notes),
     }

@@ -124,8 +124,12 @@ def _read_footer(file: File) -> Footer:
         raise StorageError(f"{file.uri} is no object that vqpipe wrote; remove it") from error
 
 
-def read_data(uri: str) -> tuple[pa.Table, Footer]:
-    """Returns rows and footer of a data object, its checksums verified.
+def read_data(uri: str, columns: list[str] | None = None) -> tuple[pa.Table, Footer]:
+    """Returns rows and footer of a data object, the checksums of what is read verified.
+
+    Args:
+        uri: Where it is.
+        columns: What to read of it; None is all.
 
     Raises:
         StorageError: If the store does not give it.
@@ -133,7 +137,7 @@ def read_data(uri: str) -> tuple[pa.Table, Footer]:
     """
     data = storage.read(uri)
     file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
-    return file.read(), parse_footer(file.metadata.metadata or {})
+    return file.read(columns), parse_footer(file.metadata.metadata or {})
 
 
 def parse_footer(metadata: dict[bytes, bytes]) -> Footer:

@@ -57,12 +57,18 @@ def jensen_shannon(first: Histogram, second: Histogram) -> float:
     The square root of the Jensen-Shannon divergence in bits, which is a metric (Endres and
     Schindelin 2003, https://doi.org/10.1109/TIT.2003.813506). It is NaN if either histogram has no
     codes: no distribution is near or far from none.
+
+    Entries that the first one lacks add their share of the second, since that is twice the middle
+    there: fast for a shard that uses a small part of a large codebook.
     """
     if not (first.any() and second.any()):
         return float("nan")
-    p, q = first / first.sum(), second / second.sum()
+    seen = np.flatnonzero(first)
+    codes, p, q = second.sum(), first[seen] / first.sum(), second[seen] / second.sum()
     middle = (p + q) / 2
-    return float(np.sqrt(max(0.0, (_divergence(p, middle) + _divergence(q, middle)) / 2)))
+    lacking = float((codes - second[seen].sum()) / codes)  # of whole numbers: exactly 0 for none
+    apart = _divergence(p, middle) + _divergence(q, middle) + lacking
+    return float(np.sqrt(max(0.0, apart / 2)))
 
 
 def _divergence(p: npt.NDArray[np.float64], q: npt.NDArray[np.float64]) -> float:

@@ -16,6 +16,15 @@ _LOG_EVERY_S = 5.0
 _RATE_WINDOW_S = 30.0
 CURVE_POINTS = 200
 """Most points of the curve of images over time."""
+_MANY_SHARDS = 500
+"""A request each of more takes so long that a person wonders."""
+
+
+def announce(doing: str, shards: int) -> None:
+    """Says on stderr that something is about to take a while, if there are many shards to it."""
+    if shards > _MANY_SHARDS:
+        console = Console(stderr=True, highlight=False)
+        console.print(f"  {doing} {shards:,} shards ...", style="dim", markup=False)
 
 
 @dataclass

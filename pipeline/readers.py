@@ -76,7 +76,7 @@ class PairReader:
             SourceChangedError: If the source has other samples than the sink.
         """
         name = plan.name(index)
-        stored, _ = read_data(layout.data_uri(self.codes_sink, name))
+        stored, _ = read_data(layout.data_uri(self.codes_sink, name), ["key", "row", "codes"])
         picked = stored.take(pick_rows(stored["key"].to_pylist(), self.quotas[name]))
         samples = self._picked(plan.shard(index), picked, deaths)
         for table in read_rows(samples, index, staged, self.images.kept, block_rows):

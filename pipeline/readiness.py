@@ -112,18 +112,26 @@ def check_codes(
     if codes >= ENOUGH_CODES * size and (usage < LEAST_USAGE or totals["codebook_perplexity"] < 2):
         message = f"only {usage:.2%} of the codebook is used: see vqpipe doctor"
         concerns.append(Reason("usage", message))
-    return concerns + _check_drift(measured.get("drift") or [])
+    drift = measured.get("drift")
+    return concerns + (_check_drift(drift) if drift else [])
 
 
-def _check_drift(drift: list[dict[str, Any]]) -> list[Reason]:
-    """Returns what to say of the shard whose codes are least like those of all others."""
-    if len(drift) < 3:
+def _check_drift(drift: dict[str, Any]) -> list[Reason]:
+    """Returns what to say of the shards whose codes are least like those of all others."""
+    if drift["shards"] < 3:
         return []
-    first, usual = drift[0], float(np.median([each["distance"] for each in drift]))
-    if first["distance"] <= max(LEAST_DRIFT, MOST_DRIFT * usual):
-        return []
-    message = (
-        f"shard {first['shard']} has other codes than the rest (distance {first['distance']:.2f}, "
-        f"median {usual:.2f}): look at its images"
+    bound = max(LEAST_DRIFT, MOST_DRIFT * drift["median"])
+    far = [each for each in drift["most"] if each["distance"] > bound]
+    return [Reason("drift", _describe_far(far, drift))] if far else []
+
+
+def _describe_far(far: list[dict[str, Any]], drift: dict[str, Any]) -> str:
+    first = far[0]["shard"]
+    apart = f"(distance {far[0]['distance']:.2f}, median {drift['median']:.2f})"
+    if len(far) == 1:
+        return f"shard {first} has other codes than the rest {apart}: look at its images"
+    least = "at least " if len(far) == len(drift["most"]) < drift["shards"] else ""
+    return (
+        f"{least}{len(far):,} shards have other codes than the rest, most of all {first} {apart}: "
+        "look at their images"
     )
-    return [Reason("drift", message)]

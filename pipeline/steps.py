@@ -20,6 +20,7 @@ from pipeline.audit import NO_AUDIT, SHARE, Audit
 from pipeline.codec import Codec, CodecConfig, Codes, OnBatch
 from pipeline.decoding import Form, decode_rows
 from pipeline.evaluating import Measured, Pixels, measure_rows
+from pipeline.quality.checkpoint import Judge, load_same
 from pipeline.quality.images import compare_images
 from pipeline.quality.inception import extract_features, load_inception
 from pipeline.quality.lpips import load_lpips, measure_lpips
@@ -144,10 +145,10 @@ class Evaluating:
     how: CodecConfig
     resolution: int
     grid: tuple[int, int]
-    lpips: str | None = None
-    """Where LPIPS' weights are, if they are at hand."""
-    inception: str | None = None
-    """Where Inception's weights are, if they are at hand."""
+    lpips: Judge | None = None
+    """LPIPS' weights, if they are at hand."""
+    inception: Judge | None = None
+    """Inception's weights, if they are at hand."""
 
     @property
     def item(self) -> Item:
@@ -190,10 +191,10 @@ class Evaluating:
             lambda *pair: vars(compare_images(pair[0], pair[1], device)).items()
         ]
         if self.lpips:
-            lpips = load_lpips(self.lpips, device)
+            lpips = load_same(load_lpips, self.lpips, device)
             found.append(lambda *images: [("lpips", measure_lpips(lpips, *images))])
         if self.inception:
-            inception = load_inception(self.inception, device)
+            inception = load_same(load_inception, self.inception, device)
             names = ("features_original", "features_decoded")
             found.append(
                 lambda *images: [

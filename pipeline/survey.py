@@ -80,6 +80,16 @@ class Count:
 
 
 @dataclass(frozen=True)
+class Evaluated:
+    """What `vqpipe evaluate` found, and whether that is still true."""
+
+    said: dict[str, Any]
+    """What `evaluation.json` says."""
+    outdated: str | None
+    """When it was measured, if the sink holds other codes now; None if it does not."""
+
+
+@dataclass(frozen=True)
 class Rejections:
     """What was rejected and why, from the shards that have an object in `rejected/`."""
 
@@ -199,6 +209,31 @@ def refine(count: Count, rejections: Rejections) -> Count:
     return replace(count, totals=count.totals | better)
 
 
+def find_evaluation(survey: Survey, count: Count) -> Evaluated | None:
+    """Returns what was measured of a sink's codes; None if nothing was, or of another run."""
+    said = find_json(storage.join_uri(survey.sink, "evaluation.json"))
+    if said is None or said.get("fingerprint") != survey.run.fingerprint:
+        return None
+    return Evaluated(said, _why_outdated(said["run"], survey, count))
+
+
+def _why_outdated(then: dict[str, Any], survey: Survey, count: Count) -> str | None:
+    """Returns what was there when codes were measured, if something else is there now.
+
+    An estimate does not show single samples that were rejected and are not any more.
+    """
+    shards, encoded = count.totals["shards"], made(count.totals)
+    if then["shards"] != shards:
+        when = f"when {then['shards']:,} of {then['shards_planned']:,} shards were done"
+    elif then["plan_sha256"] != survey.plan.sha256():
+        when = "before shards were added or changed"
+    elif then["encoded"] != encoded and not count.is_estimate:
+        when = f"when {then['encoded']:,} samples were encoded, not {encoded:,}"
+    else:
+        return None
+    return f"measured {when}: run vqpipe evaluate again"
+
+
 def expect_samples(survey: Survey, samples: int) -> int | None:
     """Returns how many samples the whole plan may have, by the bytes of what is done.
 
@@ -212,7 +247,7 @@ def expect_samples(survey: Survey, samples: int) -> int | None:
 
 
 def find_pace(survey: Survey, count: Count) -> dict[str, Any] | None:
-    """Returns how fast the last command was, and how long what is left takes at its rate.
+    """Returns how fast the last command with an image was, and how long the rest takes at its rate.
 
     Seconds left are None where nothing is left, or nothing is known. None if no command has come
     to an end yet.

@@ -19,14 +19,20 @@ from pipeline.footer import IMAGE_BYTES, ORIGIN, Footer, Histogram, read_footer,
 from pipeline.plan import Plan, load_plan
 from pipeline.run import Run
 from pipeline.schema import File
+from pipeline.threads import map_ahead
 
 MADE = {"encode": "encoded", "decode": "decoded", "evaluate": "evaluated"}
 """What each stage has done with a sample that it did not reject."""
 
 
+def verb(totals: dict[str, Any]) -> str:
+    """Returns what a stage has done with a sample, in a word, from totals as they are stored."""
+    return next(name for name in MADE.values() if name in totals)
+
+
 def made(totals: dict[str, Any]) -> int:
     """Returns how many samples a stage did not reject, from totals as they are stored."""
-    return int(next(totals[name] for name in MADE.values() if name in totals))
+    return int(totals[verb(totals)])
 
 
 _READERS = 32
@@ -174,14 +180,13 @@ def read_totals(sink: str, run: Run, plan: Plan, some: Collection[File] | None =
     totals = Totals(
         np.zeros(_bins(run), np.int64), MADE.get(run.identity.get("stage", ""), MADE["encode"])
     )
-    with ThreadPoolExecutor(_READERS) as pool:
-        for file, footer in zip(files, pool.map(read_footer, files), strict=True):
-            index = places.get(footer.origin.get("shard", ""))
-            _check_footer(sink, file, footer, run)
-            if index is None:
-                _refuse_unplanned(sink, file, plan)
-            elif not _is_outdated(file, footer, plan, index):
-                totals.add(footer, file.size)
+    for file, footer in zip(files, map_ahead(read_footer, files, _READERS), strict=True):
+        index = places.get(footer.origin.get("shard", ""))
+        _check_footer(sink, file, footer, run)
+        if index is None:
+            _refuse_unplanned(sink, file, plan)
+        elif not _is_outdated(file, footer, plan, index):
+            totals.add(footer, file.size)
     return totals
 
 
@@ -224,7 +229,7 @@ def _check_footer(sink: str, file: File, footer: Footer, run: Run) -> None:
 
 
 def write_summary(sink: str, plan: Plan, totals: Totals, facts: dict[str, Any]) -> None:
-    """Writes `summary.json`: the totals so far, and what the last command has to say."""
+    """Writes `summary.json`: the totals so far, and how fast the run was the last time."""
     summary = {**totals.to_dict(), "shards_planned": len(plan), **facts}
     document = json.dumps(summary, indent=2).encode() + b"\n"
     storage.replace(storage.join_uri(sink, "summary.json"), document)

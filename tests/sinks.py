@@ -6,13 +6,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipeline import storage, totals
-from pipeline.commit import commit_rows
+from pipeline import schema, storage, totals
+from pipeline.commit import Writer, commit_rows
 from pipeline.footer import HISTOGRAM, ORIGIN, REJECTIONS, pack_histogram, pack_rejections
 from pipeline.footer import write_parquet as write_object
-from pipeline.plan import pick_names
+from pipeline.images import ImageFormat
+from pipeline.plan import Growth, Plan, pick_names
+from pipeline.products import ImagesProduct, ScoresProduct
+from pipeline.run import Run, start_run
 from pipeline.schema import REJECTED, data_schema
-from tests.runs import encoded_rows, start
+from tests.runs import encoded_rows, start, tar_shard
 
 IDENTITY = {
     "stage": "encode",
@@ -62,11 +65,66 @@ def end(writer, last=LAST, *, is_complete=True):
         totals.mark_success(writer.sink, writer.plan, found)
 
 
+NO_KEPT = pa.schema([])
+IMAGES = ImagesProduct(NO_KEPT, ImageFormat("png"), "parquet", (8, 8))
+SCORES = ScoresProduct(tuple(schema.score_fields(has_lpips=False, has_features=False)))
+
+
+def decode(sink, names=("a", "b", "c"), rows=3):
+    """Makes a sink of `vqpipe decode`, complete."""
+    return _make(sink, "decode", names, rows, IMAGES, {"image": b"png"})
+
+
+def score(sink, names=("a", "b", "c"), rows=3):
+    """Makes a sink that `vqpipe evaluate` keeps its scores in, complete; each row has its own."""
+    plain = {"ssim": 0.5, "l1": 0.25, "unlike": 1, "original": b"jpeg", "decoded": b"jpeg"}
+    return _make(sink, "evaluate", names, rows, SCORES, plain)
+
+
+def _make(sink, stage, names, rows, product, plain):
+    """Makes a complete sink of which the last sample of each shard is rejected."""
+    listed = Plan.of(tar_shard(name) for name in names)
+    facts = FACTS | {"picture_px": 8, "networks": {"lpips": None, "inception": None}}
+    asked = Run({"stage": stage}, facts, listed.sha256())
+    run, plan = start_run(str(sink), asked, listed, Growth())
+    writer = Writer(str(sink), run, plan, NO_KEPT, product)
+    for index, name in enumerate(plan.names):
+        found = [
+            {
+                "shard": index,
+                "row": row,
+                "key": f"{name}/{row}",
+                "place": row,
+                "psnr_db": 20.0 + row,
+            }
+            | plain
+            for row in range(rows)
+        ]
+        bad = {"reason": "corrupt", "message": "bad", "total": rows + 1}
+        found.append({"shard": index, "row": rows, "key": f"{name}/bad"} | bad)
+        commit_rows(pa.Table.from_pylist(found, schema=product.rows), writer)
+    end(writer)
+    return writer
+
+
+def drift(*distances, median, shards):
+    """Returns what `evaluation.json` has of the most distant shards, of so many."""
+    most = [{"shard": f"s{i}", "distance": d, "samples": 20} for i, d in enumerate(distances)]
+    return {"shards": shards, "median": median, "most": most}
+
+
 def evaluate(writer, **other):
     """Writes what `vqpipe evaluate` would; returns it."""
+    done = totals.read_totals(writer.sink, writer.run, writer.plan)
     spread = dict.fromkeys(("std", "min", "p05", "median", "p95", "max"), 0.0)
     found = {
         "fingerprint": writer.run.fingerprint,
+        "run": {
+            "plan_sha256": writer.plan.sha256(),
+            "shards_planned": len(writer.plan),
+            "shards": done.shards,
+            "encoded": done.good,
+        },
         "created": "2026-01-03T03:04:05Z",
         "samples": 2048,
         "shards": 64,
@@ -78,7 +136,7 @@ def evaluate(writer, **other):
         },
         "rfid": None,
         "codes_unlike_float32": 0.0012,
-        "drift": [],
+        "drift": {"shards": 0, "median": None, "most": []},
         "rejected_by_reason": {},
     } | other
     storage.replace(f"{writer.sink}/evaluation.json", json.dumps(found).encode())

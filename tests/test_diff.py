@@ -127,3 +127,43 @@ def test_diff_keys_cannot_control_the_terminal(tmp_path, capsys):
     make(tmp_path / "b", ["y\x1b[2J"])
     assert cli.main(["diff", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
     assert "\x1b" not in capsys.readouterr().out
+
+
+def test_diff_says_which_run_was_evaluated_before_it_held_what_it_holds(tmp_path, capsys):
+    writer = sinks.begin(tmp_path / "a", ["s", "t"])
+    sinks.commit(writer, 0, 4)
+    sinks.evaluate(writer)
+    sinks.commit(writer, 1, 4)
+    sinks.evaluate(make(tmp_path / "b", ["s", "t"]))
+    found = diff(tmp_path / "a", tmp_path / "b", capsys=capsys)
+    first, second = found["metrics_outdated"]
+    assert "1 of 2 shards" in first
+    assert second is None
+    assert cli.main(["diff", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    assert first in capsys.readouterr().out
+
+
+MAKERS = {"encode": make, "decode": sinks.decode, "evaluate": sinks.score}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "made"),
+    [
+        ("decode", "decode", "decoded"),
+        ("evaluate", "evaluate", "evaluated"),
+        ("encode", "decode", "encoded/decoded"),
+        ("evaluate", "encode", "evaluated/encoded"),
+    ],
+)
+def test_diff_of_any_stages_sets_their_counts_side_by_side(tmp_path, first, second, made, capsys):
+    places = [tmp_path / "a", tmp_path / "b"]
+    for place, stage in zip(places, (first, second), strict=True):
+        MAKERS[stage](place, ["s"])
+    assert cli.main(["diff", *map(str, places)]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    counts = ["4" if stage == "encode" else "3" for stage in (first, second)]
+    assert [made, *counts] in lines
+    found = diff(*places, capsys=capsys)
+    assert not found["codes"]["compared"]
+    assert "has no codes" in found["codes"]["why_not"]
+    assert found["jensen_shannon"] is None

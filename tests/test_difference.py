@@ -1,10 +1,12 @@
 """What differs between two sinks whose differences are known, held against DuckDB."""
 
+import threading
 from dataclasses import replace
 
 import duckdb
 import pytest
 
+from pipeline import difference
 from pipeline.difference import (
     compare_codes,
     compare_fields,
@@ -79,6 +81,18 @@ def test_compare_codes_of_some_shards_reads_no_others(pair):
     found = compare_codes(*map(str, pair), ["b/c"])
     assert (found.names, found.unlike_codes, found.equal) == (["b/c"], 0, 1.0)
     assert found.samples == 2
+
+
+def test_compare_codes_reads_several_shards_at_a_time(pair, monkeypatch):
+    read, together = difference._read, threading.Barrier(len(NAMES), timeout=5)
+
+    def wait(uri):
+        together.wait()
+        return read(uri)
+
+    monkeypatch.setattr(difference, "_read", wait)
+    found = compare_codes(*map(str, pair), NAMES)
+    assert (found.names, found.worst[0]) == (list(NAMES), "a")
 
 
 def test_compare_codes_of_a_sink_with_itself_are_equal(pair):

@@ -104,9 +104,12 @@ def test_evaluate_says_what_all_footers_add_up_to(evaluated):
     assert said["codebook"]["dead_codes"] == (counts == 0).sum()
     assert said["rejected_by_reason"] == {"not_an_image": SHARDS}
     assert (said["samples"], said["shards"], said["rejected"]) == (18, SHARDS, 0)
-    assert [each["samples"] for each in said["drift"]] == [IMAGES] * SHARDS
-    distances = [each["distance"] for each in said["drift"]]
+    assert [each["samples"] for each in said["drift"]["most"]] == [IMAGES] * SHARDS
+    distances = [each["distance"] for each in said["drift"]["most"]]
     assert distances == sorted(distances, reverse=True)
+    assert (said["drift"]["shards"], said["drift"]["median"]) == (SHARDS, np.median(distances))
+    assert said["run"]["shards"] == said["run"]["shards_planned"] == SHARDS
+    assert said["run"]["encoded"] == SHARDS * IMAGES
 
 
 @pytest.mark.ray
@@ -154,6 +157,27 @@ def test_evaluate_without_a_sink_or_with_a_bad_number_says_so(tmp_path, capsys):
         cli.main(["evaluate", "--source", str(tmp_path), "--samples", "0"])
     assert end.value.code == 4
     assert "--samples is 0" in capsys.readouterr().err
+
+
+PASSWORD = "canary-0123456789"
+
+
+@pytest.mark.fault(32)
+@pytest.mark.parametrize("option", ["source", "images", "model", "lpips", "inception"])
+@pytest.mark.parametrize("place", ["s3://user:{}@b/x.pth", "hf://user:{}@org/name/x.pth"])
+def test_evaluate_url_with_a_password_is_refused_and_not_repeated(option, place, capsys):
+    arguments = {"source": "/nowhere"} | {option: place.format(PASSWORD)}
+    options = [part for name, value in arguments.items() for part in (f"--{name}", value)]
+    assert cli.main(["evaluate", *options]) == 4
+    printed = capsys.readouterr().err
+    assert "credentials" in printed or "hf:// is not supported" in printed
+    assert PASSWORD not in printed
+
+
+@pytest.mark.parametrize("where", ["", " ", "hf://org", "https://host/x.pth"])
+def test_evaluate_weights_that_can_be_no_file_are_refused(where, capsys):
+    assert cli.main(["evaluate", "--source", "/nowhere", "--lpips", where]) == 4
+    assert "holds no run" not in capsys.readouterr().err
 
 
 @pytest.mark.fault(2)

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import footer, storage
-from pipeline.footer import pack_histogram, read_footer
+from pipeline.footer import pack_histogram, read_data, read_footer
 from pipeline.schema import REJECTED
 
 
@@ -34,6 +34,20 @@ def test_read_footer_larger_than_the_first_read_is_read_whole(tmp_path, padding)
     found = read_footer(storage.stat(str(path)))
     assert found.origin == {"seen": 1}
     assert np.array_equal(found.histogram, histogram)
+
+
+def test_read_data_of_some_columns_looks_at_no_other(tmp_path):
+    picture = np.random.default_rng(0).bytes(4000)
+    table = pa.table({"row": [1], "picture": [picture]})
+    data = footer.write_parquet(table, {"vqpipe": '{"seen": 1}'})
+    broken = data.replace(picture[2000:2010], bytes(10))
+    assert broken != data
+    (tmp_path / "a.parquet").write_bytes(broken)
+    found, said = read_data(str(tmp_path / "a.parquet"), ["row"])
+    assert found.to_pydict() == {"row": [1]}
+    assert said.origin == {"seen": 1}
+    with pytest.raises(OSError, match="CRC"):
+        read_data(str(tmp_path / "a.parquet"))
 
 
 def test_rejections_packed_and_read_are_the_same(tmp_path):

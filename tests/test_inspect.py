@@ -1,15 +1,18 @@
 import json
 import re
 import shlex
+from dataclasses import replace
 
 import duckdb
 import pytest
 
 from jobs import cli
-from pipeline import survey
-from pipeline.commit import commit_rows
+from pipeline import survey, todo
+from pipeline.commit import Attempt, commit_rows
+from pipeline.plan import Growth, Plan
+from pipeline.run import start_run
 from tests import sinks
-from tests.runs import encoded_rows, query, start
+from tests.runs import encoded_rows, query, start, tar_shard
 
 NAMES = ("a", "b")
 
@@ -142,7 +145,7 @@ def test_inspect_started_sink_without_any_object_says_so(tmp_path, capsys):
 
 
 def test_inspect_evaluation_and_report_are_shown(complete, tmp_path, capsys):
-    said = sinks.evaluate(complete, drift=[{"shard": "a", "distance": d} for d in (0.9, 0.2, 0.1)])
+    said = sinks.evaluate(complete, drift=sinks.drift(0.9, 0.2, 0.1, median=0.2, shards=3))
     (tmp_path / "sink" / "report.html").write_text("<html>")
     found = inspected(complete.sink, capsys=capsys)
     assert found["evaluation"] == said
@@ -158,6 +161,52 @@ def test_inspect_evaluation_of_another_run_is_not_shown(complete, capsys):
     sinks.evaluate(complete, fingerprint="0" * 64)
     assert inspected(complete.sink, capsys=capsys)["evaluation"] is None
     assert "reconstruction" not in printed(complete.sink, capsys=capsys)
+
+
+def retried(writer):
+    """Tries the rejected samples of the first shard again."""
+    left = todo.retriable(writer.sink, writer.plan, {})
+    again = replace(writer, attempt=Attempt("again", frozenset(left), {}))
+    commit_rows(encoded_rows(again, 0, 20, range(1, 2)), again)
+    sinks.end(writer)
+
+
+def extended(writer):
+    """Plans another shard."""
+    listed = Plan.of(tar_shard(name) for name in (*writer.plan.names, "d"))
+    start_run(writer.sink, writer.run, listed, Growth(extend=True))
+
+
+def finished(writer):
+    sinks.commit(writer, 2, 20, change=without_flips)
+    sinks.end(writer)
+
+
+@pytest.mark.parametrize(
+    ("done", "change", "when"),
+    [
+        (3, retried, "when 59 samples were encoded, not 60"),
+        (3, extended, "before shards were added or changed"),
+        (2, finished, "when 2 of 3 shards were done"),
+    ],
+)
+def test_inspect_evaluation_of_other_codes_is_said_to_be_and_does_not_count(
+    tmp_path, done, change, when, capsys
+):
+    writer = sinks.begin(tmp_path / "sink")
+    for index in range(done):
+        sinks.commit(writer, index, 20, rejected=() if index else (1,), change=without_flips)
+    sinks.end(writer, is_complete=done == 3)
+    far = sinks.drift(0.9, 0.2, 0.1, median=0.2, shards=3)
+    sinks.evaluate(writer, drift=far, codes_unlike_float32=0.9)
+    sound = inspected(writer.sink, capsys=capsys)
+    assert sound["evaluation_outdated"] is None
+    assert {"drift", "unlike"} <= {why["check"] for why in sound["ready"]["why"]}
+    change(writer)
+    found = inspected(writer.sink, capsys=capsys)
+    assert when in found["evaluation_outdated"]
+    assert not {"drift", "unlike"} & {why["check"] for why in found["ready"]["why"]}
+    assert when in printed(writer.sink, capsys=capsys)["evaluation"]
 
 
 @pytest.mark.parametrize("name", ["summary.json", "evaluation.json"])
@@ -184,7 +233,7 @@ def test_inspect_on_a_terminal_breaks_between_words_and_keeps_commands_whole(
 ):
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setenv("FORCE_COLOR", "1")
-    sinks.evaluate(complete, drift=[{"shard": "a", "distance": d} for d in (0.9, 0.2, 0.1)])
+    sinks.evaluate(complete, drift=sinks.drift(0.9, 0.2, 0.1, median=0.2, shards=3))
     capsys.readouterr()
     assert cli.main(["inspect", complete.sink]) == 0
     text = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)

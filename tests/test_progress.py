@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from pipeline import progress
-from pipeline.progress import Display, Progress
+from pipeline.progress import Display, Progress, announce
 
 
 @pytest.fixture
@@ -180,3 +180,12 @@ def test_progress_busy_is_the_share_of_all_codecs_time(clock):
     clock.now += 30
     counted.start_up_s, counted.codecs, counted.busy_s = 10.0, 2, 30.0
     assert counted.busy == 0.75
+
+
+def test_announce_says_what_takes_a_while_and_nothing_of_a_few_shards(capsys):
+    announce("adding up", 100)
+    assert capsys.readouterr().err == ""
+    announce("adding up", 100_000)
+    captured = capsys.readouterr()
+    assert "adding up 100,000 shards" in captured.err
+    assert captured.out == ""

@@ -1,14 +1,23 @@
 import json
 import os
+import platform
 import subprocess
 import sys
 
 import pytest
 import torch
 from safetensors.torch import save
+from torch import nn
 
 from pipeline.errors import CheckpointError
-from pipeline.quality.checkpoint import read_state
+from pipeline.quality.checkpoint import (
+    Judge,
+    build_network,
+    digest_state,
+    is_hub_file,
+    load_same,
+    read_state,
+)
 from tests import hub_server
 
 OLD, NEW = (save({"weight": torch.full((2,), value)}) for value in (1.0, 2.0))
@@ -89,3 +98,55 @@ def test_read_state_of_a_file_with_code_runs_none_of_it(tmp_path):
     with pytest.raises(CheckpointError, match=r"evil\.pth"):
         read_state(str(tmp_path / "evil.pth"))
     assert not made.exists()
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ("hf://org/judge/a.pth", True),
+        ("hf://org/judge@v1/nets/a@2.pth", True),
+        ("hf://judge/a.pth", False),
+        ("hf://org/judge", False),
+        ("hf://user:word@org/judge/a.pth", False),
+        ("hf://user:word/judge/a.pth", False),
+        ("hf://org/judge@user:word/a.pth", False),
+        ("hf://org/judge@user:word@hub/a.pth", False),
+        ("hf:///judge/a.pth", False),
+    ],
+)
+def test_is_hub_file_takes_a_file_of_a_repository_and_nothing_else(where, expected):
+    assert is_hub_file(where) is expected
+
+
+def load_plain(where, device):
+    state = read_state(where)
+    return build_network(lambda: nn.Linear(2, 1, bias=False), state, where, "get it").to(device)
+
+
+def write_plain(path, value):
+    path.write_bytes(save({"weight": torch.full((1, 2), value)}))
+    network = load_plain(str(path), "cpu")
+    return Judge(str(path), digest_state(network.state_dict()))
+
+
+def test_load_same_gives_the_network_that_was_meant(tmp_path):
+    judge = write_plain(tmp_path / "a.safetensors", 1.0)
+    found = load_same(load_plain, judge, torch.device("cpu"))
+    assert found.weight.tolist() == [[1, 1]]
+
+
+def test_load_same_of_a_file_that_is_another_here_names_it_and_the_machine(tmp_path):
+    judge = write_plain(tmp_path / "a.safetensors", 1.0)
+    write_plain(tmp_path / "a.safetensors", 2.0)
+    with pytest.raises(CheckpointError) as caught:
+        load_same(load_plain, judge, torch.device("cpu"))
+    for part in (judge.where, platform.node(), "other weights", "s3:// or hf://"):
+        assert part in str(caught.value)
+
+
+def test_load_same_of_a_file_that_is_not_here_says_where_to_put_it(tmp_path):
+    judge = Judge(str(tmp_path / "a.safetensors"), "0" * 64)
+    with pytest.raises(CheckpointError) as caught:
+        load_same(load_plain, judge, torch.device("cpu"))
+    for part in ("there is no file", judge.where, platform.node(), "s3:// or hf://"):
+        assert part in str(caught.value)

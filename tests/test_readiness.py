@@ -25,8 +25,10 @@ def seen(sink, done=3, *, is_complete=True):
     return survey.look(writer.sink, writer.run)
 
 
-def drift(*distances):
-    return {"drift": [{"shard": f"s{i}", "distance": d} for i, d in enumerate(distances)]}
+def drift(*distances, median=None, shards=None):
+    """Returns an evaluation of which all shards, or so many, are listed."""
+    found = sorted(distances)[len(distances) // 2] if median is None else median
+    return {"drift": sinks.drift(*distances, median=found, shards=shards or len(distances))}
 
 
 def test_judge_complete_sound_sink_is_yes(tmp_path):
@@ -79,7 +81,9 @@ def test_judge_rejections_above_their_share_want_care(tmp_path, rejected, answer
         ({}, drift(0.4, 0.39, 0.38), []),  # by chance, and all alike
         ({}, drift(0.15, 0.02, 0.01), []),
         ({}, drift(0.9), []),  # nothing to hold it against
-        ({}, {"drift": None}, []),
+        ({}, {"drift": sinks.drift(median=None, shards=0)}, []),
+        ({}, drift(*[0.9] * 20, median=0.1, shards=100_000), ["drift"]),  # all that are listed
+        ({}, drift(*[0.5] * 20, median=0.45, shards=100_000), []),
     ],
 )
 def test_check_codes_names_what_stands_out(totals, evaluation, checks):
@@ -91,3 +95,17 @@ def test_check_codes_drift_names_the_shard():
     [why] = check_codes(FACTS, SOUND, drift(0.9, 0.3, 0.2))
     assert "shard s0" in why.message
     assert readiness.MOST_DRIFT * 0.3 < 0.9
+
+
+@pytest.mark.parametrize(
+    ("distances", "words"),
+    [
+        ([0.9, 0.1], "shard s0 has other codes"),
+        ([0.9, 0.8, 0.7, 0.1], "3 shards have other codes than the rest, most of all s0"),
+        ([0.9, 0.8], "at least 2 shards have other codes"),
+    ],
+)
+def test_check_codes_drift_says_how_many_shards_are_far_off(distances, words):
+    [why] = check_codes(FACTS, SOUND, drift(*distances, median=0.1, shards=1000))
+    assert why.message.startswith(words)
+    assert "median 0.10" in why.message

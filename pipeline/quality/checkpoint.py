@@ -5,8 +5,10 @@ content    safetensors where the name says so; else what torch.save made of a st
 """
 
 import hashlib
+import platform
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -19,7 +21,23 @@ from pipeline.vqgan.tensors import parse_weights
 
 Network = TypeVar("Network", bound=nn.Module)
 
-_ON_HUB = re.compile(r"hf://(?P<repository>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?/(?P<name>.+)")
+_ON_HUB = re.compile(r"hf://(?P<repository>[^/@]+/[^/@]+)(?:@(?P<revision>[^/@:]+))?/(?P<name>.+)")
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The weights of such a network, which every worker reads for itself."""
+
+    where: str
+    """See above; a path is absolute."""
+    sha256: str
+    """What `digest_state` says of the network that the command was started with."""
+
+
+def is_hub_file(where: str) -> bool:
+    """Tells whether it is `hf://org/name[@revision]/file`; with credentials in it, it is not."""
+    parts = _ON_HUB.fullmatch(where)
+    return parts is not None and hub.is_repository(parts["repository"])
 
 
 def read_state(where: str) -> dict[str, Tensor]:
@@ -39,7 +57,7 @@ def read_state(where: str) -> dict[str, Tensor]:
 
 def _read_from_hub(where: str) -> bytes:
     parts = _ON_HUB.fullmatch(where)
-    if parts is None or not hub.is_repository(parts["repository"]):
+    if parts is None or not is_hub_file(where):
         raise CheckpointError(f"{where} names no file of a repository: hf://org/name/file")
     path, _ = hub.fetch_file(parts["repository"], parts["name"], parts["revision"])
     return path.read_bytes()
@@ -67,6 +85,34 @@ def build_network(
     check_tensors(weights, state, source, advice)
     network.load_state_dict(state, strict=True, assign=True)
     return network.float().eval().requires_grad_(requires_grad=False)
+
+
+def load_same(
+    load: Callable[[str, torch.device], Network], judge: Judge, device: torch.device
+) -> Network:
+    """Returns a network on this machine, after checking that its weights are the ones meant.
+
+    Raises:
+        CheckpointError: They are others here, or are not to be had; names file and machine.
+    """
+    here = f"on machine {platform.node()}"
+    try:
+        network = load(judge.where, device)
+    except CheckpointError as error:
+        raise CheckpointError(f"{here}: {error.message}{_advise(judge)}") from error
+    if digest_state(network.state_dict()) != judge.sha256:
+        raise CheckpointError(
+            f"{here}, {judge.where} holds other weights than where the command was started"
+            f"{_advise(judge)}"
+        )
+    return network
+
+
+def _advise(judge: Judge) -> str:
+    """Returns what to do about a file that is not the same on every machine, to end a message."""
+    if "://" in judge.where:
+        return "; run the same command again once the file is the same for every machine"
+    return "; give a path where every machine has that file, or put it on s3:// or hf://"
 
 
 def digest_state(state: dict[str, Tensor]) -> str:
