@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import schema, storage, totals
-from pipeline.commit import Writer, commit_rows
+from pipeline.commit import commit_rows
 from pipeline.footer import HISTOGRAM, ORIGIN, REJECTIONS, pack_histogram, pack_rejections
 from pipeline.footer import write_parquet as write_object
 from pipeline.images import ImageFormat
@@ -15,6 +15,7 @@ from pipeline.plan import Growth, Plan, pick_names
 from pipeline.products import ImagesProduct, ScoresProduct
 from pipeline.run import Run, start_run
 from pipeline.schema import REJECTED, data_schema
+from pipeline.writer import Writer
 from tests.runs import encoded_rows, start, tar_shard
 
 IDENTITY = {
