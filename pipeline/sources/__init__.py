@@ -23,7 +23,7 @@ from pipeline.sources.extensions import (
     detect_format,
     extension,
 )
-from pipeline.sources.names import check_names
+from pipeline.sources.names import check_keep, check_names, check_unicode
 from pipeline.sources.patterns import find_files
 
 RESERVED = {field.name for field in (*HEAD, *VIEW)} | {"codes"}
@@ -67,7 +67,7 @@ def list_shards(
     taken = [file for file in files if fmt and extension(file.uri) in FORMATS[fmt]]
     if fmt is None or not taken:
         raise ConfigError(_nothing_found(source, fmt, counts))
-    _check_unicode(taken)
+    check_unicode(taken)
     shards = _shards(fmt, root, taken, planned, max_shard_bytes)
     check_names(shards)
     ignored = {kind: count for kind, count in counts.items() if kind not in FORMATS[fmt]}
@@ -82,9 +82,7 @@ def kept_schema(listing: Listing, selection: Selection) -> pa.Schema:
     Raises:
         ConfigError: If the selection does not fit the source.
     """
-    for name in selection.keep:
-        if name in RESERVED or selection.keep.count(name) > 1:
-            raise ConfigError(f"keep names {name!r}, which the output has already: leave it out")
+    check_keep(selection.keep, RESERVED)
     if listing.format == "webdataset":
         return webdataset.kept_schema(selection)
     if listing.format == "parquet":
@@ -123,16 +121,6 @@ def _shards(
     if fmt == "parquet":
         return parquet.list_shards(root, files, max_shard_bytes)
     return folder.list_shards(root, files, planned)
-
-
-def _check_unicode(files: list[File]) -> None:
-    for file in files:
-        try:
-            file.uri.encode()
-        except UnicodeEncodeError as error:  # the plan and the keys are Arrow strings: UTF-8
-            raise ConfigError(
-                f"the name of {file.uri!r} is not valid UTF-8: rename the file"
-            ) from error
 
 
 def _nothing_found(source: str, fmt: str | None, counts: dict[str, int]) -> str:
