@@ -3,6 +3,7 @@
     list_shards  a folder, file or pattern  ->  the shards of a run
     kept_schema  the metadata to keep       ->  its Arrow schema, checked before any work starts
     read_shard   one shard                  ->  samples in stored order, keys untouched
+    count_rows   one shard                  ->  how many it claims to have, where a footer says so
 
 A bad sample is a rejected `Sample`, and a damaged shard ends in one; what the store refuses
 (`StorageError`) and what is not what was planned (`SourceChangedError`) fly.
@@ -111,6 +112,18 @@ def read_shard(shard: Shard, selection: Selection, kept: pa.Schema) -> Iterator[
     if shard.format in codes.DTYPE:
         return codes.read_shard(shard, selection, kept)
     return folder.read_shard(shard)
+
+
+def count_rows(shard: Shard) -> int | None:
+    """Returns how many samples a shard claims to have; None where only reading it tells.
+
+    Raises:
+        SourceChangedError: If a file is not the one that was listed.
+        StorageError: If the store fails.
+    """
+    if shard.format == "parquet" or shard.format in codes.DTYPE:
+        return parquet.count_rows(shard)
+    return None
 
 
 def _shards(
