@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from jobs.console import Fields
-from jobs.identity import check_kept, types_of, versions
+from jobs.identity import check_kept, check_recorded, types_of, versions
 from jobs.model import ModelOptions, load_for_codes
 from jobs.stage import (
     GrowthOptions,
@@ -27,12 +27,13 @@ from pipeline.doctor import AskedRange
 from pipeline.engine import Stage, Work
 from pipeline.errors import ConfigError
 from pipeline.images import ImageFormat
-from pipeline.plan import Plan
+from pipeline.plan import Plan, find_plan
 from pipeline.products import ImagesProduct
 from pipeline.readers import SampleReader
 from pipeline.run import Run, find_run, is_complete, start_run
 from pipeline.schema import Selection, Shard
 from pipeline.sources.codes import Kind, kept_schema, list_shards
+from pipeline.sources.names import check_keep
 from pipeline.steps import Decoding
 from pipeline.weights import Weights
 from pipeline.writer import Writer
@@ -96,9 +97,7 @@ class Decode(GrowthOptions, RunOptions, ModelOptions, Places):
             raise ValueError(f"--quality is {self.quality}; it must be in 1 to 100")
         if self.grid is not None and min(self.grid) < 1:
             raise ValueError(f"--grid is {self.grid}; both must be at least 1")
-        clashing = [name for name in self.keep or () if name in RESERVED]
-        if clashing:
-            raise ValueError(f"--keep names {clashing[0]!r}, which the output has of its own")
+        check_keep(self.keep or (), RESERVED)
 
     @property
     def kind(self) -> Kind:
@@ -134,11 +133,9 @@ class _Source:
         """Returns the source that a command names."""
         uri = storage.normalise_uri(job.source)
         found = None if uri.endswith(".parquet") else find_run(uri)
-        if found and found.identity["stage"] != "encode":
-            raise ConfigError(
-                f"{uri} is a sink of vqpipe {found.identity['stage']}, which holds no codes"
-            )
-        shards = list_shards(uri, job.kind, is_sink=found is not None)
+        if found:
+            check_recorded(found, uri)
+        shards = _finished(job, uri, found) if found else list_shards(uri, job.kind)
         return cls(uri, found, tuple(shards))
 
     def selection(self, job: Decode) -> Selection:
@@ -154,15 +151,40 @@ class _Source:
 
     def form(self, job: Decode, weights: Weights) -> Form:
         """Returns what the codes or latents of an image look like."""
-        grid = job.grid or (self.run and tuple(self.run.facts["grid"]))
-        if not grid:
+        config = weights.config
+        channels = 0 if job.latents is None else config.embed_dim
+        return Form(self._grid(job), config.num_vq_embeddings, channels)
+
+    def _grid(self, job: Decode) -> tuple[int, int]:
+        if self.run:
+            height, width = self.run.facts["grid"]
+            is_own = (job.kind, job.codes) == ("codes", "codes")  # not a column that was kept
+            if job.grid and is_own and job.grid != (height, width):
+                raise ConfigError(
+                    f"--grid is {job.grid[0]} {job.grid[1]}, and codes of the run in {self.uri} "
+                    f"have {height} rows and {width} columns: leave --grid out"
+                )
+            return job.grid or (height, width)
+        if job.grid is None:
             raise ConfigError(
                 f"{self.uri} is no sink of vqpipe encode, so that nothing says how many rows and "
                 "columns of codes an image has: add --grid ROWS COLUMNS"
             )
-        config = weights.config
-        channels = 0 if job.latents is None else config.embed_dim
-        return Form((grid[0], grid[1]), config.num_vq_embeddings, channels)
+        return job.grid
+
+
+def _finished(job: Decode, source: str, run: Run) -> list[Shard]:
+    """Returns the shards that a run has codes of.
+
+    Codes of an earlier version of a shard, which wait to be replaced, are taken only where the
+    decoding sink has planned them.
+    """
+    planned = find_plan(storage.normalise_uri(job.sink))
+    known = {file for shard in planned.shards() for file in shard.files} if planned else set()
+    files = todo.finished(source, run, known)
+    if not files:
+        raise ConfigError(f"{source} has no finished shard yet: run vqpipe encode first")
+    return [Shard(name, job.kind, (file,)) for name, file in files.items()]
 
 
 def _prepare(job: Decode) -> Prepared:
@@ -172,7 +194,7 @@ def _prepare(job: Decode) -> Prepared:
     check_places(source.uri, sink)
     weights = load_for_codes(job, source.run, source.uri)
     form, selection = source.form(job, weights), source.selection(job)
-    kept = kept_schema(source.shards[0], selection)
+    kept = kept_schema(source.shards[0], selection, form.shape)
     how, findings = _settle_codec(job, source.run, weights)
     step = Decoding(form, how, weights.config.downsample_factor)
     listed = Plan.of(source.shards)
@@ -255,7 +277,9 @@ def _introduce(job: Decode, source: _Source, work: Work, step: Decoding) -> Fiel
         ("left to do", f"{len(work.todo):,} of {len(work.writer.plan):,} shard(s)"),
     ]
     if source.run and not is_complete(source.uri):
-        more = "what it lacks is decoded by the same command with --extend, once it is there"
+        more = (
+            "once that is so, the same command with --extend (and --replace-changed) does the rest"
+        )
         fields.append(("take care", f"the source is not complete yet: {more}"))
     return [*fields, *describe_store(work.writer)]
 

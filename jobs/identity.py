@@ -95,6 +95,30 @@ def facts_of(
     }
 
 
+_OF_CODES = {"grid", "codebook_sha256", "kept", "model_options"}
+_IDENTITY_OF_CODES = {"stage", "model_sha256", "pixel_range"}
+"""Facts, and choices, without which a run's codes cannot be decoded."""
+
+
+def check_recorded(run: Run, sink: str) -> None:
+    """Checks that a run is one of `vqpipe encode` and says what its codes are.
+
+    Raises:
+        ConfigError: If it is of another stage.
+        MismatchError: If `run.json` is damaged, or none that vqpipe wrote.
+    """
+    stage = run.identity.get("stage", "encode")
+    if stage != "encode":
+        raise ConfigError(f"{sink} is a sink of vqpipe {stage}, which holds no codes")
+    missing = {*(_OF_CODES - run.facts.keys()), *(_IDENTITY_OF_CODES - run.identity.keys())}
+    if missing:
+        raise MismatchError(
+            f"{sink}/run.json does not say {', '.join(sorted(missing))}, as that of every run of "
+            "vqpipe encode does: bring it back as it was, or give --source the Parquet files in "
+            "data/, with --model and --grid"
+        )
+
+
 def versions() -> dict[str, str]:
     """Returns with what a run is made: Python and the packages that may change a result."""
     packages = ("vqpipe", "ray", "torch", "pyarrow", "pillow", "numpy")

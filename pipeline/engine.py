@@ -1,7 +1,8 @@
 """Where the work runs: the Ray Data graph, its resources, its watchdog.
 
-    encode  shards left -> read -> open      -> codec (actor pool)             -> commit -> receipts
-    decode  shards left -> read              -> codec (actor pool) -> compress -> commit -> receipts
+    encode    shards left -> read -> open -> codec (actor pool)             -> commit -> receipts
+    decode    shards left -> read         -> codec (actor pool) -> compress -> commit -> receipts
+    evaluate  shards left -> read -> open -> codec (actor pool) -> picture  -> commit -> receipts
 
 One graph for every stage. Pixels travel as uint8 between processes. What takes a core and what
 takes a device are separate operators, so that one huge shard uses every core and machines without

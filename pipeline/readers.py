@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import layout
-from pipeline.attempts import ATTEMPTS, keep_reading
+from pipeline.attempts import ATTEMPTS, NOT_THE_INPUT, keep_reading
 from pipeline.errors import SourceChangedError
 from pipeline.evaluating import pick_rows
 from pipeline.footer import read_data
@@ -16,12 +16,15 @@ from pipeline.layout import Staged
 from pipeline.plan import Plan
 from pipeline.quarantine import read_quarantined
 from pipeline.schema import PLACE, Sample, Selection, Shard
-from pipeline.sources import read_shard
+from pipeline.sources import count_rows, read_shard
 from pipeline.stages import read_rows
 
 
 class Reader(Protocol):
     """Reads one shard; plain data, sent to every worker."""
+
+    def rows(self, plan: Plan, index: int) -> int | None:
+        """Returns how many rows a shard will have, all staged ones among them, if that is known."""
 
     def read(
         self, plan: Plan, index: int, staged: Staged, block_rows: int, deaths: int
@@ -43,6 +46,15 @@ class SampleReader:
 
     selection: Selection
     kept: pa.Schema
+
+    def rows(self, plan: Plan, index: int) -> int | None:
+        """Returns how many samples the shard claims to have, if it does."""
+        try:
+            return count_rows(plan.shard(index))
+        except NOT_THE_INPUT:
+            raise
+        except Exception:  # noqa: BLE001 (a parser's; reading the shard says what is wrong with it)
+            return None
 
     def read(
         self, plan: Plan, index: int, staged: Staged, block_rows: int, deaths: int
@@ -66,6 +78,10 @@ class PairReader:
     codes_sink: str
     quotas: dict[str, int]
     """How many samples of each shard, by name."""
+
+    def rows(self, plan: Plan, index: int) -> int | None:
+        """Returns how many samples are picked."""
+        return self.quotas[plan.name(index)]
 
     def read(
         self, plan: Plan, index: int, staged: Staged, block_rows: int, deaths: int

@@ -1,12 +1,29 @@
 """The nouns of the pipeline and the Arrow schemas of everything it passes on or writes.
 
-Between stages travel tables with one row a sample. Each stage adds or replaces columns:
+Between steps travel tables with one row a sample. Each step adds or replaces columns. Those of
+`vqpipe encode`:
 
     read    shard, row, total, key, reason, message, kept.*, image
     open    shard, row, total, key, reason, message, kept.*, pixels, view, width, height, crop, flip
     encode  the same without pixels, with codes, flips and psnr_db; also what `staging/` holds
     commit  `data/`: key, row, view, codes, width, height, crop, flip, then the kept columns
             `rejected/`: key, row, reason, message
+
+Of `vqpipe decode`, where codes or latents are read as `image`:
+
+    read      as above
+    decode    the same without image, with pixels
+    compress  the same without pixels, with image; also what `staging/` holds
+    commit    `data/`: key, row, image or file and bytes, width, height, then the kept columns
+
+Of `vqpipe evaluate`, which reads samples that were picked, and the codes that a sink has of them:
+
+    read     as above, with place and codes
+    open     as above, with place and codes
+    measure  the same without codes, with scores and decoded (pixels)
+    picture  shard, row, total, key, reason, message, place, scores, original, decoded (JPEGs); also
+             what `staging/` holds
+    commit   `data/`: key, row, place, scores, original, decoded
 
 A rejected sample stays in the stream as a row whose `reason` is set and whose image, pixels or
 codes are null, so that no row of a shard is ever missing.
@@ -97,7 +114,7 @@ class Shard:
     name: str
     """Stem of the output objects, `/`-separated, unique in the plan."""
     format: str
-    """`webdataset`, `parquet` or `folder`."""
+    """`webdataset`, `parquet` or `folder`; of what is decoded, `codes` or `latents`."""
     files: tuple[File, ...]
     """The one file of a tar or Parquet shard; the images of a folder shard, in order."""
     root: str = ""
@@ -128,7 +145,7 @@ class Sample:
     key: str | None
     """Name in the dataset; None where damage hides it."""
     image: bytes | None = None
-    """Compressed image; None exactly when `rejection` is set."""
+    """Compressed image, or codes or latents as read; None exactly when `rejection` is set."""
     rejection: Rejection | None = None
     kept: dict[str, object] = field(default_factory=dict)
     """Metadata that travels along, by column name."""

@@ -52,16 +52,29 @@ def read(
     """Yields the rows of some shards."""
     run, ledger = cast(Writer, ray.get(writer)), RemoteLedger(counter)
     for row in todo.to_pylist():
-        index, seen = row["shard"], 0
+        index, size, seen = row["shard"], run.plan.size(row["shard"]), 0
         ranges = tuple((first, last) for first, last in row["ranges"] or ())
         staged = Staged(ranges, row["total"])
         with noted(ledger, f"read {index}") as deaths:
+            rows = None if deaths else reader.rows(run.plan, index)
             for table in reader.read(run.plan, index, staged, block_rows, deaths):
-                seen += table["image"].nbytes
-                counter.saw.remote(len(table), table["image"].nbytes)
+                taken = bytes_taken(table, size, rows)
+                seen += taken
+                counter.saw.remote(len(table), taken)
                 yield table
-        # headers, metadata and rows already staged
-        counter.saw.remote(0, run.plan.size(index) - seen)
+        counter.saw.remote(0, size - seen)  # headers, metadata and rows already staged
+
+
+def bytes_taken(table: pa.Table, size: int, rows: int | None) -> int:
+    """Returns about how many bytes of the source some rows took.
+
+    Args:
+        table: The rows.
+        size: Bytes of their shard.
+        rows: How many it will have, if that is known; else their images are measured, which take
+            nearly all of a tar.
+    """
+    return round(size * len(table) / rows) if rows else int(table["image"].nbytes)
 
 
 def open_sandboxed(

@@ -1,17 +1,20 @@
 """What is left to do in a sink, by what is there.
 
+finished    shards with an object in `data/` that is of the shard as it is planned now
 unfinished  shards without an object in `data/`, or with one of an earlier version of the shard
 retriable   shards that are committed with rejections; their good rows are safe
 """
 
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from pipeline import layout
+from pipeline.errors import StorageError
 from pipeline.footer import read_footer
 from pipeline.layout import Staged
-from pipeline.plan import Plan
+from pipeline.plan import Plan, load_plan
 from pipeline.run import Run
 from pipeline.schema import File
 from pipeline.writer import is_current
@@ -19,23 +22,48 @@ from pipeline.writer import is_current
 _READERS = 32
 
 
+def finished(sink: str, run: Run, known: Collection[File] = ()) -> dict[str, File]:
+    """Returns the objects of finished shards, by shard, in order of name.
+
+    Args:
+        sink: Where the run is.
+        run: Its identity.
+        known: Objects to take in as well if they are still there, though they are of an earlier
+            version of their shards.
+
+    Raises:
+        StorageError: If `data/` has an object of no shard of the plan.
+    """
+    done = layout.list_committed(sink)
+    plan = load_plan(sink)  # after the listing: what is there by then has been planned
+    foreign = sorted(done.keys() - set(plan.names))
+    if foreign:
+        raise StorageError(f"{done[foreign[0]].uri!r} belongs to no shard of the plan; remove it")
+    stale = {plan.name(index) for index in _stale(done, run, plan)}
+    left_out = {name for name in stale if done[name] not in known}
+    return {name: done[name] for name in sorted(done.keys() - left_out)}
+
+
 def unfinished(sink: str, run: Run, plan: Plan) -> dict[int, Staged]:
     """Returns the shards to encode, by place in the plan, with what is staged of each."""
     done, staged = layout.list_committed(sink), layout.list_staged(sink)
+    stale = _stale(done, run, plan)
+    left = [(i, name) for i, name in enumerate(plan.names) if name not in done or i in stale]
+    return {
+        i: layout.parse_ranges(staged.get(name, ()), layout.edition(plan.generation(i)))
+        for i, name in left
+    }
+
+
+def _stale(done: Mapping[str, File], run: Run, plan: Plan) -> set[int]:
+    """Returns the shards whose objects are of earlier versions of them, by place in the plan."""
     replaced = [index for index in plan.replaced if plan.name(index) in done]
 
     def is_stale(index: int) -> bool:
         return not is_current(read_footer(done[plan.name(index)]), run, plan, index)
 
     with ThreadPoolExecutor(_READERS) as pool:
-        stale = {
-            i for i, is_so in zip(replaced, pool.map(is_stale, replaced), strict=True) if is_so
-        }
-    left = [(i, name) for i, name in enumerate(plan.names) if name not in done or i in stale]
-    return {
-        i: layout.parse_ranges(staged.get(name, ()), layout.edition(plan.generation(i)))
-        for i, name in left
-    }
+        return {i for i, is_so in zip(replaced, pool.map(is_stale, replaced), strict=True) if is_so}
 
 
 def retriable(sink: str, plan: Plan, left: dict[int, Staged]) -> dict[int, Staged]:

@@ -258,3 +258,84 @@ def test_decode_killed_and_run_again_completes_as_if_nothing_had_been(tmp_path):
     assert members == {row["key"].split("/")[0] + "/" + row["file"]: row["bytes"] for row in rows}
     assert listed(tmp_path / "sink") >= {"_SUCCESS", "summary.json", "run.json"}
     assert not any(name.startswith("staging") for name in listed(tmp_path / "sink"))
+
+
+S3_KEYS = ["a/b.jpg", "../../up", "<b>é😀", "a%2Fb", "IMG", "img"]
+
+
+def put_codes(uri, shards):
+    """Uploads codes with keys and captions; returns what they decode to, by shard and key."""
+    oracle = diffusers.VQModel.from_pretrained(str(commands.CHECKPOINT)).eval()
+    rng, expected = np.random.default_rng(3), {}
+    for shard in shards:
+        codes = rng.integers(0, oracle.config.num_vq_embeddings, (len(S3_KEYS), 64))
+        columns = {"codes": list(codes), "key": S3_KEYS, "txt": [f"of {key}" for key in S3_KEYS]}
+        buffer = io.BytesIO()
+        pq.write_table(pa.table(columns), buffer)
+        s3().put_object(**at(f"{uri}/{shard}.parquet"), Body=buffer.getvalue())
+        expected[shard] = decoded_by(oracle, io.BytesIO(buffer.getvalue()))
+    return expected
+
+
+def s3():
+    return pytest.importorskip("boto3").client("s3")
+
+
+def at(uri):
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return {"Bucket": bucket, "Key": key}
+
+
+def objects(uri):
+    """Returns what is below a URI, by its path there, as boto3 has it."""
+    place = at(f"{uri}/")
+    pages = s3().get_paginator("list_objects_v2").paginate(Bucket=place["Bucket"])
+    keys = [each["Key"] for page in pages for each in page["Contents"]]
+    return {
+        key.removeprefix(place["Key"]): s3().get_object(**place | {"Key": key})["Body"].read()
+        for key in keys
+        if key.startswith(place["Key"])
+    }
+
+
+def rows_of(found, shard):
+    return pq.read_table(io.BytesIO(found[f"data/{shard}.parquet"])).to_pylist()
+
+
+@pytest.mark.s3
+@pytest.mark.soak
+def test_decode_from_s3_to_s3_gives_every_image_and_can_be_run_again(bucket):
+    shards = ("one", "deep/two é")
+    expected = put_codes(f"{bucket}/tokens", shards)
+    options = ("--grid", *GRID, "--model", commands.CHECKPOINT, "--pixel-range", "signed")
+    options = (*options, "--key", "key", "--keep", "txt", "--format", "png")
+    for layout in ("folder", "webdataset"):
+        decode(f"{bucket}/tokens", f"{bucket}/{layout}", *options, "--layout", layout)
+    folder, tars = objects(f"{bucket}/folder"), objects(f"{bucket}/webdataset")
+    files = set()
+    for shard in shards:
+        (inside,) = {
+            name.split("/")[1] for name in folder if unquote(name).startswith(f"images/{shard}/")
+        }
+        for row in rows_of(folder, shard):
+            image = folder[f"images/{inside}/{row['file']}"]
+            check_pixels(image, expected[shard][row["key"]])
+            assert (unquote(row["file"]), row["bytes"]) == (f"{row['key']}.png", len(image))
+            files.add(f"images/{inside}/{row['file']}")
+        with tarfile.open(fileobj=io.BytesIO(tars[f"images/{shard}.tar"])) as tar:
+            members = {member.name: tar.extractfile(member).read() for member in tar}
+        assert [row["key"] for row in rows_of(tars, shard)] == S3_KEYS
+        for row in rows_of(tars, shard):
+            check_pixels(members[row["file"]], expected[shard][row["key"]])
+            text = row["file"].replace(".png", ".txt")
+            assert members[text].decode() == row["txt"] == f"of {row['key']}"
+        assert len(members) == 2 * len(S3_KEYS)
+    run = {"run.json", "plan.parquet", "summary.json", "_SUCCESS"}
+    run |= {f"data/{shard}.parquet" for shard in shards}
+    assert folder.keys() == run | files
+    assert tars.keys() == run | {f"images/{shard}.tar" for shard in shards}
+    commands.run("verify", f"{bucket}/folder")
+    commands.run("verify", f"{bucket}/webdataset")
+    decode(f"{bucket}/tokens", f"{bucket}/folder", *options, "--layout", "folder")
+    again = objects(f"{bucket}/folder")
+    assert {name: again[name] for name in files} == {name: folder[name] for name in files}

@@ -20,7 +20,7 @@ PLAIN = Selection(image="codes")
 
 
 def read(folder, selection=PLAIN, kind="codes", kept=NO_KEPT):
-    shards = codes.list_shards(str(folder), kind, is_sink=False)
+    shards = codes.list_shards(str(folder), kind)
     return [sample for shard in shards for sample in read_shard(shard, selection, kept)]
 
 
@@ -96,22 +96,63 @@ def test_read_latents_as_float32(tmp_path):
 )
 def test_kept_schema_column_that_is_no_list_of_numbers_is_config_error(tmp_path, column, kind):
     write(tmp_path, {"codes": column})
-    (shard,) = codes.list_shards(str(tmp_path), kind, is_sink=False)
+    (shard,) = codes.list_shards(str(tmp_path), kind)
     with pytest.raises(ConfigError, match=r"column 'codes' is .*; it must be a list of"):
-        codes.kept_schema(shard, Selection(image="codes"))
+        codes.kept_schema(shard, PLAIN, (1, 2))
 
 
 def test_kept_schema_missing_column_names_those_that_are_there(tmp_path):
     write(tmp_path, {"tokens": pa.array(CODES)})
-    (shard,) = codes.list_shards(str(tmp_path), "codes", is_sink=False)
+    (shard,) = codes.list_shards(str(tmp_path), "codes")
     with pytest.raises(ConfigError, match=r"no column 'codes'.*tokens"):
-        codes.kept_schema(shard, Selection(image="codes"))
+        codes.kept_schema(shard, PLAIN, (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [
+        (pa.list_(pa.uint16(), 4), (2, 2)),
+        (pa.list_(pa.uint16(), 4), (1, 2, 2)),
+        (pa.list_(pa.uint16()), (3, 3)),
+        (pa.list_(pa.list_(pa.uint16(), 4), 1), (1, 4)),
+        (pa.list_(pa.list_(pa.uint16(), 2), 2), (1, 2, 2)),
+        (pa.list_(pa.list_(pa.uint16()), 2), (3, 3)),
+    ],
+)
+def test_kept_schema_lists_that_may_have_the_grid_pass(tmp_path, kind, shape):
+    write(tmp_path, {"codes": pa.array([], kind)})
+    (shard,) = codes.list_shards(str(tmp_path), "codes")
+    assert codes.kept_schema(shard, PLAIN, shape) == NO_KEPT
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "said"),
+    [
+        (pa.list_(pa.uint16(), 64), (16, 16), "64 numbers a row, and 16 x 16 codes are 256"),
+        (pa.list_(pa.uint16(), 64), (4, 8, 8), "64 numbers a row, and 4 x 8 x 8 codes are 256"),
+        (pa.list_(pa.list_(pa.uint8(), 8), 8), (4, 4), "64 numbers a row, and 4 x 4 codes are 16"),
+        (pa.list_(pa.list_(pa.uint8(), 2), 8), (4, 4), "fixed_size_list"),
+    ],
+)
+def test_kept_schema_lists_of_another_size_are_config_error(tmp_path, kind, shape, said):
+    write(tmp_path, {"codes": pa.array([], kind)})
+    (shard,) = codes.list_shards(str(tmp_path), "codes")
+    with pytest.raises(ConfigError, match="--grid") as raised:
+        codes.kept_schema(shard, PLAIN, shape)
+    assert said in raised.value.message
+
+
+def test_list_shards_name_that_is_not_utf_8_is_config_error(tmp_path):
+    (tmp_path / "caf\udce9.parquet").touch()
+    with pytest.raises(ConfigError, match="UTF-8") as raised:
+        codes.list_shards(str(tmp_path), "codes")
+    raised.value.message.encode()
 
 
 def test_list_shards_without_parquet_is_config_error(tmp_path):
     (tmp_path / "a.tar").write_bytes(b"")
     with pytest.raises(ConfigError, match=r"holds no \.parquet file"):
-        codes.list_shards(str(tmp_path), "codes", is_sink=False)
+        codes.list_shards(str(tmp_path), "codes")
 
 
 @pytest.mark.fault(24)
@@ -121,7 +162,7 @@ def test_read_codes_of_a_damaged_file_ends_in_one_rejection(tmp_path):
     data = bytearray(path.read_bytes())
     data[40] ^= 0xFF
     path.write_bytes(data)
-    (shard,) = codes.list_shards(str(tmp_path), "codes", is_sink=False)
+    (shard,) = codes.list_shards(str(tmp_path), "codes")
     assert isinstance(shard, Shard)
     samples = read(tmp_path)
     assert samples[-1].rejection.reason == Reason.SHARD_DAMAGED

@@ -1,6 +1,7 @@
 """Shards that are planned anew, and rejected samples that are tried again, in plain loops."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,6 +95,33 @@ def test_unfinished_after_growth_are_new_and_changed_shards(tmp_path):
     check_committed(grown_, [TOTAL, TOTAL, 5])
     assert json.loads(read_data(grown_, 2)[1][b"vqpipe"])["source"]["version"] == "2"
     assert read_data(writer, 0)[1][b"vqpipe"] == read_data(grown_, 0)[1][b"vqpipe"]
+
+
+def test_finished_leaves_out_what_waits_to_be_replaced(tmp_path):
+    writer = start(tmp_path, names=("a", "b/c"))
+    commit(writer, 0)
+    commit(writer, 1)
+    old = todo.finished(writer.sink, writer.run)
+    assert list(old) == ["a", "b/c"]
+    new = grown(writer, tar_shard("a"), tar_shard("b/c", version="2"))
+    assert list(todo.finished(new.sink, new.run)) == ["a"]
+    assert todo.finished(new.sink, new.run, {old["b/c"]}) == old
+    commit(new, 1)
+    done = todo.finished(new.sink, new.run, {old["b/c"]})
+    assert done["a"] == old["a"]
+    assert done["b/c"] != old["b/c"]
+
+
+@pytest.mark.parametrize("name", ["other.parquet", "deep/a.parquet", "caf\udce9.parquet"])
+def test_finished_object_of_no_shard_is_refused_by_name(tmp_path, name):
+    writer = start(tmp_path, names=("a",))
+    commit(writer, 0)
+    path = tmp_path / "data" / name
+    path.parent.mkdir(exist_ok=True)
+    shutil.copy(tmp_path / "data" / "a.parquet", path)
+    with pytest.raises(StorageError, match="belongs to no shard") as raised:
+        todo.finished(writer.sink, writer.run)
+    raised.value.message.encode()
 
 
 def test_changed_shard_keeps_its_old_object_until_the_new_one_is_whole(tmp_path):

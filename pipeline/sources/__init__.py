@@ -3,6 +3,7 @@
     list_shards  a folder, file or pattern  ->  the shards of a run
     kept_schema  the metadata to keep       ->  its Arrow schema, checked before any work starts
     read_shard   one shard                  ->  samples in stored order, keys untouched
+    count_rows   one shard                  ->  how many it claims to have, where a footer says so
 
 A bad sample is a rejected `Sample`, and a damaged shard ends in one; what the store refuses
 (`StorageError`) and what is not what was planned (`SourceChangedError`) fly.
@@ -23,7 +24,7 @@ from pipeline.sources.extensions import (
     detect_format,
     extension,
 )
-from pipeline.sources.names import check_names
+from pipeline.sources.names import check_keep, check_names, check_unicode
 from pipeline.sources.patterns import find_files
 
 RESERVED = {field.name for field in (*HEAD, *VIEW)} | {"codes"}
@@ -67,7 +68,7 @@ def list_shards(
     taken = [file for file in files if fmt and extension(file.uri) in FORMATS[fmt]]
     if fmt is None or not taken:
         raise ConfigError(_nothing_found(source, fmt, counts))
-    _check_unicode(taken)
+    check_unicode(taken)
     shards = _shards(fmt, root, taken, planned, max_shard_bytes)
     check_names(shards)
     ignored = {kind: count for kind, count in counts.items() if kind not in FORMATS[fmt]}
@@ -82,9 +83,7 @@ def kept_schema(listing: Listing, selection: Selection) -> pa.Schema:
     Raises:
         ConfigError: If the selection does not fit the source.
     """
-    for name in selection.keep:
-        if name in RESERVED or selection.keep.count(name) > 1:
-            raise ConfigError(f"keep names {name!r}, which the output has already: leave it out")
+    check_keep(selection.keep, RESERVED)
     if listing.format == "webdataset":
         return webdataset.kept_schema(selection)
     if listing.format == "parquet":
@@ -115,6 +114,18 @@ def read_shard(shard: Shard, selection: Selection, kept: pa.Schema) -> Iterator[
     return folder.read_shard(shard)
 
 
+def count_rows(shard: Shard) -> int | None:
+    """Returns how many samples a shard claims to have; None where only reading it tells.
+
+    Raises:
+        SourceChangedError: If a file is not the one that was listed.
+        StorageError: If the store fails.
+    """
+    if shard.format == "parquet" or shard.format in codes.DTYPE:
+        return parquet.count_rows(shard)
+    return None
+
+
 def _shards(
     fmt: str, root: str, files: list[File], planned: Sequence[Shard], max_shard_bytes: int
 ) -> list[Shard]:
@@ -123,16 +134,6 @@ def _shards(
     if fmt == "parquet":
         return parquet.list_shards(root, files, max_shard_bytes)
     return folder.list_shards(root, files, planned)
-
-
-def _check_unicode(files: list[File]) -> None:
-    for file in files:
-        try:
-            file.uri.encode()
-        except UnicodeEncodeError as error:  # the plan and the keys are Arrow strings: UTF-8
-            raise ConfigError(
-                f"the name of {file.uri!r} is not valid UTF-8: rename the file"
-            ) from error
 
 
 def _nothing_found(source: str, fmt: str | None, counts: dict[str, int]) -> str:

@@ -5,6 +5,7 @@ width and fixed or variable length; lists of lists are flattened. What comes out
 place of the compressed image in a `Sample`: int64 or float32, little-endian.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Literal
 
@@ -12,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline import layout, storage
+from pipeline import storage
 from pipeline.errors import ConfigError
 from pipeline.schema import Reason, Rejection, Sample, Selection, Shard
 from pipeline.sources.damage import brief, damaged
 from pipeline.sources.growth import check_growth, most_bytes
 from pipeline.sources.keys import Keys, check_count
-from pipeline.sources.names import check_names, shard_names
+from pipeline.sources.names import check_names, check_unicode, shard_names
 from pipeline.sources.parquet import (
     ARROW_ERRORS,
     BATCH_ROWS,
@@ -40,26 +41,23 @@ DTYPE: dict[str, np.dtype[Any]] = {"codes": np.dtype("<i8"), "latents": np.dtype
 _ENDING = ".parquet"
 
 
-def list_shards(source: str, kind: Kind, *, is_sink: bool) -> list[Shard]:
-    """Returns one shard a file, by name.
+def list_shards(source: str, kind: Kind) -> list[Shard]:
+    """Returns one shard a file, by name; the codes of a sink of ours are `todo.finished`.
 
     Args:
-        source: A folder, a file or a pattern; or a sink of `vqpipe encode`.
+        source: A folder, a file or a pattern.
         kind: What the column holds.
-        is_sink: Whether it is such a sink.
 
     Raises:
-        ConfigError: If nothing is found.
+        ConfigError: If nothing is found, or a file's name cannot be a shard's.
     """
-    if is_sink:
-        root = storage.join_uri(source, "data")
-        files = list(layout.list_committed(source).values())
-    else:
-        root, found = find_files(source)
-        files = [file for file in found if file.uri.endswith(_ENDING)]
+    root, found = find_files(source)
+    files = [file for file in found if file.uri.endswith(_ENDING)]
     if not files:
-        state = "has no finished shard yet" if is_sink else f"holds no {_ENDING} file"
-        raise ConfigError(f"{source} {state}: give a sink of vqpipe encode, or Parquet files")
+        raise ConfigError(
+            f"{source} holds no {_ENDING} file: give a sink of vqpipe encode, or Parquet files"
+        )
+    check_unicode(files)
     names = shard_names(root, files)
     shards = [Shard(name, kind, (file,)) for name, file in zip(names, files, strict=True)]
     check_names(shards)
@@ -81,14 +79,20 @@ def read_schema(shard: Shard) -> pa.Schema:
         ) from error
 
 
-def kept_schema(shard: Shard, selection: Selection) -> pa.Schema:
+def kept_schema(shard: Shard, selection: Selection, shape: tuple[int, ...]) -> pa.Schema:
     """Returns the kept columns with their types in one file, the columns wanted being checked.
+
+    Args:
+        shard: The file.
+        selection: Which columns are wanted.
+        shape: (h, w) of codes, (C, h, w) of latents.
 
     Raises:
         ConfigError: If a selected column is missing or unusable.
     """
     schema = read_schema(shard)
     _check_columns(shard, schema, selection)
+    _check_sizes(shard, schema.field(_column(selection)), shape)
     return pa.schema([pa.field(name, schema.field(name).type) for name in selection.keep])
 
 
@@ -127,6 +131,23 @@ def _check_columns(shard: Shard, schema: pa.Schema, selection: Selection) -> Non
     if value is found or not is_number:
         wanted = "whole numbers" if shard.format == "codes" else "numbers"
         raise ConfigError(f"{uri}: column {name!r} is {found}; it must be a list of {wanted}")
+
+
+def _check_sizes(shard: Shard, column: pa.Field, shape: tuple[int, ...]) -> None:
+    """Refuses lists of a fixed size that is not what an image has; of others each row tells."""
+    sizes, value = [], column.type
+    while pa.types.is_fixed_size_list(value):
+        sizes.append(value.list_size)
+        value = value.value_type
+    if pa.types.is_nested(value):
+        return
+    found, wanted = math.prod(sizes), math.prod(shape)
+    if found != wanted or (len(sizes) == len(shape) and tuple(sizes) != shape):
+        raise ConfigError(
+            f"{shard.files[0].uri}: column {column.name!r} is {column.type}, {found} numbers a row,"
+            f" and {' x '.join(map(str, shape))} {shard.format} are {wanted}: give the --grid that "
+            "they were made with"
+        )
 
 
 def _column(selection: Selection) -> str:

@@ -1,7 +1,7 @@
-"""Names of shards: the stems of everything that a run writes."""
+"""Names that a source brings into a sink: of shards, stems of all that is written; of columns."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from pipeline.errors import ConfigError
 from pipeline.schema import File, Shard
@@ -22,6 +22,34 @@ def shard_names(root: str, files: list[File]) -> list[str]:
     stems = [path[: len(path) - len(extension(path))] for path in paths]
     uses = Counter(stems)
     return [stem if uses[stem] == 1 else path for path, stem in zip(paths, stems, strict=True)]
+
+
+def check_unicode(files: Iterable[File]) -> None:
+    """Checks that every file has a name that the plan, which is UTF-8, can hold.
+
+    Raises:
+        ConfigError: If one has not.
+    """
+    for file in files:
+        try:
+            file.uri.encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(
+                f"the name of {file.uri!r} is not valid UTF-8: rename the file"
+            ) from error
+
+
+def check_keep(keep: Sequence[str], reserved: Collection[str]) -> None:
+    """Checks that columns to keep go with each other, and with those that the output has anyway.
+
+    Raises:
+        ConfigError: If one does not.
+    """
+    for name in keep:
+        if name in reserved:
+            raise ConfigError(f"--keep names {name!r}, which the output has already: leave it out")
+        if keep.count(name) > 1:
+            raise ConfigError(f"--keep names {name!r} twice: name it once")
 
 
 def check_names(shards: Iterable[Shard]) -> None:

@@ -84,6 +84,17 @@ def read_shard(shard: Shard, selection: Selection, kept: pa.Schema) -> Iterator[
             yield damaged(row, None, f"{shard.files[0].uri}, from row {row} of the shard on", error)
 
 
+def count_rows(shard: Shard) -> int | None:
+    """Returns the rows of a file or of its row groups by its footer; None if it is damaged."""
+    try:
+        with storage.open_file(shard.files[0]) as file:
+            footer = read_footer(file)
+        first, last = shard.row_groups or (0, footer.num_row_groups)
+        return sum(int(footer.row_group(i).num_rows) for i in range(first, last))
+    except ARROW_ERRORS:
+        return None
+
+
 @dataclass(frozen=True)
 class _Columns:
     """The columns to read of one file."""

@@ -1,0 +1,128 @@
+"""How `vqpipe decode` begins, and what it refuses before anything is written."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs import cli, decode
+from jobs.decode import Decode
+from pipeline.commit import commit_rows
+from pipeline.plan import Growth, Plan
+from pipeline.run import start_run
+from pipeline.weights import Weights
+from tests import commands, sinks
+from tests.runs import encoded_rows, tar_shard
+
+GRID = (8, 8)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return Weights.load(str(commands.CHECKPOINT))
+
+
+@pytest.fixture
+def writer(tmp_path, model):
+    """A sink of codes of the demo's model, with two of three shards."""
+    facts = {
+        "codebook_sha256": model.codebook_sha256(),
+        "model_options": {"model": str(commands.CHECKPOINT)},
+        "kept": {"caption": "string", "score": "float"},
+    }
+    how = {"codebook_size": model.config.num_vq_embeddings, "grid": GRID, "facts": facts}
+    writer = sinks.begin(tmp_path / "codes", **how, model_sha256=model.sha256())
+    sinks.commit(writer, 0, 4)
+    sinks.commit(writer, 1, 4)
+    return writer
+
+
+def refused(writer, capsys, *options, source=None):
+    """Returns exit code and message of a command that must leave no sink."""
+    sink = f"{writer.sink}-images"
+    arguments = ("decode", "--source", source or writer.sink, "--sink", sink, *options)
+    code = cli.main([str(argument) for argument in arguments])
+    assert not Path(sink).exists()
+    return code, " ".join(capsys.readouterr().err.split())
+
+
+def begin(writer, **options):
+    """Returns the shards that a command is about to decode, and what it says before."""
+    job = Decode(source=writer.sink, sink=f"{writer.sink}-images", **options)
+    prepared = decode._prepare(job)
+    return prepared.work.writer.plan.names, dict(prepared.introduction)
+
+
+def grow(writer, *shards):
+    growth = Growth(extend=True, replace_changed=True)
+    run, plan = start_run(writer.sink, writer.run, Plan.of(shards), growth)
+    return replace(writer, run=run, plan=plan)
+
+
+@pytest.mark.parametrize("grid", [(4, 16), (16, 16)])
+def test_decode_grid_that_is_not_the_runs_is_refused(writer, capsys, grid):
+    code, said = refused(writer, capsys, "--grid", *grid)
+    assert code == 4
+    assert f"--grid is {grid[0]} {grid[1]}" in said
+    assert "8 rows and 8 columns" in said
+    assert begin(writer, grid=GRID)[0] == ["a", "b"]
+
+
+def test_decode_lists_of_a_size_that_is_not_the_grids_are_refused(writer, capsys, tmp_path):
+    column = pa.array([[0] * 64], pa.list_(pa.uint16(), 64))
+    pq.write_table(pa.table({"codes": column}), tmp_path / "a.parquet")
+    options = ("--model", commands.CHECKPOINT, "--grid", 16, 16)
+    code, said = refused(writer, capsys, *options, source=tmp_path / "a.parquet")
+    assert code == 4
+    assert "64 numbers a row, and 16 x 16 codes are 256" in said
+
+
+def test_decode_name_that_is_not_utf_8_is_refused(writer, capsys, tmp_path):
+    folder = tmp_path / "tokens"
+    folder.mkdir()
+    (folder / "caf\udce9.parquet").touch()
+    options = ("--model", commands.CHECKPOINT, "--grid", *GRID)
+    code, said = refused(writer, capsys, *options, source=folder)
+    assert code == 4
+    assert "UTF-8" in said
+
+
+def test_decode_column_to_keep_that_is_named_twice_is_refused(writer, capsys):
+    code, said = refused(writer, capsys, "--keep", "score", "score")
+    assert code == 4
+    assert "--keep names 'score' twice" in said
+
+
+@pytest.mark.parametrize("name", ["codebook_sha256", "grid", "kept", "model_options"])
+def test_decode_run_json_that_lacks_what_codes_need_is_a_mismatch(writer, capsys, name):
+    path = Path(writer.sink) / "run.json"
+    said = json.loads(path.read_bytes())
+    said.pop(name)
+    path.write_text(json.dumps(said))
+    code, printed = refused(writer, capsys)
+    assert code == 3
+    assert f"does not say {name}" in printed
+
+
+def test_decode_object_of_no_shard_is_refused(writer, capsys):
+    data = Path(writer.sink) / "data"
+    (data / "x.parquet").write_bytes((data / "a.parquet").read_bytes())
+    code, said = refused(writer, capsys)
+    assert code == 4
+    assert "x.parquet" in said
+
+
+def test_decode_source_that_changed_is_done_again_when_it_is_encoded_again(writer, tmp_path):
+    names, said = begin(writer)
+    assert names == ["a", "b"]
+    assert "not complete" in said["take care"]
+    new = grow(writer, tar_shard("a"), tar_shard("b", version="2"), tar_shard("c"))
+    assert begin(writer)[0] == ["a", "b"]  # as planned: its codes of before are still there
+    job = Decode(source=writer.sink, sink=str(tmp_path / "other"))
+    assert decode._prepare(job).work.writer.plan.names == ["a"]
+    commit_rows(encoded_rows(new, 1, 4), new)
+    names, _ = begin(writer, replace_changed=True)
+    assert names == ["a", "b"]
