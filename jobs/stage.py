@@ -14,7 +14,7 @@ from jobs.console import Fields, print_fields
 from pipeline import cluster, engine, storage
 from pipeline.device import Device
 from pipeline.engine import Resources, Work
-from pipeline.errors import ConfigError, IncompleteError
+from pipeline.errors import ConfigError, IncompleteError, stopped_by
 from pipeline.plan import Growth
 from pipeline.progress import Display, Progress
 from pipeline.run import check_creates_once
@@ -239,10 +239,7 @@ def _stoppable() -> Iterator[None]:
     """Turns SIGTERM, with which spot machines are reclaimed, and Ctrl-C into a clean stop."""
 
     def stop(number: int, _: FrameType | None) -> None:
-        raise IncompleteError(
-            f"stopped by {signal.Signals(number).name}; everything committed is safe: run the same "
-            "command again to finish"
-        )
+        raise stopped_by(number)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import math
 import os
+import signal
 import socket
 import sys
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pipeline import reaper
-from pipeline.errors import ConfigError, IncompleteError
+from pipeline.errors import ConfigError, IncompleteError, stopped_by
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # A command that stops early shuts Ray down under a thread that still waits for results, whose next
@@ -61,6 +62,7 @@ def connect(address: str | None) -> Iterator[str]:
 
     Raises:
         ConfigError: If the cluster cannot be reached.
+        IncompleteError: If SIGTERM comes while Ray starts.
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     local: dict[str, Any] = {
@@ -78,6 +80,8 @@ def connect(address: str | None) -> Iterator[str]:
         try:
             with _muted_stderr(), _environment(mark), _loopback(only=not address):
                 context = ray.init(**({"address": address} if address else local), **quiet)
+        except SystemExit:  # Ray's own handler of SIGTERM, there while it starts
+            raise stopped_by(signal.SIGTERM) from None
         except Exception as error:  # Ray raises a bare one if a node is not there in time
             where = address or "on this machine"
             cure = "" if address else " (it needs some free memory, and room on the disk of /tmp)"

@@ -21,6 +21,7 @@ never an exception: it is a rejection, a row of data (`pipeline.schema.Reason`).
 """
 
 import re
+import signal
 
 _MAX_LINE = 200
 
@@ -88,6 +89,14 @@ class IncompleteError(VqpipeError):
     """Shards are left: run the same command again to finish them."""
 
     exit_code = 2
+
+
+def stopped_by(number: int) -> IncompleteError:
+    """Returns what a command ends with that a signal stops."""
+    return IncompleteError(
+        f"stopped by {signal.Signals(number).name}; everything committed is safe: run the same "
+        "command again to finish"
+    )
 
 
 class TooManyRejectionsError(IncompleteError):

@@ -1,11 +1,16 @@
 import ipaddress
+import os
 import re
+import signal
+import sys
+import time
 
 import psutil
 import pytest
+import ray
 
 from pipeline import cluster
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, IncompleteError
 
 
 @pytest.mark.fault(32)
@@ -34,6 +39,20 @@ def test_connect_local_listens_on_loopback_only_and_leaves_nothing_behind():
 def test_connect_to_an_address_where_nobody_answers_is_config_error():
     with pytest.raises(ConfigError, match=re.escape("127.0.0.1:1")), cluster.connect("127.0.0.1:1"):
         pass
+
+
+def test_connect_stopped_while_ray_starts_is_incomplete(monkeypatch):
+    def init(**_):
+        os.kill(os.getpid(), signal.SIGTERM)  # to the handler that Ray has set by then
+        time.sleep(5)
+
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+    try:
+        monkeypatch.setattr(ray, "init", init)
+        with pytest.raises(IncompleteError, match="SIGTERM"), cluster.connect(None):
+            pass
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_submit_to_an_address_where_nobody_answers_is_config_error():
