@@ -10,7 +10,7 @@ import pyarrow as pa
 from rich.console import Console
 
 from jobs.console import Fields, Prose, print_fields
-from jobs.identity import versions
+from jobs.identity import check_recorded, versions
 from jobs.inspect import load_run
 from jobs.model import ModelOptions, load_recorded
 from jobs.stage import (
@@ -120,9 +120,7 @@ def run(job: Evaluate) -> None:
     """
     source = storage.normalise_uri(job.source)
     found = load_run(source)
-    if found.identity["stage"] != "encode":
-        stage = found.identity["stage"]
-        raise ConfigError(f"{source} is a sink of vqpipe {stage}, which holds no codes")
+    check_recorded(found, source)
     codes = Sink(source, found, load_plan(source), is_complete(source))
     work = run_stage("evaluate", job, lambda: _prepare(job, codes))
     scores = Sink(work.writer.sink, work.writer.run, work.writer.plan, is_complete=True)

@@ -114,8 +114,8 @@ def check_recorded(run: Run, sink: str) -> None:
     if missing:
         raise MismatchError(
             f"{sink}/run.json does not say {', '.join(sorted(missing))}, as that of every run of "
-            "vqpipe encode does: bring it back as it was, or give --source the Parquet files in "
-            "data/, with --model and --grid"
+            "vqpipe encode does: bring it back as it was (vqpipe decode also takes the Parquet "
+            "files in data/ by themselves, with --model and --grid)"
         )
 
 

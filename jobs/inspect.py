@@ -33,7 +33,7 @@ class Inspect:
     """
 
     sink: tyro.conf.Positional[str]
-    """Folder or s3://bucket/prefix that vqpipe encode wrote."""
+    """Folder or s3://bucket/prefix of a run: of vqpipe encode, decode or evaluate."""
     rejected: bool = False
     """Say why samples were rejected, with the first few of each reason."""
     exact: bool = False
@@ -83,7 +83,7 @@ def load_run(sink: str) -> Run:
     found = find_run(sink)
     if found is None:
         raise ConfigError(
-            f"{sink} holds no run (there is no run.json); give the --sink of vqpipe encode"
+            f"{sink} holds no run (there is no run.json); give the --sink of a command"
         )
     return found
 
