@@ -19,6 +19,7 @@ from pipeline.plan import Growth
 from pipeline.progress import Display, Progress
 from pipeline.run import check_creates_once
 from pipeline.tasks import Counts
+from pipeline.watchdog import Tick
 from pipeline.writer import Writer
 
 _ENOUGH_TO_JUDGE = 1000
@@ -220,7 +221,7 @@ def _describe_devices(counts: Counts) -> str:
     return f"  the codec is on {', '.join(counts.devices)}{warm_up}"
 
 
-def _count(progress: Progress, tick: engine.Tick) -> None:
+def _count(progress: Progress, tick: Tick) -> None:
     if tick.counts.devices and progress.start_up_s is None:
         progress.start_up_s = progress.seconds
     progress.devices = tick.counts.devices

@@ -1,4 +1,4 @@
-"""Where the work runs: the Ray Data graph, its resources, its watchdog.
+"""Where the work runs: the Ray Data graph and its resources.
 
     encode    shards left -> read -> open -> codec (actor pool)             -> commit -> receipts
     decode    shards left -> read         -> codec (actor pool) -> compress -> commit -> receipts
@@ -13,8 +13,6 @@ the driver sees each commit as it happens, can stop early, and can tell a slow r
 import contextlib
 import math
 import os
-import queue
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -30,15 +28,15 @@ from ray.util.annotations import RayDeprecationWarning
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline import cluster
-from pipeline.attempts import ATTEMPTS, run_bounded
+from pipeline.attempts import run_bounded
 from pipeline.codec import BATCH_SIZE, Codec, CodecConfig
 from pipeline.device import Device, choose_device, device_name, watch_device
-from pipeline.errors import DeviceError, NoProgressError
-from pipeline.failures import explain
+from pipeline.errors import DeviceError
 from pipeline.layout import Staged
 from pipeline.readers import Reader
 from pipeline.steps import Step
-from pipeline.tasks import Counter, Counts, RemoteLedger, commit, read, todo_rows
+from pipeline.tasks import Counter, RemoteLedger, commit, read, todo_rows
+from pipeline.watchdog import CODEC_CORES, Tick, watch
 from pipeline.weights import Weights
 from pipeline.writer import Writer
 
@@ -63,7 +61,7 @@ BLOCKS = {"cuda": Blocks(256, 4), "cpu": Blocks(128, 1)}
 
 # Logical cores. Reading, encoding and committing mostly wait, for the network or for each other;
 # with a whole core reserved for each, the operators of a two-core machine starve one another.
-READ_CORES, ENCODE_CORES, COMMIT_CORES = 0.25, 0.5, 0.25
+READ_CORES, COMMIT_CORES = 0.25, 0.25
 
 # A worker may die, and a spot node be reclaimed, this often before Ray gives the run up. Ray Data's
 # own default is to retry for ever.
@@ -71,7 +69,6 @@ _ARROW: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
 TASKS = {**_ARROW, "max_retries": 64}
 ACTORS = {**_ARROW, "max_restarts": -1, "max_task_retries": 64}
 
-_POLL_S = 0.5
 _REPORT_S = 30.0
 _TODO_BLOCKS = 10_000
 
@@ -115,16 +112,6 @@ class Work:
     """What becomes of rows between the codec and the commit."""
 
 
-@dataclass(frozen=True)
-class Tick:
-    """What the driver learns from time to time."""
-
-    receipts: pa.Table | None
-    """`commit.RECEIPT`: what became durable since the last tick; None if nothing did."""
-    counts: Counts
-    """What the workers have done so far."""
-
-
 def run(work: Work, resources: Resources, codec: type[Codec] = Codec) -> Iterator[Tick]:
     """Does and commits all shards that are left, yielding a tick at least every second or so.
 
@@ -154,7 +141,7 @@ def run(work: Work, resources: Resources, codec: type[Codec] = Codec) -> Iterato
         # named ones for these; 2.64 is to remove them, hence the bound in pyproject.toml.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         dataset = _graph(work, arguments, pool, kind, batch_size)
-    yield from _watch(dataset, counter, resources.stall_timeout_s, kind)
+    yield from watch(dataset, counter, resources.stall_timeout_s, kind)
 
 
 def _graph(
@@ -183,7 +170,7 @@ def _graph(
         fn_constructor_args=arguments,
         compute=pool,
         batch_size=rows,
-        num_cpus=ENCODE_CORES,
+        num_cpus=CODEC_CORES,
         num_gpus=1 if kind == "cuda" else 0,
         **ACTORS,
     )
@@ -288,85 +275,3 @@ class _Codec:
         with contextlib.suppress(ray.exceptions.RayError):  # the driver's watchdog remains
             ray.get(self._counter.fail.remote(codec, error.message), timeout=_REPORT_S)
         os._exit(1)
-
-
-_END = object()
-
-
-def _watch(
-    dataset: ray.data.Dataset,
-    counter: ActorHandle[Any],
-    stall_timeout_s: float,
-    kind: str,
-) -> Iterator[Tick]:
-    """Yields ticks until the graph ends, and gives up when nothing has moved for too long."""
-    results: queue.Queue[Any] = queue.Queue()
-    threading.Thread(target=_pump, args=(dataset, results), daemon=True).start()
-    moved, counts, head = time.monotonic(), Counts(), cluster.Head()
-    while True:
-        for item in _take(results):
-            if item is _END:
-                return
-            if isinstance(item, BaseException):
-                raise explain(item)
-            moved = time.monotonic()
-            yield Tick(item, counts)
-        head.check()
-        found = _poll(counter, counts)
-        if found.encoded > counts.encoded:  # not what is read: a retried task reads for ever
-            moved = time.monotonic()
-        counts = found
-        yield Tick(None, counts)
-        _check_devices(counts)
-        if time.monotonic() - moved > stall_timeout_s:
-            raise NoProgressError(_describe_stall(stall_timeout_s, kind))
-
-
-def _take(results: "queue.Queue[Any]") -> Iterator[Any]:
-    """Yields all that is there, after a while of waiting if nothing is.
-
-    What became durable is not to wait for the counter's answers, which take long on a busy machine:
-    the error budget is judged by it.
-    """
-    with contextlib.suppress(queue.Empty):
-        yield results.get(timeout=_POLL_S)
-        while True:
-            yield results.get_nowait()
-
-
-def _pump(dataset: ray.data.Dataset, results: "queue.Queue[Any]") -> None:
-    try:
-        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-            results.put(batch)
-        results.put(_END)
-    except BaseException as error:  # noqa: BLE001 (handed to the main thread, which raises it)
-        results.put(error)
-
-
-def _poll(counter: ActorHandle[Any], before: Counts) -> Counts:
-    try:
-        return cast(Counts, ray.get(counter.read.remote(), timeout=_POLL_S))
-    except ray.exceptions.RayError:  # its node is gone or busy: the receipts still count
-        return before
-
-
-def _check_devices(counts: Counts) -> None:
-    if counts.failures >= ATTEMPTS:
-        raise DeviceError(
-            f"the device of a codec failed in {counts.failures} processes in a row, with no image "
-            f"encoded in between; the last time: {counts.failure}. Everything committed is safe: "
-            "look at that machine (nvidia-smi, dmesg), and run the same command again"
-        )
-
-
-def _describe_stall(timeout_s: float, kind: str) -> str:
-    total, free = cluster.resources(), cluster.free_resources()
-    needed = "1 GPU" if kind == "cuda" else f"{ENCODE_CORES} cores"
-    have = ", ".join(
-        f"{free.get(name, 0):g} of {total.get(name, 0):g} {name}s free" for name in ("CPU", "GPU")
-    )
-    return (
-        f"no image was finished or committed for {timeout_s:g} s; a codec needs {needed}, and the "
-        f"cluster has {have}. Everything committed is safe: run the same command again when the "
-        "cluster is whole (--stall-timeout-s waits longer)"
-    )
