@@ -8,9 +8,10 @@ import pytest
 
 from jobs import cli
 from pipeline import survey, todo
-from pipeline.commit import Attempt, commit_rows
+from pipeline.commit import commit_rows
 from pipeline.plan import Growth, Plan
 from pipeline.run import start_run
+from pipeline.writer import Attempt
 from tests import sinks
 from tests.runs import encoded_rows, query, start, tar_shard
 
