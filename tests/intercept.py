@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import threading
 
 import pytest
 
@@ -17,3 +18,39 @@ def intercept(call):
         for verb in VERBS:
             patch.setattr(storage, verb, functools.partial(call, getattr(storage, verb)))
         yield
+
+
+class Crash(BaseException):
+    """The process is gone: nothing catches this."""
+
+
+class Crashing:
+    """Dies before or after the n-th storage call of a block, in whatever thread that is made."""
+
+    def __init__(self, number, *, after):
+        self.count = 0
+        self.died = False
+        self._number, self._after = number, after
+        self._lock = threading.Lock()
+        self._standing = intercept(self._call)
+
+    def __enter__(self):
+        self._standing.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        self._standing.__exit__(*error)
+
+    def _call(self, real, *args, **options):
+        with self._lock:
+            is_due = self.count == self._number
+            self.count += 1
+        if self.died or (is_due and not self._after):
+            self.died = True
+            raise Crash
+        try:
+            return real(*args, **options)
+        finally:  # an answer that is an error is an answer
+            if is_due:
+                self.died = True
+                raise Crash

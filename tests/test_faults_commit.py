@@ -21,7 +21,7 @@ from pipeline.products import CodesProduct
 from pipeline.run import Run, start_run
 from pipeline.verify import verify
 from pipeline.writer import Attempt, Writer
-from tests.intercept import intercept
+from tests.intercept import Crash, Crashing, intercept
 from tests.runs import (
     KEPT,
     check_committed,
@@ -34,42 +34,6 @@ from tests.runs import (
 
 TOTAL, CUTS = 6, (0, 2, 3, 6)
 GRID, CODEBOOK = (2, 3), 16
-
-
-class Crash(BaseException):
-    """The process is gone: nothing catches this."""
-
-
-class Crashing:
-    """Dies before or after the n-th storage call of a block, in whatever thread that is made."""
-
-    def __init__(self, number, *, after):
-        self.count = 0
-        self.died = False
-        self._number, self._after = number, after
-        self._lock = threading.Lock()
-        self._standing = intercept(self._call)
-
-    def __enter__(self):
-        self._standing.__enter__()
-        return self
-
-    def __exit__(self, *error):
-        self._standing.__exit__(*error)
-
-    def _call(self, real, *args, **options):
-        with self._lock:
-            is_due = self.count == self._number
-            self.count += 1
-        if self.died or (is_due and not self._after):
-            self.died = True
-            raise Crash
-        try:
-            return real(*args, **options)
-        finally:  # an answer that is an error is an answer
-            if is_due:
-                self.died = True
-                raise Crash
 
 
 def live(sink, version="1", tag=None, rejected=()):

@@ -1,5 +1,6 @@
 """Sinks of decoded images, damaged on purpose; made by the commit alone."""
 
+import contextlib
 import datetime
 import hashlib
 import io
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 
 from jobs import cli
-from pipeline import products, publication, totals
+from pipeline import products, publication, todo, totals
 from pipeline.commit import commit_rows
 from pipeline.images import ImageFormat, compress
 from pipeline.layout import data_uri
@@ -23,7 +24,8 @@ from pipeline.products import ImagesProduct
 from pipeline.run import Run, start_run
 from pipeline.verify import verify
 from pipeline.writer import Writer
-from tests.runs import tar_shard
+from tests.intercept import Crash, Crashing
+from tests.runs import no_rows, tar_shard
 
 SIZE = (6, 8)
 SHARDS = ("a", "deep/b")
@@ -195,6 +197,47 @@ def test_commit_again_after_a_crash_leaves_only_the_images_it_lists(tmp_path, la
     if layout == "folder":
         files = sorted(path.name for path in (tmp_path / "images" / "a" / "k").iterdir())
         assert files == ["0.png", "2.png", "3.png"]
+
+
+def live(sink, layout):
+    """One command that decodes a shard of six rows, the last one rejected, in three pieces."""
+    plan = Plan.of([tar_shard("a")])
+    identity = {"stage": "decode", "layout": layout, "source": "s3://codes"}
+    run, plan = start_run(str(sink), Run(identity, {}, plan.sha256()), plan, Growth())
+    product = ImagesProduct(KEPT, ImageFormat("png"), layout, SIZE)
+    writer = Writer(str(sink), run, plan, KEPT, product)
+    rows = rows_of(0, 5, product.rows)
+    for staged in todo.unfinished(writer.sink, run, plan).values():
+        for first, last in ((0, 2), (2, 3), (3, 6)):
+            numbers = [row for row in range(first, last) if not staged.holds(row)]
+            commit_rows(rows.take(numbers) if numbers else no_rows(writer, 0, None), writer)
+        if staged.complete:
+            commit_rows(no_rows(writer, 0, staged.total), writer)
+    totals.mark_success(str(sink), plan, totals.read_totals(str(sink), run, plan))
+    return writer
+
+
+@pytest.mark.fault(7)
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_commit_of_images_that_dies_at_any_call_is_completed_by_a_rerun(tmp_path, layout, after):
+    with Crashing(None, after=after) as counted:
+        expected = live(tmp_path / "whole", layout)
+    assert counted.count > 15
+    for number in range(counted.count):
+        sink = tmp_path / str(number)
+        with contextlib.suppress(Crash), Crashing(number, after=after):
+            live(sink, layout)
+        if (sink / "data" / "a.parquet").exists():  # then its images are there too
+            assert not list(verify(str(sink), expected.run, expected.plan, is_complete=False))
+        writer = live(sink, layout)
+        assert found(writer) == set()
+        assert not (sink / "staging").exists() or not any((sink / "staging").rglob("*.parquet"))
+        assert images_of(sink) == images_of(tmp_path / "whole")
+
+
+def images_of(sink):
+    return {str(p.relative_to(sink)): p.read_bytes() for p in sink.glob("images/**/*.*")}
 
 
 @pytest.mark.parametrize("layout", ["webdataset", "folder"])
