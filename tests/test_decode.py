@@ -233,6 +233,7 @@ def test_decode_images_are_refused_as_a_source(encoded, capsys):
     assert "holds no codes" in said
 
 
+@pytest.mark.soak
 @pytest.mark.fault(2)
 def test_decode_killed_and_run_again_completes_as_if_nothing_had_been(tmp_path):
     source, rng = tmp_path / "tokens", np.random.default_rng(0)

@@ -11,6 +11,7 @@ from tests import commands
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.soak
 @pytest.mark.ray
 @pytest.mark.slow
 def test_demo_encodes_every_sample_and_draws_the_picture(tmp_path):

@@ -225,6 +225,7 @@ def test_encode_broken_files_become_rejections(tmp_path):
     }
 
 
+@pytest.mark.soak
 @pytest.mark.fault(6)
 def test_encode_two_commands_at_once_commit_once(tmp_path):
     images = write_tars(tmp_path / "source", photos(60), shards=3)

@@ -79,6 +79,7 @@ def modified(paths):
     return {path: path.stat().st_mtime_ns for path in paths}
 
 
+@pytest.mark.soak
 @pytest.mark.fault(1)
 def test_encode_whose_workers_are_killed_ends_as_if_nothing_had_been(whole, tmp_path):
     process = commands.start_encode(whole / "source", tmp_path / "sink")

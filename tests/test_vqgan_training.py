@@ -150,6 +150,7 @@ def test_compile_encode_gives_same_latents():
     torch.testing.assert_close(compiled(pixels).latents, latents, rtol=0, atol=1e-6)
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch 2.13, of its own code
 @pytest.mark.usefixtures("fresh_compiler")
