@@ -8,10 +8,10 @@ STAMP := $(VENV)/.installed
 
 help:
 	@echo "make demo    encode about 200 sample photos and show the result"
-	@echo "make test    lint, types, import contracts and tests, two files of them at a time"
+	@echo "make test    lint, types, import contracts and tests, about 20 minutes"
 	@echo "make gpu     what wants a GPU: tests and benchmark, with PYTHON=$(PYTHON) as it is"
 	@echo "make bench   throughput of the whole pipeline and of its parts, some minutes"
-	@echo "make soak    faults at random and all at once, fuzzing, the demo; about 50 minutes"
+	@echo "make soak    faults at random and all at once, fuzzing, the demo; about an hour"
 	@echo "make clean   remove .venv and the demo's output"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -31,7 +31,7 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --timeout 300
+	$(BIN)/python -m pytest --timeout 300
 
 # Only the files that have such tests: the others need Ray and more, which a GPU machine may lack.
 gpu:

@@ -121,6 +121,7 @@ def test_decode_to_tars_holds_images_text_and_metadata(encoded, expected):
             assert json.loads(members[f"{stem}.json"]) == {"n": i}
 
 
+@pytest.mark.soak
 def test_decode_to_parquet_is_read_back_as_a_source(encoded, expected):
     sink = encoded / "parquet"
     decode(encoded / "codes", sink, "--layout", "parquet", "--format", "png", "--keep", "n")

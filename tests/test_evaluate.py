@@ -205,6 +205,7 @@ def test_evaluate_killed_and_run_again_completes_as_if_nothing_had_been(tmp_path
     assert mine == theirs
 
 
+@pytest.mark.soak
 @pytest.mark.ray
 @pytest.mark.slow
 def test_evaluate_codes_of_other_images_have_more_unlike_codes(evaluated, tmp_path):

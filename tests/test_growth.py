@@ -39,6 +39,7 @@ def planned(root):
     return dict(duckdb.sql(query, params=[str(root / "sink" / "plan.parquet")]).fetchall())
 
 
+@pytest.mark.soak
 @pytest.mark.fault(16)
 def test_encode_a_source_that_grew_and_changed_encodes_just_that(tmp_path, capsys):
     source = tmp_path / "source"

@@ -194,6 +194,7 @@ def test_hub_client_is_not_imported_before_it_is_needed():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
+@pytest.mark.soak
 @pytest.mark.ray
 @pytest.mark.slow
 def test_encode_with_a_model_of_the_hub_records_its_commit(server, tmp_path, monkeypatch):

@@ -67,6 +67,7 @@ def in_shell(command, home):
     )
 
 
+@pytest.mark.soak
 @pytest.mark.ray
 @pytest.mark.s3
 @pytest.mark.slow
@@ -81,6 +82,13 @@ def test_readme_commands_and_snippets_run_in_order(home):
             [sys.executable, "-c", snippet], cwd=home, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
+
+
+def test_readme_commands_are_understood():
+    commands = [shlex.split(command)[1:] for command in COMMANDS if command.startswith("vqpipe ")]
+    assert len(commands) > 15
+    for command in commands:
+        cli.parse(command)  # ends the process where it is not
 
 
 def test_readme_submit_command_is_understood():

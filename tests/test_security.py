@@ -211,6 +211,7 @@ def strange_tar(images):
     return tar_of([*members, (header, images[0]), *objects])
 
 
+@pytest.mark.soak
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.fault(25, 26)
