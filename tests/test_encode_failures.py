@@ -96,7 +96,7 @@ def twelve(tmp_path):
 @pytest.mark.parametrize(
     ("codec", "code", "words"),
     [
-        ("Broken", 4, "plain input.*no codes today"),
+        pytest.param("Broken", 4, "plain input.*no codes today", marks=[pytest.mark.soak]),
         pytest.param("Sick", 5, "device.*illegal memory access", marks=[pytest.mark.soak]),
         pytest.param("NotFinite", 4, "12 images.*float32", marks=[pytest.mark.soak]),
         pytest.param("OutOfMemory", 4, "memory.*nothing left", marks=[pytest.mark.soak]),

@@ -92,6 +92,7 @@ def test_encode_a_folder_that_gained_images_encodes_just_these(tmp_path, capsys)
     assert cli.main(["verify", str(tmp_path / "sink")]) == 0
 
 
+@pytest.mark.soak
 def test_encode_retry_rejected_tries_exactly_those_again(tmp_path, capsys):
     source = tmp_path / "source"
     source.mkdir()
