@@ -34,6 +34,7 @@ def main():
         )
         for share in (0.0, 0.001)
     }
+    one_round(sides, table)  # what is done once, such as to fault pages in
     ratios = [one_round(sides, table) for _ in range(options.rounds)]
     looked = ROWS - sides[0.001].run(table, lambda _: None)["psnr_db"].null_count
     shown = ", ".join(f"{ratio:.4f}" for ratio in ratios)
