@@ -24,7 +24,19 @@ class Crash(BaseException):
     """The process is gone: nothing catches this."""
 
 
-class Crashing:
+class Standing:
+    """Stands before every storage call of a block: `_call(real, *arguments, **options)`."""
+
+    def __enter__(self):
+        self._standing = intercept(self._call)
+        self._standing.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        self._standing.__exit__(*error)
+
+
+class Crashing(Standing):
     """Dies before or after the n-th storage call of a block, in whatever thread that is made."""
 
     def __init__(self, number, *, after):
@@ -32,14 +44,6 @@ class Crashing:
         self.died = False
         self._number, self._after = number, after
         self._lock = threading.Lock()
-        self._standing = intercept(self._call)
-
-    def __enter__(self):
-        self._standing.__enter__()
-        return self
-
-    def __exit__(self, *error):
-        self._standing.__exit__(*error)
 
     def _call(self, real, *args, **options):
         with self._lock:

@@ -21,7 +21,7 @@ from pipeline.schema import Selection
 from pipeline.sources import list_shards, read_shard
 from pipeline.stages import encode_rows, open_rows, read_rows
 from pipeline.totals import read_totals
-from tests.intercept import intercept
+from tests.intercept import Crash, Standing
 from tests.makers import jpeg, tar_of
 from tests.runs import (
     KEPT,
@@ -42,25 +42,13 @@ TOTAL = 8
 REJECTED = (2, 5)
 
 
-class Crash(BaseException):
-    """The process is gone: nothing catches this."""
-
-
-class Calls:
+class Calls(Standing):
     """Counts the storage calls of a block and does something at the n-th: before or after it."""
 
     def __init__(self, number, action, *, after=False):
         self.count = 0
         self._number, self._action, self._after = number, action, after
         self._is_acting = False
-        self._standing = intercept(self._call)
-
-    def __enter__(self):
-        self._standing.__enter__()
-        return self
-
-    def __exit__(self, *error):
-        self._standing.__exit__(*error)
 
     def _call(self, real, *args, **options):
         if self._is_acting:
