@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from jobs.console import describe_output, describe_totals, print_fields
+from jobs.console import Fields, describe_output, describe_totals, print_fields
 from pipeline import storage, totals
 from pipeline.errors import IncompleteError, TooManyRejectionsError
 from pipeline.progress import Progress, announce
@@ -37,7 +37,7 @@ def finish(
     facts = _facts_of(progress)
     lasting = facts if progress.images else _find_last(writer.sink, facts)
     totals.write_summary(writer.sink, writer.plan, found, lasting)
-    _print_summary(writer, found, facts)
+    _print_summary(writer, found, _describe_work(progress, facts))
     if error:
         raise error
     check_budget(max_rejected, found.reasons, found.seen)
@@ -80,23 +80,31 @@ def _describe_bound(busy: float | None) -> str | None:
     return f"The codec waited {1 - busy:.0%} of the time: more cores for all else would help."
 
 
-def _print_summary(writer: Writer, found: Totals, facts: dict[str, Any]) -> None:
-    shards = f"{found.shards:,} of {len(writer.plan):,} committed"
+def _print_summary(writer: Writer, found: Totals, work: Fields) -> None:
     fields = [
-        ("shards", shards),
-        *describe_totals(found.to_dict(), writer.run.facts),
-        (
-            "this run",
-            f"{facts['images_this_run']:,} images in {facts['seconds']:,.1f} s, of which the start "
-            f"took {facts['start_up_seconds']:,.1f} s",
-        ),
-        ("images/s", f"{facts['images_per_second']:,.1f}"),
-        *([("bound by", facts["bound_by"])] if facts["bound_by"] else []),
-        ("device", ", ".join(facts["devices"]) or "none needed: nothing was left to do"),
+        ("shards", f"{found.shards:,} of {len(writer.plan):,} committed"),
+        *(describe_totals(found.to_dict(), writer.run.facts) if found.shards else ()),
+        *work,
         *describe_output(writer.sink, writer.run),
         ("look at it", f"vqpipe inspect {shlex.quote(writer.sink)}"),
     ]
     print_fields(Console(highlight=False), "summary", fields)
+
+
+def _describe_work(progress: Progress, facts: dict[str, Any]) -> Fields:
+    """Returns the lines that say how fast a command was, or that it did nothing."""
+    if progress.shards_before == progress.shards_total:
+        return [("this run", "nothing was left to do")]
+    if not progress.devices:
+        return [("this run", f"no worker was ready within its {facts['seconds']:,.1f} s")]
+    seconds, start = facts["seconds"], facts["start_up_seconds"]
+    done = f"{facts['images_this_run']:,} images in {seconds:,.1f} s"
+    return [
+        ("this run", f"{done}, of which the start took {start:,.1f} s"),
+        ("images/s", f"{facts['images_per_second']:,.1f}"),
+        *([("bound by", facts["bound_by"])] if facts["bound_by"] else []),
+        ("device", ", ".join(facts["devices"])),
+    ]
 
 
 def check_budget(max_rejected: float, reasons: Counter[str], seen: int) -> None:

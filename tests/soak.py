@@ -30,10 +30,10 @@ from tests.fault_proxy import Faults, serve
 from tests.killer import Killer, descendants
 from tests.servers import AWS, serve_moto
 
-SHARDS, IMAGES, RESOLUTION = 24, 120, 96
+SHARDS, IMAGES, RESOLUTION = 48, 120, 96
 FAULTS = Faults(refuse=0.2, drop=0.02, lose=0.02, cut=0.02)
-ROUND_S = (25, 70)
-"""How long a driver lives before it is killed."""
+LIFE_S = (0, 15)
+"""How long a driver lives after its first commit, before it is killed."""
 PATIENCE_S = 1200
 LAST_KILLS = 12
 """After which the last driver is left to finish."""
@@ -67,7 +67,7 @@ def soak(folder, endpoint, proxy, arguments):
     os.environ["AWS_ENDPOINT_URL"] = proxy.endpoint
     proxy.faults = FAULTS
     started = time.monotonic()
-    kills = torment(random.Random(arguments.seed), arguments.rounds)
+    kills = torment(random.Random(arguments.seed), arguments.rounds, commits(endpoint))
     seconds = time.monotonic() - started
     os.environ["AWS_ENDPOINT_URL"] = endpoint
     store = s3fs.S3FileSystem(endpoint_url=endpoint, skip_instance_cache=True)
@@ -85,12 +85,23 @@ def upload(source, endpoint):
         client.upload_file(str(path), BUCKET, f"source/{path.name}")
 
 
-def torment(rng, rounds):
+def commits(endpoint):
+    """Returns a function that counts the committed shards, without the proxy in between."""
+    client = boto3.client("s3", endpoint_url=endpoint)
+
+    def count():
+        return client.list_objects_v2(Bucket=BUCKET, Prefix="sink/data/")["KeyCount"]
+
+    return count
+
+
+def torment(rng, rounds, committed):
     """Runs drivers, most of which are killed, until one ends well; returns kills by kind."""
     kills = Counter()
     for number in range(rounds):
-        drivers, lifetime = [start_driver() for _ in range(1 + number % 2)], rng.uniform(*ROUND_S)
+        drivers, lifetime = [start_driver() for _ in range(1 + number % 2)], rng.uniform(*LIFE_S)
         with Killer(descendants(drivers[0].pid), every_s=6, rng=rng) as killer:
+            wait_for_one(drivers, committed)
             wait(drivers, lifetime)
         kills += killer.count()
         alive = [driver for driver in drivers if driver.poll() is None]
@@ -98,7 +109,10 @@ def torment(rng, rounds):
             driver.send_signal(rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]))
         kills["driver"] += len(alive)
         codes = [driver.wait(timeout=120) for driver in drivers]
-        print(f"round {number}: drivers ended with {codes}; kills so far {dict(kills)}", flush=True)
+        print(
+            f"round {number}: drivers ended with {codes}, {committed()} shards committed",
+            flush=True,
+        )
         assert set(codes) <= {0, 2, -signal.SIGKILL}, "a driver failed by itself"
     last = start_driver()
     # Not for ever: the image that hangs takes its opener a minute, which then has to live so long.
@@ -116,10 +130,17 @@ def start_driver():
     )
 
 
-def wait(drivers, seconds):
+def wait_for_one(drivers, committed):
+    before = committed()
+    wait(drivers, PATIENCE_S, lambda: committed() > before)
+
+
+def wait(drivers, seconds, done=lambda: False):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and any(driver.poll() is None for driver in drivers):
-        time.sleep(0.2)
+        if done():
+            return
+        time.sleep(0.5)
 
 
 def check(sink, whole, expected):
