@@ -1,5 +1,6 @@
 """What the commands print: a title, then one line a field."""
 
+import shlex
 import textwrap
 from collections.abc import Iterable
 from typing import Any
@@ -55,12 +56,15 @@ def describe_output(sink: str, run: Run) -> Fields:
     images: Fields = []
     if run.identity.get("layout") in {"webdataset", "folder"}:
         images = [("images", f"{sink}/images/")]
-    table = f"{sink}/data/**/*.parquet"
-    return [
-        *images,
-        ("output", f"{sink}/data/"),
-        ("read it", f"duckdb -c \"FROM '{table}' LIMIT 5\""),
-    ]
+    return [*images, ("output", f"{sink}/data/"), ("read it", read_command(sink))]
+
+
+def read_command(sink: str) -> str:
+    """Returns a command that shows some rows of a sink."""
+    place = sink.replace("'", "''")  # as SQL has it
+    query = f"FROM '{place}/data/**/*.parquet' LIMIT 5"
+    is_plain = not any(letter in sink for letter in '"$`\\!')
+    return f'duckdb -c "{query}"' if is_plain else f"duckdb -c {shlex.quote(query)}"
 
 
 def describe_totals(totals: dict[str, Any], facts: dict[str, Any]) -> Fields:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -95,6 +95,8 @@ class Decode(GrowthOptions, RunOptions, ModelOptions, Places):
             check_uris(self, "model")
         if not 1 <= self.quality <= 100:
             raise ValueError(f"--quality is {self.quality}; it must be in 1 to 100")
+        if self.latents is not None and self.codes != "codes":
+            raise ValueError("--codes and --latents cannot go together: one of them is decoded")
         if self.grid is not None and min(self.grid) < 1:
             raise ValueError(f"--grid is {self.grid}; both must be at least 1")
         check_keep(self.keep or (), RESERVED)
@@ -193,8 +195,9 @@ def _prepare(job: Decode) -> Prepared:
     source = _Source.of(job)
     check_places(source.uri, sink)
     weights = load_for_codes(job, source.run, source.uri)
-    form, selection = source.form(job, weights), source.selection(job)
-    kept = kept_schema(source.shards[0], selection, form.shape)
+    form = source.form(job, weights)
+    selection = replace(source.selection(job), shape=form.shape)
+    kept = kept_schema(source.shards, selection)
     how, findings = _settle_codec(job, source.run, weights)
     step = Decoding(form, how, weights.config.downsample_factor)
     listed = Plan.of(source.shards)
@@ -222,11 +225,15 @@ def _settle_codec(
 ) -> tuple[CodecConfig, dict[str, Any] | None]:
     """Returns how codes become pixels, and what the doctor found out about it."""
     findings = None
-    if run:
-        known = run.identity["pixel_range"]
-        settled = known if job.pixel_range == "auto" else job.pixel_range
-    else:
+    if not run or (job.model and job.pixel_range != "auto"):
         settled, findings = doctor.check_start(weights, "float32", job.pixel_range)
+    else:
+        settled = run.identity["pixel_range"]
+        if job.pixel_range not in {"auto", settled}:
+            raise ConfigError(
+                f"--pixel-range is {job.pixel_range}, and the run used its model with {settled}: "
+                "leave it out"
+            )
     return CodecConfig(dtype=job.dtype, pixel_range=settled, eager=job.eager), findings
 
 

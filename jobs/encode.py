@@ -24,7 +24,7 @@ from pipeline import layout, schema, storage, todo
 from pipeline.audit import SHARE
 from pipeline.codec import CodecConfig, DType
 from pipeline.doctor import AskedRange, RangeProbe
-from pipeline.engine import Stage, Work
+from pipeline.engine import Work
 from pipeline.errors import ConfigError
 from pipeline.images import Preprocess
 from pipeline.layout import Staged
@@ -34,9 +34,7 @@ from pipeline.readers import SampleReader
 from pipeline.run import Run, find_run, start_run
 from pipeline.schema import Selection
 from pipeline.sources import Listing, kept_schema, list_shards
-from pipeline.stages import open_rows
 from pipeline.steps import Encoding
-from pipeline.tasks import open_sandboxed
 from pipeline.writer import Attempt, Writer
 
 
@@ -145,7 +143,7 @@ def _prepare(job: Encode) -> Prepared:
     work = Work(
         writer=writer,
         reader=SampleReader(selection, kept),
-        before=Stage(open_rows, (how, open_sandboxed)),
+        opens=how,
         step=Encoding(codes, codec, job.resolution, job.audit),
         weights=weights,
         todo=left | again,

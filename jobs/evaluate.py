@@ -21,6 +21,7 @@ from jobs.stage import (
     check_uris,
     describe_store,
     run_stage,
+    stoppable,
 )
 from pipeline import evaluation, layout, reencode, storage, todo
 from pipeline.codec import CodecConfig
@@ -39,11 +40,9 @@ from pipeline.quality.lpips import load_lpips
 from pipeline.readers import PairReader, SampleReader
 from pipeline.report import render_report
 from pipeline.run import Run, is_complete, start_run
-from pipeline.schema import Selection, Shard
+from pipeline.schema import File, Selection, Shard
 from pipeline.sources import list_shards
-from pipeline.stages import open_rows
 from pipeline.steps import Evaluating
-from pipeline.tasks import open_sandboxed
 from pipeline.writer import Writer
 
 MOST_SHARDS = 64
@@ -110,6 +109,13 @@ class _Picked:
     plan: Plan
     quotas: dict[str, int]
     """Samples of each shard, by name."""
+    objects: dict[str, File]
+    """The codes of those shards."""
+
+    def sha256(self) -> str:
+        """Digest of how many samples are taken of what; the plan has the digest of the images."""
+        objects = {name: [file.size, file.version] for name, file in self.objects.items()}
+        return digest([self.quotas, objects])
 
 
 def run(job: Evaluate) -> None:
@@ -122,9 +128,10 @@ def run(job: Evaluate) -> None:
     found = load_run(source)
     check_recorded(found, source)
     codes = Sink(source, found, load_plan(source), is_complete(source))
-    work = run_stage("evaluate", job, lambda: _prepare(job, codes))
-    scores = Sink(work.writer.sink, work.writer.run, work.writer.plan, is_complete=True)
-    _finish(codes, scores, _notes(job, codes))
+    with stoppable():
+        work = run_stage("evaluate", job, lambda: _prepare(job, codes))
+        scores = Sink(work.writer.sink, work.writer.run, work.writer.plan, is_complete=True)
+        _finish(codes, scores, _notes(job, codes))
 
 
 def _prepare(job: Evaluate, codes: Sink) -> Prepared:
@@ -147,7 +154,7 @@ def _prepare(job: Evaluate, codes: Sink) -> Prepared:
     work = Work(
         writer=Writer(sink, run, frozen, kept, product),
         reader=PairReader(SampleReader(selection, kept), codes.uri, picked.quotas),
-        before=Stage(open_rows, (_preprocess(codes, picked), open_sandboxed)),
+        opens=_preprocess(codes, picked),
         step=step,
         after=Stage(picture_rows, (product.rows.names,)),
         weights=weights,
@@ -172,15 +179,13 @@ def _pick(job: Evaluate, codes: Sink) -> _Picked:
     left = todo.unfinished(codes.uri, codes.run, codes.plan)
     done = [name for index, name in enumerate(codes.plan.names) if index not in left]
     names = pick_names(done, job.shards)
-    files = (storage.stat(layout.data_uri(codes.uri, name)) for name in names)
-    counts = {
-        name: int(read_footer(file).origin["good"]) for name, file in zip(names, files, strict=True)
-    }
+    objects = {name: storage.stat(layout.data_uri(codes.uri, name)) for name in names}
+    counts = {name: int(read_footer(file).origin["good"]) for name, file in objects.items()}
     quotas = share_out(job.samples, counts)
     if not quotas:
         raise ConfigError(f"{codes.uri} has no codes yet: run vqpipe encode first")
     shards = _find_images(job, codes, quotas)
-    return _Picked(Plan.of(shards), quotas)
+    return _Picked(Plan.of(shards), quotas, {name: objects[name] for name in quotas})
 
 
 def _find_images(job: Evaluate, codes: Sink, quotas: dict[str, int]) -> list[Shard]:
@@ -217,7 +222,7 @@ def _identity_of(job: Evaluate, codes: Sink, picked: _Picked, step: Evaluating) 
         "codes": codes.run.fingerprint,
         "samples": job.samples,
         "shards": job.shards,
-        "picked": digest(picked.quotas),
+        "picked": picked.sha256(),
         "model_sha256": codes.run.identity["model_sha256"],
         "lpips": step.lpips and step.lpips.sha256,
         "inception": step.inception and step.inception.sha256,

@@ -8,8 +8,8 @@ from typing import Any
 import tyro
 from rich.console import Console
 
-from jobs.console import Fields, Prose, print_fields, printable
-from jobs.stages import Contents, describe_evaluation, find_stage, read_command
+from jobs.console import Fields, Prose, print_fields, printable, read_command
+from jobs.stages import Contents, describe_evaluation, find_stage
 from pipeline import readiness, storage, survey
 from pipeline.errors import ConfigError
 from pipeline.footer import IMAGE_BYTES

@@ -58,8 +58,11 @@ def load_recorded(asked: ModelOptions, run: Run) -> Weights:
 
     Raises:
         CheckpointError: They are not there, or damaged.
+        ConfigError: Options say more of a model that is not named.
         MismatchError: They are others.
     """
+    if not asked.model:
+        _check_alone(asked)
     weights = asked.load_weights() if asked.model else Weights.load(**run.facts["model_options"])
     if weights.sha256() != run.identity["model_sha256"]:
         raise MismatchError(
@@ -67,6 +70,18 @@ def load_recorded(asked: ModelOptions, run: Run) -> Weights:
             f"{run.identity['model_sha256']}; give theirs with --model"
         )
     return weights
+
+
+def _check_alone(asked: ModelOptions) -> None:
+    """Refuses what is said of a model where none is named.
+
+    Raises:
+        ConfigError: If anything is.
+    """
+    for name in ("subfolder", "revision", "variant", "model_config"):
+        if getattr(asked, name) is not None:
+            option = name.replace("_", "-")
+            raise ConfigError(f"--{option} says more of --model, and there is none: add --model")
 
 
 def load_for_codes(asked: ModelOptions, run: Run | None, source: str) -> Weights:

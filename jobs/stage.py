@@ -146,7 +146,7 @@ def run_stage(name: str, options: RunOptions, prepare: Callable[[], Prepared]) -
     Raises:
         VqpipeError: If the run could not be completed; the exit code is the error's.
     """
-    with _stoppable():
+    with stoppable():
         console = Console(stderr=True, highlight=False)
         prepared = prepare()
         print_fields(console, name, prepared.introduction)
@@ -196,7 +196,7 @@ def _work(
         batch_size=options.batch_size,
         stall_timeout_s=options.stall_timeout_s,
     )
-    with cluster.connect(resources.address) as log_folder, _stoppable():  # Ray sets handlers too
+    with cluster.connect(resources.address) as log_folder, stoppable():  # Ray sets handlers too
         console.print(f"  Ray's logs are in {log_folder}", style="dim", markup=False)
         with Display(console, name) as display:
             display.show(progress)
@@ -208,7 +208,12 @@ def _work(
                 progress.note()
                 display.show(progress)
                 if prepared.can_judge_early and _can_judge(options, progress):
-                    summary.check_budget(options.max_rejected, progress.reasons, progress.durable)
+                    _check_budget(options, progress)
+
+
+def _check_budget(options: RunOptions, progress: Progress) -> None:
+    where = "that this command went through"
+    summary.check_budget(options.max_rejected, progress.reasons, progress.durable, where)
 
 
 def _can_judge(options: RunOptions, progress: Progress) -> bool:
@@ -236,7 +241,7 @@ def _count(progress: Progress, tick: Tick) -> None:
 
 
 @contextmanager
-def _stoppable() -> Iterator[None]:
+def stoppable() -> Iterator[None]:
     """Turns SIGTERM, with which spot machines are reclaimed, and Ctrl-C into a clean stop."""
 
     def stop(number: int, _: FrameType | None) -> None:

@@ -3,7 +3,6 @@
 A stage is named by `stage` in its run's identity; one that is not listed here has nothing to add.
 """
 
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -158,11 +157,3 @@ _METRICS = (
     ("lpips", "LPIPS {:.3f}"),
     ("rfid", "rFID {:.2f}"),
 )
-
-
-def read_command(sink: str) -> str:
-    """Returns a command that shows some rows of a sink."""
-    place = sink.replace("'", "''")  # as SQL has it
-    query = f"FROM '{place}/data/**/*.parquet' LIMIT 5"
-    is_plain = not any(letter in sink for letter in '"$`\\!')
-    return f'duckdb -c "{query}"' if is_plain else f"duckdb -c {shlex.quote(query)}"

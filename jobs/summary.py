@@ -107,13 +107,16 @@ def _describe_work(progress: Progress, facts: dict[str, Any]) -> Fields:
     ]
 
 
-def check_budget(max_rejected: float, reasons: Counter[str], seen: int) -> None:
+def check_budget(
+    max_rejected: float, reasons: Counter[str], seen: int, where: str = "in this sink"
+) -> None:
     """Checks that not too many samples were rejected.
 
     Args:
         max_rejected: Most that may be: a fraction below 1, a count from 1.
         reasons: Samples rejected, by reason.
         seen: Samples accounted for, those included.
+        where: Which samples, for the message.
 
     Raises:
         TooManyRejectionsError: If there are more.
@@ -122,7 +125,7 @@ def check_budget(max_rejected: float, reasons: Counter[str], seen: int) -> None:
     if reasons.total() > limit:
         named = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
         raise TooManyRejectionsError(
-            f"{reasons.total():,} of {seen:,} images were rejected ({named}), more than "
+            f"{reasons.total():,} of {seen:,} images {where} were rejected ({named}), more than "
             f"--max-rejected {max_rejected:g} allows; look at rejected/ in the sink, then fix the "
             "source or allow more, and run the same command again"
         )

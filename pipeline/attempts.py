@@ -88,7 +88,9 @@ def noted(ledger: Ledger, what: str) -> Iterator[int]:
         ledger.end(what)
 
 
-def run_bounded(table: pa.Table, run: Run, ledger: Ledger, item: Item) -> pa.Table:
+def run_bounded(
+    table: pa.Table, run: Run, ledger: Ledger, item: Item, *, is_fair: bool = True
+) -> pa.Table:
     """Returns what the codec makes of rows; one that keeps failing becomes a rejection.
 
     Args:
@@ -96,14 +98,16 @@ def run_bounded(table: pa.Table, run: Run, ledger: Ledger, item: Item) -> pa.Tab
         run: Has the codec work on them.
         ledger: Where beginnings and ends are noted.
         item: What the codec takes of a row.
+        is_fair: Whether rows are a fair sample of the data; rows that were rejected before are not.
 
     Raises:
-        CodecError: If a plain item fails too, or not one of many gives finite numbers.
+        CodecError: If a plain item fails too, or not one of a fair sample gives finite numbers.
         WorkersLostError: If the process dies at a plain item too.
         VqpipeError: Whatever `run` raises of our own.
     """
     bounded = _Bounded(run, ledger, item)
-    return _check_finite(bounded.all(table) if len(table) else run(table))
+    made = bounded.all(table) if len(table) else run(table)
+    return _check_finite(made) if is_fair else made
 
 
 def _name(table: pa.Table) -> str:

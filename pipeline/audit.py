@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline import metrics, schema
-from pipeline.errors import ConfigError
+from pipeline.errors import CodecError, ConfigError
 
 SHARE = 1 / 1000
 """Share of the images that is picked unless told otherwise. Float32 takes a GPU some ten times as
@@ -25,6 +25,9 @@ MOST_DB = 100.0
 Images = npt.NDArray[np.uint8]
 Codes = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
+Numbers = npt.NDArray[np.float64]
+Decode = Callable[[Codes], tuple[Images, Mask]]
+Encode = Callable[[Images], tuple[Codes, Mask]]
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,9 @@ class Audit:
 
     share: float = SHARE
     """Of the images, 0 to 1; unless it is 0, the first image of every shard is looked at too."""
-    decode: Callable[[Codes], tuple[Images, Mask]] | None = None
+    decode: Decode | None = None
     """Codes (N, h, w) to pixels (N, H, W, 3) and a mask (N,) of finite ones."""
-    reference: Callable[[Images], tuple[Codes, Mask]] | None = None
+    reference: Encode | None = None
     """The codec in float32; None if that is the run's own."""
 
     def pick(self, table: pa.Table) -> Mask:
@@ -54,34 +57,43 @@ class Audit:
             codes: (N, h, w), of the run.
             picked: (N,).
         """
-        flips, psnr_db = np.zeros(len(picked), np.int32), np.full(len(picked), np.nan, np.float32)
+        flips, psnr_db = (np.full(len(picked), np.nan, np.float32) for _ in range(2))
         if picked.any() and self.reference:
-            expected, _ = self.reference(images[picked])
-            flips[picked] = (codes[picked] != expected).sum((1, 2))
+            flips[picked] = _try(_count_flips, self.reference, images[picked], codes[picked])
         if picked.any() and self.decode:
-            psnr_db[picked] = self._compare(images[picked], codes[picked])
-        compared = picked & (self.reference is not None)
+            psnr_db[picked] = _try(_compare, self.decode, images[picked], codes[picked])
         return {
-            schema.FLIPS.name: pa.array(flips, mask=~compared),
+            schema.FLIPS.name: pa.array(flips, mask=np.isnan(flips)).cast(schema.FLIPS.type),
             schema.PSNR.name: pa.array(psnr_db, mask=np.isnan(psnr_db)),
         }
-
-    def _compare(self, images: Images, codes: Codes) -> list[float]:
-        """Returns the PSNR of each image, NaN where its codes do not decode.
-
-        What goes wrong here is no fault of the codes: they are right without anyone looking.
-        """
-        assert self.decode is not None
-        try:
-            decoded, finite = self.decode(codes)
-        except (RuntimeError, ValueError, ConfigError):
-            return [float("nan")] * len(images)
-        scores = (min(MOST_DB, metrics.psnr(*pair)) for pair in zip(images, decoded, strict=True))
-        return [score if ok else float("nan") for score, ok in zip(scores, finite, strict=True)]
 
 
 NO_AUDIT = Audit(share=0.0)
 """Looks at nothing."""
+
+
+def _try(measure: Callable[..., Numbers], how: object, images: Images, codes: Codes) -> Numbers:
+    """Returns what was measured of each image, NaN where the codec fails.
+
+    That is no fault of the codes: they are right without anyone looking.
+    """
+    try:
+        return measure(how, images, codes)
+    except (RuntimeError, ValueError, ConfigError, CodecError):
+        return np.full(len(images), np.nan)
+
+
+def _count_flips(reference: Encode, images: Images, codes: Codes) -> Numbers:
+    """Returns how many codes of each image differ from float32's."""
+    expected, finite = reference(images)
+    return np.where(finite, (codes != expected).sum((1, 2)), np.nan)
+
+
+def _compare(decode: Decode, images: Images, codes: Codes) -> Numbers:
+    """Returns the PSNR of each image in dB, NaN where its codes do not decode."""
+    decoded, finite = decode(codes)
+    scores = [min(MOST_DB, metrics.psnr(*pair)) for pair in zip(images, decoded, strict=True)]
+    return np.where(finite, scores, np.nan)
 
 
 def _hash(key: str) -> int:

@@ -3,7 +3,6 @@
 Codes are compared sample by sample: the same shard, key and view in both sinks.
 """
 
-import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,14 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline import layout, storage
-from pipeline.errors import StorageError
+from pipeline import layout
+from pipeline.footer import read_whole
 from pipeline.plan import Plan
 from pipeline.run import Run
 from pipeline.threads import map_ahead
 
+_COLUMNS = ["key", "view", "codes"]
 _READERS = 4
 """Pairs of objects that are read and compared at a time; each takes memory."""
 _MOMENT = {"created"}
@@ -148,7 +147,9 @@ def compare_codes(first: str, second: str, names: Iterable[str]) -> Compared:
     """
 
     def compare(name: str) -> Compared:
-        mine, theirs = (_read(layout.data_uri(sink, name)) for sink in (first, second))
+        mine, theirs = (
+            read_whole(layout.data_uri(sink, name), _COLUMNS) for sink in (first, second)
+        )
         return _compare_shard(name, mine, theirs)
 
     total = Compared()
@@ -186,13 +187,3 @@ def _codes(table: pa.Table) -> npt.NDArray[np.unsignedinteger]:
         table["codes"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     )
     return flat.reshape(-1, width)
-
-
-def _read(uri: str) -> pa.Table:
-    try:
-        data = storage.read(uri)
-        return pq.read_table(io.BytesIO(data), columns=["key", "view", "codes"])
-    except FileNotFoundError:
-        raise StorageError(f"{uri} was listed and is gone; run the same command again") from None
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise StorageError(f"{uri} is damaged; look at it with vqpipe verify") from error

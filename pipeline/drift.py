@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 
 from pipeline import layout, metrics
-from pipeline.footer import Histogram, read_footer
+from pipeline.footer import Footer, Histogram, read_footer
 from pipeline.plan import Plan
+from pipeline.run import Run
 from pipeline.schema import File
 from pipeline.threads import map_ahead
+from pipeline.writer import is_current
 
 _READERS = 32
 
@@ -22,27 +24,29 @@ class Distance:
     """Encoded."""
 
 
-def measure_drift(sink: str, plan: Plan, total: Histogram) -> list[Distance]:
+def measure_drift(sink: str, run: Run, plan: Plan, total: Histogram) -> list[Distance]:
     """Returns the distance of every committed shard that has codes, the most distant first.
 
     A histogram is let go as soon as it is measured: a thousand of large codebooks take gigabytes.
 
     Args:
         sink: Where the run is.
-        plan: Its plan.
+        run: Its identity.
+        plan: Its plan; objects of earlier versions of its shards are left out.
         total: How often each code occurs in the whole run.
     """
-    names = set(plan.names)
-    files = [file for name, file in layout.list_committed(sink).items() if name in names]
-    measured = map_ahead(lambda file: _measure(file, total), files, _READERS)
-    found = [each for each in measured if each is not None]
+    places = {name: index for index, name in enumerate(plan.names)}
+
+    def measure(listed: tuple[str, File]) -> Distance | None:
+        footer = read_footer(listed[1])
+        is_of_this = is_current(footer, run, plan, places[listed[0]])
+        return _measure(footer, total) if is_of_this and footer.histogram.any() else None
+
+    listed = [each for each in layout.list_committed(sink).items() if each[0] in places]
+    found = [each for each in map_ahead(measure, listed, _READERS) if each is not None]
     return sorted(found, key=lambda each: (-each.distance, each.shard))
 
 
-def _measure(file: File, total: Histogram) -> Distance | None:
-    """Returns the distance of one shard; None if it has no codes."""
-    footer = read_footer(file)
-    if not footer.histogram.any():
-        return None
+def _measure(footer: Footer, total: Histogram) -> Distance:
     distance = metrics.jensen_shannon(footer.histogram, total)
     return Distance(footer.origin["shard"], distance, footer.origin["good"])

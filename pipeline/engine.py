@@ -32,10 +32,11 @@ from pipeline.attempts import run_bounded
 from pipeline.codec import BATCH_SIZE, Codec, CodecConfig
 from pipeline.device import Device, choose_device, device_name, watch_device
 from pipeline.errors import DeviceError
+from pipeline.images import Preprocess
 from pipeline.layout import Staged
 from pipeline.readers import Reader
 from pipeline.steps import Step
-from pipeline.tasks import Counter, RemoteLedger, commit, read, todo_rows
+from pipeline.tasks import Counter, RemoteLedger, commit, open_views, read, todo_rows
 from pipeline.watchdog import CODEC_CORES, Tick, watch
 from pipeline.weights import Weights
 from pipeline.writer import Writer
@@ -106,8 +107,8 @@ class Work:
     weights: Weights
     todo: dict[int, Staged]
     """Shards left, by place in the plan, with what is staged of each."""
-    before: Stage | None = None
-    """What becomes of rows between the reader and the codec."""
+    opens: Preprocess | None = None
+    """How images become views between the reader and the codec; None if it reads no images."""
     after: Stage | None = None
     """What becomes of rows between the codec and the commit."""
 
@@ -133,36 +134,36 @@ def run(work: Work, resources: Resources, codec: type[Codec] = Codec) -> Iterato
     counter = cast(ActorHandle[Any], ray.remote(Counter).options(**place).remote())
     batch_size = resources.batch_size or BATCH_SIZE[kind]
     weights = ray.put(replace(work.weights))  # a copy without the parsed tensors
-    arguments = (codec, weights, work.step, batch_size, resources.device, counter)
+    is_fair = work.writer.attempt is None
+    setup = _Setup(codec, work.step, batch_size, resources.device, is_fair)
     actors = resources.actors or (max(1, gpus) if kind == "cuda" else 1)
     pool = ActorPoolStrategy(min_size=1, max_size=actors)
     with warnings.catch_warnings():
         # Ray 2.60 deprecates `max_retries` and the like in favour of named parameters, but has no
         # named ones for these; 2.64 is to remove them, hence the bound in pyproject.toml.
         warnings.simplefilter("ignore", RayDeprecationWarning)
-        dataset = _graph(work, arguments, pool, kind, batch_size)
+        dataset = _graph(work, (setup, weights, counter), pool, kind)
     yield from watch(dataset, counter, resources.stall_timeout_s, kind)
 
 
 def _graph(
     work: Work,
-    arguments: tuple[Any, ...],
+    arguments: "tuple[_Setup, ray.ObjectRef[Any], ActorHandle[Any]]",
     pool: ActorPoolStrategy,
     kind: str,
-    batch_size: int,
 ) -> ray.data.Dataset:
     """Wires the stages together; every one is a plain function from table to table."""
-    blocks, row_bytes = BLOCKS[kind], work.step.row_bytes
+    (setup, _, counter), writer = arguments, ray.put(work.writer)
+    batch_size, blocks, row_bytes = setup.batch_size, BLOCKS[kind], work.step.row_bytes
     images = max(1, min(blocks.images, PIXEL_BYTES // row_bytes))
     rows = batch_size * math.ceil(images / batch_size)
     _shape_blocks(rows * row_bytes)
     _keep_errors()
-    writer, counter = ray.put(work.writer), arguments[-1]
     todo = ray.data.from_arrow(todo_rows(work.todo, _TODO_BLOCKS))
     read_all = {"fn_args": (writer, work.reader, rows, counter), "batch_size": 1}
     data = cast(Any, todo).map_batches(read, **read_all, num_cpus=READ_CORES, **TASKS)
-    if work.before:
-        data = _map(data, work.before, rows)
+    if work.opens:
+        data = _map(data, Stage(open_views, (work.opens, counter)), rows)
     else:  # rows without pixels are small, and a block would hold many of the codec's batches
         data = data.repartition(target_num_rows_per_block=rows)
     data = data.map_batches(
@@ -206,6 +207,18 @@ def _keep_errors() -> None:
     DataContext.get_current().raise_original_map_exception = True
 
 
+@dataclass(frozen=True)
+class _Setup:
+    """How the codec works, the same in every process."""
+
+    codec: type[Codec]
+    step: Step
+    batch_size: int
+    device: Device
+    is_fair: bool
+    """Whether its rows are a fair sample of the data; see `attempts.run_bounded`."""
+
+
 class _Codec:
     """The codec as Ray Data's actor: made once, then called with one table after another.
 
@@ -215,38 +228,30 @@ class _Codec:
     """
 
     def __init__(
-        self,
-        codec: type[Codec],
-        weights: ray.ObjectRef[Any],
-        step: Step,
-        batch_size: int,
-        device: Device,
-        counter: ActorHandle[Any],
+        self, setup: _Setup, weights: ray.ObjectRef[Any], counter: ActorHandle[Any]
     ) -> None:
-        self._step = step
+        self._setup = setup
         self._counter = counter
         self._ledger = RemoteLedger(counter)
         self._error: Exception | None = None
         try:
             with watch_device():
-                self._prepare(codec, weights, batch_size, device)
+                self._prepare(weights)
         except DeviceError as error:
             self._end_process(error)
         except Exception as error:  # noqa: BLE001 (raised at the first call)
             self._error = error
 
-    def _prepare(
-        self, codec: type[Codec], weights: ray.ObjectRef[Any], batch_size: int, device: Device
-    ) -> None:
-        has_gpu = bool(ray.get_gpu_ids())
-        chosen = choose_device(device, promised=has_gpu)
+    def _prepare(self, weights: ray.ObjectRef[Any]) -> None:
+        setup, has_gpu = self._setup, bool(ray.get_gpu_ids())
+        chosen = choose_device(setup.device, promised=has_gpu)
         read = cast(Weights, ray.get(weights))
 
         def make(how: CodecConfig, size: int | None) -> Codec:
             placed: dict[str, Any] = {"device": chosen, "threads": cluster.cores()}
-            return codec(read, how, batch_size=size or batch_size, **placed)
+            return setup.codec(read, how, batch_size=size or setup.batch_size, **placed)
 
-        ready = self._step.prepare(make)
+        ready = setup.step.prepare(make)
         self._run = ready.run
         unused = chosen == "cpu" and has_gpu
         note = " (Ray gave it a GPU, but this torch is one for CPUs)" if unused else ""
@@ -258,7 +263,13 @@ class _Codec:
             raise self._error
         started = time.monotonic()
         try:
-            done = run_bounded(table, self._work, self._ledger, self._step.item)
+            done = run_bounded(
+                table,
+                self._work,
+                self._ledger,
+                self._setup.step.item,
+                is_fair=self._setup.is_fair,
+            )
         except DeviceError as error:
             self._end_process(error)
         self._counter.worked.remote(time.monotonic() - started)

@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline import layout, metrics, storage, totals
 from pipeline.drift import Distance, measure_drift
-from pipeline.footer import read_data
+from pipeline.footer import read_whole
 from pipeline.metrics import Moments
 from pipeline.plan import Plan
 from pipeline.report import (
@@ -96,7 +95,7 @@ def gather(codes: Sink, scores: Sink, notes: Sequence[str]) -> Evaluation:
         codes=codes,
         scores=table.drop_columns([n for n in table.column_names if n.startswith("features_")]),
         totals=summed,
-        drift=measure_drift(codes.uri, codes.plan, summed.histogram),
+        drift=measure_drift(codes.uri, codes.run, codes.plan, summed.histogram),
         rejected=totals.read_totals(scores.uri, scores.run, scores.plan).rejected,
         rfid=_measure_rfid(table),
         notes=tuple(notes),
@@ -108,7 +107,7 @@ def _read_scores(sink: Sink) -> pa.Table:
     columns = _columns(sink.run)
 
     def read(shard: tuple[str, File]) -> pa.Table:
-        table, _ = read_data(shard[1].uri, columns)
+        table = read_whole(shard[1].uri, columns)
         return table.add_column(0, "shard", pa.array([shard[0]] * len(table), pa.string()))
 
     return pa.concat_tables(map_ahead(read, layout.list_committed(sink.uri).items(), _READERS))
@@ -151,6 +150,7 @@ def to_document(found: Evaluation) -> dict[str, Any]:
             "shards_planned": len(found.codes.plan),
             "shards": found.totals.shards,
             "encoded": found.totals.good,
+            "data_bytes": found.totals.data_bytes,
         },
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "samples": len(found.scores),
@@ -269,7 +269,7 @@ def _mean_by_shard(scores: pa.Table) -> dict[str, float]:
 
 
 def _pictures(scores: pa.Table, sink: Sink) -> Pictures:
-    """Returns random, best and worst samples; the first by the hash that they were picked by."""
+    """Returns random, best and worst samples; the random ones are the same at every call."""
     order = np.argsort(_column(scores, "psnr_db"), kind="stable")
     spread = np.random.default_rng(0).permutation(len(scores))[:RANDOM]  # of a fixed order
     groups = {"random": spread, "best": order[::-1][:BEST], "worst": order[:WORST]}
@@ -283,8 +283,8 @@ def _read_pictures(scores: pa.Table, sink: Sink, wanted: set[int]) -> dict[int, 
     rows = {place: scores.slice(place, 1).to_pylist()[0] for place in wanted}
     found = {}
     for shard in {row["shard"] for row in rows.values()}:
-        data = storage.read(layout.data_uri(sink.uri, shard))
-        stored = pq.read_table(pa.BufferReader(data), columns=["row", "original", "decoded"])
+        uri = layout.data_uri(sink.uri, shard)
+        stored = read_whole(uri, ["row", "original", "decoded"])
         images = {each["row"]: each for each in stored.to_pylist()}
         for place, row in rows.items():
             if row["shard"] == shard:

@@ -140,6 +140,20 @@ def read_data(uri: str, columns: list[str] | None = None) -> tuple[pa.Table, Foo
     return file.read(columns), parse_footer(file.metadata.metadata or {})
 
 
+def read_whole(uri: str, columns: list[str]) -> pa.Table:
+    """Returns columns of a data object that has to be there and whole.
+
+    Raises:
+        StorageError: If it is not, or the store does not give it.
+    """
+    try:
+        return read_data(uri, columns)[0]
+    except FileNotFoundError:
+        raise StorageError(f"{uri} was there and is gone; run the same command again") from None
+    except (OSError, ValueError, KeyError, TypeError, zlib.error) as error:
+        raise StorageError(f"{uri} is damaged; vqpipe verify says what to do about it") from error
+
+
 def parse_footer(metadata: dict[bytes, bytes]) -> Footer:
     """Returns what the key-value metadata of an object says; KeyError if it is none of ours."""
     histogram, rejections = metadata.get(HISTOGRAM.encode()), metadata.get(REJECTIONS.encode())

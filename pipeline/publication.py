@@ -10,8 +10,10 @@ files have given way just before.
 import io
 import json
 from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -76,7 +78,11 @@ def publish_shard(
     if writer.replaces(index) and not _may_replace(writer, index, base):
         return
     has_written = _publish_beside(writer, index, finished)
-    said = {**_describe(writer, index, rejected, len(good)), **finished.facts}
+    if len(rejected) and not (has_written or writer.replaces(index)) and _is_there(writer, name):
+        return  # another writer was first, and what it rejected may be another's
+    if writer.revision(index):  # another command may have written it since this one began
+        storage.delete(layout.success_uri(writer.sink))
+    said = {**_describe(writer, index, rejected, len(good), before), **finished.facts}
     origin = json.dumps(said | {"rejections": digest(rejections)})
     _publish_rejected(writer, index, rejected, origin)
     footer = {ORIGIN: origin, REJECTIONS: rejections, **finished.footer}
@@ -189,13 +195,23 @@ def _rows_of(data: pa.Table, index: int, writer: Writer) -> pa.Table:
     return pa.table({name: columns.get(name, absent[name]) for name in target.names}).cast(target)
 
 
-def _describe(writer: Writer, index: int, rejected: pa.Table, good: int) -> dict[str, object]:
-    revision = writer.revision(index)
+def _describe(
+    writer: Writer, index: int, rejected: pa.Table, good: int, before: Mapping[str, Any]
+) -> dict[str, object]:
     return {
         **origin_of(writer, index),
         "seen": good + len(rejected),
         "good": good,
         "rejected": len(rejected),
         "reasons": dict(Counter(rejected["reason"].to_pylist())),
-        **({"retried": revision.facts} if revision else {}),
+        **_describe_retries(writer, index, before),
     }
+
+
+def _describe_retries(writer: Writer, index: int, before: Mapping[str, Any]) -> dict[str, object]:
+    """Returns under what rows were opened that had been rejected; of limits, the highest."""
+    revision, earlier = writer.revision(index), before.get("retried")
+    if not (revision and earlier):
+        return {"retried": revision.facts} if revision else {}
+    most = max(revision.facts["max_pixels"], earlier["max_pixels"])
+    return {"retried": revision.facts | {"max_pixels": most}}

@@ -148,7 +148,8 @@ def _error(name: str, message: str) -> Exception:
 def main(task: dict[str, Any], target: BinaryIO) -> None:
     """Writes the samples of a shard to a stream of Arrow's."""
     kept = pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(task["kept"])))
-    selection = Selection(**{**task["selection"], "keep": tuple(task["selection"]["keep"])})
+    lists = {name: tuple(task["selection"][name]) for name in ("keep", "shape")}
+    selection = Selection(**{**task["selection"], **lists})
     shard = _shard(task["shard"])
     kind = read_schema(kept)
     with pa.ipc.new_stream(target, kind) as stream:

@@ -11,7 +11,7 @@ from pipeline import layout
 from pipeline.attempts import ATTEMPTS, NOT_THE_INPUT, keep_reading
 from pipeline.errors import SourceChangedError
 from pipeline.evaluating import pick_rows
-from pipeline.footer import read_data
+from pipeline.footer import read_whole
 from pipeline.layout import Staged
 from pipeline.plan import Plan
 from pipeline.quarantine import read_quarantined
@@ -92,7 +92,8 @@ class PairReader:
             SourceChangedError: If the source has other samples than the sink.
         """
         name = plan.name(index)
-        stored, _ = read_data(layout.data_uri(self.codes_sink, name), ["key", "row", "codes"])
+        uri = layout.data_uri(self.codes_sink, name)
+        stored = read_whole(uri, ["key", "row", "codes"])
         picked = stored.take(pick_rows(stored["key"].to_pylist(), self.quotas[name]))
         samples = self._picked(plan.shard(index), picked, deaths)
         for table in read_rows(samples, index, staged, self.images.kept, block_rows):
@@ -105,7 +106,7 @@ class PairReader:
         """Yields the picked samples of a shard, which is read no further than to the last one."""
         keys = dict(zip(picked["row"].to_pylist(), picked["key"].to_pylist(), strict=True))
         numbers = {row: number for number, row in enumerate(keys)}
-        for sample in self.images.samples(shard, deaths):
+        for sample in _explained(self.images.samples(shard, deaths)):
             if sample.row in keys:
                 _check_key(shard, sample, keys.pop(sample.row))
                 yield replace(sample, row=numbers[sample.row])
@@ -115,6 +116,16 @@ class PairReader:
             f"{shard.files[0].uri} ends before row {min(keys)} of shard {shard.name}, of which the "
             "sink has codes: give the images that they were made of with --images"
         )
+
+
+def _explained(samples: Iterator[Sample]) -> Iterator[Sample]:
+    """Yields samples; of a source that has changed, it says what helps here."""
+    try:
+        yield from samples
+    except SourceChangedError as error:
+        raise SourceChangedError(
+            f"{error.message}. If the images are the same ones, name them: --images SOURCE"
+        ) from error
 
 
 def _check_key(shard: Shard, sample: Sample, key: str) -> None:

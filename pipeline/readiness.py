@@ -113,7 +113,17 @@ def check_codes(
         message = f"only {usage:.2%} of the codebook is used: see vqpipe doctor"
         concerns.append(Reason("usage", message))
     drift = measured.get("drift")
+    concerns += _check_psnr(totals["low_psnr_shards"])
     return concerns + (_check_drift(drift) if drift else [])
+
+
+def _check_psnr(low: list[str]) -> list[Reason]:
+    """Returns what to say of the shards whose images come back far worse than those of others."""
+    if not low:
+        return []
+    others = f" and {len(low) - 1:,} more" if len(low) > 1 else ""
+    message = f"images of {low[0]}{others} come back far worse than elsewhere: see vqpipe evaluate"
+    return [Reason("psnr", message)]
 
 
 def _check_drift(drift: dict[str, Any]) -> list[Reason]:

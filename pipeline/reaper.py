@@ -20,6 +20,7 @@ from pathlib import Path
 _MARK = "VQPIPE_LOCAL_RAY"
 _PROC = Path("/proc")
 _PAUSE_S = 0.1
+_PATIENCE_S = 60.0
 _QUIET_SCANS = 5  # a process may be between fork and exec, when it has no environment to read
 
 
@@ -47,7 +48,8 @@ def leave_nothing() -> Iterator[dict[str, str]]:
     finally:
         assert reaper.stdin
         reaper.stdin.close()
-        reaper.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a sick driver's process outlives all
+            reaper.wait(_PATIENCE_S)
 
 
 def _reap(mark: bytes) -> None:

@@ -14,14 +14,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import layout, storage
+from pipeline.attempts import ATTEMPTS
 from pipeline.codec import DType
 from pipeline.footer import Footer, read_data, read_footer
 from pipeline.images import Preprocess
 from pipeline.layout import Staged
 from pipeline.plan import Plan, pick_names
+from pipeline.readers import SampleReader
 from pipeline.run import Run
 from pipeline.schema import Selection
-from pipeline.sources import read_shard
 from pipeline.stages import Encode, Opener, encode_rows, open_rows, read_rows
 from pipeline.todo import unfinished
 from pipeline.verify import Breach
@@ -110,10 +111,12 @@ def compare_shard(sink: str, run: Run, plan: Plan, index: int, again: Again) -> 
     kept = pa.schema([stored.schema.field(name) for name in again.selection.keep])
     found = Compared(shards=1)
     had, seen = _Stored.of(stored, footer), 0
-    shard = plan.shard(index)
-    samples = read_shard(shard, again.selection, kept)
+    # A shard that a reader could not read to its end may take this process down, too.
+    deaths = ATTEMPTS if footer.total is None else 0
+    samples = SampleReader(again.selection, kept).samples(plan.shard(index), deaths)
     for block in read_rows(samples, index, Staged(), kept, BLOCK_ROWS):
-        opened = open_rows(block, again.preprocess, again.opener)
+        good = _without_images(block, had.rejected)
+        opened = open_rows(good, again.preprocess, again.opener)
         rows = encode_rows(opened, again.encode, stored.schema.field("codes"))
         rows = rows.filter(pc.greater_equal(rows["row"], 0))
         seen += len(rows)
@@ -122,6 +125,17 @@ def compare_shard(sink: str, run: Run, plan: Plan, index: int, again: Again) -> 
         message = f"the source has {seen} samples, the sink accounts for {footer.origin['seen']}"
         found.breaches.append(Breach("source_again", uri, message))
     return found
+
+
+def _without_images(block: pa.Table, rows: set[int]) -> pa.Table:
+    """Returns rows, some of them without their images.
+
+    What was rejected because the codec died of it would be fatal here, too.
+    """
+    is_left_out = pc.is_in(block["row"], value_set=pa.array(sorted(rows), pa.int32()))
+    none = pa.scalar(None, block.schema.field("image").type)
+    images = pc.if_else(is_left_out, none, block["image"])
+    return block.set_column(block.schema.get_field_index("image"), "image", images)
 
 
 @dataclass(frozen=True)

@@ -161,6 +161,8 @@ class Selection:
     """Parquet column that holds the key; None makes keys from the shard's name and the row."""
     keep: tuple[str, ...] = ()
     """Parquet columns or webdataset extensions to copy into the output."""
+    shape: tuple[int, ...] = ()
+    """Of what is decoded: (h, w) of codes, (C, h, w) of latents."""
 
 
 GRID_LIMIT_UINT16 = 65_536

@@ -350,5 +350,5 @@ def _check_version(file: File, found: File) -> None:
         raise SourceChangedError(
             f"{file.uri} changed since the run was planned: it was {file.size} bytes, version "
             f"{file.version}, and is {found.size} bytes, version {found.version}; restore it, or "
-            "run the same command with --replace-changed"
+            "take it in: vqpipe encode and decode do so with --replace-changed"
         )

@@ -110,7 +110,7 @@ def look(sink: str, run: Run) -> Survey:
     success = find_json(layout.success_uri(sink))
     listed, staged = layout.list_committed(sink), layout.list_staged(sink)
     plan = load_plan(sink)
-    names = set(plan.names)
+    names, waiting = set(plan.names), {plan.name(index) for index in plan.replaced}
     is_of_this = success is not None and success.get("plan_sha256") == plan.sha256()
     return Survey(
         sink=sink,
@@ -119,7 +119,7 @@ def look(sink: str, run: Run) -> Survey:
         success=success if is_of_this else None,
         objects={name: file for name, file in listed.items() if name in names},
         foreign=tuple(file.uri for name, file in listed.items() if name not in names),
-        begun=len(staged.keys() & names),
+        begun=len(staged.keys() & names - (listed.keys() - waiting)),
     )
 
 
@@ -229,6 +229,8 @@ def _why_outdated(then: dict[str, Any], survey: Survey, count: Count) -> str | N
         when = "before shards were added or changed"
     elif then["encoded"] != encoded and not count.is_estimate:
         when = f"when {then['encoded']:,} samples were encoded, not {encoded:,}"
+    elif then["data_bytes"] != count.totals["data_bytes"] and not count.is_estimate:
+        when = "before shards were encoded again"
     else:
         return None
     return f"measured {when}: run vqpipe evaluate again"

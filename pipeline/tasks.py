@@ -5,6 +5,7 @@ which takes about two seconds of a core in every process.
 """
 
 import functools
+import time
 from collections import Counter as Multiset
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, cast
@@ -19,6 +20,7 @@ from pipeline.images import Opened, Pixels, Preprocess
 from pipeline.layout import Staged
 from pipeline.readers import Reader
 from pipeline.sandbox import Sandbox
+from pipeline.stages import open_rows
 from pipeline.writer import Writer
 
 TODO = pa.schema(
@@ -77,6 +79,36 @@ def bytes_taken(table: pa.Table, size: int, rows: int | None) -> int:
     return round(size * len(table) / rows) if rows else int(table["image"].nbytes)
 
 
+def open_views(table: pa.Table, how: Preprocess, counter: ActorHandle[Any]) -> pa.Table:
+    """Returns rows with their images opened; that images are slow is no standstill.
+
+    Args:
+        table: Rows as they were read.
+        how: How images become views.
+        counter: Told of images that are through, where a table takes long.
+    """
+
+    def open_some(
+        images: Sequence[memoryview | None], target: Pixels, how: Preprocess
+    ) -> list[Opened]:
+        opened: list[Opened] = []
+        said, count = time.monotonic(), 0
+        for start in range(0, len(images), _AT_A_TIME):
+            piece = slice(start, start + _AT_A_TIME)
+            opened += open_sandboxed(images[piece], target[piece], how)
+            if time.monotonic() - said > _SAY_EVERY_S:
+                counter.opened.remote(len(opened) - count)
+                said, count = time.monotonic(), len(opened)
+        return opened
+
+    return open_rows(table, how, open_some)
+
+
+_AT_A_TIME = 8
+"""Images in a child's hands: eight that hang take it eight minutes, and large ones much memory."""
+_SAY_EVERY_S = 5.0
+
+
 def open_sandboxed(
     images: Sequence[memoryview | None], target: Pixels, how: Preprocess
 ) -> list[Opened]:
@@ -99,6 +131,8 @@ class Counts(NamedTuple):
 
     encoded: int = 0
     """Images through the codecs."""
+    opened: int = 0
+    """Images of tables that take long to open, again and again; tells that something moves."""
     read: int = 0
     """Samples read."""
     read_bytes: int = 0
@@ -141,6 +175,10 @@ class Counter(Notes):
         """Counts images that a codec has encoded."""
         self._counts = self._counts._replace(encoded=self._counts.encoded + images, failures=0)
         self._failures.clear()
+
+    def opened(self, images: int) -> None:
+        """Counts images of a table that takes long to open."""
+        self._counts = self._counts._replace(opened=self._counts.opened + images)
 
     def worked(self, seconds: float) -> None:
         """Counts the seconds that a codec took for some rows."""

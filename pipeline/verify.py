@@ -28,6 +28,7 @@ from pipeline.gallery import find_fault
 from pipeline.plan import Plan
 from pipeline.run import Run
 from pipeline.schema import REJECTED, File
+from pipeline.threads import map_ahead
 from pipeline.totals import read_totals, success
 
 _READERS, _IMAGE_READERS = 8, 2
@@ -170,10 +171,18 @@ _DAMAGE = (OSError, ValueError, KeyError, TypeError, zlib.error)  # pyarrow's er
 def _wrong_schema(shard: _Shard, run: Run) -> str | None:
     own = _own_schema(run, shard.table.schema)
     found = shard.table.schema
-    if found.names[: len(own)] != own.names:
-        return f"columns are {', '.join(found.names)}; they must begin with {', '.join(own.names)}"
+    kept: dict[str, str] = run.facts.get("kept", {})
+    names = [*own.names, *kept]
+    if found.names != names:
+        return f"columns are {', '.join(found.names)}; they must be {', '.join(names)}"
     wrong = [field.name for field in own if found.field(field.name).type != field.type]
+    wrong += [name for name, kind in kept.items() if not _is_type(found.field(name).type, kind)]
     return f"the type of {', '.join(wrong)} is wrong" if wrong else None
+
+
+def _is_type(found: pa.DataType, name: str) -> bool:
+    """Tells whether a type has that name; Parquet calls what is in a list `element`."""
+    return str(found).replace("<element:", "<item:") == name.replace("<element:", "<item:")
 
 
 def _own_schema(run: Run, found: pa.Schema) -> pa.Schema:
@@ -260,18 +269,20 @@ _SHARD_CHECKS: dict[str, Callable[[_Shard, Run, Plan, int], str | None]] = {
 def _check_rejected(
     sink: str, plan: Plan, data: dict[str, File], rejected: dict[str, File]
 ) -> Iterator[Breach]:
-    for name in plan.names:
-        if name not in data:
-            continue
+    def check(name: str) -> Breach | None:
+        uri = layout.rejected_uri(sink, name)
         try:
             expected = read_footer(data[name]).rejections
             found = _read_rejected(rejected[name]) if name in rejected else REJECTED.empty_table()
         except (StorageError, *_DAMAGE) as error:
-            yield Breach("readable", layout.rejected_uri(sink, name), str(error))
-            continue
-        if not found.equals(expected):
-            message = f"it has {len(found)} rejections where data/ has {len(expected)}, or others"
-            yield Breach("rejected", layout.rejected_uri(sink, name), message)
+            return Breach("readable", uri, str(error))
+        if found.equals(expected):
+            return None
+        message = f"it has {len(found)} rejections where data/ has {len(expected)}, or others"
+        return Breach("rejected", uri, message)
+
+    there = (name for name in plan.names if name in data)
+    yield from filter(None, map_ahead(check, there, _READERS))
 
 
 def _read_rejected(file: File) -> pa.Table:

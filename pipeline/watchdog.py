@@ -69,7 +69,8 @@ def watch(
             yield Tick(item, counts)
         head.check()
         found = _poll(counter, counts)
-        if found.encoded > counts.encoded:  # not what is read: a retried task reads for ever
+        # Not what is read: a task that is tried again reads for ever.
+        if (found.encoded, found.opened) != (counts.encoded, counts.opened):
             moved = time.monotonic()
         counts = found
         yield Tick(None, counts)

@@ -1,6 +1,7 @@
 """Who writes: what a commit needs to know of its run, and which rows and objects are its own."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -19,7 +20,7 @@ class Attempt:
     """Unique among commands: what one of them has staged is of no use to another."""
     shards: frozenset[int]
     """Places in the plan of the shards that are revised."""
-    facts: dict[str, object]
+    facts: dict[str, Any]
     """What may have changed since; stands in the footers of the shards that are revised."""
 
 

@@ -23,7 +23,7 @@ SEED = "VQPIPE_SEED"
 
 KINDS = {
     "read": r"ray::MapBatches\(read\)",
-    "open": r"ray::MapBatches\(open_rows\)",
+    "open": r"ray::MapBatches\(open_views\)",
     "sandbox": r".* -m pipeline\.sandbox ",
     "codec": r"ray::MapWorker\(MapBatches\(_Codec\)\)",
     "commit": r"ray::MapBatches\(commit\)",

@@ -125,6 +125,7 @@ def evaluate(writer, **other):
             "shards_planned": len(writer.plan),
             "shards": done.shards,
             "encoded": done.good,
+            "data_bytes": done.data_bytes,
         },
         "created": "2026-01-03T03:04:05Z",
         "samples": 2048,

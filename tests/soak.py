@@ -27,7 +27,7 @@ from rich.console import Console
 from jobs.console import print_fields
 from tests import commands, corpus, poison
 from tests.fault_proxy import Faults, serve
-from tests.killer import Killer, descendants
+from tests.killer import KINDS, Killer, descendants
 from tests.servers import AWS, serve_moto
 
 SHARDS, IMAGES, RESOLUTION = 48, 120, 96
@@ -72,6 +72,8 @@ def soak(folder, endpoint, proxy, arguments):
     os.environ["AWS_ENDPOINT_URL"] = endpoint
     store = s3fs.S3FileSystem(endpoint_url=endpoint, skip_instance_cache=True)
     store.get(f"{BUCKET}/sink/", str(folder / "sink"), recursive=True)
+    assert all(kills[kind] for kind in (*KINDS, "driver")), f"not everything was killed: {kills}"
+    assert all(proxy.account[what] for what in ("refuse", "drop", "lose", "cut")), proxy.account
     check(folder / "sink", folder / "whole", expected)
     verified = commands.run("verify", f"s3://{BUCKET}/sink", "--deep", "--share", 1)
     print(verified)

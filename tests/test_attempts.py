@@ -102,7 +102,7 @@ def test_run_bounded_errors_that_are_not_the_inputs_fly_at_once(error):
     with pytest.raises(type(error)):
         run_bounded(pixels_table(images(5)), stage(refuse), notes, ITEM)
     assert calls == [5]
-    with noted(notes, "encode 0/0 to 0/4") as deaths:  # an error is no death
+    with noted(notes, "run 0/0 to 0/4") as deaths:  # an error is no death
         assert deaths == 0
 
 
@@ -202,6 +202,12 @@ def test_run_bounded_no_finite_latents_at_all_is_not_the_images_fault(count):
 
 
 @pytest.mark.fault(27)
+def test_run_bounded_no_finite_latents_among_what_was_rejected_before_are_rejections():
+    dark = pixels_table([np.full((8, 8, 3), 10, np.uint8)] * 9)
+    rows = run_bounded(dark, stage(fake_encode), Notes(), ITEM, is_fair=False).to_pylist()
+    assert [row["reason"] for row in rows] == ["non_finite"] * 9
+
+
 def test_run_bounded_some_non_finite_latents_are_rejections():
     few = [np.full((8, 8, 3), 10, np.uint8)] * 7
     rows = run_bounded(views_of(few), stage(fake_encode), Notes(), ITEM).to_pylist()

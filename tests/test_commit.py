@@ -57,10 +57,11 @@ class Calls(Standing):
         self.count += 1
         if is_due and not self._after:
             self._act()
-        result = real(*args, **options)
-        if is_due and self._after:
-            self._act()
-        return result
+        try:
+            return real(*args, **options)
+        finally:  # an answer that is an error is an answer
+            if is_due and self._after:
+                self._act()
 
     def _act(self):
         self._is_acting = True
@@ -322,7 +323,7 @@ def test_commit_rows_racing_threads_commit_once(tmp_path):
 
 def test_commit_rows_crash_after_rejections_has_them_visible_before_data(tmp_path):
     writer = start(tmp_path)
-    with Calls(0, crash, after=True), pytest.raises(Crash):
+    with Calls(1, crash, after=True), pytest.raises(Crash):
         commit_all(writer, pieces(writer, [(0, TOTAL)]))
     assert visible(tmp_path, "rejected") == ["a.parquet"]
     assert visible(tmp_path, "data") == []

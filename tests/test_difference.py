@@ -84,13 +84,13 @@ def test_compare_codes_of_some_shards_reads_no_others(pair):
 
 
 def test_compare_codes_reads_several_shards_at_a_time(pair, monkeypatch):
-    read, together = difference._read, threading.Barrier(len(NAMES), timeout=5)
+    read, together = difference.read_whole, threading.Barrier(len(NAMES), timeout=5)
 
-    def wait(uri):
+    def wait(*what):
         together.wait()
-        return read(uri)
+        return read(*what)
 
-    monkeypatch.setattr(difference, "_read", wait)
+    monkeypatch.setattr(difference, "read_whole", wait)
     found = compare_codes(*map(str, pair), NAMES)
     assert (found.names, found.worst[0]) == (list(NAMES), "a")
 

@@ -1,6 +1,7 @@
 """What `evaluation.json` says of two sinks that were made without a model."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def found(tmp_path_factory):
 def test_document_has_the_usual_distance_of_all_shards_and_names_the_most_distant(found):
     said, codes = evaluation.to_document(found[0])["drift"], found[1]
     total = read_totals(codes.uri, codes.run, codes.plan).histogram
-    distances = [each.distance for each in measure_drift(codes.uri, codes.plan, total)]
+    distances = [each.distance for each in measure_drift(codes.uri, codes.run, codes.plan, total)]
     assert said["shards"] == len(distances) == 29
     assert said["median"] == np.median(distances)
     assert [each["distance"] for each in said["most"]] == distances[: evaluation.DRIFTED]
@@ -44,6 +45,7 @@ def test_document_says_what_it_was_measured_of(found):
         "shards_planned": 30,
         "shards": 29,
         "encoded": 29 * 4,
+        "data_bytes": sum(file.stat().st_size for file in Path(codes.uri, "data").glob("*")),
     }
     assert json.dumps(said, allow_nan=False)
 

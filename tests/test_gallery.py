@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from jobs import cli
+from jobs.identity import types_of
 from pipeline import products, publication, todo, totals
 from pipeline.commit import commit_rows
 from pipeline.images import ImageFormat, compress
@@ -41,7 +42,9 @@ def decoded(sink, layout, count=4):
     """Returns the writer of a complete sink of two shards, whose last row is rejected."""
     plan = Plan.of(tar_shard(name) for name in SHARDS)
     identity = {"stage": "decode", "layout": layout, "source": "s3://codes"}
-    run, plan = start_run(str(sink), Run(identity, {}, plan.sha256()), plan, Growth())
+    run, plan = start_run(
+        str(sink), Run(identity, {"kept": types_of(KEPT)}, plan.sha256()), plan, Growth()
+    )
     product = ImagesProduct(KEPT, ImageFormat("png"), layout, SIZE)
     writer = Writer(str(sink), run, plan, KEPT, product)
     for shard in range(len(SHARDS)):
@@ -203,7 +206,9 @@ def live(sink, layout):
     """One command that decodes a shard of six rows, the last one rejected, in three pieces."""
     plan = Plan.of([tar_shard("a")])
     identity = {"stage": "decode", "layout": layout, "source": "s3://codes"}
-    run, plan = start_run(str(sink), Run(identity, {}, plan.sha256()), plan, Growth())
+    run, plan = start_run(
+        str(sink), Run(identity, {"kept": types_of(KEPT)}, plan.sha256()), plan, Growth()
+    )
     product = ImagesProduct(KEPT, ImageFormat("png"), layout, SIZE)
     writer = Writer(str(sink), run, plan, KEPT, product)
     rows = rows_of(0, 5, product.rows)

@@ -2,6 +2,7 @@ import json
 import re
 import shlex
 from dataclasses import replace
+from pathlib import Path
 
 import duckdb
 import pytest
@@ -172,6 +173,19 @@ def retried(writer):
     sinks.end(writer)
 
 
+def encoded_again(writer):
+    """Makes the first shard anew, after its object was removed, with other codes."""
+    Path(writer.sink, "data", "a.parquet").unlink()
+    sinks.commit(writer, 0, 20, rejected=(1,), change=same_codes)
+    sinks.end(writer)
+
+
+def same_codes(rows):
+    without_flips(rows)
+    for row in rows:
+        row["codes"] = row["codes"] and [1] * 6
+
+
 def extended(writer):
     """Plans another shard."""
     listed = Plan.of(tar_shard(name) for name in (*writer.plan.names, "d"))
@@ -187,6 +201,7 @@ def finished(writer):
     ("done", "change", "when"),
     [
         (3, retried, "when 59 samples were encoded, not 60"),
+        (3, encoded_again, "before shards were encoded again"),
         (3, extended, "before shards were added or changed"),
         (2, finished, "when 2 of 3 shards were done"),
     ],

@@ -14,6 +14,7 @@ SOUND = {
     "flip_rate": None,
     "codebook_usage": 0.9,
     "codebook_perplexity": 700.0,
+    "low_psnr_shards": [],
 }
 
 
@@ -34,6 +35,13 @@ def drift(*distances, median=None, shards=None):
 def test_judge_complete_sound_sink_is_yes(tmp_path):
     found = judge(seen(tmp_path), SOUND, check_codes(FACTS, SOUND, None))
     assert (found.answer, [why.check for why in found.why]) == ("yes", ["complete"])
+
+
+@pytest.mark.parametrize(("low", "said"), [(["b/c"], "b/c come"), (["b", "a"], "b and 1 more")])
+def test_judge_shards_that_come_back_far_worse_want_care(tmp_path, low, said):
+    found = judge(seen(tmp_path), SOUND, check_codes(FACTS, SOUND | {"low_psnr_shards": low}, None))
+    assert (found.answer, [why.check for why in found.why]) == ("with care", ["psnr"])
+    assert said in found.why[0].message
 
 
 @pytest.mark.parametrize("done", [0, 2, 3])

@@ -51,7 +51,37 @@ def test_read_codes_of_any_width_and_kind_of_list(tmp_path, kind):
 )
 def test_read_codes_lists_of_lists_are_row_major(tmp_path, kind):
     write(tmp_path, {"codes": pa.array([[[1, 2], [3, 4]], [[5, 6], [7, 8]]], kind)})
-    assert [numbers(sample) for sample in read(tmp_path)] == [[1, 2, 3, 4], [5, 6, 7, 8]]
+    samples = read(tmp_path, Selection("codes", shape=(2, 2)))
+    assert [numbers(sample) for sample in samples] == [[1, 2, 3, 4], [5, 6, 7, 8]]
+
+
+@pytest.mark.parametrize("nested", [(2, 3, 4), (6, 4), (2, 12), (1, 2, 3, 4), (2, 1, 12), (1, 24)])
+def test_read_latents_with_neighbouring_dimensions_merged(tmp_path, nested):
+    values = np.arange(24).reshape(1, *nested).tolist()
+    write(tmp_path, {"z": pa.array(values)})
+    (sample,) = read(tmp_path, Selection("z", shape=(2, 3, 4)), "latents")
+    assert numbers(sample, "<f4") == list(range(24))
+
+
+@pytest.mark.parametrize(
+    ("value", "shape", "said"),
+    [
+        (np.zeros((4, 8), int).tolist(), (8, 4), "4 x 8 numbers, where they should be 8 x 4"),
+        (np.zeros((3, 4, 2), int).tolist(), (2, 3, 4), "3 x 4 x 2 numbers"),
+        (np.zeros((8, 3), int).tolist(), (2, 3, 4), "8 x 3 numbers"),
+        (np.zeros((2, 3), int).tolist(), (2, 2), "2 x 3 numbers"),
+        ([[1, 2, 3], [4]], (2, 2), "2 different lengths"),
+        ([[1, 2, 3, 4], None], (2, 2), "2 different lengths"),
+        ([[], []], (2, 2), "2 x 0 numbers"),
+        ([], (2, 2), "0 different lengths"),
+    ],
+)
+def test_read_codes_lists_of_lists_of_another_shape_are_rejections(tmp_path, value, shape, said):
+    kind = pa.list_(pa.list_(pa.int64())) if len(shape) == 2 else None
+    write(tmp_path, {"codes": pa.array([value], kind)})
+    (sample,) = read(tmp_path, Selection("codes", shape=shape))
+    assert sample.rejection.reason == Reason.BAD_CODES
+    assert said in sample.rejection.message
 
 
 def test_read_codes_sliced_lists_hold_their_own_numbers(tmp_path):
@@ -96,16 +126,16 @@ def test_read_latents_as_float32(tmp_path):
 )
 def test_kept_schema_column_that_is_no_list_of_numbers_is_config_error(tmp_path, column, kind):
     write(tmp_path, {"codes": column})
-    (shard,) = codes.list_shards(str(tmp_path), kind)
+    shards = codes.list_shards(str(tmp_path), kind)
     with pytest.raises(ConfigError, match=r"column 'codes' is .*; it must be a list of"):
-        codes.kept_schema(shard, PLAIN, (1, 2))
+        codes.kept_schema(shards, Selection("codes", shape=(1, 2)))
 
 
 def test_kept_schema_missing_column_names_those_that_are_there(tmp_path):
     write(tmp_path, {"tokens": pa.array(CODES)})
-    (shard,) = codes.list_shards(str(tmp_path), "codes")
+    shards = codes.list_shards(str(tmp_path), "codes")
     with pytest.raises(ConfigError, match=r"no column 'codes'.*tokens"):
-        codes.kept_schema(shard, PLAIN, (1, 2))
+        codes.kept_schema(shards, Selection("codes", shape=(1, 2)))
 
 
 @pytest.mark.parametrize(
@@ -121,8 +151,8 @@ def test_kept_schema_missing_column_names_those_that_are_there(tmp_path):
 )
 def test_kept_schema_lists_that_may_have_the_grid_pass(tmp_path, kind, shape):
     write(tmp_path, {"codes": pa.array([], kind)})
-    (shard,) = codes.list_shards(str(tmp_path), "codes")
-    assert codes.kept_schema(shard, PLAIN, shape) == NO_KEPT
+    shards = codes.list_shards(str(tmp_path), "codes")
+    assert codes.kept_schema(shards, Selection("codes", shape=shape)) == NO_KEPT
 
 
 @pytest.mark.parametrize(
@@ -136,10 +166,20 @@ def test_kept_schema_lists_that_may_have_the_grid_pass(tmp_path, kind, shape):
 )
 def test_kept_schema_lists_of_another_size_are_config_error(tmp_path, kind, shape, said):
     write(tmp_path, {"codes": pa.array([], kind)})
-    (shard,) = codes.list_shards(str(tmp_path), "codes")
+    shards = codes.list_shards(str(tmp_path), "codes")
     with pytest.raises(ConfigError, match="--grid") as raised:
-        codes.kept_schema(shard, PLAIN, shape)
+        codes.kept_schema(shards, Selection("codes", shape=shape))
     assert said in raised.value.message
+
+
+def test_kept_schema_is_that_of_the_first_file_that_can_be_read(tmp_path):
+    write(tmp_path, {"codes": pa.array(CODES), "n": pa.array([1, 2, 3], pa.int8())}, "b")
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 cut short")
+    shards = codes.list_shards(str(tmp_path), "codes")
+    selection = Selection("codes", keep=("n",), shape=(2, 2))
+    assert codes.kept_schema(shards, selection) == pa.schema([pa.field("n", pa.int8())])
+    with pytest.raises(ConfigError, match=r"none of 1 file\(s\) .*a\.parquet"):
+        codes.kept_schema(shards[:1], selection)
 
 
 def test_list_shards_name_that_is_not_utf_8_is_config_error(tmp_path):

@@ -298,6 +298,11 @@ def test_encode_rows_audit_that_fails_costs_no_codes(error):
     plain = encode_rows(pixels_table(images), fake_encode, CODES)
     assert encoded.equals(plain)
     assert encoded["psnr_db"].null_count == 3
+    black = np.zeros((3, 8, 8, 3), np.uint8), np.ones(3, bool)
+    audit = Audit(1.0, lambda _: black, decode)  # encoding in float32 fails, decoding does not
+    encoded = encode_rows(pixels_table(images), fake_encode, CODES, audit)
+    assert (encoded["flips"].null_count, encoded["psnr_db"].null_count) == (3, 0)
+    assert encoded["codes"].equals(plain["codes"])
 
 
 def test_encode_rows_audit_of_no_share_looks_at_nothing():

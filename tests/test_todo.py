@@ -223,6 +223,37 @@ def test_retry_that_helps_puts_the_rows_into_the_object_at_once(tmp_path, order)
     assert query(writer.sink, "data", "count(*)") == [(7,)]
 
 
+def test_writer_that_comes_late_leaves_rejections_as_the_first_one_has_them(tmp_path):
+    first = start(tmp_path)
+    commit(first, 0)
+    finish(first)
+    commit(first, 0, rejected=(5,))  # such as by a time limit, on a machine that is busy
+    assert (tmp_path / "_SUCCESS").exists()
+    assert visible(tmp_path, "rejected") == []
+    finish(first)
+
+
+def test_retry_takes_back_what_another_command_says_of_the_sink_meanwhile(tmp_path):
+    writer = start(tmp_path)
+    commit(writer, 0, rejected=(5,))
+    again = retry(writer)  # which has begun before the other command says so:
+    finish(writer)
+    commit(again, 0, numbers=[5])
+    assert not (tmp_path / "_SUCCESS").exists()
+    finish(writer)
+
+
+def test_retries_leave_the_highest_limit_that_a_row_was_opened_under(tmp_path):
+    writer = start(tmp_path)
+    commit(writer, 0, rejected=(2, 5))
+    commit(retry(writer, "r1"), 0, numbers=[2, 5], rejected=(5,))
+    lower = replace(ATTEMPT, tag="r2", facts={"max_pixels": 3, "pillow": "13"})
+    commit(replace(writer, attempt=lower), 0, numbers=[5])
+    said = json.loads(read_data(writer, 0)[1][b"vqpipe"])["retried"]
+    assert said == {"max_pixels": 5, "pillow": "13"}
+    assert visible(tmp_path, "data") == ["a.parquet"]
+
+
 def test_retry_of_all_leaves_no_rejections(tmp_path):
     writer = start(tmp_path)
     commit(writer, 0, rejected=(2, 5))

@@ -114,6 +114,25 @@ def widen_codes(sink):
     rewrite(sink / "data" / "a.parquet", change)
 
 
+def lose_a_kept_column(sink):
+    rewrite(sink / "data" / "a.parquet", lambda table: table.drop_columns("caption"))
+
+
+def rename_a_kept_column(sink):
+    def change(table):
+        return table.rename_columns({"caption": "text"})
+
+    rewrite(sink / "data" / "a.parquet", change)
+
+
+def widen_a_kept_column(sink):
+    def change(table):
+        place = table.schema.get_field_index("score")
+        return table.set_column(place, "score", table["score"].cast(pa.float64()))
+
+    rewrite(sink / "data" / "a.parquet", change)
+
+
 def take_from_another_run(sink):
     path = sink / "data" / "a.parquet"
     rewrite(path, metadata={"vqpipe": json.dumps(origin(path) | {"fingerprint": "0" * 64})})
@@ -162,6 +181,9 @@ def change_the_totals(sink):
         (change_a_code, "counts"),
         (overflow_a_code, "codes"),
         (widen_codes, "schema"),
+        (lose_a_kept_column, "schema"),
+        (rename_a_kept_column, "schema"),
+        (widen_a_kept_column, "schema"),
         (take_from_another_run, "source"),
         (take_another_version, "source"),
         (lose_rejections, "rejected"),

@@ -1,17 +1,21 @@
 """Parquet files with a column of codes, or of latents, made by vqpipe or by other tools.
 
 A value is a list of whole numbers (codes, row-major) or of numbers (latents, as (C, h, w)), of any
-width and fixed or variable length; lists of lists are flattened. What comes out of a row takes the
-place of the compressed image in a `Sample`: int64 or float32, little-endian.
+width and fixed or variable length. Lists of lists are flattened; their lengths have to be those of
+the shape, or of one in which neighbouring dimensions are merged, such as (C, h * w). What comes out
+of a row takes the place of the compressed image in a `Sample`: int64 or float32, little-endian.
 """
 
+import itertools
 import math
-from collections.abc import Iterator
+import operator
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline import storage
 from pipeline.errors import ConfigError
@@ -64,36 +68,24 @@ def list_shards(source: str, kind: Kind) -> list[Shard]:
     return sorted(shards, key=lambda shard: shard.name)
 
 
-def read_schema(shard: Shard) -> pa.Schema:
-    """Returns the columns of a shard's file.
+def kept_schema(shards: Sequence[Shard], selection: Selection) -> pa.Schema:
+    """Returns the kept columns with their types in the first file that has a readable footer.
 
     Raises:
-        ConfigError: If it cannot be read.
+        ConfigError: If a selected column is missing or unusable, or no footer can be read.
     """
-    try:
-        with storage.open_file(shard.files[0]) as file, open_parquet(file) as parquet:
-            return parquet.schema_arrow
-    except ARROW_ERRORS as error:
-        raise ConfigError(
-            f"{shard.files[0].uri} is no Parquet file that can be read: {brief(str(error))}"
-        ) from error
-
-
-def kept_schema(shard: Shard, selection: Selection, shape: tuple[int, ...]) -> pa.Schema:
-    """Returns the kept columns with their types in one file, the columns wanted being checked.
-
-    Args:
-        shard: The file.
-        selection: Which columns are wanted.
-        shape: (h, w) of codes, (C, h, w) of latents.
-
-    Raises:
-        ConfigError: If a selected column is missing or unusable.
-    """
-    schema = read_schema(shard)
-    _check_columns(shard, schema, selection)
-    _check_sizes(shard, schema.field(_column(selection)), shape)
-    return pa.schema([pa.field(name, schema.field(name).type) for name in selection.keep])
+    for shard in shards:
+        try:
+            with storage.open_file(shard.files[0]) as file, open_parquet(file) as parquet:
+                schema = parquet.schema_arrow
+        except ARROW_ERRORS:
+            continue  # `read_shard` makes it a rejection
+        _check_columns(shard, schema, selection)
+        _check_sizes(shard, schema.field(_column(selection)), selection.shape)
+        return pa.schema([pa.field(name, schema.field(name).type) for name in selection.keep])
+    raise ConfigError(
+        f"none of {len(shards)} file(s) is Parquet that can be read, {shards[0].files[0].uri} first"
+    )
 
 
 def read_shard(shard: Shard, selection: Selection, kept: pa.Schema) -> Iterator[Sample]:
@@ -142,12 +134,23 @@ def _check_sizes(shard: Shard, column: pa.Field, shape: tuple[int, ...]) -> None
     if pa.types.is_nested(value):
         return
     found, wanted = math.prod(sizes), math.prod(shape)
-    if found != wanted or (len(sizes) == len(shape) and tuple(sizes) != shape):
+    if not _fits(sizes, shape):
         raise ConfigError(
             f"{shard.files[0].uri}: column {column.name!r} is {column.type}, {found} numbers a row,"
             f" and {' x '.join(map(str, shape))} {shard.format} are {wanted}: give the --grid that "
             "they were made with"
         )
+
+
+def _fits(sizes: Sequence[int], shape: Sequence[int]) -> bool:
+    """Tells whether lists of lists of these lengths hold numbers of a shape, in its order.
+
+    So they do if the lengths are the shape's, or arise when neighbouring dimensions are merged.
+    """
+    ends = {1, *itertools.accumulate(shape, operator.mul)}
+    return math.prod(sizes) == math.prod(shape) and ends.issuperset(
+        itertools.accumulate(sizes, operator.mul)
+    )
 
 
 def _column(selection: Selection) -> str:
@@ -189,24 +192,41 @@ def _sample(
         message = f"the {shard.format} are null"
         return Sample(row, key, None, Rejection(Reason.NO_CODES, message), named)
     try:
-        return Sample(row, key, _numbers(value, DTYPE[shard.format]), None, named)
+        found = _numbers(value, DTYPE[shard.format], selection.shape)
+        return Sample(row, key, found, None, named)
     except (pa.ArrowException, ValueError) as error:
         return Sample(row, key, None, Rejection(Reason.BAD_CODES, brief(str(error))), named)
 
 
-def _numbers(value: pa.Scalar, dtype: np.dtype[Any]) -> bytes:
+def _numbers(value: pa.Scalar, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     """Returns the numbers in a list, or in lists of lists, as bytes.
 
     Raises:
-        ValueError: If there are too many, or some are null.
+        ValueError: If there are too many, some are null, or lists in lists are not of that shape.
     """
     size = size_of(value)
     if size > MAX_VALUE_BYTES:
         raise ValueError(f"{size} bytes are more than the {MAX_VALUE_BYTES} that are read")
-    numbers = value.values
+    numbers, sizes = value.values, [len(value.values)]
     while pa.types.is_nested(numbers.type):
+        sizes.append(_only_length(numbers))
         numbers = numbers.flatten()
+    if len(sizes) > 1 and not _fits(sizes, shape):
+        nested, wanted = (" x ".join(map(str, each)) for each in (sizes, shape))
+        raise ValueError(f"lists in lists of {nested} numbers, where they should be {wanted}")
     if numbers.null_count:
         raise ValueError(f"{numbers.null_count} of {len(numbers)} numbers are null")
     found: npt.NDArray[Any] = numbers.to_numpy(zero_copy_only=False)
     return found.astype(dtype).tobytes()
+
+
+def _only_length(lists: pa.Array) -> int:
+    """Returns the length that all lists have.
+
+    Raises:
+        ValueError: If they differ, or there are none.
+    """
+    found = pc.unique(pc.list_value_length(lists).fill_null(0)).to_pylist()
+    if len(found) != 1:
+        raise ValueError(f"lists in a list have {len(found)} different lengths")
+    return int(found[0])

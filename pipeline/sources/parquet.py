@@ -21,6 +21,7 @@ from pipeline.sources.footer import extension_name, read_footer
 from pipeline.sources.growth import check_growth, most_bytes
 from pipeline.sources.keys import Keys, check_count
 from pipeline.sources.names import shard_names
+from pipeline.threads import map_ahead
 
 MAX_SHARD_BYTES = 10**9
 """Files above this size become several shards of row groups, each of at most about this size."""
@@ -32,6 +33,7 @@ MAX_VALUE_BYTES = 16 * 2**20
 
 BATCH_ROWS = 1  # a small page may hold large rows: a dictionary's value again and again, prefixes
 _MAX_COLUMNS_TEXT = 2_000
+_READERS = 16
 _BUFFER_BYTES = 2**20  # a column: without it Arrow reads whole column chunks into memory
 ARROW_ERRORS = (pa.ArrowException, *PARSER_ERRORS)
 _ROW_GROUP = "-rg"
@@ -39,11 +41,13 @@ _ROW_GROUP = "-rg"
 
 def list_shards(root: str, files: list[File], max_bytes: int = MAX_SHARD_BYTES) -> list[Shard]:
     """Returns one shard a file, or several for a file of more than `max_bytes`."""
-    shards = []
-    for file, name in zip(files, shard_names(root, files), strict=True):
-        shard = Shard(name, "parquet", (file,))
-        shards += [shard] if file.size <= max_bytes else _split(shard, max_bytes)
-    return shards
+    named = zip(files, shard_names(root, files), strict=True)
+    shards = (Shard(name, "parquet", (file,)) for file, name in named)
+
+    def parts(shard: Shard) -> list[Shard]:
+        return [shard] if shard.size <= max_bytes else _split(shard, max_bytes)
+
+    return [part for found in map_ahead(parts, shards, _READERS) for part in found]
 
 
 def kept_schema(shards: tuple[Shard, ...], selection: Selection) -> pa.Schema:
@@ -253,7 +257,8 @@ def size_of(value: pa.Scalar) -> int:
         return 0
     if hasattr(value, "as_buffer"):
         return int(value.as_buffer().size)
-    return int(pa.array([value]).nbytes) if pa.types.is_nested(value.type) else 0
+    # `pa.array` of a scalar fails where a list in it holds a null list.
+    return int(pa.repeat(value, 1).nbytes) if pa.types.is_nested(value.type) else 0
 
 
 def check_size(value: pa.Scalar) -> None:

@@ -40,9 +40,7 @@ from pipeline.readers import SampleReader
 from pipeline.run import Run, start_run
 from pipeline.schema import Selection
 from pipeline.sources import list_shards, read_shard
-from pipeline.stages import open_rows
 from pipeline.steps import Encoding
-from pipeline.tasks import open_sandboxed
 from pipeline.weights import Weights
 from pipeline.writer import Writer
 
@@ -127,7 +125,7 @@ def measure_ours(folder, sink):
     work = engine.Work(
         writer=Writer(str(sink), run, frozen, kept, product),
         reader=SampleReader(Selection(), kept),
-        before=engine.Stage(open_rows, (Preprocess(RESOLUTION), open_sandboxed)),
+        opens=Preprocess(RESOLUTION),
         step=Encoding(codes, CodecConfig(), RESOLUTION, audit=0.0),
         weights=Weights.load(str(CHECKPOINT)),
         todo={index: Staged() for index in range(len(frozen))},
