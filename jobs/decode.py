@@ -32,6 +32,7 @@ from pipeline.products import ImagesProduct
 from pipeline.readers import SampleReader
 from pipeline.run import Run, find_run, is_complete, start_run
 from pipeline.schema import Selection, Shard
+from pipeline.sources import count_rows
 from pipeline.sources.codes import Kind, kept_schema, list_shards
 from pipeline.sources.names import check_keep
 from pipeline.steps import Decoding
@@ -288,7 +289,28 @@ def _introduce(job: Decode, source: _Source, work: Work, step: Decoding) -> Fiel
             "once that is so, the same command with --extend (and --replace-changed) does the rest"
         )
         fields.append(("take care", f"the source is not complete yet: {more}"))
-    return [*fields, *describe_store(work.writer)]
+    return [*fields, *_describe_memory(job, source, step), *describe_store(work.writer)]
+
+
+def _describe_memory(job: Decode, source: _Source, step: Decoding) -> Fields:
+    """Returns a warning if the images of the largest shard, which meet in one worker, are many."""
+    largest = max(source.shards, key=lambda shard: shard.size)
+    rows = count_rows(largest) or 0
+    most = rows * step.row_bytes * (1 if job.format == "png" else _OF_LOSSY)
+    if most < _MUCH_MEMORY:
+        return []
+    cure = "" if source.run else ", or write the codes in files of fewer rows"
+    said = (
+        f"the {rows:,} images of shard {largest.name} may take {most / 1e9:,.0f} GB, and the worker"
+        f" that commits them holds them about three times: give it as much memory{cure}"
+    )
+    return [("take care", said)]
+
+
+_OF_LOSSY = 1 / 4
+"""Size of a JPEG of quality 95 by that of its pixels, at most, of photos."""
+_MUCH_MEMORY = 4e9
+"""Bytes of compressed images."""
 
 
 if __name__ == "__main__":

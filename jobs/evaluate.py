@@ -190,12 +190,13 @@ def _pick(job: Evaluate, codes: Sink) -> _Picked:
 
 def _find_images(job: Evaluate, codes: Sink, quotas: dict[str, int]) -> list[Shard]:
     """Returns the shards of images that codes were made of, where they are now."""
-    planned = {shard.name: shard for shard in codes.plan.shards() if shard.name in quotas}
+    planned = codes.plan.shards()
     if job.images is None:
-        return list(planned.values())
-    listed = list_shards(storage.normalise_uri(job.images), codes.run.identity["format"])
+        return [shard for shard in planned if shard.name in quotas]
+    source, kind = storage.normalise_uri(job.images), codes.run.identity["format"]
+    listed = list_shards(source, kind, planned=planned)
     found = {shard.name: shard for shard in listed.shards if shard.name in quotas}
-    missing = sorted(planned.keys() - found.keys())
+    missing = sorted(quotas.keys() - found.keys())
     if missing:
         raise ConfigError(
             f"--images {job.images} has no shard {missing[0]}, of which {codes.uri} has codes: "

@@ -97,7 +97,10 @@ def test_decode_to_a_folder_gives_every_image_a_safe_name_and_its_pixels(encoded
     assert (totals["decoded"], totals["image_bytes"]) == (2 * len(KEYS), sum(sizes))
     stored = sum(sizes) + sum(path.stat().st_size for path in (sink / "data").rglob("*.parquet"))
     assert totals["bytes_per_image"] == pytest.approx(stored / len(sizes), abs=0.051)
-    assert "already" not in decode(encoded / "codes", sink, "--layout", "folder", "--format", "png")
+    before = {path: path.stat().st_mtime_ns for path in (sink / "images").rglob("*.png")}
+    again = decode(encoded / "codes", sink, "--layout", "folder", "--format", "png")
+    assert "nothing was left to do" in again
+    assert {path: path.stat().st_mtime_ns for path in (sink / "images").rglob("*.png")} == before
 
 
 def test_decode_to_tars_holds_images_text_and_metadata(encoded, expected):

@@ -71,6 +71,47 @@ def test_decode_grid_that_is_not_the_runs_is_refused(writer, capsys, grid):
     assert begin(writer, grid=GRID)[0] == ["a", "b"]
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--pixel-range", "unit"), "--pixel-range is unit, and the run used its model with"),
+        (("--subfolder", "vqvae"), "--subfolder says more of --model"),
+        (("--revision", "main"), "--revision says more of --model"),
+    ],
+)
+def test_decode_options_that_would_do_nothing_or_harm_are_refused(writer, capsys, options, said):
+    code, printed = refused(writer, capsys, *options)
+    assert code == 4
+    assert said in " ".join(printed.split())
+
+
+def test_decode_codes_and_latents_at_once_are_refused():
+    with pytest.raises(ValueError, match="--codes and --latents cannot go together"):
+        Decode(source="codes", sink="images", codes="tokens", latents="z")
+
+
+def test_decode_damaged_first_file_does_not_keep_the_others_from_being_read(tmp_path):
+    folder = tmp_path / "tokens"
+    folder.mkdir()
+    (folder / "a.parquet").write_bytes(b"PAR1")
+    column = pa.array([[0] * 64], pa.list_(pa.uint16()))
+    pq.write_table(pa.table({"codes": column}), folder / "b.parquet")
+    options = {"model": str(commands.CHECKPOINT), "grid": GRID, "pixel_range": "signed"}
+    job = Decode(source=str(folder), sink=str(tmp_path / "out"), **options)
+    assert decode._prepare(job).work.writer.plan.names == ["a", "b"]
+
+
+@pytest.mark.parametrize(("kind", "share"), [("png", 1), ("jpeg", 4)])
+def test_decode_says_what_memory_the_largest_shard_takes(writer, monkeypatch, kind, share):
+    bytes_of_all = 4 * 32 * 32 * 3 // share
+    for limit, is_much in ((bytes_of_all + 1, False), (bytes_of_all, True)):
+        monkeypatch.setattr(decode, "_MUCH_MEMORY", limit)
+        job = Decode(source=writer.sink, sink=f"{writer.sink}-images", format=kind)
+        introduction = decode._prepare(job).introduction
+        said = [text for name, text in introduction if name == "take care"]
+        assert ("the 4 images of shard" in said[-1]) == is_much
+
+
 def test_decode_lists_of_a_size_that_is_not_the_grids_are_refused(writer, capsys, tmp_path):
     column = pa.array([[0] * 64], pa.list_(pa.uint16(), 64))
     pq.write_table(pa.table({"codes": column}), tmp_path / "a.parquet")

@@ -23,11 +23,11 @@ def list_shards(root: str, files: list[File], planned: Sequence[Shard] = ()) -> 
     Args:
         root: The folder.
         files: All images in it.
-        planned: Shards that a run has of it. They stay, with the files that are still there as they
-            are now; only the others make up new ones.
+        planned: Shards that a run has of it, or of the folder that it was moved from. They stay,
+            with the files that are still there as they are now; only others make up new ones.
     """
-    found = {file.uri: file for file in files}
-    old = [_refresh(shard, found) for shard in planned if shard.root == root]
+    found = {relative_path(root, file.uri): file for file in files}
+    old = [_refresh(shard, found, root) for shard in planned]
     taken = {file.uri for shard in old for file in shard.files}
     rest = [file for file in files if file.uri not in taken]
     first = max((_number(shard) for shard in old), default=-1) + 1
@@ -40,9 +40,10 @@ def list_shards(root: str, files: list[File], planned: Sequence[Shard] = ()) -> 
     return [*(shard for shard in old if shard.files), *new]
 
 
-def _refresh(shard: Shard, found: Mapping[str, File]) -> Shard:
+def _refresh(shard: Shard, found: Mapping[str, File], root: str) -> Shard:
     """Returns the shard with the files that are still there, as they are now."""
-    return replace(shard, files=tuple(found[f.uri] for f in shard.files if f.uri in found))
+    paths = (relative_path(shard.root, file.uri) for file in shard.files)
+    return replace(shard, files=tuple(found[path] for path in paths if path in found), root=root)
 
 
 def _number(shard: Shard) -> int:
