@@ -157,6 +157,7 @@ def test_decode_codes_of_another_tool_rejects_what_is_none(encoded, expected, tm
     assert [row["reason"] for row in rejected] == ["bad_codes", "no_codes", "bad_codes"]
 
 
+@pytest.mark.soak
 def test_decode_latents_are_looked_up_and_decoded(tmp_path):
     oracle = diffusers.VQModel.from_pretrained(str(commands.CHECKPOINT)).eval()
     channels = oracle.config.vq_embed_dim or oracle.config.latent_channels
@@ -185,6 +186,7 @@ def refused(capsys, *arguments):
     return code, capsys.readouterr().err
 
 
+@pytest.mark.soak
 def test_decode_another_codebook_is_refused_and_another_decoder_is_not(encoded, tmp_path, capsys):
     model = tmp_path / "other"
     shutil.copytree(commands.CHECKPOINT, model)
@@ -228,6 +230,7 @@ def test_decode_option_that_cannot_work_says_what_would(tmp_path, capsys, option
     assert not (tmp_path / "sink").exists()
 
 
+@pytest.mark.soak
 def test_decode_images_are_refused_as_a_source(encoded, capsys):
     if not (encoded / "parquet").exists():
         decode(encoded / "codes", encoded / "parquet", "--layout", "parquet", "--format", "png")

@@ -122,8 +122,8 @@ def check_views(found, images):
 
 
 @pytest.mark.parametrize(
-    "name",  # webdataset is the one that is read from S3 below
-    [pytest.param(name, marks=[pytest.mark.soak] * (name == "webdataset")) for name in WRITERS],
+    "name",  # a webdataset is read from S3 below
+    [pytest.param(name, marks=[pytest.mark.soak] * (name != "parquet")) for name in WRITERS],
 )
 def test_encode_local_source_equals_reference(tmp_path, name):
     images, options = WRITERS[name](tmp_path / "source")
@@ -162,6 +162,7 @@ def test_encode_on_s3_equals_reference(tmp_path, bucket, name):
     assert json.loads(printed)["encoded"] == len(images)
 
 
+@pytest.mark.soak
 @pytest.mark.s3
 @pytest.mark.fault(15)
 def test_encode_to_a_store_without_create_if_absent_says_so_and_completes(careless_store):
@@ -173,6 +174,7 @@ def test_encode_to_a_store_without_create_if_absent_says_so_and_completes(carele
     assert (careless_store / "bucket" / "sink" / "_SUCCESS").exists()
 
 
+@pytest.mark.soak
 @pytest.mark.fault(2)
 def test_encode_killed_driver_then_rerun_equals_uninterrupted(tmp_path):
     write_tars(tmp_path / "source", photos(720), shards=12)  # some six blocks, so many commits
@@ -269,6 +271,7 @@ def test_encode_without_the_device_it_needs_gives_up_with_5(tmp_path):
     assert re.search(r"0 of 0 GPUs", printed)
 
 
+@pytest.mark.soak
 @pytest.mark.fault(22)
 def test_encode_empty_and_damaged_shards_are_committed(tmp_path):
     source = tmp_path / "source"

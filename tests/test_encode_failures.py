@@ -51,6 +51,7 @@ def check_rows(sink, good, bad):
     return {row["key"]: row["message"] for row in found}
 
 
+@pytest.mark.soak
 def test_encode_image_that_the_codec_cannot_and_shards_that_the_reader_cannot(tmp_path):
     source, sink = tmp_path / "source", tmp_path / "sink"
     source.mkdir()
@@ -117,7 +118,8 @@ def test_encode_failure_that_is_not_the_inputs_rejects_nothing(twelve, codec, co
 
 
 @pytest.mark.fault(30)
-@pytest.mark.parametrize("budget", [50, pytest.param(0.1, marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("budget", [50, 0.1])
 def test_encode_too_many_rejections_end_the_run_early(tmp_path, budget):
     total, source, sink = 20_000, tmp_path / "source", tmp_path / "sink"
     source.mkdir()

@@ -112,6 +112,7 @@ def test_evaluate_says_what_all_footers_add_up_to(evaluated):
     assert said["run"]["encoded"] == SHARDS * IMAGES
 
 
+@pytest.mark.soak
 @pytest.mark.ray
 @pytest.mark.slow
 def test_evaluate_again_measures_nothing_twice_and_resumes_what_is_missing(evaluated):
@@ -138,6 +139,7 @@ def test_evaluate_ends_with_a_report_that_holds_its_numbers_and_escapes_keys(eva
     assert page.count("data:image/jpeg;base64,") == 2 * (12 + 6 + 6)
 
 
+@pytest.mark.soak
 @pytest.mark.ray
 @pytest.mark.slow
 def test_evaluate_images_that_are_others_now_are_refused(evaluated, tmp_path):

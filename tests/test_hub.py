@@ -93,6 +93,7 @@ def sha256():
     return Weights.load(str(commands.CHECKPOINT)).sha256()
 
 
+@pytest.mark.soak
 def test_hub_checkpoint_is_fetched_once_and_then_served_by_the_cache(tmp_path, sha256):
     commit = hub_server.commit_of(PIPELINE)
     expected = ["org/pipeline/vqvae", commit, sha256]

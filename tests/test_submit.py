@@ -235,6 +235,7 @@ def test_submit_wrong_token_is_config_error_that_does_not_repeat_it(cluster, sou
     assert not sink.exists()
 
 
+@pytest.mark.soak
 @pytest.mark.ray
 @pytest.mark.slow
 def test_submit_cluster_lost_while_the_job_runs_is_incomplete(source, tmp_path):
