@@ -61,9 +61,11 @@ def load_recorded(asked: ModelOptions, run: Run) -> Weights:
         ConfigError: Options say more of a model that is not named.
         MismatchError: They are others.
     """
-    if not asked.model:
+    if asked.model:
+        weights = asked.load_weights()
+    else:
         _check_alone(asked)
-    weights = asked.load_weights() if asked.model else Weights.load(**run.facts["model_options"])
+        weights = Weights.load(**run.facts["model_options"])
     if weights.sha256() != run.identity["model_sha256"]:
         raise MismatchError(
             f"{weights.where} holds other weights than the run was made with, whose SHA-256 is "

@@ -30,6 +30,7 @@ from pipeline.sources.parquet import (
     MAX_VALUE_BYTES,
     check_column,
     check_size,
+    first_schema,
     open_parquet,
     plain_value,
     size_of,
@@ -74,18 +75,10 @@ def kept_schema(shards: Sequence[Shard], selection: Selection) -> pa.Schema:
     Raises:
         ConfigError: If a selected column is missing or unusable, or no footer can be read.
     """
-    for shard in shards:
-        try:
-            with storage.open_file(shard.files[0]) as file, open_parquet(file) as parquet:
-                schema = parquet.schema_arrow
-        except ARROW_ERRORS:
-            continue  # `read_shard` makes it a rejection
-        _check_columns(shard, schema, selection)
-        _check_sizes(shard, schema.field(_column(selection)), selection.shape)
-        return pa.schema([pa.field(name, schema.field(name).type) for name in selection.keep])
-    raise ConfigError(
-        f"none of {len(shards)} file(s) is Parquet that can be read, {shards[0].files[0].uri} first"
-    )
+    shard, schema = first_schema(shards)
+    _check_columns(shard, schema, selection)
+    _check_sizes(shard, schema.field(_column(selection)), selection.shape)
+    return pa.schema([pa.field(name, schema.field(name).type) for name in selection.keep])
 
 
 def read_shard(shard: Shard, selection: Selection, kept: pa.Schema) -> Iterator[Sample]:

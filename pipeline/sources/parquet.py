@@ -5,7 +5,7 @@ https://huggingface.co/docs/datasets/about_dataset_features. Its `path` is no ke
 or the same in every row.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -50,21 +50,33 @@ def list_shards(root: str, files: list[File], max_bytes: int = MAX_SHARD_BYTES) 
     return [part for found in map_ahead(parts, shards, _READERS) for part in found]
 
 
-def kept_schema(shards: tuple[Shard, ...], selection: Selection) -> pa.Schema:
+def first_schema(shards: Sequence[Shard]) -> tuple[Shard, pa.Schema]:
+    """Returns the first shard whose file has a readable footer, and that file's columns.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    for shard in shards:
+        try:
+            with storage.open_file(shard.files[0]) as file, open_parquet(file) as parquet:
+                return shard, parquet.schema_arrow
+        except ARROW_ERRORS:
+            continue  # `read_shard` makes it a rejection
+    raise ConfigError(
+        f"none of {len(shards)} file(s) is Parquet with a readable footer, the first being "
+        f"{shards[0].files[0].uri}"
+    )
+
+
+def kept_schema(shards: Sequence[Shard], selection: Selection) -> pa.Schema:
     """Returns the kept columns with their types in the first file that has a readable footer.
 
     Raises:
         ConfigError: If a selected column is missing or unusable, or no footer can be read.
     """
-    for shard in shards:
-        try:
-            with storage.open_file(shard.files[0]) as file, open_parquet(file) as parquet:
-                schema = parquet.schema_arrow
-        except ARROW_ERRORS:
-            continue  # `read_shard` makes it a rejection
-        columns = _Columns.of(shard.files[0].uri, schema, selection)
-        return pa.schema([pa.field(name, schema.field(name).type) for name in columns.kept])
-    raise ConfigError(f"none of {len(shards)} Parquet files has a readable footer")
+    shard, schema = first_schema(shards)
+    columns = _Columns.of(shard.files[0].uri, schema, selection)
+    return pa.schema([pa.field(name, schema.field(name).type) for name in columns.kept])
 
 
 def read_shard(shard: Shard, selection: Selection, kept: pa.Schema) -> Iterator[Sample]:
