@@ -2,20 +2,22 @@
 
 An object is written to a hidden file beside its place, made durable, and moved there in one step.
 Its writer holds a lock on the hidden file, which the kernel lets go of when the writer dies: what a
-killed writer leaves behind can be told from what others are writing, and swept.
+killed writer leaves behind can be told from what others are writing, and swept. Those who replace
+an object only if it is still what they have looked at take turns by the lock of another such file.
 """
 
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.(tmp|lock)")
 _ATTEMPTS = 100
 """Folders vanish under a writer: others `delete` what was the last object of them."""
 
@@ -32,6 +34,35 @@ def publish(path: Path, data: bytes) -> bool:
 def replace(path: Path, data: bytes) -> None:
     """Makes an object visible in one step, in place of one that may be there."""
     _place(path, data, os.replace)
+
+
+class _ChangedError(Exception):
+    """What is there is not what was looked at."""
+
+
+def replace_if(path: Path, data: bytes, is_same: Callable[[], bool]) -> bool:
+    """Makes an object visible in one step, in place of one that is still the same.
+
+    Args:
+        path: Where it is.
+        data: What is to be there.
+        is_same: Looks at what is there; no other call of this function replaces it meanwhile.
+
+    Returns:
+        False if it was not the same; nothing was changed then.
+    """
+
+    def move(temporary: Path, place: Path) -> None:
+        with _turn(place):
+            if not is_same():
+                raise _ChangedError
+            os.replace(temporary, place)
+
+    try:
+        _place(path, data, move)
+    except _ChangedError:
+        return False
+    return True
 
 
 def delete(path: Path) -> None:
@@ -52,7 +83,39 @@ def sweep(folder: Path) -> None:
 def _remove_unlocked(path: Path) -> None:
     with path.open("r+b") as file:  # NFS locks no file that is open for reading only
         _lock(file)
-        delete(path)
+        if _is_at(file, path):  # not one that took the place of what was opened
+            delete(path)
+
+
+@contextlib.contextmanager
+def _turn(path: Path) -> Iterator[None]:
+    """Waits until no other process is in such a block for the same object."""
+    name = hashlib.blake2b(path.name.encode(errors="surrogateescape"), digest_size=16).hexdigest()
+    lock = path.with_name(f".{name}.lock")
+    with _open_locked(lock):
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _open_locked(path: Path) -> BinaryIO:
+    """Returns a locked file that lies at `path`; the one before it goes as its lock does."""
+    while True:
+        file = path.open("ab")
+        with contextlib.suppress(OSError):  # some network file systems lock nothing
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if _is_at(file, path):
+            return file
+        file.close()
+
+
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    """Tells whether an open file is the one at `path`."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _lock(file: BinaryIO) -> None:

@@ -1,4 +1,4 @@
-"""fsspec behind five verbs: list, stat, read, publish, delete. The only door to what is stored.
+"""fsspec behind six verbs: list, stat, read, publish, replace, delete: the only door to a store.
 
 Where a URI points is a matter of its scheme; who may go there is a matter of the environment (for
 `s3://`: the standard AWS variables, profiles, config files and roles, endpoint included).
@@ -38,6 +38,8 @@ _CONFLICT = {
     "NoSuchUpload",  # parts were put together, and the answer was lost
 }
 _CONFLICT_ATTEMPTS = 6
+_UNKNOWN = {"NotImplemented", "501"}
+"""Answers to a condition that a store does not know."""
 
 
 def normalise_uri(uri: str) -> str:
@@ -233,21 +235,66 @@ def replace(uri: str, data: bytes) -> None:
         ask(uri, lambda: _put(fs, path, data, mode="overwrite"))
 
 
-def _put(fs: AbstractFileSystem, path: str, data: bytes, mode: str) -> bool:
-    """Puts a remote object; again while another create of it is under way and may fail.
+def replace_if(file: File, data: bytes) -> bool:
+    """Makes an object visible in one step, in place of exactly the version that was looked at.
+
+    Where a store cannot tell versions apart when it replaces an object, the look and the
+    replacement are two requests, and another writer's may come between them.
 
     Returns:
-        False if it was there: from another writer, or from a request whose answer was lost.
+        False if another version is there, or none; nothing was changed then.
+    """
+    fs, path = _resolve(file.uri)
+    if _is_local(fs):
+        return ask(file.uri, lambda: disk.replace_if(Path(path), data, lambda: _is_there(file)))
+    if not _is_there(file):
+        return False
+    match = _match(fs, file) if len(data) < _PUT_BYTES else {}
+    try:
+        is_done = ask(file.uri, lambda: _put(fs, path, data, mode="overwrite", **match))
+    except FileNotFoundError:  # it went after the look
+        return False
+    return is_done or _holds(file.uri, data)
+
+
+def _match(fs: AbstractFileSystem, file: File) -> dict[str, str]:
+    """Returns the condition of a request that is to replace one version of an object."""
+    return {"IfMatch": f'"{file.version}"'} if "s3" in fs.protocol else {}
+
+
+def _is_there(file: File) -> bool:
+    try:
+        return stat(file.uri) == file
+    except FileNotFoundError:
+        return False
+
+
+def _holds(uri: str, data: bytes) -> bool:
+    """Tells whether an object is what was to be written: by a request whose answer was lost."""
+    try:
+        return stat(uri).size == len(data) and read(uri) == data
+    except FileNotFoundError:
+        return False
+
+
+def _put(fs: AbstractFileSystem, path: str, data: bytes, mode: str, **match: str) -> bool:
+    """Puts a remote object; again while another request for it is under way and may fail.
+
+    Returns:
+        False if it was there, or was not what it had to match: from another writer, or from a
+        request whose answer was lost.
     """
     for attempt in range(_CONFLICT_ATTEMPTS):
-        try:
-            fs.pipe_file(path, data, mode=mode, chunksize=_PUT_BYTES // 2)  # s3fs doubles it
+        try:  # s3fs doubles the size
+            fs.pipe_file(path, data, mode=mode, chunksize=_PUT_BYTES // 2, **match)
         except FileExistsError:
             return False
         except OSError as error:
             code = refusals.code(error)
             if code in _EXISTS:
                 return False
+            if code in _UNKNOWN and match:
+                return _put(fs, path, data, mode)
             if code not in _CONFLICT or attempt == _CONFLICT_ATTEMPTS - 1:
                 raise
             time.sleep(2.0**attempt / 10)

@@ -8,7 +8,16 @@ import pytest
 
 from pipeline import storage
 
-VERBS = ("list_files", "stat", "read", "read_tail", "publish", "replace", "delete")
+VERBS = (
+    "list_files",
+    "stat",
+    "read",
+    "read_tail",
+    "publish",
+    "replace",
+    "replace_if",
+    "delete",
+)
 
 
 @contextlib.contextmanager

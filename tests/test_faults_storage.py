@@ -85,6 +85,9 @@ def check_every_verb(base, truth, data):
         assert reader.read() == data[2000:]
     storage.replace(uri, b"other")
     assert truth.read(uri) == b"other"
+    assert storage.replace_if(file, b"late") is False
+    assert storage.replace_if(storage.stat(uri), b"third") is True
+    assert truth.read(uri) == b"third"
     storage.delete(uri)
     assert truth.names(base) == []
     with pytest.raises(FileNotFoundError):
@@ -126,6 +129,18 @@ def test_publish_lost_answer_gives_the_one_object(bucket, proxy, truth, publish)
     assert proxy.account["lose"] > 0
     assert truth.names(bucket) == ["a"]
     assert truth.read(f"{bucket}/a") == LARGE
+
+
+@pytest.mark.fault(10)
+def test_replace_if_lost_answer_is_told_from_another_writer(bucket, proxy, truth):
+    truth.write(f"{bucket}/a", b"first")
+    file = storage.stat(f"{bucket}/a")
+    proxy.faults = Faults(first="lose")
+    assert storage.replace_if(file, b"second") is True
+    assert truth.read(f"{bucket}/a") == b"second"
+    assert any(method == "PUT" and done == "lose" for method, _, done in proxy.log)
+    assert storage.replace_if(file, b"third") is False
+    assert truth.read(f"{bucket}/a") == b"second"
 
 
 @pytest.mark.fault(10)

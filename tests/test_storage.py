@@ -86,6 +86,46 @@ def test_replace_existing_object_shows_the_new_one(base):
     assert names(base) == ["a"]
 
 
+def test_replace_if_same_version_shows_the_new_one(base):
+    storage.publish(f"{base}/a", b"first")
+    assert storage.replace_if(storage.stat(f"{base}/a"), b"second") is True
+    assert storage.read(f"{base}/a") == b"second"
+    (listed,) = storage.list_files(base)
+    assert storage.replace_if(listed, b"third") is True
+    assert storage.read(f"{base}/a") == b"third"
+    assert names(base) == ["a"]
+
+
+@pytest.mark.parametrize("change", [functools.partial(storage.replace, data=b"x"), storage.delete])
+def test_replace_if_other_version_changes_nothing(base, change):
+    storage.publish(f"{base}/a", b"first")
+    before = storage.stat(f"{base}/a")
+    change(f"{base}/a")
+    there = [storage.read(file.uri) for file in storage.list_files(base)]
+    assert storage.replace_if(before, b"second") is False
+    assert [storage.read(file.uri) for file in storage.list_files(base)] == there
+
+
+def test_replace_if_racing_threads_exactly_one_of_each_round_wins(base):
+    """Each adds its name to what is there; none of them may be lost."""
+    storage.publish(f"{base}/a", b"")
+    won = []
+
+    def add(name):
+        for _ in range(8):
+            file = storage.stat(f"{base}/a")
+            if storage.replace_if(file, storage.read(file.uri) + name):
+                won.append(name)
+
+    threads = [threading.Thread(target=add, args=(name,)) for name in (b"a", b"b", b"c", b"d")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(won) == sorted(storage.read(f"{base}/a")[i : i + 1] for i in range(len(won)))
+    assert len(won) >= 8
+
+
 def test_delete_missing_object_is_fine(base):
     storage.publish(f"{base}/a", b"1")
     storage.delete(f"{base}/a")
@@ -268,6 +308,24 @@ def test_sweep_after_a_killed_writer_leaves_nothing(tmp_path, verb, call):
     assert storage.list_files(f"{tmp_path}/sink") == []
     storage.sweep(f"{tmp_path}/sink")
     assert list((tmp_path / "sink").iterdir()) == []
+
+
+@pytest.mark.fault(13)
+def test_replace_if_after_a_killed_one_takes_its_turn_and_sweep_leaves_nothing(tmp_path):
+    uri = f"{tmp_path}/sink/a"
+    storage.publish(uri, b"first")
+    script = DIES.format(
+        verb="replace_if(storage.stat(sys.argv[1]), b'second') or storage.stat",
+        call="replace",
+        signal=int(signal.SIGKILL),
+    ).replace(', b"content")', ")")
+    assert subprocess.run([sys.executable, "-c", script, uri]).returncode == -signal.SIGKILL
+    left = sorted(path.suffix for path in (tmp_path / "sink").glob(".*"))
+    assert left == [".lock", ".tmp"]
+    assert storage.replace_if(storage.stat(uri), b"third")
+    assert storage.read(uri) == b"third"
+    storage.sweep(f"{tmp_path}/sink")
+    assert [path.name for path in (tmp_path / "sink").iterdir()] == ["a"]
 
 
 @pytest.mark.fault(13)
