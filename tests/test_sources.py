@@ -4,7 +4,7 @@ import pytest
 
 from pipeline import storage
 from pipeline.errors import ConfigError
-from pipeline.sources import list_shards
+from pipeline.sources import HIDDEN, list_shards
 
 LOCAL_AND_S3 = ["local", pytest.param("bucket", marks=pytest.mark.s3)]
 
@@ -47,6 +47,25 @@ def test_list_shards_tars_win_over_the_metadata_beside_them(base):
     assert listing.format == "webdataset"
     assert [shard.name for shard in listing.shards] == ["0", "1", "2"]
     assert listing.ignored == {".parquet": 3, ".json": 3, "(no extension)": 1}
+
+
+def test_list_shards_names_that_begin_with_an_underscore_are_hidden_and_counted(base):
+    fill(base, "a.parquet", "x/b.parquet", "_delta_log/0.checkpoint.parquet", "_SUCCESS")
+    fill(base, "x/_temporary/0/c.parquet", "_metadata", "x/_common_metadata.parquet")
+    listing = list_shards(base)
+    assert [shard.name for shard in listing.shards] == ["a", "x/b"]
+    assert listing.ignored == {HIDDEN: 5}
+    assert shard_names(f"{base}/x/_common_metadata.parquet") == ["_common_metadata"]
+
+
+def test_list_shards_photos_may_begin_with_an_underscore(base):
+    fill(base, "_MG_0001.JPG", "_album/a.jpg", "_list.txt")
+    listing = list_shards(base)
+    assert [file.uri for file in listing.shards[0].files] == [
+        f"{base}/_MG_0001.JPG",
+        f"{base}/_album/a.jpg",
+    ]
+    assert listing.ignored == {HIDDEN: 1}
 
 
 @pytest.mark.parametrize(

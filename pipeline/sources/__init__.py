@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from pipeline import storage
 from pipeline.errors import ConfigError
 from pipeline.schema import HEAD, VIEW, File, Sample, Selection, Shard
 from pipeline.sources import codes, folder, parquet, webdataset
@@ -24,11 +25,14 @@ from pipeline.sources.extensions import (
     detect_format,
     extension,
 )
-from pipeline.sources.names import check_keep, check_names, check_unicode
+from pipeline.sources.names import check_keep, check_names, check_unicode, visible_files
 from pipeline.sources.patterns import find_files
 
 RESERVED = {field.name for field in (*HEAD, *VIEW)} | {"codes"}
 """Columns that the output has of its own."""
+
+HIDDEN = "hidden (a name or a folder that begins with _)"
+"""What is said of files that are passed over by their names."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,8 @@ def list_shards(
     Raises:
         ConfigError: If nothing is found, or the source cannot be used as it is.
     """
-    root, files = find_files(source)
+    root, found = find_files(source)
+    files = visible_files(storage.normalise_uri(source), root, found)
     counts = count_extensions([file.uri for file in files])
     fmt = detect_format(counts) if fmt is None else check_format(fmt)
     taken = [file for file in files if fmt and extension(file.uri) in FORMATS[fmt]]
@@ -72,6 +77,8 @@ def list_shards(
     shards = _shards(fmt, root, taken, planned, max_shard_bytes)
     check_names(shards)
     ignored = {kind: count for kind, count in counts.items() if kind not in FORMATS[fmt]}
+    if len(files) < len(found):
+        ignored[HIDDEN] = len(found) - len(files)
     return Listing(fmt, tuple(sorted(shards, key=lambda shard: shard.name)), ignored)
 
 

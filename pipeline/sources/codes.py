@@ -23,7 +23,7 @@ from pipeline.schema import Reason, Rejection, Sample, Selection, Shard
 from pipeline.sources.damage import brief, damaged
 from pipeline.sources.growth import check_growth, most_bytes
 from pipeline.sources.keys import Keys, check_count
-from pipeline.sources.names import check_names, check_unicode, shard_names
+from pipeline.sources.names import check_names, check_unicode, shard_names, visible_files
 from pipeline.sources.parquet import (
     ARROW_ERRORS,
     BATCH_ROWS,
@@ -57,7 +57,8 @@ def list_shards(source: str, kind: Kind) -> list[Shard]:
         ConfigError: If nothing is found, or a file's name cannot be a shard's.
     """
     root, found = find_files(source)
-    files = [file for file in found if file.uri.endswith(_ENDING)]
+    seen = visible_files(storage.normalise_uri(source), root, found)
+    files = [file for file in seen if file.uri.endswith(_ENDING)]
     if not files:
         raise ConfigError(
             f"{source} holds no {_ENDING} file: give a sink of vqpipe encode, or Parquet files"

@@ -5,12 +5,31 @@ from collections.abc import Collection, Iterable, Sequence
 
 from pipeline.errors import ConfigError
 from pipeline.schema import File, Shard
-from pipeline.sources.extensions import extension
+from pipeline.sources.extensions import IMAGE_EXTENSIONS, extension
 
 
 def relative_path(root: str, uri: str) -> str:
     """Returns the path of a file below the source's root, as its store spells it."""
     return uri[len(root.rstrip("/")) + 1 :]
+
+
+def visible_files(source: str, root: str, files: Iterable[File]) -> list[File]:
+    """Returns the files of a source without the bookkeeping of those who write data there.
+
+    Names that begin with `_`, such as `_delta_log` and `_temporary`, mark it, but not in images:
+    cameras call their photos `_MG_0001.JPG`. A file that the source itself names is taken.
+    """
+    return [
+        file
+        for file in files
+        if file.uri == source or not _is_hidden(relative_path(root, file.uri))
+    ]
+
+
+def _is_hidden(path: str) -> bool:
+    if extension(path).removeprefix(".") in IMAGE_EXTENSIONS:
+        return False
+    return any(part.startswith("_") for part in path.split("/"))
 
 
 def shard_names(root: str, files: list[File]) -> list[str]:
