@@ -147,4 +147,4 @@ def check_creates_once(sink: str, run: Run) -> bool:
 
     Either way the object holds the same bytes afterwards.
     """
-    return not storage.publish(layout.run_uri(sink), run.to_json())
+    return storage.creates_once(layout.run_uri(sink), run.to_json())

@@ -41,9 +41,9 @@ def proxy(s3_server, monkeypatch):
 
     with fault_proxy.serve(s3_server) as served:
         monkeypatch.setenv("AWS_ENDPOINT_URL", served.endpoint)
-        storage._filesystem.cache_clear()
+        storage.forget()
         yield served
-    storage._filesystem.cache_clear()
+    storage.forget()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import cli
-from pipeline import retries, storage
+from pipeline import retries, s3, storage
 from pipeline.commit import commit_rows
 from pipeline.errors import SourceChangedError, StorageError
 from pipeline.schema import Selection
@@ -148,7 +148,7 @@ def test_replace_if_lost_answer_is_told_from_another_writer(bucket, proxy, truth
 def test_publish_in_parts_lost_answers_give_the_one_object(
     bucket, proxy, truth, publish, monkeypatch
 ):
-    monkeypatch.setattr(storage, "_PUT_BYTES", 10 * 2**20)  # S3 takes no smaller parts
+    monkeypatch.setattr(s3, "_PUT_BYTES", 10 * 2**20)  # S3 takes no smaller parts
     data = LARGE * 11
     proxy.faults = Faults(first="lose")
     publish(f"{bucket}/a", data)

@@ -1,0 +1,101 @@
+"""Files of this machine's file systems, as a store: read here, made by `pipeline.disk`."""
+
+import contextlib
+import io
+import os
+from pathlib import Path
+from typing import Any, cast
+
+from fsspec.implementations.local import LocalFileSystem
+
+from pipeline import disk
+from pipeline.stores import Found
+
+
+class Local:
+    """Disks: objects are files, and their version is when they were written."""
+
+    def __init__(self) -> None:
+        self._fs = LocalFileSystem(use_listings_cache=False)
+
+    def find(self, path: str) -> dict[str, Found]:
+        """Returns files at any depth; fsspec's own walk leaves out folders that it may not list."""
+
+        def on_error(error: OSError) -> None:
+            if not isinstance(error, FileNotFoundError):  # `delete` removes empty folders
+                raise error
+
+        found = self._fs.find(path, detail=True, on_error=on_error)
+        return {name: _found(info) for name, info in found.items()}
+
+    def list_folder(self, path: str) -> dict[str, Found]:
+        """Returns the files of one folder; `find(maxdepth=1)` takes a refused listing for empty."""
+        found = self._fs.ls(path, detail=True)
+        return {info["name"]: _found(info) for info in found if info["type"] != "directory"}
+
+    def look(self, path: str) -> Found:
+        """Returns what there is of one file."""
+        info = self._fs.info(path)
+        if info["type"] == "directory":
+            raise FileNotFoundError(path)
+        return _found(info)
+
+    def read(self, path: str) -> bytes:
+        """Returns a whole file."""
+        return Path(path).read_bytes()
+
+    def read_range(self, path: str, start: int, end: int, version: str) -> bytes:  # noqa: ARG002
+        """Returns bytes of a file, of whatever version."""
+        with open(path, "rb", buffering=0) as file:
+            return os.pread(file.fileno(), end - start, start)
+
+    def open(self, path: str, block: int) -> "_OpenFile":  # noqa: ARG002 (the kernel reads ahead)
+        """Opens a file."""
+        return _OpenFile(path)
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Makes a file visible in one step, unless there is one."""
+        return disk.publish(Path(path), data)
+
+    def replace(self, path: str, data: bytes) -> None:
+        """Makes a file visible in one step."""
+        disk.replace(Path(path), data)
+
+    def replace_if(self, path: str, data: bytes, expected: Found) -> bool:
+        """Makes a file visible in one step, in place of the expected one."""
+
+        def is_same() -> bool:
+            try:
+                return self.look(path) == expected
+            except FileNotFoundError:
+                return False
+
+        return disk.replace_if(Path(path), data, is_same)
+
+    def delete(self, path: str) -> None:
+        """Removes a file, and its folder with the last one."""
+        disk.delete(Path(path))
+
+    def creates_once(self, path: str, data: bytes) -> bool:
+        """Tells whether `create` can be relied on."""
+        return not disk.publish(Path(path), data)
+
+
+class _OpenFile(io.FileIO):
+    """A file may be written while it is read: its time and size are those of now."""
+
+    def look(self) -> Found:
+        found = os.fstat(self.fileno())
+        return Found(found.st_size, str(found.st_mtime))
+
+
+def _found(info: dict[str, Any]) -> Found:
+    return Found(int(info["size"]), str(_mtime(info)))
+
+
+def _mtime(info: dict[str, Any]) -> float:
+    """Returns when a file changed; of a symbolic link, when its target did."""
+    if info.get("islink"):
+        with contextlib.suppress(OSError):  # it leads nowhere: opening it will say so
+            return os.stat(info["name"]).st_mtime
+    return cast(float, info["mtime"])

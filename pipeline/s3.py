@@ -1,0 +1,148 @@
+"""Stores in S3's protocol, by s3fs.
+
+Who asks is a matter of the standard AWS variables, profiles, config files and roles, endpoint
+included; `FSSPEC_S3_ANON=true` asks as nobody, `FSSPEC_S3_REQUESTER_PAYS=true` pays.
+"""
+
+import time
+from typing import Any, cast
+
+import fsspec
+
+from pipeline import refusals, retries
+from pipeline.stores import Found, VersionGoneError
+
+_PUT_BYTES = 5 * 2**30
+"""Larger objects go up in parts, whose leftovers nobody sees and everybody pays; S3's own limit."""
+_EXISTS = {"PreconditionFailed", "412"}  # answers to a create of what is there
+_CONFLICT = {
+    "ConditionalRequestConflict",  # another create is under way
+    "409",
+    "NoSuchUpload",  # parts were put together, and the answer was lost
+}
+_CONFLICT_ATTEMPTS = 6
+_UNKNOWN = {"NotImplemented", "501"}
+"""Answers to a condition that a store does not know."""
+
+
+class S3:
+    """Buckets: the version of an object is its ETag."""
+
+    def __init__(self) -> None:
+        options = {"use_listings_cache": False, **retries.options()}
+        self._fs = fsspec.filesystem("s3", **options)
+        self._fs.retries = 1  # s3fs's own, which would repeat all of ours
+
+    def find(self, path: str) -> dict[str, Found]:
+        """Returns the objects below a prefix."""
+        found = self._fs.find(path, detail=True)
+        return {name: _found(info) for name, info in found.items()}
+
+    def list_folder(self, path: str) -> dict[str, Found]:
+        """Returns the objects of a prefix up to the next `/`."""
+        found = self._fs.ls(path, detail=True)
+        return {info["name"]: _found(info) for info in found if info["type"] != "directory"}
+
+    def look(self, path: str) -> Found:
+        """Returns what there is of one object."""
+        info = self._fs.info(path)
+        if info["type"] == "directory":
+            raise FileNotFoundError(path)
+        return _found(info)
+
+    def read(self, path: str) -> bytes:
+        """Returns an object by one request: several at once would mix versions.
+
+        And s3fs leaves zeros where one of them is short.
+        """
+        return cast(bytes, self._fs.cat_file(path, max_concurrency=1))
+
+    def read_range(self, path: str, start: int, end: int, version: str) -> bytes:  # noqa: ARG002
+        """Returns bytes of an object, of whatever version.
+
+        The range is absolute: some stores refuse a suffix that is longer than the object.
+        """
+        return cast(bytes, self._fs.cat_file(path, start=start, end=end))
+
+    def open(self, path: str, block: int) -> "_OpenObject":
+        """Opens an object; s3fs asks for its ETag with every range."""
+        return _OpenObject(self._fs.open(path, "rb", block_size=block, cache_type="readahead"))
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Puts an object unless it is there.
+
+        Returns:
+            False if it was: from another writer, or from a request whose answer was lost.
+        """
+        return self._put(path, data, mode="create")
+
+    def replace(self, path: str, data: bytes) -> None:
+        """Puts an object."""
+        self._put(path, data, mode="overwrite")
+
+    def replace_if(self, path: str, data: bytes, expected: Found) -> bool:
+        """Puts an object in place of the expected one."""
+        if self.look(path) != expected:
+            return False
+        match = {"IfMatch": f'"{expected.version}"'} if len(data) < _PUT_BYTES else {}
+        return self._put(path, data, mode="overwrite", **match)
+
+    def delete(self, path: str) -> None:
+        """Removes an object."""
+        self._fs.rm_file(path)
+
+    def creates_once(self, path: str, data: bytes) -> bool:
+        """Tells whether the store honours If-None-Match."""
+        return not self._put(path, data, mode="create")
+
+    def _put(self, path: str, data: bytes, mode: str, **match: str) -> bool:
+        """Puts an object; again while another request for it is under way and may fail.
+
+        Returns:
+            False if it was there, or was not what it had to match: from another writer, or from a
+            request whose answer was lost.
+        """
+        for attempt in range(_CONFLICT_ATTEMPTS):
+            try:
+                chunk = _PUT_BYTES // 2  # s3fs doubles it
+                self._fs.pipe_file(path, data, mode=mode, chunksize=chunk, **match)
+            except FileExistsError:
+                return False
+            except OSError as error:
+                code = refusals.code(error)
+                if code in _EXISTS:
+                    return False
+                if code in _UNKNOWN and match:
+                    return self._put(path, data, mode)
+                if code not in _CONFLICT or attempt == _CONFLICT_ATTEMPTS - 1:
+                    raise
+                time.sleep(2.0**attempt / 10)
+            else:
+                return True
+        raise AssertionError("unreachable")
+
+
+class _OpenObject:
+    """What s3fs reads, which says with every answer which version it is of."""
+
+    def __init__(self, file: Any) -> None:  # noqa: ANN401 (s3fs has no types)
+        self._file = file
+        self.seek, self.tell, self.close = file.seek, file.tell, file.close
+
+    def read(self, size: int, /) -> bytes:
+        """Returns the next bytes."""
+        try:
+            return cast(bytes, self._file.read(size))
+        except OSError as error:
+            if type(error).__name__ == "FileExpired":  # another ETag than when it was opened
+                raise VersionGoneError(str(error)) from error
+            raise
+
+    def look(self) -> Found:
+        """Returns what is open."""
+        return _found(self._file.details)
+
+
+def _found(info: dict[str, Any]) -> Found:
+    tag = info.get("ETag") or info.get("LastModified", "")
+    return Found(int(info["size"]), str(tag).strip('"'))
