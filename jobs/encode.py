@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Literal
 
-from jobs.console import Fields
+from jobs.console import Fields, Prose
 from jobs.identity import check_kept, facts_of, grid_of, identity_of, settle_codec
 from jobs.model import ModelOptions
 from jobs.stage import (
@@ -49,12 +49,12 @@ class Encode(GrowthOptions, RunOptions, ModelOptions, Places):
     """
 
     source: str
-    """Where the images are: a folder of .tar, .parquet or image files, one such file,
-    s3://bucket/prefix, or a quoted pattern like 's3://bucket/{000..127}.tar'."""
+    """Where the images are: a folder of .tar, .parquet or image files (links are followed), one
+    such file, s3://bucket/prefix, or a quoted pattern like 's3://bucket/{000..127}.tar'."""
     sink: str
     """Where the codes go: a folder or s3://bucket/prefix. One run, one sink."""
     format: Literal["webdataset", "parquet", "folder"] | None = None
-    """What the source holds; found from its files if not given."""
+    """What the source holds; found from its files if not given, unless they are of several."""
     image: str | None = None
     """Parquet column or tar extension with the image; found if there is only one."""
     key: str | None = None
@@ -181,10 +181,23 @@ def _introduce(job: Encode, work: Work, listing: Listing, codec: CodecConfig, ag
         ("sink", writer.sink),
         ("left to do", _describe_left(work, again)),
     ]
+    if listing.followed or listing.repeated:
+        fields.append(("links", Prose(_describe_links(listing))))
     if listing.ignored:
-        others = (f"{count:,} {name or 'nameless'}" for name, count in listing.ignored.items())
-        fields.append(("not read", "other files beside the shards: " + ", ".join(others)))
+        others = ", ".join(f"{count:,} {name}" for name, count in listing.ignored.items())
+        fields.append(("not read", f"other files beside the shards: {others}"))
     return [*fields, *describe_store(writer)]
+
+
+def _describe_links(listing: Listing) -> str:
+    """Returns which folders were found by links, and which were not read a second time."""
+    said = []
+    if listing.followed:
+        said.append(f"{len(listing.followed):,} linked folder(s) followed: {listing.followed[0]}")
+    if listing.repeated:
+        count, first = len(listing.repeated), listing.repeated[0]
+        said.append(f"{count:,} folder(s) not read twice, being there under two names: {first}")
+    return "; ".join(said)
 
 
 def _describe_left(work: Work, again: int) -> str:

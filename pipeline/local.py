@@ -85,8 +85,12 @@ class _OpenFile(io.FileIO):
     """A file may be written while it is read: its time and size are those of now."""
 
     def look(self) -> Found:
-        found = os.fstat(self.fileno())
-        return Found(found.st_size, str(found.st_mtime))
+        return found_of(os.fstat(self.fileno()))
+
+
+def found_of(state: os.stat_result) -> Found:
+    """Returns what there is of a file in this state."""
+    return Found(state.st_size, str(state.st_mtime))
 
 
 def _found(info: dict[str, Any]) -> Found:

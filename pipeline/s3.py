@@ -7,7 +7,7 @@ included; `FSSPEC_S3_ANON=true` asks as nobody, `FSSPEC_S3_REQUESTER_PAYS=true` 
 import time
 from typing import Any, cast
 
-import fsspec
+from s3fs import S3FileSystem
 
 from pipeline import refusals, retries
 from pipeline.stores import Found, VersionGoneError
@@ -25,12 +25,22 @@ _UNKNOWN = {"NotImplemented", "501"}
 """Answers to a condition that a store does not know."""
 
 
+class _Buckets(S3FileSystem):  # type: ignore[misc]  # s3fs has no types
+    """s3fs takes `?versionId=` and what follows out of every key; here it is part of it."""
+
+    def split_path(self, path: str) -> tuple[str, str, None]:
+        """Returns bucket, key and no version."""
+        before, mark, after = path.partition("?versionId=")
+        bucket, key, _ = super().split_path(before)
+        return bucket, key + mark + after, None
+
+
 class S3:
     """Buckets: the version of an object is its ETag."""
 
     def __init__(self) -> None:
         options = {"use_listings_cache": False, **retries.options()}
-        self._fs = fsspec.filesystem("s3", **options)
+        self._fs = _Buckets(**options)
         self._fs.retries = 1  # s3fs's own, which would repeat all of ours
 
     def find(self, path: str) -> dict[str, Found]:

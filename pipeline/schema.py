@@ -47,7 +47,11 @@ class Reason(enum.StrEnum):
         member.meaning = meaning
         return member
 
-    NO_IMAGE = "no_image", "The sample has no image member, or its image column is null."
+    NO_IMAGE = (
+        "no_image",
+        "The sample has no image member, its image column is null, or its file is a link that "
+        "leads nowhere.",
+    )
     EMPTY = "empty", "The image has zero bytes."
     NOT_AN_IMAGE = (
         "not_an_image",
@@ -96,6 +100,10 @@ class Reason(enum.StrEnum):
     )
 
 
+NO_FILE = "no file: "
+"""Begins the version of what is listed in a source and cannot be opened."""
+
+
 @dataclass(frozen=True)
 class File:
     """One stored object: where it is and which version of it."""
@@ -104,7 +112,13 @@ class File:
     size: int
     """Bytes."""
     version: str
-    """ETag, or modification time where the store has no ETags."""
+    """ETag, or modification time where the store has no ETags; `NO_FILE` and what it is of what
+    stands in a source's folder and is no file."""
+
+    @property
+    def obstacle(self) -> str | None:
+        """What stands in a file's place: a link that leads nowhere, a pipe; None for a file."""
+        return self.version[len(NO_FILE) :] if self.version.startswith(NO_FILE) else None
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,16 @@ files, `pipeline.retries` asks again, `pipeline.refusals` says what failed.
 
 import contextlib
 import io
+import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pipeline import disk, retries, uris
+from pipeline import disk, retries, tree, uris
 from pipeline.errors import SourceChangedError
+from pipeline.local import found_of
 from pipeline.refusals import ask
-from pipeline.schema import File
+from pipeline.schema import NO_FILE, File
 from pipeline.stores import Found, Handle, VersionGoneError, find_store, forget
 from pipeline.uris import join_uri, normalise_uri
 
@@ -26,6 +29,8 @@ __all__ = [
     "hurry",
     "join_uri",
     "list_files",
+    "list_source",
+    "may_exist",
     "normalise_uri",
     "open_file",
     "publish",
@@ -39,6 +44,8 @@ __all__ = [
 
 _READ_AHEAD_BYTES = 8 * 2**20
 _BUFFER_BYTES = 2**20
+_MAX_KEY_BYTES = 1_088
+"""Most bytes of a path in a store: S3's keys have 1,024, and the names of its buckets 63."""
 
 
 def list_files(uri: str, *, recursive: bool = True) -> list[File]:
@@ -56,6 +63,54 @@ def list_files(uri: str, *, recursive: bool = True) -> list[File]:
     names = {name[len(below) :]: each for name, each in found.items() if name.startswith(below)}
     files = [File(base + name, *each) for name, each in names.items() if not _is_hidden(name)]
     return sorted(files, key=lambda file: file.uri)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What is below a prefix of a source."""
+
+    files: list[File]
+    """Sorted by URI; `File.obstacle` says of which of them nothing can be read."""
+    followed: tuple[str, ...] = ()
+    """URIs of links to folders that were followed."""
+    repeated: tuple[str, ...] = ()
+    """URIs of folders, linked or behind a link, that were listed under another name."""
+
+
+def list_source(uri: str, depth: int | None = None) -> Listing:
+    """Returns what is below a prefix; on a disk, links to folders are followed.
+
+    Args:
+        uri: The prefix; one that does not exist holds nothing.
+        depth: Levels to list, as for `tree.walk`; stores may list more. None lists all of them.
+    """
+    scheme, path = uris.split_uri(uri)
+    if scheme != "file":
+        return Listing(list_files(uri, recursive=depth != 1))
+    try:
+        found = ask(uri, lambda: tree.walk(path, depth))
+    except FileNotFoundError:
+        return Listing([])
+    files = [_linked_file(join_uri(path, name), state) for name, state in found.files.items()]
+    followed, repeated = (
+        tuple(sorted(join_uri(path, name) for name in names))
+        for names in (found.followed, found.repeated)
+    )
+    return Listing(sorted(files, key=lambda file: file.uri), followed, repeated)
+
+
+def _linked_file(path: str, state: tree.State) -> File:
+    return (
+        File(path, 0, NO_FILE + state) if isinstance(state, str) else File(path, *found_of(state))
+    )
+
+
+def may_exist(uri: str) -> bool:
+    """Tells whether something can have that very name; for certain only of a disk."""
+    scheme, path = uris.split_uri(uri)
+    if scheme == "file":
+        return os.path.lexists(path)
+    return len(path.encode("utf-8", "surrogatepass")) <= _MAX_KEY_BYTES
 
 
 def stat(uri: str) -> File:

@@ -41,7 +41,10 @@ def normalise_uri(uri: str) -> str:
 
 
 def _check_url(scheme: str, uri: str) -> None:
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:  # brackets that are no IPv6 address
+        raise ConfigError(f"a {scheme}:// URL is not valid: {error}") from error
     if "@" in parts.netloc and (not scheme.startswith("abfs") or ":" in parts.netloc.split("@")[0]):
         raise _holds_credentials(f"a {scheme}:// URL", "a user or a password")
     if scheme not in {"file", "s3"} and _QUERY.search(uri):

@@ -72,7 +72,7 @@ def test_list_shards_photos_may_begin_with_an_underscore(base):
     ("names", "found"),
     [
         (["a.tgz"], "webdataset"),
-        (["a.TAR.GZ", "b.jpg"], "webdataset"),
+        (["a.TAR.GZ", "b.txt"], "webdataset"),
         (["a.parquet", "b.jpg"], "parquet"),
         (["a.jpeg", "b.txt"], "folder"),
     ],
@@ -151,6 +151,32 @@ def test_list_shards_pattern_names_are_relative_to_the_constant_folder(base, pat
     assert shard_names(f"{base}/{pattern}") == names
 
 
+ODD = ["photos [2019]", "what?", "a{b,c}d", "*", "[!x]", "q?versionId=1", "50%25", "a+b #1"]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_list_shards_path_that_exists_is_no_pattern(base, odd):
+    fill(base, f"{odd}/x.tar", f"{odd}.tar", "photos 2/x.tar", "whats/x.tar", "y/deep/z.tar")
+    assert shard_names(f"{base}/{odd}") == ["x"]
+    assert shard_names(f"{base}/{odd}/x.tar") == ["x"]
+    assert shard_names(f"{base}/{odd}/*.tar") == ["x"]
+    assert shard_names(f"{base}/{odd}/{{x,x}}.tar") == ["x"]
+    assert shard_names(f"{base}/{odd}.tar") == [odd]
+
+
+def test_list_shards_path_that_exists_wins_over_what_its_pattern_would_match(base):
+    fill(base, "br[1].tar", "br1.tar", "d[1]/a.tar", "d1/b.tar")
+    assert shard_names(f"{base}/br[1].tar") == ["br[1]"]
+    assert shard_names(f"{base}/d[1]/*.tar") == ["a"]
+    assert shard_names(f"{base}/br[[]1].tar") == ["br[1]"]
+    assert shard_names(f"{base}/br[0-9].tar") == ["br1"]
+
+
+def test_list_shards_pattern_longer_than_a_name_may_be_is_a_pattern(base):
+    fill(base, "a.tar")
+    assert shard_names(f"{base}/{{{','.join(['a'] * 600)}}}.tar") == ["a"]
+
+
 def test_list_shards_braces_beyond_bracex_own_limit_expand(tmp_path):
     fill(tmp_path, *(f"{i:04d}.tar" for i in range(1_200)))
     assert len(shard_names(f"{tmp_path}/{{0000..1199}}.tar")) == 1_200
@@ -194,9 +220,9 @@ def test_list_shards_empty_source_is_config_error(source):
         list_shards(source)
 
 
-@pytest.mark.parametrize("source", ["s3://{a,b}/x.tar", "s3://*/x.tar"])
+@pytest.mark.parametrize("source", ["s3://{a,b}/x.tar", "s3://*/x.tar", "s3://a[b]/x.tar"])
 def test_list_shards_pattern_in_the_bucket_is_config_error(source):
-    with pytest.raises(ConfigError, match="bucket"):
+    with pytest.raises(ConfigError, match=r"bucket|not valid"):
         list_shards(source)
 
 

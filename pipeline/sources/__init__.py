@@ -18,13 +18,7 @@ from pipeline import storage
 from pipeline.errors import ConfigError
 from pipeline.schema import HEAD, VIEW, File, Sample, Selection, Shard
 from pipeline.sources import codes, folder, parquet, webdataset
-from pipeline.sources.extensions import (
-    FORMATS,
-    check_format,
-    count_extensions,
-    detect_format,
-    extension,
-)
+from pipeline.sources.formats import sort_out
 from pipeline.sources.names import check_keep, check_names, check_unicode, visible_files
 from pipeline.sources.patterns import find_files
 
@@ -45,6 +39,10 @@ class Listing:
     """Sorted by name."""
     ignored: dict[str, int]
     """How many files of which extension were found and not taken."""
+    followed: tuple[str, ...] = ()
+    """URIs of linked folders that images, tars or Parquet files were found in."""
+    repeated: tuple[str, ...] = ()
+    """URIs of folders, linked or behind a link, that are read under another name."""
 
 
 def list_shards(
@@ -58,7 +56,8 @@ def list_shards(
 
     Args:
         source: What `find_files` understands.
-        fmt: The format, or None to take it from the files' extensions.
+        fmt: The format, or None to find it: by the files' extensions, or by what they begin with
+            where they have none.
         planned: The shards of a run of this source: images of a folder stay in the shard that they
             are in, and new ones come in new shards.
         max_shard_bytes: Parquet files above this size are split by row groups.
@@ -66,20 +65,22 @@ def list_shards(
     Raises:
         ConfigError: If nothing is found, or the source cannot be used as it is.
     """
-    root, found = find_files(source)
-    files = visible_files(storage.normalise_uri(source), root, found)
-    counts = count_extensions([file.uri for file in files])
-    fmt = detect_format(counts) if fmt is None else check_format(fmt)
-    taken = [file for file in files if fmt and extension(file.uri) in FORMATS[fmt]]
-    if fmt is None or not taken:
-        raise ConfigError(_nothing_found(source, fmt, counts))
+    found = find_files(source)
+    visible = visible_files(storage.normalise_uri(source), found.root, found.files)
+    fmt, taken, ignored = sort_out(source, visible, fmt)
     check_unicode(taken)
-    shards = _shards(fmt, root, taken, planned, max_shard_bytes)
+    shards = _shards(fmt, found.root, taken, planned, max_shard_bytes)
     check_names(shards)
-    ignored = {kind: count for kind, count in counts.items() if kind not in FORMATS[fmt]}
-    if len(files) < len(found):
-        ignored[HIDDEN] = len(found) - len(files)
-    return Listing(fmt, tuple(sorted(shards, key=lambda shard: shard.name)), ignored)
+    if len(visible) < len(found.files):
+        ignored[HIDDEN] = len(found.files) - len(visible)
+    above = {folder for file in taken for folder in _folders(file.uri)} if found.followed else set()
+    return Listing(
+        fmt,
+        tuple(sorted(shards, key=lambda shard: shard.name)),
+        ignored,
+        tuple(link for link in found.followed if link in above),
+        found.repeated,
+    )
 
 
 def kept_schema(listing: Listing, selection: Selection) -> pa.Schema:
@@ -143,10 +144,7 @@ def _shards(
     return folder.list_shards(root, files, planned)
 
 
-def _nothing_found(source: str, fmt: str | None, counts: dict[str, int]) -> str:
-    wanted = [kind for name, kinds in FORMATS.items() if fmt in {None, name} for kind in kinds]
-    found = ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "no files at all"
-    return (
-        f"{source} holds nothing to read: looked for {' '.join(wanted)}, found {found}; check the "
-        "path, or set the format if it was set wrongly"
-    )
+def _folders(uri: str) -> Iterator[str]:
+    """Yields every folder that a file is in."""
+    while uri := uri.rpartition("/")[0]:
+        yield uri

@@ -21,6 +21,8 @@ from pipeline import storage
 from pipeline.errors import ConfigError
 from pipeline.schema import Reason, Rejection, Sample, Selection, Shard
 from pipeline.sources.damage import brief, damaged
+from pipeline.sources.extensions import extension
+from pipeline.sources.formats import check_obstacles
 from pipeline.sources.growth import check_growth, most_bytes
 from pipeline.sources.keys import Keys, check_count
 from pipeline.sources.names import check_names, check_unicode, shard_names, visible_files
@@ -56,15 +58,16 @@ def list_shards(source: str, kind: Kind) -> list[Shard]:
     Raises:
         ConfigError: If nothing is found, or a file's name cannot be a shard's.
     """
-    root, found = find_files(source)
-    seen = visible_files(storage.normalise_uri(source), root, found)
+    found = find_files(source)
+    seen = visible_files(storage.normalise_uri(source), found.root, found.files)
     files = [file for file in seen if file.uri.endswith(_ENDING)]
     if not files:
         raise ConfigError(
             f"{source} holds no {_ENDING} file: give a sink of vqpipe encode, or Parquet files"
         )
+    check_obstacles([file for file in found.files if extension(file.uri) in {"", _ENDING}])
     check_unicode(files)
-    names = shard_names(root, files)
+    names = shard_names(found.root, files)
     shards = [Shard(name, kind, (file,)) for name, file in zip(names, files, strict=True)]
     check_names(shards)
     return sorted(shards, key=lambda shard: shard.name)

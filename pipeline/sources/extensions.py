@@ -1,10 +1,13 @@
 """What a file is, judged by its name."""
 
 from collections import Counter
+from collections.abc import Iterable
 
 from pipeline.errors import ConfigError
 
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif")
+_JPEG_EXTENSIONS = ("jpg", "jpeg", "jpe", "jfif", "jfi", "jif", "pjpeg", "pjp")
+"""All JPEG: browsers on Windows save .jfif, older tools .jpe."""
+IMAGE_EXTENSIONS = (*_JPEG_EXTENSIONS, "png", "webp", "avif", "bmp", "tif", "tiff", "gif")
 """Extensions of images, the preferred one first where a sample has several."""
 
 FORMATS = {
@@ -12,8 +15,8 @@ FORMATS = {
     "parquet": (".parquet",),
     "folder": tuple(f".{extension}" for extension in IMAGE_EXTENSIONS),
 }
-"""Formats and the extensions of their files. Of several in one source, the first wins: writers
-such as img2dataset put a Parquet file of metadata beside each tar."""
+"""Formats and the extensions of their files."""
+NO_EXTENSION = "(no extension)"
 
 
 def extension(path: str) -> str:
@@ -25,15 +28,15 @@ def extension(path: str) -> str:
     return dot + last if stem else ""
 
 
-def count_extensions(paths: list[str]) -> dict[str, int]:
+def stem(path: str) -> str:
+    """Returns the path without its extension."""
+    return path[: len(path) - len(extension(path))]
+
+
+def count_extensions(paths: Iterable[str]) -> dict[str, int]:
     """Returns how many paths have each extension, the most frequent first."""
-    counts = Counter(extension(path) or "(no extension)" for path in paths)
+    counts = Counter(extension(path) or NO_EXTENSION for path in paths)
     return dict(counts.most_common())
-
-
-def detect_format(counts: dict[str, int]) -> str | None:
-    """Returns the first format of `FORMATS` that has a file, or None."""
-    return next((name for name, known in FORMATS.items() if counts.keys() & set(known)), None)
 
 
 def check_format(name: str) -> str:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from pipeline import storage
 from pipeline.schema import File, Reason, Rejection, Sample, Shard
+from pipeline.sources.damage import brief
 from pipeline.sources.names import relative_path
 
 IMAGES_PER_SHARD = 1_000
@@ -54,7 +55,12 @@ def read_shard(shard: Shard) -> Iterator[Sample]:
     """Yields one sample a file; its key is the path below the root, extension included."""
     for row, file in enumerate(shard.files):
         key = relative_path(shard.root, file.uri)
-        if file.size > MAX_IMAGE_BYTES:
+        if file.obstacle:
+            message = brief(
+                f"this is {file.obstacle}; bring it back, and --replace-changed reads it"
+            )
+            yield Sample(row, key, rejection=Rejection(Reason.NO_IMAGE, brief(message)))
+        elif file.size > MAX_IMAGE_BYTES:
             message = f"{file.size} bytes are more than the {MAX_IMAGE_BYTES} that are read"
             yield Sample(row, key, rejection=Rejection(Reason.CORRUPT, message))
         else:

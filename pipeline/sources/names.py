@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from pipeline.errors import ConfigError
 from pipeline.schema import File, Shard
-from pipeline.sources.extensions import IMAGE_EXTENSIONS, extension
+from pipeline.sources.extensions import IMAGE_EXTENSIONS, extension, stem
 
 
 def relative_path(root: str, uri: str) -> str:
@@ -38,9 +38,9 @@ def shard_names(root: str, files: list[File]) -> list[str]:
     Files that would share a name (`a.tar` and `a.tar.gz`) keep their extensions.
     """
     paths = [relative_path(root, file.uri) for file in files]
-    stems = [path[: len(path) - len(extension(path))] for path in paths]
+    stems = [stem(path) for path in paths]
     uses = Counter(stems)
-    return [stem if uses[stem] == 1 else path for path, stem in zip(paths, stems, strict=True)]
+    return [name if uses[name] == 1 else path for path, name in zip(paths, stems, strict=True)]
 
 
 def check_unicode(files: Iterable[File]) -> None:

@@ -1,7 +1,7 @@
 """What the operator typed as a source, and the files that it stands for."""
 
-import functools
 import re
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import bracex
@@ -16,13 +16,28 @@ _GLOB = re.compile(r"[*?\[]")
 _MAX_EXPANSIONS = 1_000_000  # bracex stops at 1,000 unless told; LAION-5B has 231,349 tars
 
 
-def find_files(source: str) -> tuple[str, list[File]]:
-    """Returns the folder that names are relative to, and the files in it, sorted by URI.
+@dataclass(frozen=True)
+class Found:
+    """What a source stands for."""
 
-    A source is a folder (searched at any depth), one file, or a pattern. `{a,b}` and `{000..127}`
-    are expanded as in bash, and each result has to exist, as a file or as a folder whose name has
-    no dot. `*`, `?` and `[...]` match within one part of a path, `**` any number of parts; they
-    match files only.
+    root: str
+    """URI of the folder that names are relative to."""
+    files: list[File]
+    """Sorted by URI; `File.obstacle` says of which of them nothing can be read."""
+    followed: tuple[str, ...] = ()
+    """URIs of linked folders that were listed."""
+    repeated: tuple[str, ...] = ()
+    """URIs of folders, linked or behind a link, that were listed under another name."""
+
+
+def find_files(source: str) -> Found:
+    """Returns the files that a source stands for.
+
+    A source is a folder (searched at any depth, links followed), one file, or a pattern. `{a,b}`
+    and `{000..127}` are expanded as in bash, and each result has to exist, as a file or as a folder
+    whose name has no dot. `*`, `?` and `[...]` match within one part of a path, `**` any number of
+    parts; they match files only. What exists is taken as it is spelled before it is read as a
+    pattern, the folders that a path begins with too.
 
     Raises:
         ConfigError: If the pattern cannot be expanded, or names files that do not exist.
@@ -32,15 +47,29 @@ def find_files(source: str) -> tuple[str, list[File]]:
     source = storage.normalise_uri(source)
     if not _SPECIAL.search(source):
         return _find_plain(source)
-    root = _constant_folder(source)
-    return root, _find_expanded(source, _expand(source))
+    constant = _constant_folder(source)
+    if storage.may_exist(source) and (found := _find_plain(source)).files:
+        return found
+    root = _literal_folder(constant, source)
+    return _find_expanded(source, root, _expand(relative_path(root, source)))
 
 
-def _find_plain(source: str) -> tuple[str, list[File]]:
+def _find_plain(source: str) -> Found:
     try:
-        return source.rpartition("/")[0] or "/", [storage.stat(source)]
+        return Found(source.rpartition("/")[0] or "/", [storage.stat(source)])
     except FileNotFoundError:
-        return source, storage.list_files(source)
+        listing = storage.list_source(source)
+        return Found(source, listing.files, listing.followed, listing.repeated)
+
+
+def _literal_folder(folder: str, source: str) -> str:
+    """Returns the folder of a pattern below `folder`, as deep as it exists as it is spelled."""
+    for part in relative_path(folder, source).split("/")[:-1]:
+        deeper = storage.join_uri(folder, part)
+        if not storage.may_exist(deeper) or not storage.list_source(deeper).files:
+            break
+        folder = deeper
+    return folder
 
 
 def _constant_folder(pattern: str) -> str:
@@ -60,42 +89,75 @@ def _expand(pattern: str) -> list[str]:
         ) from error
 
 
-def _find_expanded(source: str, patterns: list[str]) -> list[File]:
-    @functools.cache  # thousands of names share a parent: one listing instead of a HEAD each
-    def listed(folder: str, *, recursive: bool) -> dict[str, File]:
-        return {file.uri: file for file in storage.list_files(folder, recursive=recursive)}
-
+def _find_expanded(source: str, root: str, patterns: list[str]) -> Found:
+    """Returns what patterns relative to a folder match."""
+    lists = _Lists()
     found: dict[str, File] = {}
     missing = []
     for pattern in patterns:
-        base = _constant_folder(pattern)
+        base, parts = _split_constant(root, pattern)
         if _GLOB.search(pattern):
-            parts = relative_path(base, pattern).split("/")
-            candidates = listed(base, recursive=len(parts) > 1 or "**" in parts)
-            matches = _match(base, parts, candidates)
+            depth = None if "**" in parts else len(parts)
+            matches = _match(base, parts, lists.files(base, depth))
         else:
-            matches = _named(pattern, listed(base, recursive=False))
+            matches = _named(base, parts[-1], lists)
         found |= matches
         if not matches:
-            missing.append(pattern)
+            missing.append(storage.join_uri(root, pattern))
     _check_missing(source, len(patterns), missing)
-    return sorted(found.values(), key=lambda file: file.uri)
+    files = sorted(found.values(), key=lambda file: file.uri)
+    return Found(root, files, tuple(sorted(lists.followed)), tuple(sorted(lists.repeated)))
 
 
-def _named(uri: str, siblings: dict[str, File]) -> dict[str, File]:
+class _Lists:
+    """Listings of folders, each made once: thousands of names share a parent."""
+
+    def __init__(self) -> None:
+        self.followed: set[str] = set()
+        self.repeated: set[str] = set()
+        self._made: dict[tuple[str, int | None], dict[str, File]] = {}
+
+    def files(self, folder: str, depth: int | None) -> dict[str, File]:
+        """Returns what is below a folder, as many levels as are wanted, by URI."""
+        if (folder, depth) not in self._made:
+            listing = storage.list_source(folder, depth)
+            self.followed.update(listing.followed)
+            self.repeated.update(listing.repeated)
+            self._made[folder, depth] = {file.uri: file for file in listing.files}
+        return self._made[folder, depth]
+
+
+def _split_constant(root: str, pattern: str) -> tuple[str, list[str]]:
+    """Returns the deepest folder without a wildcard, and the parts of the pattern below it."""
+    parts = pattern.split("/")
+    first = next((i for i, part in enumerate(parts) if _GLOB.search(part)), len(parts) - 1)
+    return storage.join_uri(root, *parts[:first]), parts[first:]
+
+
+def _named(folder: str, name: str, lists: _Lists) -> dict[str, File]:
+    uri, siblings = storage.join_uri(folder, name), lists.files(folder, 1)
     if uri in siblings:
         return {uri: siblings[uri]}
-    if "." in uri.rpartition("/")[2]:
-        return {}
-    return {file.uri: file for file in storage.list_files(uri)}
+    return {} if "." in name else lists.files(uri, None)
 
 
 def _match(base: str, pattern: list[str], candidates: dict[str, File]) -> dict[str, File]:
-    return {
-        uri: file
-        for uri, file in candidates.items()
-        if _matches(relative_path(base, uri).split("/"), pattern)
-    }
+    """Returns what matches, and of what cannot be read also what may stand for folders that do."""
+
+    def matches(file: File) -> bool:
+        parts = relative_path(base, file.uri).split("/")
+        return _leads(parts, pattern) if file.obstacle else _matches(parts, pattern)
+
+    return {uri: file for uri, file in candidates.items() if matches(file)}
+
+
+def _leads(parts: list[str], pattern: list[str]) -> bool:
+    """Tells whether a path matches a pattern, or the beginning of one."""
+    if not parts or not pattern:
+        return not parts
+    if pattern[0] == "**":
+        return True
+    return fnmatchcase(parts[0], pattern[0]) and _leads(parts[1:], pattern[1:])
 
 
 def _matches(parts: list[str], pattern: list[str]) -> bool:

@@ -1,7 +1,8 @@
 """Tars in the webdataset layout: consecutive members with one key are one sample.
 
 The key is a member's path up to the first dot of its base name, and what follows that dot is the
-extension: `train/0001.seg.png` is `seg.png` of `train/0001`. The layout is webdataset's own:
+extension: `train/0001.seg.png` is `seg.png` of `train/0001`. A member without an extension is the
+image if it begins as one and no other member is. The layout is webdataset's own:
 https://github.com/webdataset/webdataset, `webdataset/tariterators.py`, `base_plus_ext`.
 
 Nothing is extracted to disk or unpickled, and only images and kept text are read into memory.
@@ -19,6 +20,7 @@ import pyarrow as pa
 from pipeline import storage
 from pipeline.errors import ConfigError
 from pipeline.schema import File, Reason, Rejection, Sample, Selection, Shard
+from pipeline.sources.contents import HEAD_BYTES, is_image
 from pipeline.sources.damage import PARSER_ERRORS, brief, damaged
 from pipeline.sources.extensions import IMAGE_EXTENSIONS
 from pipeline.sources.growth import check_growth, most_bytes
@@ -114,6 +116,8 @@ def _read_drafts(file: BinaryIO, selection: Selection, kept: pa.Schema) -> Itera
             draft = draft or _Draft(key)
             draft.extensions.append(extension)
             _add_member(draft, tar, member, ranks.get(extension), texts.get(extension))
+            if not extension and draft.image is None and selection.image is None:
+                draft.image = _read_bare(tar, member)
     except _TAR_ERRORS as error:
         if draft is not None and draft.is_complete(kept):
             yield draft
@@ -200,6 +204,16 @@ def _read_image(draft: _Draft, tar: tarfile.TarFile, member: tarfile.TarInfo) ->
         draft.rejection = Rejection(Reason.CORRUPT, message)
         return None
     return _read_member(tar, member)
+
+
+def _read_bare(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
+    """Returns a member without an extension if it begins as an image; others are not read."""
+    if not member.isfile() or member.issparse() or member.size > MAX_IMAGE_BYTES:
+        return None
+    reader = tar.extractfile(member)
+    assert reader is not None, "only regular members are read"
+    head = reader.read(HEAD_BYTES)
+    return head + reader.read() if is_image(head) else None
 
 
 def _read_text(draft: _Draft, tar: tarfile.TarFile, member: tarfile.TarInfo) -> str | None:
