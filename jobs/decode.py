@@ -150,7 +150,9 @@ class _Source:
                 "output has of its own: say with --keep what to keep"
             )
         key = job.key or ("key" if self.run else None)
-        return Selection(job.latents or job.codes, key, kept if job.keep is None else job.keep)
+        keep = kept if job.keep is None else job.keep
+        run = self.run.fingerprint if self.run else None
+        return Selection(job.latents or job.codes, key, keep, run=run)
 
     def form(self, job: Decode, weights: Weights) -> Form:
         """Returns what the codes or latents of an image look like."""

@@ -204,7 +204,10 @@ def _work(
                 if tick.counts.devices != progress.devices:
                     said = _describe_devices(tick.counts)
                     console.print(said, style="dim", markup=False)
+                known = len(progress.dropped)
                 _count(progress, tick)
+                for said in progress.dropped[known:]:
+                    console.print(f"  {said}", style="yellow", markup=False)
                 progress.note()
                 display.show(progress)
                 if prepared.can_judge_early and _can_judge(options, progress):
@@ -236,6 +239,7 @@ def _count(progress: Progress, tick: Tick) -> None:
     for receipt in tick.receipts.to_pylist() if tick.receipts else ():
         progress.durable += receipt["good"] + receipt["rejected"]
         progress.reasons.update(receipt["reasons"])
+        progress.dropped += receipt["dropped"]
         if receipt["committed"] is not None:
             progress.commit(receipt["shard"])
 

@@ -8,19 +8,18 @@ same rows, and the first one wins. Object storage is the only state.
 What a whole shard becomes in the sink is `pipeline.publication`'s matter.
 """
 
-import io
 import json
 from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline import layout, storage
-from pipeline.errors import StorageError
-from pipeline.footer import ORIGIN, write_parquet
+from pipeline.errors import DamagedError, StorageError
+from pipeline.footer import ORIGIN
 from pipeline.layout import ranges_of
+from pipeline.objects import pack_object, parse_object
 from pipeline.publication import Base, publish_shard, read_base
 from pipeline.writer import Writer, origin_of
 
@@ -31,6 +30,7 @@ RECEIPT = pa.schema(
         pa.field("rejected", pa.int64()),  # rows that came in with a reason
         pa.field("reasons", pa.list_(pa.string())),  # of the rejected rows
         pa.field("committed", pa.int32()),  # rows of the shard, if its object is there now
+        pa.field("dropped", pa.list_(pa.string())),  # what was wrong with rows staged before
     ]
 )
 """What a writer reports: one row for each shard that it was given rows of."""
@@ -54,20 +54,28 @@ def commit_rows(table: pa.Table, writer: Writer) -> pa.Table:
         rows = table.filter(pc.equal(table["shard"], index)).sort_by("row")
         reasons = rows["reason"].drop_null().to_pylist()
         real = pc.sum(pc.greater_equal(rows["row"], 0)).as_py()
+        dropped: list[str] = []
         receipts.append(
             {
                 "shard": index,
                 "good": real - len(reasons),
                 "rejected": len(reasons),
                 "reasons": reasons,
-                "committed": _commit_shard(writer, index, rows),
+                "committed": _commit_shard(writer, index, rows, dropped),
+                "dropped": dropped,
             }
         )
     return pa.Table.from_pylist(receipts, schema=RECEIPT)
 
 
-def _commit_shard(writer: Writer, index: int, rows: pa.Table) -> int | None:
+def _commit_shard(writer: Writer, index: int, rows: pa.Table, dropped: list[str]) -> int | None:
     """Publishes a whole shard, or stages its rows and merges if they were the last missing ones.
+
+    Args:
+        writer: The run they belong to.
+        index: The shard's place in the plan.
+        rows: What there is of it.
+        dropped: Is told what was wrong with staged rows that are to be read anew.
 
     Returns:
         Rows of the shard, if it is committed now.
@@ -83,7 +91,7 @@ def _commit_shard(writer: Writer, index: int, rows: pa.Table) -> int | None:
         return int(total)
     for block in _contiguous(rows):
         _stage(writer, index, block)
-    return _merge(writer, index, base)
+    return _merge(writer, index, base, dropped)
 
 
 def _with_base(rows: pa.Table, base: Base | None) -> pa.Table:
@@ -110,10 +118,10 @@ def _stage(writer: Writer, index: int, block: pa.Table) -> None:
     rows = (block["row"][0].as_py(), block["row"][-1].as_py() + 1)
     name, total = writer.plan.name(index), block["total"][-1].as_py()
     uri = layout.range_uri(writer.sink, name, rows, total, writer.edition(index))
-    storage.publish(uri, write_parquet(block, {ORIGIN: json.dumps(origin_of(writer, index))}))
+    storage.publish(uri, pack_object(block, {ORIGIN: json.dumps(origin_of(writer, index))}))
 
 
-def _merge(writer: Writer, index: int, base: Base | None) -> int | None:
+def _merge(writer: Writer, index: int, base: Base | None, dropped: list[str]) -> int | None:
     """Commits a shard whose staging is complete; returns its rows if it is committed now."""
     name = writer.plan.name(index)
     uris = _list_ranges(writer, index)
@@ -127,6 +135,9 @@ def _merge(writer: Writer, index: int, base: Base | None) -> int | None:
     except FileNotFoundError:  # another writer has committed the shard and is clearing up
         storage.stat(layout.data_uri(writer.sink, name))
         return staged.total
+    except DamagedError as error:  # no writer can use it: gone, its rows are missing, and read anew
+        dropped.append(error.message)
+        return None
     rows = _with_base(pa.concat_tables(tables), base)
     publish_shard(writer, index, rows, staged.total, base)
     for uri in uris:
@@ -141,14 +152,20 @@ def _list_ranges(writer: Writer, index: int) -> list[str]:
 
 
 def _read_range(uri: str, writer: Writer, index: int) -> pa.Table:
-    file = pq.ParquetFile(io.BytesIO(storage.read(uri)))
-    origin = json.loads((file.metadata.metadata or {}).get(ORIGIN.encode(), b"{}"))
-    if origin != origin_of(writer, index):
+    data = storage.read(uri)
+    try:
+        found = parse_object(uri, data)
+    except DamagedError as error:
+        storage.delete(uri)
+        raise DamagedError(
+            f"{uri} is damaged; it was removed, and the next command reads its rows again"
+        ) from error
+    if found.footer.origin != origin_of(writer, index):
         raise StorageError(
             f"{uri} was made by another run, or of another version of the shard; remove staging/ "
             "and run again"
         )
-    return file.read()
+    return found.table
 
 
 def _drop_duplicates(rows: pa.Table) -> pa.Table:

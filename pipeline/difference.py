@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline import layout
-from pipeline.footer import read_whole
+from pipeline.objects import read_whole
 from pipeline.plan import Plan
 from pipeline.run import Run
 from pipeline.threads import map_ahead

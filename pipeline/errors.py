@@ -6,6 +6,7 @@
     ├── CodecError          4  the codec fails whatever it is given: see vqpipe doctor
     ├── MachineError        4  a machine ran out of memory or disk: give it more, rerun
     ├── StorageError        4  the store said no, or nothing, after retries: fix access, rerun
+    │   └── DamagedError    4  an object of ours is not as it was written: restore or remake it
     ├── MismatchError       3  the sink belongs to another run: another sink, or its options
     ├── SourceChangedError  3  an input is not what was planned: restore it, or take it in
     ├── IncompleteError     2  the run ended before every shard was committed: rerun
@@ -71,6 +72,10 @@ class StorageError(VqpipeError):
     """The store refused or did not answer: fix access or wait, then run the same command again."""
 
     exit_code = 4
+
+
+class DamagedError(StorageError):
+    """An object of a sink is not what a command wrote there: restore it, or have it made again."""
 
 
 class MismatchError(VqpipeError):

@@ -17,8 +17,8 @@ import pyarrow as pa
 
 from pipeline import layout, metrics, storage, totals
 from pipeline.drift import Distance, measure_drift
-from pipeline.footer import read_whole
 from pipeline.metrics import Moments
+from pipeline.objects import read_whole
 from pipeline.plan import Plan
 from pipeline.report import (
     Counts,

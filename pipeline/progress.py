@@ -42,6 +42,8 @@ class Progress:
     durable: int = 0
     """Rows staged or committed, rejections included."""
     reasons: Counter[str] = field(default_factory=Counter)
+    dropped: list[str] = field(default_factory=list)
+    """What was wrong with staged rows that have to be read anew."""
     read: int = 0
     """Samples read from the source."""
     read_bytes: int = 0

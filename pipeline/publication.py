@@ -7,7 +7,6 @@ that was planned anew after its files changed, without the rows; of decoded imag
 files have given way just before.
 """
 
-import io
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -22,20 +21,13 @@ import pyarrow.parquet as pq
 
 from pipeline import layout, schema, storage
 from pipeline.errors import AccountingError
-from pipeline.footer import (
-    ORIGIN,
-    REJECTIONS,
-    Footer,
-    pack_rejections,
-    parse_footer,
-    read_footer,
-    write_parquet,
-)
-from pipeline.plan import digest
+from pipeline.footer import EXAMPLES, ORIGIN, REJECTIONS_BYTES, Footer, read_footer
+from pipeline.objects import digest, open_current, pack_object, pack_rejected, pack_rejections
 from pipeline.products import Finished
 from pipeline.writer import Writer, between, is_current, origin_of
 
 _WRITERS = 16
+_EXAMPLES, _EXAMPLE_LETTERS = 5, 500
 
 
 @dataclass(frozen=True)
@@ -52,14 +44,12 @@ class Base:
 def read_base(writer: Writer, index: int) -> Base | None:
     """Returns what is committed of a shard, if it is of the version that is planned now."""
     try:
-        data = storage.read(layout.data_uri(writer.sink, writer.plan.name(index)))
+        with open_current(layout.data_uri(writer.sink, writer.plan.name(index))) as (file, footer):
+            if not is_current(footer, writer.run, writer.plan, index):
+                return None
+            return Base(_rows_of(pq.read_table(file), index, writer), footer.total, footer)
     except FileNotFoundError:
         return None
-    file = pq.ParquetFile(io.BytesIO(data))
-    footer = parse_footer(file.metadata.metadata)
-    if not is_current(footer, writer.run, writer.plan, index):
-        return None
-    return Base(_rows_of(file.read(), index, writer), footer.total, footer)
 
 
 def publish_shard(
@@ -83,10 +73,11 @@ def publish_shard(
     if writer.revision(index):  # another command may have written it since this one began
         storage.delete(layout.success_uri(writer.sink))
     said = {**_describe(writer, index, rejected, len(good), before), **finished.facts}
-    origin = json.dumps(said | {"rejections": digest(rejections)})
+    packed = {"rejections": digest(rejections), REJECTIONS_BYTES: len(rejections)}
+    origin = said | packed
     _publish_rejected(writer, index, rejected, origin)
-    footer = {ORIGIN: origin, REJECTIONS: rejections, **finished.footer}
-    data = write_parquet(_data_table(finished.columns, writer), footer)
+    footer = {ORIGIN: json.dumps(origin), **finished.footer}
+    data = pack_object(_data_table(finished.columns, writer), footer, rejections)
     uri = layout.data_uri(writer.sink, name)
     is_first = writer.publish(index, uri, data)
     if has_written and not is_first and _has_other_files(finished, uri):
@@ -162,10 +153,12 @@ def _may_replace(writer: Writer, index: int, base: Base | None) -> bool:
     return found.origin.get("source") in writer.plan.earlier(index)
 
 
-def _publish_rejected(writer: Writer, index: int, rejected: pa.Table, origin: str) -> None:
+def _publish_rejected(
+    writer: Writer, index: int, rejected: pa.Table, origin: Mapping[str, Any]
+) -> None:
     uri = layout.rejected_uri(writer.sink, writer.plan.name(index))
     if len(rejected):
-        writer.publish(index, uri, write_parquet(rejected, {ORIGIN: origin}))
+        writer.publish(index, uri, pack_rejected(rejected, origin))
     elif writer.replaces(index):
         storage.delete(uri)
 
@@ -204,8 +197,24 @@ def _describe(
         "good": good,
         "rejected": len(rejected),
         "reasons": dict(Counter(rejected["reason"].to_pylist())),
+        EXAMPLES: _examples(rejected),
         **_describe_retries(writer, index, before),
     }
+
+
+def _examples(rejected: pa.Table) -> dict[str, list[dict[str, Any]]]:
+    """Returns key, row and message of the first few rejections of each reason, long texts cut."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for reason in pc.unique(rejected["reason"]).to_pylist():
+        of_it = rejected.filter(pc.equal(rejected["reason"], reason)).slice(0, _EXAMPLES)
+        short = [
+            pc.utf8_slice_codeunits(of_it[name], 0, _EXAMPLE_LETTERS) for name in ("key", "message")
+        ]
+        rows = zip(
+            short[0].to_pylist(), of_it["row"].to_pylist(), short[1].to_pylist(), strict=True
+        )
+        found[reason] = [{"key": key, "row": row, "message": text} for key, row, text in rows]
+    return found
 
 
 def _describe_retries(writer: Writer, index: int, before: Mapping[str, Any]) -> dict[str, object]:

@@ -11,8 +11,8 @@ from pipeline import layout
 from pipeline.attempts import ATTEMPTS, NOT_THE_INPUT, keep_reading
 from pipeline.errors import SourceChangedError
 from pipeline.evaluating import pick_rows
-from pipeline.footer import read_whole
 from pipeline.layout import Staged
+from pipeline.objects import read_whole
 from pipeline.plan import Plan
 from pipeline.quarantine import read_quarantined
 from pipeline.schema import PLACE, Sample, Selection, Shard

@@ -16,9 +16,10 @@ import pyarrow.compute as pc
 from pipeline import layout, storage
 from pipeline.attempts import ATTEMPTS
 from pipeline.codec import DType
-from pipeline.footer import Footer, read_data, read_footer
+from pipeline.footer import read_footer
 from pipeline.images import Preprocess
 from pipeline.layout import Staged
+from pipeline.objects import Object, read_object
 from pipeline.plan import Plan, pick_names
 from pipeline.readers import SampleReader
 from pipeline.run import Run
@@ -107,10 +108,11 @@ def compare_shard(sink: str, run: Run, plan: Plan, index: int, again: Again) -> 
         StorageError: If a store does not answer.
     """
     uri = layout.data_uri(sink, plan.name(index))
-    stored, footer = read_data(uri)
+    whole = read_object(uri)
+    stored, footer = whole.table, whole.footer
     kept = pa.schema([stored.schema.field(name) for name in again.selection.keep])
     found = Compared(shards=1)
-    had, seen = _Stored.of(stored, footer), 0
+    had, seen = _Stored.of(whole), 0
     # A shard that a reader could not read to its end may take this process down, too.
     deaths = ATTEMPTS if footer.total is None else 0
     samples = SampleReader(again.selection, kept).samples(plan.shard(index), deaths)
@@ -149,14 +151,15 @@ class _Stored:
     rejected: set[int]
 
     @classmethod
-    def of(cls, table: pa.Table, footer: Footer) -> "_Stored":
+    def of(cls, found: Object) -> "_Stored":
+        table = found.table
         rows, width = table["row"].to_pylist(), table.schema.field("codes").type.list_size
         flat = table["codes"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         return cls(
             {row: place for place, row in enumerate(rows)},
             table["key"].to_pylist(),
             flat.reshape(-1, width),
-            set(footer.rejections["row"].to_pylist()),
+            set(found.rejections["row"].to_pylist()),
         )
 
 

@@ -177,6 +177,8 @@ class Selection:
     """Parquet columns or webdataset extensions to copy into the output."""
     shape: tuple[int, ...] = ()
     """Of what is decoded: (h, w) of codes, (C, h, w) of latents."""
+    run: str | None = None
+    """Of what is decoded: fingerprint of the run whose sink it is; None for files of others."""
 
 
 GRID_LIMIT_UINT16 = 65_536

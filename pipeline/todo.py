@@ -14,6 +14,7 @@ from pipeline import layout
 from pipeline.errors import StorageError
 from pipeline.footer import read_footer
 from pipeline.layout import Staged
+from pipeline.objects import read_rejections
 from pipeline.plan import Plan, load_plan
 from pipeline.run import Run
 from pipeline.schema import File
@@ -86,9 +87,8 @@ def _good_rows(file: File) -> Staged | None:
 
     Past the point where a shard was damaged, all rows are to be read anew.
     """
-    footer = read_footer(file)
+    footer, rejections = read_rejections(file)
     if not footer.origin["rejected"]:
         return None
-    rejected = footer.rejections["row"].to_numpy()
-    good = np.setdiff1d(np.arange(footer.origin["seen"]), rejected)
+    good = np.setdiff1d(np.arange(footer.origin["seen"]), rejections["row"].to_numpy())
     return Staged(layout.ranges_of(good), footer.total)

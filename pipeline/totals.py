@@ -14,8 +14,9 @@ from typing import Any, NoReturn
 import numpy as np
 
 from pipeline import layout, metrics, storage
-from pipeline.errors import IncompleteError, StorageError
-from pipeline.footer import IMAGE_BYTES, ORIGIN, Footer, Histogram, read_footer, write_parquet
+from pipeline.errors import DamagedError, IncompleteError, StorageError
+from pipeline.footer import EXAMPLES, IMAGE_BYTES, Footer, Histogram, read_footer
+from pipeline.objects import pack_rejected, read_rejections
 from pipeline.plan import Plan, load_plan
 from pipeline.run import Run
 from pipeline.schema import File
@@ -155,10 +156,10 @@ class Totals:
         self.histogram += footer.histogram
         if origin["rejected"]:
             self.rejections[origin["shard"]] = origin["rejections"]
-        for row in footer.rejections.to_pylist():
-            first = self.examples.setdefault(row.pop("reason"), [])
-            if len(first) < _EXAMPLES:
-                first.append({"shard": origin["shard"], **row})
+        for reason, rows in origin[EXAMPLES].items():
+            first = self.examples.setdefault(reason, [])
+            left = rows[: _EXAMPLES - len(first)]
+            first += [{"shard": origin["shard"], **row} for row in left]
 
 
 def read_totals(sink: str, run: Run, plan: Plan, some: Collection[File] | None = None) -> Totals:
@@ -272,15 +273,15 @@ def _settle_rejected(sink: str, totals: Totals) -> None:
         storage.delete(files[name].uri)
     for name, expected in totals.rejections.items():
         if found.get(name) != expected:
-            footer = read_footer(storage.stat(layout.data_uri(sink, name)))
-            document = write_parquet(footer.rejections, {ORIGIN: json.dumps(footer.origin)})
+            footer, rejected = read_rejections(storage.stat(layout.data_uri(sink, name)))
+            document = pack_rejected(rejected, footer.origin)
             storage.replace(layout.rejected_uri(sink, name), document)
 
 
 def _rejections_digest(file: File) -> str | None:
     try:
         return read_footer(file).origin.get("rejections")
-    except FileNotFoundError:  # another command has just made its last rejection good
+    except (FileNotFoundError, DamagedError):  # another command has just made its last one good
         return None
 
 

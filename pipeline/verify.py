@@ -6,25 +6,22 @@ of data, not an exception, so that one damaged object hides no other.
 """
 
 import functools
-import io
 import json
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline import layout, schema, storage
-from pipeline.errors import StorageError, VqpipeError
-from pipeline.footer import Footer, read_data, read_footer
+from pipeline.errors import DamagedError, StorageError, VqpipeError
 from pipeline.gallery import find_fault
+from pipeline.objects import Object, count_codes, read_object, read_rejections
 from pipeline.plan import Plan
 from pipeline.run import Run
 from pipeline.schema import REJECTED, File
@@ -80,8 +77,16 @@ class _Shard:
     sink: str
     uri: str
     name: str
-    table: pa.Table
-    footer: Footer
+    object: Object
+
+    @property
+    def table(self) -> pa.Table:
+        return self.object.table
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """What its footer says."""
+        return self.object.footer.origin
 
 
 def verify(sink: str, run: Run, plan: Plan, *, is_complete: bool) -> Iterator[Breach]:
@@ -148,13 +153,13 @@ def _check_object(
     sink: str, run: Run, plan: Plan, index: int, file: File, *, is_complete: bool
 ) -> Iterator[Breach]:
     try:
-        table, footer = read_data(file.uri)
-    except _DAMAGE as error:
-        yield Breach("readable", file.uri, f"{type(error).__name__}: {error}")
+        found = read_object(file.uri)
+    except (FileNotFoundError, DamagedError) as error:
+        yield Breach("readable", file.uri, str(error))
         return
-    if not is_complete and footer.origin.get("source") in plan.earlier(index):
+    if not is_complete and found.footer.origin.get("source") in plan.earlier(index):
         return  # it waits to be replaced
-    shard = _Shard(sink, file.uri, plan.name(index), table, footer)
+    shard = _Shard(sink, file.uri, plan.name(index), found)
     problem = _wrong_schema(shard, run)
     if problem:
         yield Breach("schema", file.uri, problem)
@@ -163,9 +168,6 @@ def _check_object(
         problem = _SHARD_CHECKS[check](shard, run, plan, index)
         if problem:
             yield Breach(check, file.uri, problem)
-
-
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, zlib.error)  # pyarrow's errors are among them
 
 
 def _wrong_schema(shard: _Shard, run: Run) -> str | None:
@@ -200,7 +202,7 @@ def _own_schema(run: Run, found: pa.Schema) -> pa.Schema:
 
 
 def _wrong_source(shard: _Shard, run: Run, plan: Plan, index: int) -> str | None:
-    said = shard.footer.origin
+    said = shard.said
     source = plan.source(index)
     expected = {"fingerprint": run.fingerprint, "shard": shard.name, "source": source}
     wrong = [name for name, value in expected.items() if said.get(name) != value]
@@ -208,12 +210,12 @@ def _wrong_source(shard: _Shard, run: Run, plan: Plan, index: int) -> str | None
 
 
 def _wrong_rows(shard: _Shard, *_: object) -> str | None:
-    parts = (shard.table["row"], shard.footer.rejections["row"])
+    parts = (shard.table["row"], shard.object.rejections["row"])
     rows = np.sort(np.concatenate([part.to_numpy(zero_copy_only=False) for part in parts]))
-    if np.array_equal(rows, np.arange(shard.footer.origin["seen"])):
+    if np.array_equal(rows, np.arange(shard.said["seen"])):
         return None
-    missing = np.setdiff1d(np.arange(shard.footer.origin["seen"]), rows)
-    return f"of {shard.footer.origin['seen']} rows, {len(missing)} are missing, or some are twice"
+    missing = np.setdiff1d(np.arange(shard.said["seen"]), rows)
+    return f"of {shard.said['seen']} rows, {len(missing)} are missing, or some are twice"
 
 
 def _wrong_keys(shard: _Shard, *_: object) -> str | None:
@@ -230,11 +232,11 @@ def _wrong_codes(shard: _Shard, run: Run, *_: object) -> str | None:
 
 
 def _wrong_images(shard: _Shard, *_: object) -> str | None:
-    return find_fault(shard.sink, shard.name, shard.table, shard.footer.origin)
+    return find_fault(shard.sink, shard.name, shard.table, shard.said)
 
 
 def _wrong_counts(shard: _Shard, run: Run, *_: object) -> str | None:
-    said, rejections = shard.footer.origin, shard.footer.rejections
+    said, rejections = shard.said, shard.object.rejections
     counted = {
         "good": len(shard.table),
         "rejected": len(rejections),
@@ -246,8 +248,8 @@ def _wrong_counts(shard: _Shard, run: Run, *_: object) -> str | None:
         return f"the footer is wrong about {', '.join(wrong)}"
     if "codebook_size" not in run.facts:
         return None
-    histogram = np.bincount(_flat_codes(shard), minlength=run.facts["codebook_size"])
-    is_equal = np.array_equal(histogram, shard.footer.histogram)
+    histogram = count_codes(shard.table, run.facts["codebook_size"])
+    is_equal = np.array_equal(histogram, shard.object.footer.histogram)
     return None if is_equal else "the footer's histogram is not that of the codes"
 
 
@@ -272,9 +274,11 @@ def _check_rejected(
     def check(name: str) -> Breach | None:
         uri = layout.rejected_uri(sink, name)
         try:
-            expected = read_footer(data[name]).rejections
-            found = _read_rejected(rejected[name]) if name in rejected else REJECTED.empty_table()
-        except (StorageError, *_DAMAGE) as error:
+            expected = read_rejections(data[name])[1]
+            found = REJECTED.empty_table()
+            if name in rejected:
+                found = read_object(rejected[name].uri).table.cast(REJECTED)
+        except (FileNotFoundError, StorageError, pa.ArrowException) as error:
             return Breach("readable", uri, str(error))
         if found.equals(expected):
             return None
@@ -283,11 +287,6 @@ def _check_rejected(
 
     there = (name for name in plan.names if name in data)
     yield from filter(None, map_ahead(check, there, _READERS))
-
-
-def _read_rejected(file: File) -> pa.Table:
-    stored = pq.ParquetFile(io.BytesIO(storage.read(file.uri)), page_checksum_verification=True)
-    return stored.read().cast(REJECTED)
 
 
 def _check_totals(sink: str, run: Run, plan: Plan) -> Iterator[Breach]:

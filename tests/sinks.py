@@ -8,9 +8,9 @@ import pyarrow as pa
 
 from pipeline import schema, storage, totals
 from pipeline.commit import commit_rows
-from pipeline.footer import HISTOGRAM, ORIGIN, REJECTIONS, pack_histogram, pack_rejections
-from pipeline.footer import write_parquet as write_object
+from pipeline.footer import HISTOGRAM, ORIGIN, pack_histogram
 from pipeline.images import ImageFormat
+from pipeline.objects import digest, pack_object, pack_rejections
 from pipeline.plan import Growth, Plan, pick_names
 from pipeline.products import ImagesProduct, ScoresProduct
 from pipeline.run import Run, start_run
@@ -194,6 +194,7 @@ def _object(writer, index, rows, rejected):
         {"key": f"{index}/{row}", "row": row, "reason": "corrupt", "message": "bad"}
         for row in range(rejected)
     ]
+    rejections = pack_rejections(pa.Table.from_pylist(bad, schema=REJECTED))
     origin = {
         "fingerprint": writer.run.fingerprint,
         "shard": writer.plan.name(index),
@@ -206,12 +207,19 @@ def _object(writer, index, rows, rejected):
         "reasons": {"corrupt": rejected} if rejected else {},
         "audited": 0,
         "flips": 0,
-        "rejections": "",
+        "examples": {
+            "corrupt": [
+                {name: each[name] for name in ("key", "row", "message")} for each in bad[:5]
+            ]
+        }
+        if bad
+        else {},
+        "rejections": digest(rejections),
+        "rejections_bytes": len(rejections),
     }
     footer = {
         ORIGIN: json.dumps(origin),
         HISTOGRAM: pack_histogram(_histogram(writer, index, rows - rejected)),
-        REJECTIONS: pack_rejections(pa.Table.from_pylist(bad, schema=REJECTED)),
     }
     empty = data_schema(writer.kept, writer.product.codes).empty_table()
-    return write_object(empty, footer)
+    return pack_object(empty, footer, rejections)

@@ -107,6 +107,7 @@ def test_commit_rows_whole_shard_needs_no_staging(tmp_path):
         "rejected": 2,
         "reasons": ["corrupt"] * 2,
         "committed": TOTAL,
+        "dropped": [],
     }
     assert not (tmp_path / "staging").exists()
     check_committed(writer, [TOTAL], REJECTED)
@@ -433,6 +434,13 @@ def test_commit_rows_footer_equals_a_recount_by_duckdb(tmp_path, ranges):
     _, metadata = read_data(writer)
     footer = json.loads(metadata[b"vqpipe"])
     assert footer.pop("rejections")
+    assert footer.pop("rejections_bytes")
+    listed = query(tmp_path, "rejected", "key, row, message")
+    examples = [
+        (each["key"], each["row"], each["message"]) for each in footer["examples"]["corrupt"]
+    ]
+    assert examples == listed
+    del footer["examples"]
     encoded = query(tmp_path, "data", "count(*)")[0][0]
     reasons = Counter(reason for (reason,) in query(tmp_path, "rejected", "reason"))
     rows = [row for (row,) in query(tmp_path, "data", "row")]

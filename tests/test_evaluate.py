@@ -5,13 +5,13 @@ import json
 import shutil
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from jobs import cli
 from tests import commands
+from tests.damage import rewrite, set_column
 from tests.makers import jpeg, picture, tar_of
 
 SIDE, SHARDS, IMAGES = 64, 3, 12
@@ -214,17 +214,7 @@ def test_evaluate_codes_of_other_images_have_more_unlike_codes(evaluated, tmp_pa
     """What the numbers are for: codes swapped between samples show."""
     shutil.copytree(evaluated / "codes", tmp_path / "codes")
     path = tmp_path / "codes" / "data" / "0.parquet"
-    file = pq.ParquetFile(path)
-    table, said = file.read(), file.metadata.metadata
-    turned = table.set_column(
-        table.schema.get_field_index("codes"),
-        table.schema.field("codes"),
-        table["codes"].take([*range(1, len(table)), 0]),
-    )
-    mine = {key: value for key, value in said.items() if key.startswith(b"vqpipe")}
-    with pq.ParquetWriter(path, turned.schema) as writer:
-        writer.write_table(turned)
-        writer.add_key_value_metadata(mine)
+    rewrite(path, set_column("codes", lambda rows: rows.append(rows.pop(0))))
     shutil.rmtree(tmp_path / "codes" / "evaluation")
     evaluate(tmp_path / "codes", "--samples", 18)
     rows = scores(tmp_path)

@@ -25,6 +25,7 @@ from pipeline.products import ImagesProduct
 from pipeline.run import Run, start_run
 from pipeline.verify import verify
 from pipeline.writer import Writer
+from tests import damage
 from tests.intercept import Crash, Crashing
 from tests.runs import no_rows, tar_shard
 
@@ -146,13 +147,8 @@ def test_verify_finds_a_footer_that_miscounts_bytes(tmp_path, layout):
 def rewrite(writer, change, **said):
     """Writes the object of shard a again, changed, its footer the same but for what is said."""
     path = data_uri(writer.sink, "a")
-    file = pq.ParquetFile(path)
-    table, metadata = file.read(), file.metadata.metadata
-    own = {key: value for key, value in metadata.items() if key.startswith(b"vqpipe")}
-    own[b"vqpipe"] = json.dumps(json.loads(own[b"vqpipe"]) | said).encode()
-    with pq.ParquetWriter(path, table.schema) as output:
-        output.write_table(change(table))
-        output.add_key_value_metadata(own)
+    before = json.loads(pq.read_metadata(path).metadata[b"vqpipe"])
+    damage.rewrite(path, change, {"vqpipe": json.dumps(before | said)})
 
 
 def put(table, name, row, value):

@@ -4,13 +4,13 @@ from collections import Counter
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from pipeline import storage
 from pipeline.commit import commit_rows
 from pipeline.errors import IncompleteError, StorageError
 from pipeline.footer import pack_histogram
+from pipeline.objects import pack_object
 from pipeline.totals import Totals, mark_success, read_totals, write_summary
 from tests.runs import encoded_rows, flips_of, query, start, visible
 
@@ -29,12 +29,6 @@ def finished(sink, count=3):
 
 def totals_of(writer):
     return read_totals(writer.sink, writer.run, writer.plan)
-
-
-def write_parquet(path, metadata, column=b"x"):
-    with pq.ParquetWriter(path, pa.schema([("a", pa.binary())])) as writer:
-        writer.write_table(pa.table({"a": [column]}))
-        writer.add_key_value_metadata(metadata)
 
 
 def test_read_totals_equal_a_count_by_duckdb(tmp_path):
@@ -114,7 +108,8 @@ def test_read_totals_damaged_object_is_storage_error_that_names_it(tmp_path, dam
 )  # fmt: skip
 def test_read_totals_foreign_parquet_is_storage_error_that_names_it(tmp_path, metadata):
     writer = finished(tmp_path)
-    write_parquet(tmp_path / "data" / "foreign.parquet", metadata)
+    data = pack_object(pa.table({"a": [b"x"]}), metadata)
+    (tmp_path / "data" / "foreign.parquet").write_bytes(data)
     with pytest.raises(StorageError, match=r"data/foreign\.parquet"):
         totals_of(writer)
 

@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import storage
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, StorageError
+from pipeline.objects import open_object
 from pipeline.schema import Reason, Rejection, Sample, Selection, Shard
 from pipeline.sources.damage import brief, damaged
 from pipeline.sources.extensions import extension
@@ -90,7 +91,24 @@ def read_shard(shard: Shard, selection: Selection, kept: pa.Schema) -> Iterator[
 
     Raises:
         ConfigError: If this file lacks a selected column; files of a source must look alike.
+        DamagedError: If it is an object of a run of ours, and not as it was written: what is wrong
+            there is nothing that a sample could be rejected for.
     """
+    read = _read_foreign if selection.run is None else _read_own
+    return read(shard, selection, kept)
+
+
+def _read_own(shard: Shard, selection: Selection, kept: pa.Schema) -> Iterator[Sample]:
+    """Yields the rows of an object in a sink, once all of it has been checked."""
+    (listed,) = shard.files
+    with open_object(listed) as (file, footer):
+        if footer.origin.get("fingerprint") != selection.run:
+            raise StorageError(f"{listed.uri} belongs to another run than its sink; remove it")
+        yield from _read_rows(shard, file, selection, kept)
+
+
+def _read_foreign(shard: Shard, selection: Selection, kept: pa.Schema) -> Iterator[Sample]:
+    """Yields the rows of a file of any tool; the last one is a rejection if the file is damaged."""
     row, size, most = 0, 0, most_bytes(shard.size)
     seen = Keys()
     with storage.open_file(shard.files[0]) as file:
