@@ -1,8 +1,11 @@
 """The `vqpipe` command: parses, runs one job, and turns its outcome into an exit code."""
 
+import difflib
 import os
 import sys
+import traceback
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Annotated, Any, NoReturn
 
 import tyro
@@ -10,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from jobs import convert, decode, diff, doctor, encode, evaluate, inspect, submit, verify
+from jobs.console import harmless
 from jobs.convert import Convert
 from jobs.decode import Decode
 from jobs.diff import Diff
@@ -17,6 +21,7 @@ from jobs.doctor import Doctor
 from jobs.encode import Encode
 from jobs.evaluate import Evaluate
 from jobs.inspect import Inspect
+from jobs.pipes import outlive_readers
 from jobs.submit import Submit
 from jobs.verify import Verify
 from pipeline import storage
@@ -60,11 +65,8 @@ def end_with(code: int) -> NoReturn:
     interpreter takes itself apart under it, the process at times dies of SIGSEGV after the last
     word, and its exit code with it.
     """
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except BrokenPipeError:  # whoever read the output has gone
-        pass
+    sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(code)
 
 
@@ -76,24 +78,36 @@ def main(argv: list[str] | None = None) -> int:
         job = parse(arguments)
         _RUN[type(job)](job)
     except VqpipeError as error:
-        console = Console(stderr=True, highlight=False, soft_wrap=True)
-        console.print(Text(f"error: {error.message}", style="red"))
-        return error.exit_code
+        return _fail(error.message, error.exit_code)
+    except Exception as error:  # noqa: BLE001 (no person shall be left with a traceback alone)
+        print(harmless(traceback.format_exc()), file=sys.stderr)  # noqa: T201
+        said = f"{type(error).__name__} in vqpipe itself, which is a bug"
+        return _fail(f"{said}: please report it with the lines above", VqpipeError.exit_code)
     return 0
 
 
+def _fail(message: str, code: int) -> int:
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(Text(f"error: {harmless(message)}", style="red"))
+    return code
+
+
 def parse(arguments: list[str]) -> Job:
-    """Returns the job that a command line asks for; help and no arguments print help and exit.
+    """Returns the job that a command line asks for; help, version and no arguments print and exit.
 
     Raises:
         SystemExit: After help, with 0; after an option unknown, missing or malformed, with 4.
-        ConfigError: If an option is out of bounds.
+        ConfigError: If there is no such command, or an option is out of bounds.
     """
     own, _, passed_on = _split(arguments)
-    if len(own) < 2:
-        own = [*own, "--help"]
+    if own == ["--version"]:
+        print(f"vqpipe {version('vqpipe')}")  # noqa: T201
+        raise SystemExit(0)
+    _check_command(own)
     try:
-        job = tyro.cli(Job, args=own, prog="vqpipe", description=_DESCRIPTION, config=_STYLE)
+        job = tyro.cli(
+            Job, args=own or ["--help"], prog="vqpipe", description=_DESCRIPTION, config=_STYLE
+        )
     except SystemExit as end:
         if end.code in (0, None):
             raise
@@ -104,6 +118,18 @@ def parse(arguments: list[str]) -> Job:
         parse([job.command, *passed_on])  # a bad option is better found here than on the cluster
         return Submit(command=job.command, address=job.address, arguments=tuple(passed_on))
     return job
+
+
+def _check_command(own: list[str]) -> None:
+    """Raises a ConfigError for a first word that is no command; the parser shows help for it."""
+    if not own or own[0].startswith("-"):
+        return
+    commands = [name.__name__.lower() for name in _RUN]
+    if own[0] not in commands:
+        close = difflib.get_close_matches(own[0], commands, n=1, cutoff=0.5)
+        meant = f"; did you mean vqpipe {close[0]}?" if close else ";"
+        known = ", ".join(sorted(commands))
+        raise ConfigError(f"there is no command {own[0]!r}{meant} The commands are {known}")
 
 
 _STYLE = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes)
@@ -117,9 +143,14 @@ def _split(arguments: list[str]) -> tuple[list[str], str, list[str]]:
     return arguments[:at], "--", arguments[at + 1 :]
 
 
-def run_to_end() -> NoReturn:
-    """Is the `vqpipe` command."""
-    end_with(main())
+def run_to_end(argv: list[str] | None = None) -> NoReturn:
+    """Is the `vqpipe` command: runs a command line and ends the process."""
+    outlive_readers()
+    try:
+        code = main(argv)
+    except SystemExit as end:  # of the parser, after help
+        code = end.code if isinstance(end.code, int) else 0
+    end_with(code)
 
 
 if __name__ == "__main__":

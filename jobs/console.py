@@ -1,6 +1,9 @@
 """What the commands print: a title, then one line a field."""
 
+import os
 import shlex
+import shutil
+import sys
 import textwrap
 from collections.abc import Iterable
 from typing import Any
@@ -26,12 +29,13 @@ class Prose(str):
 
 def print_fields(console: Console, title: str, fields: Iterable[tuple[str, object]]) -> None:
     """Prints a title and one line a field; values are plain text, never markup, never cut."""
-    console.print(Text(title, style="bold"), soft_wrap=True)
+    console.print(Text(harmless(title), style="bold"), soft_wrap=True)
     lines = list(fields)
     names = (len(name) for name, _ in lines if len(name) <= _MOST_NAME_WIDTH)
     width = max(_NAME_WIDTH, *names, 0)
     for name, value in lines:
-        shown = _wrap(console, value, width + 4) if isinstance(value, Prose) else str(value)
+        text = harmless(str(value))
+        shown = _wrap(console, text, width + 4) if isinstance(value, Prose) else text
         line = Text.assemble((f"  {name:<{width}}  ", "dim"), shown)
         console.print(line, soft_wrap=True)
 
@@ -45,9 +49,22 @@ def _wrap(console: Console, text: str, indent: int) -> str:
     return ("\n" + " " * indent).join(lines)
 
 
+def harmless(text: str) -> str:
+    """Returns text that does nothing to a terminal but break lines.
+
+    Names of files, members, keys and columns come from whoever made the data; one may hold an
+    escape sequence that sets a window's title, hides a line or turns it around.
+    """
+    return "".join(each if each.isprintable() or each == "\n" else _escape(each) for each in text)
+
+
+def _escape(letter: str) -> str:
+    return letter.encode("unicode_escape").decode()
+
+
 def printable(text: str, limit: int = 160) -> str:
-    """Returns text from the data as one line that does nothing to a terminal."""
-    safe = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+    """Returns text from the data as one harmless line of a bounded length."""
+    safe = harmless(text).replace("\n", "\\n")
     return safe if len(safe) <= limit else safe[: limit - 3] + "..."
 
 
@@ -60,11 +77,34 @@ def describe_output(sink: str, run: Run) -> Fields:
 
 
 def read_command(sink: str) -> str:
-    """Returns a command that shows some rows of a sink."""
-    place = sink.replace("'", "''")  # as SQL has it
-    query = f"FROM '{place}/data/**/*.parquet' LIMIT 5"
-    is_plain = not any(letter in sink for letter in '"$`\\!')
-    return f'duckdb -c "{query}"' if is_plain else f"duckdb -c {shlex.quote(query)}"
+    """Returns a command that shows some rows of a sink, and that can be run where this one was."""
+    place = f"{sink}/data"
+    if shutil.which("duckdb"):
+        quoted = place.replace("'", "''")  # as SQL has it
+        query = f"FROM '{quoted}/**/*.parquet' LIMIT 5"
+        return f"duckdb -c {_quote(query)}"
+    if "://" in sink:  # with the same access as ours; a data set's threads and fsspec's end badly
+        code = (
+            "import fsspec, pyarrow as a, pyarrow.parquet as p; "
+            f"fs, path = fsspec.url_to_fs({place!r}); "
+            "print(p.ParquetFile(a.BufferReader(fs.cat(fs.find(path)[0]))).read().slice(0, 5))"
+        )
+    else:
+        code = f"import pyarrow.dataset as d; print(d.dataset({place!r}).head(5))"
+    return f"{_python()} -c {_quote(code)}"
+
+
+def _quote(text: str) -> str:
+    """Returns text as one word of a shell, in the quotes that are easier to read."""
+    is_plain = not any(letter in text for letter in '"$`\\!')
+    return f'"{text}"' if is_plain else shlex.quote(text)
+
+
+def _python() -> str:
+    """Returns how a shell calls the interpreter that has our packages."""
+    found = shutil.which("python")
+    is_ours = found is not None and os.path.dirname(found) == os.path.dirname(sys.executable)
+    return "python" if is_ours else shlex.quote(sys.executable)
 
 
 def describe_totals(totals: dict[str, Any], facts: dict[str, Any]) -> Fields:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from jobs.console import Fields
-from jobs.identity import check_kept, check_recorded, types_of, versions
+from jobs.identity import check_encoded, check_kept, find_whole_run, types_of, versions
 from jobs.model import ModelOptions, load_for_codes
 from jobs.stage import (
     GrowthOptions,
@@ -30,7 +30,7 @@ from pipeline.images import ImageFormat
 from pipeline.plan import Plan, find_plan
 from pipeline.products import ImagesProduct
 from pipeline.readers import SampleReader
-from pipeline.run import Run, find_run, is_complete, start_run
+from pipeline.run import Run, is_complete, start_run
 from pipeline.schema import Selection, Shard
 from pipeline.sources import count_rows
 from pipeline.sources.codes import Kind, kept_schema, list_shards
@@ -135,9 +135,9 @@ class _Source:
     def of(cls, job: Decode) -> "_Source":
         """Returns the source that a command names."""
         uri = storage.normalise_uri(job.source)
-        found = None if uri.endswith(".parquet") else find_run(uri)
+        found = None if uri.endswith(".parquet") else find_whole_run(uri)
         if found:
-            check_recorded(found, uri)
+            check_encoded(found, uri)
         shards = _finished(job, uri, found) if found else list_shards(uri, job.kind)
         return cls(uri, found, tuple(shards))
 
@@ -316,6 +316,6 @@ _MUCH_MEMORY = 4e9
 
 
 if __name__ == "__main__":
-    from jobs.cli import end_with, main
+    from jobs.cli import run_to_end
 
-    end_with(main(["decode", *sys.argv[1:]]))
+    run_to_end(["decode", *sys.argv[1:]])

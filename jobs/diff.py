@@ -8,7 +8,7 @@ import tyro
 from rich.console import Console
 
 from jobs.console import Fields, Prose, print_fields, printable
-from jobs.inspect import load_run
+from jobs.identity import load_run
 from pipeline import difference, metrics, storage, survey
 from pipeline.difference import Compared, Shards
 from pipeline.plan import pick_names

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import Any, Literal
 
 from jobs.console import Fields, Prose
-from jobs.identity import check_kept, facts_of, grid_of, identity_of, settle_codec
+from jobs.identity import check_kept, facts_of, find_whole_run, grid_of, identity_of, settle_codec
 from jobs.model import ModelOptions
 from jobs.stage import (
     GrowthOptions,
@@ -31,7 +31,7 @@ from pipeline.layout import Staged
 from pipeline.plan import Plan, find_plan
 from pipeline.products import CodesProduct
 from pipeline.readers import SampleReader
-from pipeline.run import Run, find_run, start_run
+from pipeline.run import Run, start_run
 from pipeline.schema import Selection
 from pipeline.sources import Listing, kept_schema, list_shards
 from pipeline.steps import Encoding
@@ -117,7 +117,7 @@ def _prepare(job: Encode) -> Prepared:
     weights = job.load_weights()
     grid = grid_of(job.resolution, weights)
     selection = Selection(job.image, job.key, job.keep)
-    begun, planned = find_run(sink), find_plan(sink)
+    begun, planned = find_whole_run(sink), find_plan(sink)
     listing = list_shards(source, job.format, planned=planned.shards() if planned else ())
     kept = kept_schema(listing, selection)
     listed = Plan.of(listing.shards)
@@ -214,6 +214,6 @@ def _describe_findings(findings: dict[str, Any] | None) -> str:
 
 
 if __name__ == "__main__":
-    from jobs.cli import end_with, main
+    from jobs.cli import run_to_end
 
-    end_with(main(["encode", *sys.argv[1:]]))
+    run_to_end(["encode", *sys.argv[1:]])

@@ -10,8 +10,7 @@ import pyarrow as pa
 from rich.console import Console
 
 from jobs.console import Fields, Prose, print_fields
-from jobs.identity import check_recorded, versions
-from jobs.inspect import load_run
+from jobs.identity import check_encoded, load_run, versions
 from jobs.model import ModelOptions, load_recorded
 from jobs.stage import (
     Prepared,
@@ -126,7 +125,7 @@ def run(job: Evaluate) -> None:
     """
     source = storage.normalise_uri(job.source)
     found = load_run(source)
-    check_recorded(found, source)
+    check_encoded(found, source)
     codes = Sink(source, found, load_plan(source), is_complete(source))
     with stoppable():
         work = run_stage("evaluate", job, lambda: _prepare(job, codes))
@@ -326,6 +325,6 @@ _FORMS = {
 
 
 if __name__ == "__main__":
-    from jobs.cli import end_with, main
+    from jobs.cli import run_to_end
 
-    end_with(main(["evaluate", *sys.argv[1:]]))
+    run_to_end(["evaluate", *sys.argv[1:]])

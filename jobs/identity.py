@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipeline import doctor
 from pipeline.codec import CodecConfig
 from pipeline.errors import ConfigError, MismatchError
-from pipeline.run import Run
+from pipeline.run import Run, find_run
 from pipeline.weights import Weights
 
 if TYPE_CHECKING:
@@ -95,28 +95,104 @@ def facts_of(
     }
 
 
-_OF_CODES = {"grid", "codebook_sha256", "kept", "model_options"}
-_IDENTITY_OF_CODES = {"stage", "model_sha256", "pixel_range"}
-"""Facts, and choices, without which a run's codes cannot be decoded."""
+_Types = dict[str, type | tuple[type, ...]]
+
+_TEXT_OR_NONE = (str, type(None))
+_BOTH: dict[str, _Types] = {
+    "identity": {"stage": str, "source": str, "model_sha256": str},
+    "facts": {"created": str, "versions": dict},
+}
+"""What `run.json` says in every sink, and of which type."""
+_OF_STAGE: dict[str, dict[str, _Types]] = {
+    "encode": {
+        "identity": {
+            "format": str,
+            "image": _TEXT_OR_NONE,
+            "key": _TEXT_OR_NONE,
+            "keep": list,
+            "resolution": int,
+            "resample": str,
+            "background": list,
+            "max_pixels": int,
+            "pixel_range": str,
+            "dtype": str,
+            "eager": bool,
+        },
+        "facts": {
+            "grid": list,
+            "codebook_size": int,
+            "codebook_sha256": str,
+            "model": str,
+            "model_options": dict,
+            "kept": dict,
+        },
+    },
+    "decode": {
+        "identity": {"format": str, "kind": str, "layout": str, "dtype": str, "pixel_range": str},
+        "facts": {"size": list, "model": str, "kept": dict},
+    },
+    "evaluate": {"identity": {"codes": str}, "facts": {"picture_px": int, "networks": dict}},
+}
+"""What it says besides, by stage."""
 
 
-def check_recorded(run: Run, sink: str) -> None:
-    """Checks that a run is one of `vqpipe encode` and says what its codes are.
+def load_run(sink: str) -> Run:
+    """Returns the run of a sink that a command was given.
+
+    Raises:
+        ConfigError: If it holds none.
+        MismatchError: If its `run.json` is damaged, or none that vqpipe wrote.
+    """
+    found = find_whole_run(sink)
+    if found is None:
+        raise ConfigError(
+            f"{sink} holds no run (there is no run.json); give the --sink of a command"
+        )
+    return found
+
+
+def find_whole_run(sink: str) -> Run | None:
+    """Returns the run of a sink, with all that its `run.json` must say; None if there is none.
+
+    Raises:
+        MismatchError: If its `run.json` is damaged, or none that vqpipe wrote.
+    """
+    found = find_run(sink)
+    if found:
+        _check_said(found, sink)
+    return found
+
+
+def _check_said(run: Run, sink: str) -> None:
+    stage = run.identity.get("stage")
+    if not isinstance(stage, str) or stage not in _OF_STAGE:
+        raise MismatchError(
+            f"{sink}/run.json is of a stage {stage!r}, which this version of vqpipe does not know: "
+            "use the version that wrote it, or another sink"
+        )
+    wrong = [
+        name
+        for part, said in (("identity", run.identity), ("facts", run.facts))
+        for name, kind in (_BOTH[part] | _OF_STAGE[stage][part]).items()
+        if name not in said or not isinstance(said[name], kind)
+    ]
+    if wrong:
+        raise MismatchError(
+            f"{sink}/run.json does not say {', '.join(sorted(wrong))}, as that of every run of "
+            f"vqpipe {stage} does: bring it back as it was (vqpipe decode also takes the Parquet "
+            "files in data/ by themselves, with --model and --grid)"
+        )
+
+
+def check_encoded(run: Run, sink: str) -> None:
+    """Checks that a run is one of `vqpipe encode`.
 
     Raises:
         ConfigError: If it is of another stage.
-        MismatchError: If `run.json` is damaged, or none that vqpipe wrote.
     """
-    stage = run.identity.get("stage", "encode")
+    stage = run.identity["stage"]
     if stage != "encode":
         raise ConfigError(f"{sink} is a sink of vqpipe {stage}, which holds no codes")
-    missing = {*(_OF_CODES - run.facts.keys()), *(_IDENTITY_OF_CODES - run.identity.keys())}
-    if missing:
-        raise MismatchError(
-            f"{sink}/run.json does not say {', '.join(sorted(missing))}, as that of every run of "
-            "vqpipe encode does: bring it back as it was (vqpipe decode also takes the Parquet "
-            "files in data/ by themselves, with --model and --grid)"
-        )
 
 
 def versions() -> dict[str, str]:

@@ -9,13 +9,13 @@ import tyro
 from rich.console import Console
 
 from jobs.console import Fields, Prose, print_fields, printable, read_command
+from jobs.identity import load_run
 from jobs.stages import Contents, describe_evaluation, find_stage
 from pipeline import readiness, storage, survey
-from pipeline.errors import ConfigError
 from pipeline.footer import IMAGE_BYTES
 from pipeline.progress import announce
 from pipeline.readiness import Readiness
-from pipeline.run import Run, find_run
+from pipeline.run import Run
 from pipeline.schema import Reason
 from pipeline.survey import Count, Rejections, Survey
 from pipeline.totals import made, verb
@@ -72,20 +72,6 @@ def run(job: Inspect) -> None:
         return
     fields = _describe_rejections(found) if found.rejections else _describe(found)
     print_fields(Console(highlight=False), sink, fields)
-
-
-def load_run(sink: str) -> Run:
-    """Returns the run of a sink that a command was given.
-
-    Raises:
-        ConfigError: If it holds none.
-    """
-    found = find_run(sink)
-    if found is None:
-        raise ConfigError(
-            f"{sink} holds no run (there is no run.json); give the --sink of a command"
-        )
-    return found
 
 
 def _find(job: Inspect, sink: str, run: Run) -> _Found:

@@ -37,11 +37,20 @@ def finish(
     facts = _facts_of(progress)
     lasting = facts if progress.images else _find_last(writer.sink, facts)
     totals.write_summary(writer.sink, writer.plan, found, lasting)
+    error = error or _conclude(writer, found, max_rejected)
     _print_summary(writer, found, _describe_work(progress, facts))
     if error:
         raise error
-    check_budget(max_rejected, found.reasons, found.seen)
-    totals.mark_success(writer.sink, writer.plan, found)
+
+
+def _conclude(writer: Writer, found: Totals, max_rejected: float) -> IncompleteError | None:
+    """Marks the sink complete, before anything is printed that could fail; returns why not."""
+    try:
+        check_budget(max_rejected, found.reasons, found.seen)
+        totals.mark_success(writer.sink, writer.plan, found)
+    except IncompleteError as error:
+        return error
+    return None
 
 
 def _facts_of(progress: Progress) -> dict[str, Any]:
@@ -53,7 +62,7 @@ def _facts_of(progress: Progress) -> dict[str, Any]:
         "images_per_second": round(progress.mean_rate, 2),
         "devices": list(progress.devices),
         "codec_busy": None if progress.busy is None else round(progress.busy, 3),
-        "bound_by": _describe_bound(progress.busy),
+        "bound_by": _describe_bound(progress),
         "throughput": [*progress.curve, (round(progress.seconds, 1), progress.images)],
     }
 
@@ -69,15 +78,19 @@ def _find_last(sink: str, facts: dict[str, Any]) -> dict[str, Any]:
 
 _BUSY = 0.8
 """Share of their time from which on the codecs are what a run waits for."""
+_ENOUGH_S = 60.0
+"""Seconds of work before which a run is all beginning and end, and says nothing of its limits."""
 
 
-def _describe_bound(busy: float | None) -> str | None:
-    """Returns what a command waited for, in a sentence; None if it had nothing to do."""
-    if busy is None:
+def _describe_bound(progress: Progress) -> str | None:
+    """Returns what a command waited for, in a sentence; None if it did too little to tell."""
+    seconds = progress.seconds - (progress.start_up_s or 0.0)
+    if progress.busy is None or not progress.durable or seconds < _ENOUGH_S:
         return None
-    if busy >= _BUSY:
-        return f"The codec was the limit: it worked {busy:.0%} of the time."
-    return f"The codec waited {1 - busy:.0%} of the time: more cores for all else would help."
+    if progress.busy >= _BUSY:
+        return f"The codec was the limit: it worked {progress.busy:.0%} of the time."
+    waited = 1 - progress.busy
+    return f"The codec waited {waited:.0%} of the time: more cores for all else would help."
 
 
 def _print_summary(writer: Writer, found: Totals, work: Fields) -> None:
@@ -98,10 +111,13 @@ def _describe_work(progress: Progress, facts: dict[str, Any]) -> Fields:
     if not progress.devices:
         return [("this run", f"no worker was ready within its {facts['seconds']:,.1f} s")]
     seconds, start = facts["seconds"], facts["start_up_seconds"]
-    done = f"{facts['images_this_run']:,} images in {seconds:,.1f} s"
+    done = f"{progress.durable:,} images in {seconds:,.1f} s"
+    ahead = progress.images - progress.durable
+    lost = f"{ahead:,} more had been encoded and were not safe yet: the next run does them again"
     return [
         ("this run", f"{done}, of which the start took {start:,.1f} s"),
-        ("images/s", f"{facts['images_per_second']:,.1f}"),
+        *([("not safe", lost)] if ahead else []),
+        *([("images/s", f"{facts['images_per_second']:,.1f}")] if progress.durable else []),
         *([("bound by", facts["bound_by"])] if facts["bound_by"] else []),
         ("device", ", ".join(facts["devices"])),
     ]

@@ -9,7 +9,7 @@ import tyro
 from rich.console import Console
 
 from jobs.console import print_fields, printable
-from jobs.inspect import load_run
+from jobs.identity import load_run
 from jobs.model import ModelOptions, load_recorded
 from pipeline import reencode, storage, verify
 from pipeline.codec import Codec, CodecConfig

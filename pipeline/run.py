@@ -46,7 +46,7 @@ class Run:
         """Returns the run that a `run.json` describes."""
         try:
             document = json.loads(data)
-            identity, plan = document.pop("identity"), document.pop("plan_sha256")
+            identity, plan = dict(document.pop("identity")), str(document.pop("plan_sha256"))
             document.pop("fingerprint")
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise MismatchError(
@@ -75,8 +75,8 @@ def find_run(sink: str) -> Run | None:
 def is_complete(sink: str) -> bool:
     """Tells whether a sink's run has ended with everything of its plan committed and checked."""
     try:
-        said = json.loads(storage.read(layout.success_uri(sink)))
-    except (FileNotFoundError, ValueError):
+        said = dict(json.loads(storage.read(layout.success_uri(sink))))
+    except (FileNotFoundError, TypeError, ValueError):
         return False
     return bool(said.get("plan_sha256") == load_plan(sink).sha256())
 

@@ -293,8 +293,8 @@ def _check_totals(sink: str, run: Run, plan: Plan) -> Iterator[Breach]:
     uri = layout.success_uri(sink)
     try:
         expected = success(plan, read_totals(sink, run, plan))
-        said = json.loads(storage.read(uri))
-    except (VqpipeError, ValueError) as error:
+        said = dict(json.loads(storage.read(uri)))
+    except (VqpipeError, TypeError, ValueError) as error:
         yield Breach("totals", uri, f"it cannot be held against the objects: {error}")
         return
     wrong = [name for name, value in expected.items() if said.get(name) != value]

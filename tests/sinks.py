@@ -22,14 +22,33 @@ IDENTITY = {
     "stage": "encode",
     "source": "s3://photos",
     "format": "webdataset",
+    "image": None,
+    "key": None,
+    "keep": [],
     "resolution": 32,
     "resample": "bicubic",
+    "background": [255, 255, 255],
+    "max_pixels": 10_000,
     "pixel_range": "signed",
     "dtype": "float32",
+    "eager": False,
     "model_sha256": "5e" * 32,
 }
+DECODED = {
+    "source": "codes/",
+    "format": "png",
+    "kind": "codes",
+    "layout": "parquet",
+    "quality": None,
+    "dtype": "float32",
+    "pixel_range": "signed",
+    "model_sha256": "5e" * 32,
+}
+SCORED = {"source": "codes/", "codes": "f1" * 32, "model_sha256": "5e" * 32}
 FACTS = {
     "model": "vqgan/",
+    "codebook_sha256": "cb" * 32,
+    "model_options": {"model": "vqgan/"},
     "created": "2026-01-02T03:04:05Z",
     "versions": {"torch": "2.13.0", "pillow": "13.0"},
 }
@@ -73,20 +92,22 @@ SCORES = ScoresProduct(tuple(schema.score_fields(has_lpips=False, has_features=F
 
 def decode(sink, names=("a", "b", "c"), rows=3):
     """Makes a sink of `vqpipe decode`, complete."""
-    return _make(sink, "decode", names, rows, IMAGES, {"image": b"png"})
+    identity = {"stage": "decode", **DECODED}
+    return _make(sink, identity, names, rows, IMAGES, {"image": b"png"})
 
 
 def score(sink, names=("a", "b", "c"), rows=3):
     """Makes a sink that `vqpipe evaluate` keeps its scores in, complete; each row has its own."""
     plain = {"ssim": 0.5, "l1": 0.25, "unlike": 1, "original": b"jpeg", "decoded": b"jpeg"}
-    return _make(sink, "evaluate", names, rows, SCORES, plain)
+    return _make(sink, {"stage": "evaluate", **SCORED}, names, rows, SCORES, plain)
 
 
-def _make(sink, stage, names, rows, product, plain):
+def _make(sink, identity, names, rows, product, plain):
     """Makes a complete sink of which the last sample of each shard is rejected."""
     listed = Plan.of(tar_shard(name) for name in names)
-    facts = FACTS | {"picture_px": 8, "networks": {"lpips": None, "inception": None}}
-    asked = Run({"stage": stage}, facts, listed.sha256())
+    networks = {"lpips": None, "inception": None}
+    facts = FACTS | {"picture_px": 8, "networks": networks, "size": [8, 8], "kept": {}}
+    asked = Run(identity, facts, listed.sha256())
     run, plan = start_run(str(sink), asked, listed, Growth())
     writer = Writer(str(sink), run, plan, NO_KEPT, product)
     for index, name in enumerate(plan.names):

@@ -25,7 +25,7 @@ from pipeline.products import ImagesProduct
 from pipeline.run import Run, start_run
 from pipeline.verify import verify
 from pipeline.writer import Writer
-from tests import damage
+from tests import damage, sinks
 from tests.intercept import Crash, Crashing
 from tests.runs import no_rows, tar_shard
 
@@ -42,10 +42,9 @@ def image(shard, row, size=SIZE, kind="png"):
 def decoded(sink, layout, count=4):
     """Returns the writer of a complete sink of two shards, whose last row is rejected."""
     plan = Plan.of(tar_shard(name) for name in SHARDS)
-    identity = {"stage": "decode", "layout": layout, "source": "s3://codes"}
-    run, plan = start_run(
-        str(sink), Run(identity, {"kept": types_of(KEPT)}, plan.sha256()), plan, Growth()
-    )
+    identity = {"stage": "decode", **sinks.DECODED, "layout": layout}
+    facts = sinks.FACTS | {"kept": types_of(KEPT), "size": list(SIZE)}
+    run, plan = start_run(str(sink), Run(identity, facts, plan.sha256()), plan, Growth())
     product = ImagesProduct(KEPT, ImageFormat("png"), layout, SIZE)
     writer = Writer(str(sink), run, plan, KEPT, product)
     for shard in range(len(SHARDS)):
@@ -201,10 +200,9 @@ def test_commit_again_after_a_crash_leaves_only_the_images_it_lists(tmp_path, la
 def live(sink, layout):
     """One command that decodes a shard of six rows, the last one rejected, in three pieces."""
     plan = Plan.of([tar_shard("a")])
-    identity = {"stage": "decode", "layout": layout, "source": "s3://codes"}
-    run, plan = start_run(
-        str(sink), Run(identity, {"kept": types_of(KEPT)}, plan.sha256()), plan, Growth()
-    )
+    identity = {"stage": "decode", **sinks.DECODED, "layout": layout}
+    facts = sinks.FACTS | {"kept": types_of(KEPT), "size": list(SIZE)}
+    run, plan = start_run(str(sink), Run(identity, facts, plan.sha256()), plan, Growth())
     product = ImagesProduct(KEPT, ImageFormat("png"), layout, SIZE)
     writer = Writer(str(sink), run, plan, KEPT, product)
     rows = rows_of(0, 5, product.rows)

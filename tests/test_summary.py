@@ -1,5 +1,9 @@
+import errno
+import io
 import json
 import re
+import sys
+import time
 
 import pytest
 
@@ -58,3 +62,44 @@ def test_finish_command_that_does_something_has_its_own_speed(tmp_path):
         with pytest.raises(IncompleteError):
             finish(writer, images=images)
     assert said(tmp_path)["images_this_run"] == 20
+
+
+class FullDisk(io.StringIO):
+    """Standard output that goes to a file on a disk without room."""
+
+    def write(self, _):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_finish_summary_that_cannot_be_printed_leaves_the_sink_complete(tmp_path, monkeypatch):
+    writer = sinks.begin(tmp_path)
+    for index in range(3):
+        sinks.commit(writer, index, 20)
+    monkeypatch.setattr(sys, "stdout", FullDisk())
+    with pytest.raises(OSError, match="No space"):
+        finish(writer, images=60)
+    assert (tmp_path / "_SUCCESS").exists()
+
+
+def test_finish_stopped_command_says_what_was_encoded_and_is_not_safe(tmp_path, capsys):
+    writer = sinks.begin(tmp_path)
+    progress = Progress(3, 300, encoded=50, durable=0, start_up_s=0.0, codecs=1, busy_s=1.0)
+    progress.devices = ("CPU",)
+    with pytest.raises(IncompleteError, match="stopped"):
+        summary.finish(writer, progress, 0.5, IncompleteError("stopped"))
+    shown = capsys.readouterr().out
+    assert re.search(r"not safe +50 more had been encoded", shown)
+    assert "images/s" not in shown, "there is none of no images"
+
+
+def test_finish_run_of_seconds_is_given_no_verdict_on_what_it_waited_for(tmp_path, capsys):
+    writer = sinks.begin(tmp_path)
+    for index in range(3):
+        sinks.commit(writer, index, 20)
+    began = time.monotonic()
+    for seconds, verdicts in ((5.0, 0), (300.0, 1)):
+        progress = Progress(3, 300, encoded=60, durable=60, start_up_s=0.0, codecs=1, busy_s=1.0)
+        progress.devices, progress.started = ("CPU",), began - seconds
+        summary.finish(writer, progress, 0.5, None)
+        assert capsys.readouterr().out.count("bound by") == verdicts
+        assert bool(said(tmp_path)["bound_by"]) == bool(verdicts)

@@ -11,8 +11,9 @@ from jobs import cli
 from pipeline import totals
 from pipeline.commit import commit_rows
 from pipeline.verify import CHECKS
+from tests import sinks
 from tests.damage import rewrite, set_column
-from tests.runs import encoded_rows, start
+from tests.runs import encoded_rows
 
 NAMES, ROWS, REJECTED = ("a", "b/c", "d"), (9, 4, 6), {0: (2, 5), 1: (), 2: (0,)}
 
@@ -20,7 +21,7 @@ NAMES, ROWS, REJECTED = ("a", "b/c", "d"), (9, 4, 6), {0: (2, 5), 1: (), 2: (0,)
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
     sink = tmp_path_factory.mktemp("sound") / "sink"
-    writer = start(sink, names=NAMES)
+    writer = sinks.begin(sink, NAMES)
     for index, count in enumerate(ROWS):
         commit_rows(encoded_rows(writer, index, count, rejected=REJECTED[index]), writer)
     found = totals.read_totals(writer.sink, writer.run, writer.plan)

@@ -141,7 +141,8 @@ def _shards(
         return webdataset.list_shards(root, files)
     if fmt == "parquet":
         return parquet.list_shards(root, files, max_shard_bytes)
-    return folder.list_shards(root, files, planned)
+    own = [shard for shard in planned if shard.format == "folder"]  # else it is another run's
+    return folder.list_shards(root, files, own)
 
 
 def _folders(uri: str) -> Iterator[str]:
