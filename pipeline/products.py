@@ -4,10 +4,8 @@ The commit (`pipeline.commit`) is the same for every stage: which rows there are
 whether all are there. What is in them is a product's matter.
 """
 
-import base64
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -23,6 +21,7 @@ from pipeline.filenames import safe_folder, safe_name, safe_names
 from pipeline.footer import HISTOGRAM, IMAGE_BYTES, pack_histogram
 from pipeline.images import ImageFormat
 from pipeline.tars import write_tar
+from pipeline.texts import documents, is_text
 
 Facts = dict[str, object]
 
@@ -200,11 +199,11 @@ class ImagesProduct:
         """Yields name and content of each member: an image, then its text, then all else of it."""
         kept = [field.name for field in self.kept]
         columns = good.select([schema.KEPT + name for name in kept]).rename_columns(kept)
-        rows = columns.to_pylist() if kept else [{}] * len(good)
-        for file, image, row in zip(files, _images(good), rows, strict=True):
+        rows = _texts(columns, self.how.extension)
+        for file, image, texts in zip(files, _images(good), rows, strict=True):
             yield file, image
             stem = file.removesuffix(f".{self.how.extension}")
-            for ending, text in _texts(row, self.how.extension):
+            for ending, text in texts:
                 yield f"{stem}.{ending}", text.encode()
 
 
@@ -233,23 +232,34 @@ class ScoresProduct:
         return Finished(good, {}, {})
 
 
-def _texts(row: Mapping[str, Any], taken: str) -> Iterator[tuple[str, str]]:
+def _texts(kept: pa.Table, taken: str) -> Iterator[list[tuple[str, str]]]:
     """Yields ending and text of each member of a tar that holds what was kept of an image.
 
     Text is a member of its own, all else is a field in one of JSON; what is null is left out.
 
     Args:
-        row: Kept values by name.
-        taken: The image's own ending.
+        kept: Kept values, a row an image.
+        taken: The images' own ending.
     """
-    texts = {name: value for name, value in row.items() if isinstance(value, str)}
-    rest = {name: value for name, value in row.items() if value is not None and name not in texts}
+    columns = {each.name: kept[each.name].combine_chunks() for each in kept.schema}
+    values = {name: documents(each) for name, each in columns.items()}
+    is_there = {name: each.is_valid().to_pylist() for name, each in columns.items()}
+    strings = {each.name for each in kept.schema if is_text(each.type)}
+    for row in range(len(kept)):
+        found = {name: each[row] for name, each in values.items() if is_there[name][row]}
+        texts = {name: value for name, value in found.items() if name in strings}
+        rest = {name: value for name, value in found.items() if name not in strings}
+        yield list(_members_of(texts, rest, taken))
+
+
+def _members_of(
+    texts: Mapping[str, str], rest: Mapping[str, Any], taken: str
+) -> Iterator[tuple[str, str]]:
     endings = {taken}
     for name, text in texts.items():
-        ending = _free(safe_name(name).replace("/", "%2F"), "txt", endings)
-        yield ending, text
+        yield _free(safe_name(name).replace("/", "%2F"), "txt", endings), text
     if rest:
-        document = json.dumps(_to_json(rest), ensure_ascii=False, allow_nan=False)
+        document = json.dumps(rest, ensure_ascii=False, allow_nan=False)
         yield _free("json", "json", endings), document
 
 
@@ -259,19 +269,6 @@ def _free(ending: str, more: str, taken: set[str]) -> str:
         ending = f"{ending}.{more}"
     taken.add(ending.lower())
     return ending
-
-
-def _to_json(value: object) -> object:
-    """Returns a kept value as JSON has it: NaN and infinity as null, bytes in base64."""
-    if isinstance(value, Mapping):
-        return {str(name): _to_json(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_to_json(each) for each in value]
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
 def _images(good: pa.Table) -> Iterator[bytes]:

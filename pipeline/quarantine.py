@@ -31,9 +31,9 @@ import pyarrow as pa
 from pipeline import errors
 from pipeline.attempts import ATTEMPTS, NOT_THE_INPUT, ended, keep_reading
 from pipeline.errors import ConfigError, MachineError
-from pipeline.schema import KEPT, File, Reason, Rejection, Sample, Selection, Shard, read_schema
+from pipeline.samples import columns_of
+from pipeline.schema import KEPT, File, Reason, Rejection, Sample, Selection, Shard
 from pipeline.sources import read_shard
-from pipeline.sources.parquet import plain_value
 
 _KILLED = "signal SIGKILL"
 """What no parser sends itself."""
@@ -134,7 +134,7 @@ def _unpack(batch: pa.RecordBatch, kept: pa.Schema) -> Sample:
     return Sample(
         **values,
         rejection=reason and Rejection(Reason(reason), message),
-        kept={field.name: plain_value(batch[KEPT + field.name][0], field.type) for field in kept},
+        kept={name: batch[KEPT + name] for name in kept.names},
     )
 
 
@@ -151,18 +151,17 @@ def main(task: dict[str, Any], target: BinaryIO) -> None:
     lists = {name: tuple(task["selection"][name]) for name in ("keep", "shape")}
     selection = Selection(**{**task["selection"], **lists})
     shard = _shard(task["shard"])
-    kind = read_schema(kept)
-    with pa.ipc.new_stream(target, kind) as stream:
-        stream.write_batch(pa.RecordBatch.from_pylist([], schema=kind))  # it has started
+    nothing = _pack(Sample(_ERROR, None), kept).slice(0, 0)
+    with pa.ipc.new_stream(target, nothing.schema) as stream:
+        stream.write_batch(nothing)  # it has started
         target.flush()
         try:
             samples = keep_reading(lambda: read_shard(shard, selection, kept), shard.name)
             for sample in itertools.islice(samples, task["first"], None):
-                stream.write_batch(_pack(sample, kind))
+                stream.write_batch(_pack(sample, kept))
                 target.flush()
         except NOT_THE_INPUT as error:
-            row = {"row": _ERROR, "reason": type(error).__name__, "message": str(error)}
-            stream.write_batch(pa.RecordBatch.from_pylist([row], schema=kind))
+            stream.write_batch(_pack_error(error, kept))
 
 
 def _shard(values: dict[str, Any]) -> Shard:
@@ -171,17 +170,15 @@ def _shard(values: dict[str, Any]) -> Shard:
     return Shard(**{**values, "files": files, "row_groups": groups})
 
 
-def _pack(sample: Sample, kind: pa.Schema) -> pa.RecordBatch:
-    rejection = sample.rejection
-    row = {
-        "row": sample.row,
-        "key": sample.key,
-        "image": sample.image,
-        "reason": rejection and rejection.reason.value,
-        "message": rejection and rejection.message,
-        **{KEPT + name: value for name, value in sample.kept.items()},
-    }
-    return pa.RecordBatch.from_pylist([row], schema=kind)
+def _pack(sample: Sample, kept: pa.Schema) -> pa.RecordBatch:
+    return pa.record_batch(columns_of([sample], kept))
+
+
+def _pack_error(error: BaseException, kept: pa.Schema) -> pa.RecordBatch:
+    batch = _pack(Sample(_ERROR, None), kept)
+    said = {"reason": type(error).__name__, "message": str(error)}
+    columns = {name: batch[name] for name in batch.schema.names}
+    return pa.record_batch(columns | {name: pa.array([text]) for name, text in said.items()})
 
 
 def _end_with_parent() -> None:

@@ -161,8 +161,8 @@ class Sample:
     image: bytes | None = None
     """Compressed image, or codes or latents as read; None exactly when `rejection` is set."""
     rejection: Rejection | None = None
-    kept: dict[str, object] = field(default_factory=dict)
-    """Metadata that travels along, by column name."""
+    kept: dict[str, pa.Array] = field(default_factory=dict)
+    """Metadata that travels along, by column name: arrays of one value each."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from pipeline import schema
 from pipeline.audit import NO_AUDIT, Audit
 from pipeline.images import Opened, Preprocess, View, open_images
 from pipeline.layout import Staged
+from pipeline.samples import columns_of, kept_bytes
 from pipeline.schema import Reason, Rejection, Sample
 
 BLOCK_BYTES = 64 * 2**20
@@ -46,23 +47,21 @@ def read_rows(
         kept: Schema of the kept metadata.
         block_rows: Most rows of one table.
     """
-    block: list[dict[str, object]] = []
-    size, total = 0, 0
+    block: list[Sample] = []
+    size, total, seen = 0, None, 0
     for sample, is_last in _mark_last(iter(() if staged.complete else samples)):
-        total = sample.row + 1
+        seen = sample.row + 1
         if staged.holds(sample.row):
             continue
         if len(block) == block_rows or size > BLOCK_BYTES:
-            yield _table(block, kept)
+            yield _table(index, block, None, kept)
             block, size = [], 0
-        block.append(_row(index, sample, total if is_last else None))
-        size += len(sample.image or b"") + _text_bytes(sample)
-    known = staged.total if staged.complete else total
-    yield _table(block or [{"shard": index, "row": NO_ROW, "total": known}], kept)
-
-
-def _text_bytes(sample: Sample) -> int:
-    return sum(len(value) for value in sample.kept.values() if isinstance(value, str | bytes))
+        block.append(sample)
+        total = seen if is_last else None
+        size += len(sample.image or b"") + kept_bytes(sample)
+    if not block:
+        block, total = [Sample(NO_ROW, None)], staged.total if staged.complete else seen
+    yield _table(index, block, total, kept)
 
 
 def _mark_last(samples: Iterator[Sample]) -> Iterator[tuple[Sample, bool]]:
@@ -75,22 +74,15 @@ def _mark_last(samples: Iterator[Sample]) -> Iterator[tuple[Sample, bool]]:
         yield previous, True
 
 
-def _row(index: int, sample: Sample, total: int | None) -> dict[str, object]:
-    rejection = sample.rejection
-    return {
-        "shard": index,
-        "row": sample.row,
-        "total": total,
-        "key": sample.key,
-        "reason": rejection and rejection.reason.value,
-        "message": rejection and rejection.message,
-        "image": sample.image,
-        **{schema.KEPT + name: value for name, value in sample.kept.items()},
+def _table(index: int, samples: list[Sample], total: int | None, kept: pa.Schema) -> pa.Table:
+    """Returns samples as rows; `total` stands on the last one."""
+    columns = {
+        "shard": pa.array([index] * len(samples), pa.int32()),
+        "total": pa.array([None] * (len(samples) - 1) + [total], pa.int32()),
+        **columns_of(samples, kept),
     }
-
-
-def _table(rows: list[dict[str, object]], kept: pa.Schema) -> pa.Table:
-    return pa.Table.from_pylist(rows, schema=schema.read_schema(kept))
+    target = schema.read_schema(kept)
+    return pa.table([columns[name] for name in target.names], schema=target)
 
 
 def open_rows(table: pa.Table, how: Preprocess, opener: Opener = open_images) -> pa.Table:

@@ -95,7 +95,7 @@ def test_read_codes_with_keys_and_kept_columns(tmp_path):
     write(tmp_path, columns)
     kept = pa.schema([pa.field("score", pa.float64())])
     first, second, third = read(tmp_path, Selection("codes", "name", ("score",)), kept=kept)
-    assert (first.key, first.kept) == ("x/1", {"score": 0.5})
+    assert (first.key, first.kept) == ("x/1", {"score": pa.array([0.5])})
     assert second.key == "a/00000001"
     assert third.rejection.reason == Reason.DUPLICATE_KEY
 

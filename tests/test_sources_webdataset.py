@@ -5,6 +5,7 @@ import tarfile
 import tracemalloc
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipeline import storage
@@ -52,7 +53,7 @@ def test_read_shard_members_with_one_key_are_one_sample(read):
     members = {"a.txt": b"text", "a.jpg": image, "a.json": b"{}", "b.jpg": other}
     first, second = read(tar_of(members), Selection(keep=("txt", "json")))
     assert (first.row, first.key, first.image) == (0, "a", image)
-    assert first.kept == {"txt": "text", "json": "{}"}
+    assert first.kept == {"txt": pa.array(["text"]), "json": pa.array(["{}"])}
     assert (second.row, second.key, second.image, second.kept) == (1, "b", other, {})
 
 

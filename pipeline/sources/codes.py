@@ -10,6 +10,7 @@ import itertools
 import math
 import operator
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
@@ -26,21 +27,18 @@ from pipeline.sources.extensions import extension
 from pipeline.sources.formats import check_obstacles
 from pipeline.sources.growth import check_growth, most_bytes
 from pipeline.sources.keys import Keys, check_count
+from pipeline.sources.kinds import plain_kind
 from pipeline.sources.names import check_names, check_unicode, shard_names, visible_files
 from pipeline.sources.parquet import (
     ARROW_ERRORS,
     BATCH_ROWS,
-    MAX_VALUE_BYTES,
     check_column,
-    check_size,
     first_schema,
     open_parquet,
-    plain_value,
-    size_of,
-    text_of,
     unique,
 )
 from pipeline.sources.patterns import find_files
+from pipeline.sources.values import MAX_VALUE_BYTES, name_sample
 
 Kind = Literal["codes", "latents"]
 DTYPE: dict[str, np.dtype[Any]] = {"codes": np.dtype("<i8"), "latents": np.dtype("<f4")}
@@ -83,7 +81,7 @@ def kept_schema(shards: Sequence[Shard], selection: Selection) -> pa.Schema:
     shard, schema = first_schema(shards)
     _check_columns(shard, schema, selection)
     _check_sizes(shard, schema.field(_column(selection)), selection.shape)
-    return pa.schema([pa.field(name, schema.field(name).type) for name in selection.keep])
+    return pa.schema([(name, plain_kind(schema.field(name).type)) for name in selection.keep])
 
 
 def read_shard(shard: Shard, selection: Selection, kept: pa.Schema) -> Iterator[Sample]:
@@ -183,34 +181,28 @@ def _read_rows(
         columns = list(dict.fromkeys(names))
         for batch in parquet.iter_batches(BATCH_ROWS, columns=columns, use_threads=False):
             for place in range(len(batch)):
-                yield _sample(shard, row, batch.slice(place, 1), selection, kept)
+                values = batch.slice(place, 1)
+                sample = name_sample(row, f"{shard.name}/{row:08d}", values, selection.key, kept)
+                if sample.rejection is None:
+                    value = values.column(_column(selection))[0]
+                    sample = _with_numbers(sample, value, shard, selection.shape)
+                yield sample
                 row += 1
         if row != expected:
             raise ValueError(f"the footer claims {expected} rows, and its pages hold {row}")
 
 
-def _sample(
-    shard: Shard, row: int, values: pa.RecordBatch, selection: Selection, kept: pa.Schema
-) -> Sample:
-    key = f"{shard.name}/{row:08d}"
-    try:
-        found = values.column(selection.key)[0] if selection.key else None
-        if found is not None and found.is_valid:
-            check_size(found)
-            key = text_of(found)
-        named = {each.name: plain_value(values.column(each.name)[0], each.type) for each in kept}
-    except (pa.ArrowException, ValueError) as error:
-        message = brief(f"the key or a kept column cannot be read: {error}")
-        return Sample(row, key, rejection=Rejection(Reason.BAD_METADATA, message))
-    value = values.column(_column(selection))[0]
+def _with_numbers(sample: Sample, value: pa.Scalar, shard: Shard, shape: tuple[int, ...]) -> Sample:
+    """Returns a sample with its codes or latents, or its rejection."""
     if not value.is_valid:
         message = f"the {shard.format} are null"
-        return Sample(row, key, None, Rejection(Reason.NO_CODES, message), named)
+        return replace(sample, rejection=Rejection(Reason.NO_CODES, message))
     try:
-        found = _numbers(value, DTYPE[shard.format], selection.shape)
-        return Sample(row, key, found, None, named)
+        return replace(sample, image=_numbers(value, DTYPE[shard.format], shape))
+    except MemoryError:
+        raise  # also an ArrowException
     except (pa.ArrowException, ValueError) as error:
-        return Sample(row, key, None, Rejection(Reason.BAD_CODES, brief(str(error))), named)
+        return replace(sample, rejection=Rejection(Reason.BAD_CODES, brief(str(error))))
 
 
 def _numbers(value: pa.Scalar, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
@@ -219,7 +211,7 @@ def _numbers(value: pa.Scalar, dtype: np.dtype[Any], shape: tuple[int, ...]) -> 
     Raises:
         ValueError: If there are too many, some are null, or lists in lists are not of that shape.
     """
-    size = size_of(value)
+    size = int(value.values.nbytes)
     if size > MAX_VALUE_BYTES:
         raise ValueError(f"{size} bytes are more than the {MAX_VALUE_BYTES} that are read")
     numbers, sizes = value.values, [len(value.values)]

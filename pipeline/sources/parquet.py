@@ -6,7 +6,7 @@ or the same in every row.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -20,7 +20,10 @@ from pipeline.sources.damage import PARSER_ERRORS, brief, damaged
 from pipeline.sources.footer import extension_name, read_footer
 from pipeline.sources.growth import check_growth, most_bytes
 from pipeline.sources.keys import Keys, check_count
+from pipeline.sources.kinds import plain_kind
 from pipeline.sources.names import shard_names
+from pipeline.sources.values import key_of, name_sample
+from pipeline.texts import is_bytes
 from pipeline.threads import map_ahead
 
 MAX_SHARD_BYTES = 10**9
@@ -28,8 +31,6 @@ MAX_SHARD_BYTES = 10**9
 
 MAX_IMAGE_BYTES = 2**30
 """Larger images are rejected (1 GiB)."""
-MAX_VALUE_BYTES = 16 * 2**20
-"""Larger keys and kept values are rejected (16 MiB)."""
 
 BATCH_ROWS = 1  # a small page may hold large rows: a dictionary's value again and again, prefixes
 _MAX_COLUMNS_TEXT = 2_000
@@ -76,7 +77,7 @@ def kept_schema(shards: Sequence[Shard], selection: Selection) -> pa.Schema:
     """
     shard, schema = first_schema(shards)
     columns = _Columns.of(shard.files[0].uri, schema, selection)
-    return pa.schema([pa.field(name, schema.field(name).type) for name in columns.kept])
+    return pa.schema([(name, plain_kind(schema.field(name).type)) for name in columns.kept])
 
 
 def read_shard(shard: Shard, selection: Selection, kept: pa.Schema) -> Iterator[Sample]:
@@ -116,7 +117,7 @@ class _Columns:
     """The columns to read of one file."""
 
     image: str
-    is_struct: bool
+    kind: pa.DataType
     key: str | None
     kept: tuple[str, ...]
 
@@ -132,13 +133,21 @@ class _Columns:
                 f"{uri}: column {image!r} is {image_type}, and an image is binary or "
                 f"struct<bytes: binary>; {columns_of(schema)}"
             )
-        return cls(image, pa.types.is_struct(image_type), selection.key, selection.keep)
+        return cls(image, image_type, selection.key, selection.keep)
+
+    @property
+    def is_struct(self) -> bool:
+        """Whether images are in a struct of bytes and path."""
+        return bool(pa.types.is_struct(self.kind))
 
     @property
     def names(self) -> list[str]:
         """The columns as Arrow's reader wants them, without the struct's other fields."""
-        image = f"{self.image}.bytes" if self.is_struct else self.image
-        return list(dict.fromkeys([image, *([self.key] if self.key else []), *self.kept]))
+        image = [self.image]
+        if self.is_struct:
+            known = (name for name in ("bytes", "path") if self.kind.get_field_index(name) >= 0)
+            image = [f"{self.image}.{name}" for name in known]
+        return list(dict.fromkeys([*image, *([self.key] if self.key else []), *self.kept]))
 
 
 def _split(shard: Shard, max_bytes: int) -> list[Shard]:
@@ -201,54 +210,42 @@ def _read_rows(
         )
         row = 0
         for batch in batches:
-            for values in _rows(batch, columns):
-                default_key = f"{name}/{row_in_file + row:08d}"
-                yield _sample(row, default_key, values, kept)
+            for place in range(len(batch)):
+                key = f"{name}/{row_in_file + row:08d}"
+                values = batch.slice(place, 1)
+                sample = name_sample(row, key, values, columns.key, kept)
+                yield sample if sample.rejection else _with_image(sample, values, columns)
                 row += 1
         if row != expected:
             raise ValueError(f"the footer claims {expected} rows, and its pages hold {row}")
 
 
-def _rows(
-    batch: pa.RecordBatch, columns: _Columns
-) -> Iterator[tuple[pa.Scalar, pa.Scalar | None, list[pa.Scalar]]]:
-    """Yields image, key and kept values of each row."""
-    image = batch.column(columns.image)
+def _with_image(sample: Sample, values: pa.RecordBatch, columns: _Columns) -> Sample:
+    """Returns a sample with the image that a batch of one row has, or its rejection."""
+    image = values.column(columns.image)
     if columns.is_struct:
         image = pc.struct_field(image, "bytes")
-    key = batch.column(columns.key) if columns.key else None
-    kept = [batch.column(name) for name in columns.kept]
-    for row in range(batch.num_rows):
-        yield image[row], None if key is None else key[row], [column[row] for column in kept]
+    if image.null_count:
+        message = _describe_null(values.column(columns.image))
+        return replace(sample, rejection=Rejection(Reason.NO_IMAGE, message))
+    data = image[0].as_buffer()
+    if data.size > MAX_IMAGE_BYTES:
+        message = f"{data.size} bytes are more than the {MAX_IMAGE_BYTES} that are read"
+        return replace(sample, rejection=Rejection(Reason.CORRUPT, message))
+    return replace(sample, image=data.to_pybytes())
 
 
-def _sample(
-    row: int,
-    default_key: str,
-    values: tuple[pa.Scalar, pa.Scalar | None, list[pa.Scalar]],
-    kept: pa.Schema,
-) -> Sample:
-    image, key_value, kept_values = values
-    key = default_key
-    try:
-        if key_value is not None and key_value.is_valid:
-            check_size(key_value)
-            key = text_of(key_value)
-        named = {
-            field.name: plain_value(value, field.type)
-            for field, value in zip(kept, kept_values, strict=True)
-        }
-    except (pa.ArrowException, ValueError) as error:
-        message = brief(f"the key or a kept column cannot be read: {error}")
-        return Sample(row, key, rejection=Rejection(Reason.BAD_METADATA, message))
-    size = size_of(image)
-    if size > MAX_IMAGE_BYTES:
-        message = f"{size} bytes are more than the {MAX_IMAGE_BYTES} that are read"
-        return Sample(row, key, None, Rejection(Reason.CORRUPT, message), named)
-    data = image.as_py()
-    if data is None:
-        return Sample(row, key, None, Rejection(Reason.NO_IMAGE, "the image is null"), named)
-    return Sample(row, key, data, None, named)
+def _describe_null(image: pa.Array) -> str:
+    """Returns what is known of an image that is not there."""
+    path = None
+    if pa.types.is_struct(image.type) and image.type.get_field_index("path") >= 0:
+        path = key_of(pc.struct_field(image, "path"))
+    if not path:
+        return "the image is null"
+    return (
+        f"the image's bytes are null, and its path names {brief(path)}, which is not read: put the "
+        "images into the Parquet files, as datasets' embed_table_storage does"
+    )
 
 
 def unique(sample: Sample, seen: Keys) -> Sample:
@@ -259,44 +256,6 @@ def unique(sample: Sample, seen: Keys) -> Sample:
     message = "this key came earlier in the shard: choose a key column without duplicates"
     rejection = Rejection(Reason.DUPLICATE_KEY, message)
     return Sample(sample.row, sample.key, None, rejection, sample.kept)
-
-
-def size_of(value: pa.Scalar) -> int:
-    """Returns the bytes of a value that has text or bytes or several values in it, else 0."""
-    if pa.types.is_dictionary(value.type):
-        value = value.value
-    if not value.is_valid:
-        return 0
-    if hasattr(value, "as_buffer"):
-        return int(value.as_buffer().size)
-    # `pa.array` of a scalar fails where a list in it holds a null list.
-    return int(pa.repeat(value, 1).nbytes) if pa.types.is_nested(value.type) else 0
-
-
-def check_size(value: pa.Scalar) -> None:
-    """Raises ValueError for a value above `MAX_VALUE_BYTES`."""
-    size = size_of(value)
-    if size > MAX_VALUE_BYTES:
-        raise ValueError(f"{size} bytes are more than the {MAX_VALUE_BYTES} that are kept")
-
-
-def text_of(value: pa.Scalar) -> str:
-    """Returns a key as text; Parquet does not promise that a string column is UTF-8."""
-    if pa.types.is_dictionary(value.type):
-        value = value.value
-    if hasattr(value, "as_buffer") and value.as_buffer() is not None:
-        return bytes(value.as_buffer()).decode("utf-8", "backslashreplace")
-    return str(value.as_py())
-
-
-def plain_value(value: pa.Scalar, kind: pa.DataType) -> object:
-    """Returns a Python value that Arrow turns back into the same one."""
-    check_size(value)
-    if value.type != kind:
-        value = value.cast(kind)
-    if getattr(kind, "unit", None) == "ns":  # datetime ends at microseconds
-        return value.value
-    return value.as_py()
 
 
 def _only_image(uri: str, schema: pa.Schema) -> str:
@@ -311,14 +270,8 @@ def _only_image(uri: str, schema: pa.Schema) -> str:
 def _holds_image(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         index = kind.get_field_index("bytes")
-        return index >= 0 and _is_binary(kind.field(index).type)
-    return _is_binary(kind)
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
-    )
+        return index >= 0 and is_bytes(kind.field(index).type)
+    return is_bytes(kind)
 
 
 def check_column(uri: str, schema: pa.Schema, name: str) -> None:

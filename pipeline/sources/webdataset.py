@@ -84,7 +84,7 @@ class _Draft:
     rank: int = 2**31
     """Place of `image` in the order of preference; smaller is better."""
     links: list[str] = field(default_factory=list)
-    kept: dict[str, object] = field(default_factory=dict)
+    kept: dict[str, str | None] = field(default_factory=dict)
     rejection: Rejection | None = None
     damage: Exception | None = None
     place: str = ""
@@ -245,7 +245,8 @@ def _finish(row: int, draft: _Draft, seen: Keys) -> Sample:
     assert draft.key is not None, "only damage has no key"
     rejection = _duplicate(draft.key, seen) or draft.rejection or _no_image(draft)
     image = draft.image if rejection is None else None
-    return Sample(row, draft.key, image, rejection, draft.kept)
+    kept = {name: pa.array([text], pa.string()) for name, text in draft.kept.items()}
+    return Sample(row, draft.key, image, rejection, kept)
 
 
 def _duplicate(key: str, seen: Keys) -> Rejection | None:

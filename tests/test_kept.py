@@ -1,0 +1,172 @@
+"""Kept values on their whole way, held against what pyarrow and DuckDB read of the source."""
+
+import json
+import tarfile
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline import schema
+from pipeline.commit import commit_rows
+from pipeline.images import ImageFormat
+from pipeline.layout import Staged
+from pipeline.plan import Growth, Plan
+from pipeline.products import CodesProduct, ImagesProduct
+from pipeline.quarantine import read_quarantined
+from pipeline.run import Run, start_run
+from pipeline.schema import Selection
+from pipeline.sources import kept_schema, list_shards, read_shard
+from pipeline.stages import read_rows
+from pipeline.texts import documents, texts
+from pipeline.writer import Writer
+from tests.test_sources_parquet import KEPT
+
+IMAGE = "image"
+CODES = schema.codes_field(16, (1, 2))
+
+
+def cast(kind):
+    return lambda numbers: numbers.cast(kind)
+
+
+def narrow(kind, bits):
+    """Returns what makes values of a type that is stored in so many bits."""
+    stored = {32: pa.int32(), 64: pa.int64()}[bits]
+    most = 2 ** (bits - 1) - 1
+
+    def make(numbers):
+        small = [None if n is None else max(-most, min(n, most)) for n in numbers.to_pylist()]
+        return pa.array(small, stored).view(kind)
+
+    return make
+
+
+LEAVES = [
+    cast(pa.int64()),
+    cast(pa.string()),
+    cast(pa.large_string()),
+    lambda numbers: numbers.cast(pa.string()).cast(pa.binary()),
+    lambda numbers: numbers.cast(pa.string()).dictionary_encode(),
+    lambda numbers: pa.array([None if n is None else n % 2 == 0 for n in numbers.to_pylist()]),
+    lambda numbers: pa.array([None if n is None else n / 8 for n in numbers.to_pylist()]),
+    lambda numbers: pa.array(
+        [None if n is None else n % 1000 / 8 for n in numbers.to_pylist()], pa.float16()
+    ),
+    lambda numbers: pa.array(
+        [None if n is None else (n % 2**64).to_bytes(8) for n in numbers.to_pylist()], pa.binary(8)
+    ),
+    lambda numbers: numbers.cast(pa.decimal128(25, 0)),
+    lambda numbers: numbers.cast(pa.decimal256(60, 5)),
+    narrow(pa.date32(), 32),
+    *(narrow(pa.timestamp(unit), 64) for unit in ("ms", "us", "ns")),
+    *(narrow(pa.timestamp("us", zone), 64) for zone in ("UTC", "tzutc()", "+05:30", "No/Where")),
+    *(narrow(pa.duration(unit), 64) for unit in ("s", "ms", "us", "ns")),
+    lambda numbers: pa.nulls(len(numbers)),
+]
+
+
+@st.composite
+def columns(draw, rows, depth=2):
+    """Draws an array of any type that Parquet can hold."""
+    what = draw(st.sampled_from(["leaf", "list", "struct", "map"] if depth else ["leaf"]))
+    if what == "leaf":
+        numbers = st.one_of(st.none(), st.integers(-(2**63) + 1, 2**63 - 1), st.integers(-9, 9))
+        drawn = draw(st.lists(numbers, min_size=rows, max_size=rows))
+        return draw(st.sampled_from(LEAVES))(pa.array(drawn, pa.int64()))
+    mask = pa.array(draw(st.lists(st.booleans(), min_size=rows, max_size=rows)), pa.bool_())
+    if what == "struct":
+        fields = [draw(columns(rows, depth - 1)) for _ in range(draw(st.integers(1, 2)))]
+        return pa.StructArray.from_arrays(fields, ["f", "g"][: len(fields)], mask=mask)
+    sizes = draw(st.lists(st.integers(0, 3), min_size=rows, max_size=rows))
+    starts = [sum(sizes[:row]) for row in range(rows + 1)]
+    items = draw(columns(starts[-1], depth - 1))
+    if what == "map" and not pa.types.is_null(items.type):  # Arrow writes no map to nothing
+        keys = pa.array([f"k{n}" for n in range(starts[-1])], pa.string())
+        return pa.MapArray.from_arrays(pa.array(starts, pa.int32()), keys, items)
+    return pa.ListArray.from_arrays(pa.array(starts, pa.int32()), items, mask=mask)
+
+
+def write(folder, values, rows):
+    table = pa.table({IMAGE: pa.array([b"png"] * rows), **values})
+    pq.write_table(table, folder / "a.parquet", row_group_size=3)
+    return list_shards(str(folder)), Selection(IMAGE, keep=tuple(values))
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=list(HealthCheck))
+@given(column=columns(5), block_rows=st.integers(1, 6))
+def test_kept_values_of_any_type_are_those_that_pyarrow_reads(tmp_path, column, block_rows):
+    listing, selection = write(tmp_path, {"x": column}, 5)
+    kept = kept_schema(listing, selection)
+    samples = read_shard(listing.shards[0], selection, kept)
+    found = pa.concat_tables(read_rows(samples, 0, Staged(), kept, block_rows))
+    expected = pq.read_table(tmp_path / "a.parquet")["x"].cast(kept.field("x").type)
+    assert found["reason"].null_count == 5
+    assert found["kept.x"].combine_chunks().equals(expected.combine_chunks())
+    assert len(json.dumps(documents(expected.combine_chunks()), allow_nan=False)) > 0
+
+
+def writer_of(sink, listing, kept, product):
+    listed = Plan.of(listing.shards)
+    run, plan = start_run(str(sink), Run({}, {"grid": [1, 2]}, listed.sha256()), listed, Growth())
+    return Writer(str(sink), run, plan, kept, product)
+
+
+def commit(writer, rows, more):
+    """Commits rows as they were read, with columns that the codec would have added."""
+    target = writer.product.rows
+    for name in target.names:
+        if name not in rows.column_names:
+            value = more.get(name, pa.nulls(len(rows), target.field(name).type))
+            rows = rows.append_column(name, value)
+    commit_rows(rows.select(target.names).cast(target), writer)
+
+
+@pytest.mark.parametrize("read", [read_shard, read_quarantined])
+def test_kept_columns_of_all_types_stand_in_data_as_duckdb_reads_them(tmp_path, read):
+    source, sink = tmp_path / "source", tmp_path / "sink"
+    source.mkdir()
+    listing, selection = write(source, KEPT, 2)
+    kept = kept_schema(listing, selection)
+    (rows,) = read_rows(read(listing.shards[0], selection, kept), 0, Staged(), kept, 10)
+    writer = writer_of(sink, listing, kept, CodesProduct(kept, CODES, (1, 2), 16))
+    commit(writer, rows, {"codes": pa.array([[1, 2]] * 2, CODES.type)})
+    then, now = pq.read_table(source / "a.parquet"), pq.read_table(sink / "data" / "a.parquet")
+    assert now.select(list(KEPT)).equals(then.select(list(KEPT)))
+    names = [name for name in KEPT if name not in {"half", "view_of_list"}]
+    picked = ", ".join(names)
+    one, other = (
+        duckdb.sql(f"select {picked} from '{path}'").to_arrow_table()
+        for path in (source / "a.parquet", sink / "data" / "a.parquet")
+    )
+    assert one.equals(other)
+
+
+def test_kept_columns_of_all_types_become_texts_in_a_tar(tmp_path):
+    source, sink = tmp_path / "source", tmp_path / "sink"
+    source.mkdir()
+    listing, selection = write(source, KEPT, 2)
+    kept = kept_schema(listing, selection)
+    samples = read_shard(listing.shards[0], selection, kept)
+    (rows,) = read_rows(samples, 0, Staged(), kept, 10)
+    product = ImagesProduct(kept, ImageFormat("png"), "webdataset", (8, 8))
+    commit(writer_of(sink, listing, kept, product), rows, {})
+    with tarfile.open(sink / "images" / "a.tar") as tar:
+        names = tar.getnames()
+        said = json.loads(tar.extractfile(next(n for n in names if n.endswith(".json"))).read())
+    assert "20206" in said["dates"] or "20207" in said["dates"] or "20194" in said["dates"]
+    assert said["unknown_zone"] == "1970-01-01 00:00:00.000001Z"
+    assert said["unknown_zone_in_struct"] == {"x": "1970-01-01 00:00:00.000001Z"}
+    assert said["duration"] == "PT4611686018427.387904S"
+    assert said["map"] == [["a", [1]], ["b", None]]
+    assert said["huge_decimal"] == "1" * 70 + ".00000"
+    assert said["not_a_number"] is None
+    assert {*said} == {*KEPT} - {"string", "large", "nothing"}
+
+
+def test_texts_of_what_has_none_name_the_type():
+    values = pa.array([(1, 2, 3), None], pa.month_day_nano_interval())
+    assert texts(values) == ["<a month_day_nano_interval, which has no text>", None]
