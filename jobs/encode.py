@@ -166,7 +166,8 @@ def _attempt(job: Encode, again: dict[int, Staged]) -> Attempt | None:
     if not again:
         return None
     facts = {"max_pixels": job.max_pixels, "pillow": version("pillow")}
-    return Attempt(f"r{uuid.uuid4().hex}", frozenset(again), facts)
+    revisions = {index: staged.revision + 1 for index, staged in again.items()}
+    return Attempt(uuid.uuid4().hex, revisions, facts)
 
 
 def _introduce(job: Encode, work: Work, listing: Listing, codec: CodecConfig, again: int) -> Fields:

@@ -177,7 +177,7 @@ def _check_revised(work: Work, progress: Progress) -> None:
     All of them had their objects before, so that the totals do not show it.
     """
     attempt = work.writer.attempt
-    left = len(attempt.shards - progress.committed) if attempt else 0
+    left = len(attempt.revisions.keys() - progress.committed) if attempt else 0
     if left:
         raise IncompleteError(
             f"of {left:,} shard(s), the samples that were tried again are not through, since "

@@ -47,7 +47,8 @@ def _conclude(writer: Writer, found: Totals, max_rejected: float) -> IncompleteE
     """Marks the sink complete, before anything is printed that could fail; returns why not."""
     try:
         check_budget(max_rejected, found.reasons, found.seen)
-        totals.mark_success(writer.sink, writer.plan, found)
+        tag = writer.attempt.tag if writer.attempt else None
+        totals.mark_success(writer.sink, writer.plan, found, tag)
     except IncompleteError as error:
         return error
     return None

@@ -82,8 +82,8 @@ def _commit_shard(writer: Writer, index: int, rows: pa.Table, dropped: list[str]
     """
     base = read_base(writer, index) if writer.revision(index) else None
     total = pc.max(rows["total"]).as_py()
-    if total is None and base:
-        total = base.total
+    if base and (total is None or total < base.least):
+        total = base.total  # what was read before went further: this reading ended too early
     rows = rows.filter(pc.greater_equal(rows["row"], 0))
     whole = _with_base(rows, base)
     if total is not None and len(whole) == total:
@@ -124,8 +124,9 @@ def _stage(writer: Writer, index: int, block: pa.Table) -> None:
 def _merge(writer: Writer, index: int, base: Base | None, dropped: list[str]) -> int | None:
     """Commits a shard whose staging is complete; returns its rows if it is committed now."""
     name = writer.plan.name(index)
-    uris = _list_ranges(writer, index)
-    staged = layout.parse_ranges(uris, writer.edition(index))
+    least = base.least if base else 0
+    uris = _list_ranges(writer, index, least)
+    staged = layout.parse_ranges(uris, writer.edition(index), least)
     if base:
         staged = staged.with_rows(base.rows["row"].to_numpy(), base.total)
     if staged.total is None or not staged.complete:
@@ -145,10 +146,10 @@ def _merge(writer: Writer, index: int, base: Base | None, dropped: list[str]) ->
     return staged.total
 
 
-def _list_ranges(writer: Writer, index: int) -> list[str]:
+def _list_ranges(writer: Writer, index: int, least: int) -> list[str]:
     folder = layout.staging_uri(writer.sink, writer.plan.name(index))
     files = storage.list_files(folder, recursive=False)
-    return [file.uri for file in files if layout.is_range(file.uri, writer.edition(index))]
+    return layout.pick_ranges((file.uri for file in files), writer.edition(index), least)
 
 
 def _read_range(uri: str, writer: Writer, index: int) -> pa.Table:

@@ -3,6 +3,7 @@
     data/<shard>.parquet                                     a committed shard
     rejected/<shard>.parquet                                 its rejections, where there are any
     staging/<shard>/<first>-<last>[-of-<total>][.<edition>].parquet   rows of one that is not yet
+    plans/<sha256>.parquet                                   the plan that run.json names
     plan.parquet, run.json, summary.json, _SUCCESS
 
 What is done is written down nowhere: it is what `data/` and `staging/` hold.
@@ -32,6 +33,8 @@ class Staged:
     ranges: tuple[RowRange, ...] = ()
     total: int | None = None
     """Rows of the whole shard, once known."""
+    revision: int = 0
+    """Of the object that is to be revised, if one is."""
 
     def holds(self, row: int) -> bool:
         """Tells whether a row is staged already."""
@@ -55,7 +58,7 @@ class Staged:
     def with_rows(self, rows: npt.NDArray[np.integer], total: int | None) -> "Staged":
         """Returns this with sorted row numbers added, and the total if it was not known."""
         known = total if self.total is None else self.total
-        return Staged((*self.ranges, *ranges_of(rows)), known)
+        return Staged((*self.ranges, *ranges_of(rows)), known, self.revision)
 
     @property
     def complete(self) -> bool:
@@ -73,9 +76,19 @@ def ranges_of(rows: npt.NDArray[np.integer]) -> tuple[RowRange, ...]:
     return tuple((int(rows[a]), int(rows[b - 1]) + 1) for a, b in pairs)
 
 
-def edition(generation: int) -> str:
-    """Returns what marks the staged rows of a shard that was planned in a generation."""
-    return f"g{generation}" if generation else ""
+Order = tuple[int, int]
+"""Place of an object among those of its shard: generation of the plan, revision since."""
+
+
+def edition(order: Order, tag: str = "") -> str:
+    """Returns what marks the staged rows of which an object is to be made.
+
+    Args:
+        order: That object's.
+        tag: Of the command that tries rejected samples again, if it is a revision.
+    """
+    generation, revision = order
+    return (f"g{generation}" if generation else "") + (f"r{revision}t{tag}" if revision else "")
 
 
 def run_uri(sink: str) -> str:
@@ -86,6 +99,11 @@ def run_uri(sink: str) -> str:
 def plan_uri(sink: str) -> str:
     """Returns where a sink's plan is."""
     return storage.join_uri(sink, "plan.parquet")
+
+
+def first_plan_uri(sink: str, sha256: str) -> str:
+    """Returns where the plan is that a run began with; nothing ever replaces it."""
+    return storage.join_uri(sink, "plans", f"{sha256}.parquet")
 
 
 def data_uri(sink: str, name: str) -> str:
@@ -127,18 +145,57 @@ def range_uri(sink: str, name: str, rows: RowRange, total: int | None, edition: 
 _RANGE = re.compile(r"(\d{8,})-(\d{8,})(?:-of-(\d{8,}))?(?:\.(\w+))?\.parquet")
 
 
-def is_range(uri: str, edition: str = "") -> bool:
-    """Tells whether an object of a staging folder is a row range of an edition."""
-    match = _RANGE.fullmatch(uri.rpartition("/")[2])
-    return match is not None and (match[4] or "") == edition
+def pick_ranges(uris: Iterable[str], edition: str = "", least: int = 0) -> list[str]:
+    """Returns the objects of one staging folder that hold rows of an edition and go together.
+
+    A shard may have been read to its end and, on a bad day, to some row before it. Rows behind the
+    end that a range claims show that it was none, and its last row may stand for all that was lost
+    there: such a range is left out, and its rows are read anew.
+
+    Args:
+        uris: The objects.
+        edition: See `range_uri`.
+        least: Rows that the shard has at least.
+    """
+    found = {uri: _parse(uri) for uri in uris}
+    ours = {uri: match for uri, match in found.items() if match and (match[4] or "") == edition}
+    furthest = max(least, *(int(match[2]) for match in ours.values()), 0)
+    return [uri for uri, match in ours.items() if int(match[3] or furthest) >= furthest]
 
 
-def parse_ranges(uris: Iterable[str], edition: str = "") -> Staged:
-    """Returns what the objects of one staging folder hold of an edition, by their names."""
-    names = (uri.rpartition("/")[2] for uri in uris if is_range(uri, edition))
-    matches = [match for match in map(_RANGE.fullmatch, names) if match]
+def _parse(uri: str) -> re.Match[str] | None:
+    return _RANGE.fullmatch(uri.rpartition("/")[2])
+
+
+def parse_ranges(uris: Iterable[str], edition: str = "", least: int = 0) -> Staged:
+    """Returns what those of the objects of one staging folder hold that go together."""
+    matches = [match for uri in pick_ranges(uris, edition, least) if (match := _parse(uri))]
     ranges = tuple((int(m[1]), int(m[2])) for m in matches)
     return Staged(ranges, next((int(m[3]) for m in matches if m[3]), None))
+
+
+_EDITION = re.compile(r"(?:g(\d+))?(?:r(\d+)t(\w+))?")
+
+
+def is_range(uri: str) -> bool:
+    """Tells whether an object of a staging folder is a row range."""
+    return _parse(uri) is not None
+
+
+def is_used_up(uri: str, order: Order, tag: str | None = None) -> bool:
+    """Tells whether an object is a row range that no command has a use for any more.
+
+    Args:
+        uri: An object of a shard's staging folder.
+        order: That of the shard's object.
+        tag: Of a command that has tried rejected samples again and is done.
+    """
+    match = _parse(uri)
+    found = match and _EDITION.fullmatch(match[4] or "")
+    if not found:
+        return False
+    mine = (int(found[1] or 0), int(found[2] or 0))
+    return mine <= order or (tag is not None and found[3] == tag)
 
 
 def list_committed(sink: str) -> dict[str, File]:

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import layout, storage
-from pipeline.errors import MismatchError, SourceChangedError
+from pipeline.errors import MismatchError, SourceChangedError, StorageError
 from pipeline.schema import File, Shard
 
 _FILE = pa.struct([("uri", pa.string()), ("size", pa.int64()), ("version", pa.string())])
@@ -138,8 +138,12 @@ class Plan:
         return [_shard(row) for row in self.table.to_pylist()]
 
     def sha256(self) -> str:
-        """Returns a digest of every shard's name, place, size and version."""
-        return digest([self.table[name].to_pylist() for name in _IDENTITY])
+        """Returns a digest of every shard's name, place, size, version and generation.
+
+        A shard that was planned anew and then back to what it was before is another one: of a
+        plan of before, a command may be at work that knows nothing of either.
+        """
+        return digest([self.table[name].to_pylist() for name in (*_IDENTITY, "generation")])
 
     def first(self) -> "Plan":
         """Returns the plan as it was when the run began, without the images of folder shards."""
@@ -159,9 +163,9 @@ class Plan:
         Raises:
             SourceChangedError: If something else has changed; names the first shards.
         """
-        if listed.sha256() == self.sha256():
-            return self
         changes = self._compare(listed)
+        if changes == _Changes():
+            return self
         _check_allowed(changes, growth, sink)
         mine, theirs = self._rows(), listed._rows()  # noqa: SLF001 (the same class)
         generation = 1 + (pc.max(self.table["generation"]).as_py() or 0)
@@ -268,17 +272,50 @@ def digest(value: object) -> str:
 def load_plan(sink: str) -> Plan:
     """Returns the plan of a sink as it is now.
 
+    A start that was killed may have left no `plan.parquet` yet: nothing was added by then.
+
     Raises:
         FileNotFoundError: If no run has been started there.
         MismatchError: If it is none of ours.
+        StorageError: If all plans of a run are gone.
     """
-    data = storage.read(layout.plan_uri(sink))
+    uri = layout.plan_uri(sink)
+    try:
+        return _parse(uri, storage.read(uri))
+    except FileNotFoundError:
+        return load_first_plan(sink)
+
+
+def load_first_plan(sink: str) -> Plan:
+    """Returns the plan that a sink's `run.json` names.
+
+    Raises:
+        FileNotFoundError: If no run has been started there.
+        MismatchError: If either is none of ours.
+        StorageError: If the plan is gone.
+    """
+    try:
+        sha256 = str(json.loads(storage.read(layout.run_uri(sink)))["plan_sha256"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise MismatchError(
+            f"{layout.run_uri(sink)} is none that vqpipe wrote; use another sink"
+        ) from error
+    uri = layout.first_plan_uri(sink, sha256)
+    try:
+        return _parse(uri, storage.read(uri))
+    except FileNotFoundError:
+        raise StorageError(
+            f"{sink} has a run.json, and its plan is gone: bring back {layout.plan_uri(sink)} or "
+            f"{uri}, or use another sink"
+        ) from None
+
+
+def _parse(uri: str, data: bytes) -> Plan:
     try:
         return Plan(pq.read_table(io.BytesIO(data)).cast(PLAN))
     except (pa.ArrowException, ValueError, OSError) as error:
         raise MismatchError(
-            f"{layout.plan_uri(sink)} is no plan that this version of vqpipe wrote; use another "
-            "sink"
+            f"{uri} is no plan that this version of vqpipe wrote; use another sink"
         ) from error
 
 

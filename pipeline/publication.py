@@ -5,12 +5,19 @@ again (`Attempt`), a shard's object is revised: its good rows count as rows that
 and the new object takes the old one's place in one step. The same happens to the object of a shard
 that was planned anew after its files changed, without the rows; of decoded images, its tar or its
 files have given way just before.
+
+Which object takes the place of which is not a matter of who comes last. Each says in its footer in
+which generation of the plan its shard was planned and how often it has been revised since, and only
+a higher one takes the place of a lower, if that is still the one that was looked at. A writer that
+is to replace an object reads the plan again first: it may have grown since its command began.
 """
 
+import functools
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,14 +27,25 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import layout, schema, storage
-from pipeline.errors import AccountingError
+from pipeline.errors import AccountingError, DamagedError, IncompleteError
 from pipeline.footer import EXAMPLES, ORIGIN, REJECTIONS_BYTES, Footer, read_footer
-from pipeline.objects import digest, open_current, pack_object, pack_rejected, pack_rejections
+from pipeline.layout import Order
+from pipeline.objects import (
+    digest,
+    open_current,
+    pack_object,
+    pack_rejected,
+    pack_rejections,
+    read_rejections,
+)
+from pipeline.plan import Plan, load_plan
 from pipeline.products import Finished
-from pipeline.writer import Writer, between, is_current, origin_of
+from pipeline.schema import File
+from pipeline.writer import Writer, between, is_current, order_of, origin_of
 
 _WRITERS = 16
 _EXAMPLES, _EXAMPLE_LETTERS = 5, 500
+_ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
@@ -40,12 +58,20 @@ class Base:
     """Rows of the shard; None if it could not be read to its end."""
     footer: Footer
 
+    @property
+    def least(self) -> int:
+        """Rows that the shard has at least; if it was read to its end, all of them."""
+        last = pc.max(self.rows["row"]).as_py()
+        return self.total or (0 if last is None else last + 1)
+
 
 def read_base(writer: Writer, index: int) -> Base | None:
-    """Returns what is committed of a shard, if it is of the version that is planned now."""
+    """Returns what is committed of a shard, if it is what this writer is to revise."""
     try:
         with open_current(layout.data_uri(writer.sink, writer.plan.name(index))) as (file, footer):
-            if not is_current(footer, writer.run, writer.plan, index):
+            generation, revision = writer.order(index)
+            is_next = order_of(footer.origin) == (generation, revision - 1)
+            if not (is_next and is_current(footer, writer.run, writer.plan, index)):
                 return None
             return Base(_rows_of(pq.read_table(file), index, writer), footer.total, footer)
     except FileNotFoundError:
@@ -70,19 +96,73 @@ def publish_shard(
     has_written = _publish_beside(writer, index, finished)
     if len(rejected) and not (has_written or writer.replaces(index)) and _is_there(writer, name):
         return  # another writer was first, and what it rejected may be another's
-    if writer.revision(index):  # another command may have written it since this one began
-        storage.delete(layout.success_uri(writer.sink))
     said = {**_describe(writer, index, rejected, len(good), before), **finished.facts}
-    packed = {"rejections": digest(rejections), REJECTIONS_BYTES: len(rejections)}
-    origin = said | packed
-    _publish_rejected(writer, index, rejected, origin)
+    origin = said | {"rejections": digest(rejections), REJECTIONS_BYTES: len(rejections)}
     footer = {ORIGIN: json.dumps(origin), **finished.footer}
     data = pack_object(_data_table(finished.columns, writer), footer, rejections)
-    uri = layout.data_uri(writer.sink, name)
-    is_first = writer.publish(index, uri, data)
-    if has_written and not is_first and _has_other_files(finished, uri):
-        _publish_beside(writer, index, finished, is_ours=True)
-        storage.replace(uri, data)
+    with _withdrawn(writer, index):
+        if len(rejected):
+            document = pack_rejected(rejected, origin)
+            _publish(writer, index, layout.rejected_uri(writer.sink, name), document)
+        uri = layout.data_uri(writer.sink, name)
+        is_first = _publish(writer, index, uri, data)
+        if has_written and not is_first and _has_other_files(finished, uri):
+            _publish_beside(writer, index, finished, is_ours=True)
+            storage.replace(uri, data)
+        elif writer.replaces(index) or (len(rejected) and not is_first):
+            settle_rejected(writer.sink, name)
+
+
+@contextmanager
+def _withdrawn(writer: Writer, index: int) -> Iterator[None]:
+    """Withdraws `_SUCCESS` where objects are replaced: it may speak of those before.
+
+    And once more after, since another command may have come to its end meanwhile.
+    """
+    if writer.replaces(index):
+        storage.delete(layout.success_uri(writer.sink))
+    yield
+    if writer.replaces(index):
+        storage.delete(layout.success_uri(writer.sink))
+
+
+def _publish(writer: Writer, index: int, uri: str, data: bytes) -> bool:
+    """Publishes an object of a shard; returns False if one was there that has to stay."""
+    if not writer.replaces(index):
+        return storage.publish(uri, data)
+    for _ in range(_ATTEMPTS):
+        found = _look(uri)
+        if found is None:
+            if storage.publish(uri, data):
+                return True
+        elif found[1] >= writer.order(index):
+            return False
+        elif storage.replace_if(found[0], data):
+            return True
+    raise IncompleteError(f"other commands keep replacing {uri}: run the same command again")
+
+
+def _look(uri: str) -> tuple[File, Order] | None:
+    """Returns which object is there, and its place among those of its shard."""
+    try:
+        file = storage.stat(uri)
+        return file, order_of(read_footer(file).origin)
+    except FileNotFoundError:
+        return None
+
+
+def settle_rejected(sink: str, name: str) -> None:
+    """Makes an object in `rejected/`, or that there is none, say what the one in `data/` says."""
+    uri = layout.rejected_uri(sink, name)
+    footer, rejected = read_rejections(storage.stat(layout.data_uri(sink, name)))
+    try:
+        found = read_footer(storage.stat(uri)).origin.get("rejections")
+    except (FileNotFoundError, DamagedError):
+        found = None
+    if not len(rejected):
+        storage.delete(uri)
+    elif found != footer.origin["rejections"]:
+        storage.replace(uri, pack_rejected(rejected, footer.origin))
 
 
 def _split(rows: pa.Table) -> tuple[pa.Table, pa.Table]:
@@ -141,26 +221,38 @@ def _is_there(writer: Writer, name: str) -> bool:
 def _may_replace(writer: Writer, index: int, base: Base | None) -> bool:
     """Tells whether what is there now, looked at once more, is what is to be replaced.
 
-    Between this look and the replacement lie milliseconds; between reading a shard and publishing
-    it, hours, in which another command may have published something newer.
+    Between reading a shard and publishing it lie hours, in which another command may have published
+    something newer.
+
+    Raises:
+        IncompleteError: If the shard has been planned anew since this command began.
     """
+    _check_planned(writer, index)
+    found = _look(layout.data_uri(writer.sink, writer.plan.name(index)))
+    return base is None if found is None else found[1] < writer.order(index)
+
+
+def _check_planned(writer: Writer, index: int) -> None:
+    """Checks that a shard is still planned as it was when this command began."""
+    name, plan = writer.plan.name(index), _read_plan(writer.sink)
+    if plan.generation(plan.names.index(name)) != writer.plan.generation(index):
+        raise IncompleteError(
+            f"another command has planned shard {name} anew, since its files had changed: run the "
+            "same command again"
+        )
+
+
+def _read_plan(sink: str) -> Plan:
+    """Returns a sink's plan as it is now, by one small request as long as it stays the same."""
     try:
-        found = read_footer(storage.stat(layout.data_uri(writer.sink, writer.plan.name(index))))
+        return _load_plan(sink, storage.stat(layout.plan_uri(sink)))
     except FileNotFoundError:
-        return base is None
-    if base:
-        return found.origin == base.footer.origin
-    return found.origin.get("source") in writer.plan.earlier(index)
+        return load_plan(sink)
 
 
-def _publish_rejected(
-    writer: Writer, index: int, rejected: pa.Table, origin: Mapping[str, Any]
-) -> None:
-    uri = layout.rejected_uri(writer.sink, writer.plan.name(index))
-    if len(rejected):
-        writer.publish(index, uri, pack_rejected(rejected, origin))
-    elif writer.replaces(index):
-        storage.delete(uri)
+@functools.lru_cache(maxsize=1)
+def _load_plan(sink: str, _: File) -> Plan:
+    return load_plan(sink)
 
 
 def _check_accounting(name: str, rows: pa.Table, total: int) -> None:

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline import layout, storage
-from pipeline.errors import MismatchError, StorageError
-from pipeline.plan import Growth, Plan, digest, load_plan
+from pipeline.errors import IncompleteError, MismatchError, StorageError
+from pipeline.plan import Growth, Plan, digest, load_first_plan, load_plan
+from pipeline.schema import File
+
+_ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
@@ -98,21 +101,45 @@ def start_run(sink: str, run: Run, listed: Plan, growth: Growth) -> tuple[Run, P
         SourceChangedError: If the inputs differ from the plan in a way that `growth` does not
             allow; names the first shards.
         StorageError: If the plan is not the one that the identity speaks of.
+        IncompleteError: If other commands keep adding to the plan.
     """
     found = find_run(sink)
-    if found is None:
-        storage.replace(layout.plan_uri(sink), listed.to_bytes())
+    if found is None:  # the plan first, under a name of its own: whichever is named is there
+        storage.publish(layout.first_plan_uri(sink, run.plan_sha256), listed.to_bytes())
         storage.publish(layout.run_uri(sink), run.to_json())
         found = load_run(sink)
     _check_identity(sink, found.identity, run.identity)
-    frozen = load_plan(sink)
-    check_frozen(sink, found, frozen)
-    grown = frozen.grow(listed, growth, sink)
-    if grown is frozen:
-        return found, frozen
-    storage.delete(layout.success_uri(sink))  # it speaks of the plan before
-    storage.replace(layout.plan_uri(sink), grown.to_bytes())
-    return found, load_plan(sink)
+    return found, _grow_plan(sink, found, listed, growth)
+
+
+def _grow_plan(sink: str, run: Run, listed: Plan, growth: Growth) -> Plan:
+    """Returns the plan of a sink once what is new or changed is in it.
+
+    What another command adds at the same time is looked at again, and never lost.
+    """
+    for _ in range(_ATTEMPTS):
+        file, frozen = _create_plan(sink), load_plan(sink)
+        check_frozen(sink, run, frozen)
+        grown = frozen.grow(listed, growth, sink)
+        if grown is frozen:
+            return frozen
+        storage.delete(layout.success_uri(sink))  # it speaks of the plan before
+        if storage.replace_if(file, grown.to_bytes()):
+            storage.delete(layout.success_uri(sink))  # of a command that ended meanwhile
+            return grown
+    raise IncompleteError(
+        f"other commands keep adding to {layout.plan_uri(sink)}: run the same command again"
+    )
+
+
+def _create_plan(sink: str) -> File:
+    """Returns which `plan.parquet` is there; it is made of the first plan where there is none."""
+    uri = layout.plan_uri(sink)
+    try:
+        return storage.stat(uri)
+    except FileNotFoundError:
+        storage.publish(uri, load_first_plan(sink).to_bytes())
+    return storage.stat(uri)
 
 
 def _check_identity(sink: str, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
@@ -130,15 +157,15 @@ def _check_identity(sink: str, found: Mapping[str, Any], asked: Mapping[str, Any
 
 
 def check_frozen(sink: str, run: Run, plan: Plan) -> None:
-    """Checks that the sink's plan is the one its identity speaks of.
+    """Checks that the sink's plan is the one its identity speaks of, or has grown from it.
 
     Raises:
-        StorageError: If it is not: two runs were started at once with different inputs.
+        StorageError: If it is not.
     """
     if plan.first().sha256() != run.plan_sha256:
         raise StorageError(
-            f"{layout.plan_uri(sink)} is not the plan that {layout.run_uri(sink)} names; two runs "
-            "with different inputs were started at once: remove the sink and start one of them"
+            f"{layout.plan_uri(sink)} is not the plan that {layout.run_uri(sink)} names: somebody "
+            "has put one of the two there. Bring back the right one, or use another sink"
         )
 
 

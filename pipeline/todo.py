@@ -51,7 +51,7 @@ def unfinished(sink: str, run: Run, plan: Plan) -> dict[int, Staged]:
     stale = _stale(done, run, plan)
     left = [(i, name) for i, name in enumerate(plan.names) if name not in done or i in stale]
     return {
-        i: layout.parse_ranges(staged.get(name, ()), layout.edition(plan.generation(i)))
+        i: layout.parse_ranges(staged.get(name, ()), layout.edition((plan.generation(i), 0)))
         for i, name in left
     }
 
@@ -91,4 +91,4 @@ def _good_rows(file: File) -> Staged | None:
     if not footer.origin["rejected"]:
         return None
     good = np.setdiff1d(np.arange(footer.origin["seen"]), rejections["row"].to_numpy())
-    return Staged(layout.ranges_of(good), footer.total)
+    return Staged(layout.ranges_of(good), footer.total, footer.origin["revision"])

@@ -4,6 +4,7 @@ Every data object carries its counts and code histogram in the footer, so that t
 small request a shard and no pass over the codes.
 """
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Collection
@@ -14,13 +15,15 @@ from typing import Any, NoReturn
 import numpy as np
 
 from pipeline import layout, metrics, storage
-from pipeline.errors import DamagedError, IncompleteError, StorageError
+from pipeline.errors import DamagedError, IncompleteError, StorageError, VqpipeError
 from pipeline.footer import EXAMPLES, IMAGE_BYTES, Footer, Histogram, read_footer
-from pipeline.objects import pack_rejected, read_rejections
+from pipeline.layout import Order
 from pipeline.plan import Plan, load_plan
+from pipeline.publication import settle_rejected
 from pipeline.run import Run
 from pipeline.schema import File
 from pipeline.threads import map_ahead
+from pipeline.writer import order_of
 
 MADE = {"encode": "encoded", "decode": "decoded", "evaluate": "evaluated"}
 """What each stage has done with a sample that it did not reject."""
@@ -66,6 +69,12 @@ class Totals:
     """Digest of the rejections of each shard that has any."""
     examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """The first few rejections of each reason: shard, key, row, message."""
+    listed: dict[str, File] = field(default_factory=dict)
+    """What `data/` had when it was added up, by shard."""
+    orders: dict[str, Order] = field(default_factory=dict)
+    """Which object of each shard it was."""
+    objects: int = 0
+    """Sum of a digest of each object, in whatever order they come: which ones were added up."""
 
     @property
     def seen(self) -> int:
@@ -127,6 +136,7 @@ class Totals:
             **({IMAGE_BYTES: self.image_bytes} if self.made == MADE["decode"] else {}),
             "bytes_per_image": round(self.bytes_per_image, 1),
             **(self._of_codes() if len(self.histogram) else {}),
+            "objects": f"{self.objects:064x}",
         }
 
     def _of_codes(self) -> dict[str, Any]:
@@ -143,6 +153,8 @@ class Totals:
     def add(self, footer: Footer, size: int) -> None:
         """Adds one committed shard, its object being of `size` bytes."""
         origin = footer.origin
+        self.objects = (self.objects + _digest(footer)) % 2**256
+        self.orders[origin["shard"]] = order_of(origin)
         self.shards += 1
         self.good += origin["good"]
         self.rejected += origin["rejected"]
@@ -162,6 +174,13 @@ class Totals:
             first += [{"shard": origin["shard"], **row} for row in left]
 
 
+def _digest(footer: Footer) -> int:
+    """Returns a digest of which object of a shard it is, and of what it counts."""
+    said = [footer.origin[name] for name in ("shard", "good", "rejected", "rejections")]
+    text = json.dumps([*order_of(footer.origin), *said]).encode()
+    return int.from_bytes(hashlib.sha256(text).digest())
+
+
 def read_totals(sink: str, run: Run, plan: Plan, some: Collection[File] | None = None) -> Totals:
     """Returns the sums over a sink's data objects, after checking each one's accounting.
 
@@ -176,17 +195,20 @@ def read_totals(sink: str, run: Run, plan: Plan, some: Collection[File] | None =
     Raises:
         StorageError: If an object belongs to another run or plan, or does not add up.
     """
-    files = list(layout.list_committed(sink).values()) if some is None else some
+    listed = layout.list_committed(sink) if some is None else {}
+    files = listed.values() if some is None else some
     places = {name: index for index, name in enumerate(plan.names)}
     totals = Totals(
-        np.zeros(_bins(run), np.int64), MADE.get(run.identity.get("stage", ""), MADE["encode"])
+        np.zeros(_bins(run), np.int64),
+        MADE.get(run.identity.get("stage", ""), MADE["encode"]),
+        listed=listed,
     )
     for file, footer in zip(files, map_ahead(read_footer, files, _READERS), strict=True):
         index = places.get(footer.origin.get("shard", ""))
         _check_footer(sink, file, footer, run)
         if index is None:
             _refuse_unplanned(sink, file, plan)
-        elif not _is_outdated(file, footer, plan, index):
+        elif not _is_outdated(sink, file, footer, plan, index):
             totals.add(footer, file.size)
     return totals
 
@@ -196,14 +218,16 @@ def _bins(run: Run) -> int:
     return int(run.facts.get("codebook_size", 0))
 
 
-def _is_outdated(file: File, footer: Footer, plan: Plan, index: int) -> bool:
-    """Tells whether an object is of an earlier version of its shard; refuses any other version."""
-    source = footer.origin.get("source")
-    if source == plan.source(index):
-        return False
-    if source in plan.earlier(index):
+def _is_outdated(sink: str, file: File, footer: Footer, plan: Plan, index: int) -> bool:
+    """Tells whether an object is of an earlier generation of its shard; refuses any other one."""
+    generation, planned = footer.origin["generation"], plan.generation(index)
+    if generation < planned:
         return True
-    raise StorageError(f"{file.uri} was made of another version of its shard; remove it")
+    if generation > planned:
+        _check_plan(sink, plan)
+    if generation > planned or footer.origin["source"] != plan.source(index):
+        raise StorageError(f"{file.uri} was made of another version of its shard; remove it")
+    return False
 
 
 def _refuse_unplanned(sink: str, file: File, plan: Plan) -> NoReturn:
@@ -215,6 +239,15 @@ def _check_plan(sink: str, plan: Plan) -> None:
     """Checks that no other command has added to the plan meanwhile."""
     if load_plan(sink).sha256() != plan.sha256():
         raise IncompleteError("another command has added to the plan: run the same command again")
+
+
+def _check_still(sink: str, plan: Plan, totals: Totals) -> None:
+    """Checks that plan and `data/` are what was added up."""
+    _check_plan(sink, plan)
+    if layout.list_committed(sink) != totals.listed:
+        raise IncompleteError(
+            "another command has put objects into data/ meanwhile: run the same command again"
+        )
 
 
 def _check_footer(sink: str, file: File, footer: Footer, run: Run) -> None:
@@ -236,22 +269,64 @@ def write_summary(sink: str, plan: Plan, totals: Totals, facts: dict[str, Any]) 
     storage.replace(storage.join_uri(sink, "summary.json"), document)
 
 
-def mark_success(sink: str, plan: Plan, totals: Totals) -> None:
+def mark_success(sink: str, plan: Plan, totals: Totals, tag: str | None = None) -> None:
     """Clears up and writes `_SUCCESS`, the last object of a run.
 
+    Whoever adds to the plan or replaces an object withdraws it, and may have done so just before it
+    is written: so all is looked at once more after it.
+
+    Args:
+        sink: Where the run is.
+        plan: Its plan.
+        totals: What was added up (`read_totals`).
+        tag: Of this command, if it has tried rejected samples again.
+
     Raises:
-        IncompleteError: If a shard of the plan is not committed, or the plan has grown meanwhile.
+        IncompleteError: If a shard of the plan is not committed, or something else than what was
+            added up is there by now.
     """
     left = len(plan) - totals.shards
     if left:
         raise IncompleteError(f"{left:,} shards are not committed yet: run the same command again")
     _check_plan(sink, plan)
     _settle_rejected(sink, totals)
-    _sweep_staging(sink, plan)
+    _sweep_staging(sink, totals, tag)
     storage.sweep(sink)
-    _check_plan(sink, plan)
     document = json.dumps(success(plan, totals), indent=2).encode() + b"\n"
-    storage.replace(layout.success_uri(sink), document)
+    _write_success(sink, plan, totals, document)
+    try:
+        _check_still(sink, plan, totals)
+    except VqpipeError:
+        _withdraw(sink, document)
+        raise
+
+
+def _write_success(sink: str, plan: Plan, totals: Totals, document: bytes) -> None:
+    """Writes `_SUCCESS` in place of what was there when all else was still as it was added up."""
+    uri = layout.success_uri(sink)
+    try:
+        found = storage.stat(uri)
+    except FileNotFoundError:
+        found = None
+    _check_still(sink, plan, totals)
+    is_written = storage.replace_if(found, document) if found else storage.publish(uri, document)
+    if not is_written and _read(uri) != document:
+        raise IncompleteError(
+            "another command has come to its end meanwhile: run the same command again"
+        )
+
+
+def _withdraw(sink: str, document: bytes) -> None:
+    """Removes `_SUCCESS` if it is the one that this command wrote."""
+    if _read(layout.success_uri(sink)) == document:
+        storage.delete(layout.success_uri(sink))
+
+
+def _read(uri: str) -> bytes | None:
+    try:
+        return storage.read(uri)
+    except FileNotFoundError:
+        return None
 
 
 def success(plan: Plan, totals: Totals) -> dict[str, Any]:
@@ -273,9 +348,7 @@ def _settle_rejected(sink: str, totals: Totals) -> None:
         storage.delete(files[name].uri)
     for name, expected in totals.rejections.items():
         if found.get(name) != expected:
-            footer, rejected = read_rejections(storage.stat(layout.data_uri(sink, name)))
-            document = pack_rejected(rejected, footer.origin)
-            storage.replace(layout.rejected_uri(sink, name), document)
+            settle_rejected(sink, name)
 
 
 def _rejections_digest(file: File) -> str | None:
@@ -285,10 +358,14 @@ def _rejections_digest(file: File) -> str | None:
         return None
 
 
-def _sweep_staging(sink: str, plan: Plan) -> None:
-    """Removes row ranges that late retries left behind after their shard was committed."""
-    names = set(plan.names)
+def _sweep_staging(sink: str, totals: Totals, tag: str | None) -> None:
+    """Removes row ranges that nobody has a use for any more, the shards being committed.
+
+    Such as late writers left behind. What an object is to be made of that comes after the one that
+    is there is left alone: its command may be at work.
+    """
     base = storage.join_uri(sink, "staging")
     for file in storage.list_files(base):
-        if file.uri[len(base) + 1 :].rpartition("/")[0] in names:
+        order = totals.orders.get(file.uri[len(base) + 1 :].rpartition("/")[0])
+        if order is not None and layout.is_used_up(file.uri, order, tag):
             storage.delete(file.uri)

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from pipeline import layout, schema, storage
 from pipeline.errors import DamagedError, StorageError, VqpipeError
+from pipeline.footer import read_footer
 from pipeline.gallery import find_fault
 from pipeline.objects import Object, count_codes, read_object, read_rejections
 from pipeline.plan import Plan
@@ -27,6 +28,7 @@ from pipeline.run import Run
 from pipeline.schema import REJECTED, File
 from pipeline.threads import map_ahead
 from pipeline.totals import read_totals, success
+from pipeline.writer import order_of
 
 _READERS, _IMAGE_READERS = 8, 2
 """Objects that are looked at at once; a shard of images takes memory for all of them."""
@@ -134,8 +136,24 @@ def _check_listing(
     if is_complete:
         for name in sorted(names - data.keys()):
             yield Breach("complete", layout.data_uri(sink, name), "it is missing")
-        for file in storage.list_files(storage.join_uri(sink, "staging")):
-            yield Breach("foreign", file.uri, "left behind in staging/; it may be removed")
+        yield from _check_staging(sink, data)
+
+
+def _check_staging(sink: str, data: dict[str, File]) -> Iterator[Breach]:
+    """Yields what nobody needs; another command may be about to revise or replace a shard."""
+    for name, uris in layout.list_staged(sink).items():
+        for uri in uris:
+            if not layout.is_range(uri) or _is_used_up(uri, data.get(name)):
+                yield Breach("foreign", uri, "left behind in staging/; it may be removed")
+
+
+def _is_used_up(uri: str, committed: File | None) -> bool:
+    if committed is None:
+        return True
+    try:
+        return layout.is_used_up(uri, order_of(read_footer(committed).origin))
+    except (FileNotFoundError, StorageError):  # the object is a breach of its own
+        return False
 
 
 def _check_tars(sink: str, run: Run, plan: Plan) -> Iterator[Breach]:
@@ -157,7 +175,7 @@ def _check_object(
     except (FileNotFoundError, DamagedError) as error:
         yield Breach("readable", file.uri, str(error))
         return
-    if not is_complete and found.footer.origin.get("source") in plan.earlier(index):
+    if not is_complete and found.footer.origin["generation"] < plan.generation(index):
         return  # it waits to be replaced
     shard = _Shard(sink, file.uri, plan.name(index), found)
     problem = _wrong_schema(shard, run)
@@ -203,8 +221,8 @@ def _own_schema(run: Run, found: pa.Schema) -> pa.Schema:
 
 def _wrong_source(shard: _Shard, run: Run, plan: Plan, index: int) -> str | None:
     said = shard.said
-    source = plan.source(index)
-    expected = {"fingerprint": run.fingerprint, "shard": shard.name, "source": source}
+    planned = {"source": plan.source(index), "generation": plan.generation(index)}
+    expected = {"fingerprint": run.fingerprint, "shard": shard.name, **planned}
     wrong = [name for name, value in expected.items() if said.get(name) != value]
     return f"its {' and '.join(wrong)} is not that of the run" if wrong else None
 

@@ -220,6 +220,8 @@ def _object(writer, index, rows, rejected):
         "fingerprint": writer.run.fingerprint,
         "shard": writer.plan.name(index),
         "source": writer.plan.source(index),
+        "generation": writer.plan.generation(index),
+        "revision": 0,
         "grid": writer.run.facts["grid"],
         "codebook_size": writer.product.codebook_size,
         "seen": rows,

@@ -452,6 +452,8 @@ def test_commit_rows_footer_equals_a_recount_by_duckdb(tmp_path, ranges):
         "fingerprint": json.loads((tmp_path / "run.json").read_bytes())["fingerprint"],
         "shard": "a",
         "source": {"uri": "s3://photos/a.tar", "size": 100, "version": "1"},
+        "generation": 0,
+        "revision": 0,
         "grid": [2, 3],
         "codebook_size": 16,
         "seen": TOTAL,
@@ -574,7 +576,9 @@ def test_commit_rows_in_a_bucket_equals_the_commit_on_disk(bucket, tmp_path):
         assert found.equals(pq.read_table(Path(local.sink, folder, "a.parquet")))
     names = [file.uri.removeprefix(remote.sink + "/") for file in storage.list_files(remote.sink)]
     left = "staging/a/00000004-00000008-of-00000008.parquet"  # of the late retry
-    assert names == ["data/a.parquet", "plan.parquet", "rejected/a.parquet", "run.json", left]
+    first = f"plans/{remote.run.plan_sha256}.parquet"
+    others = ["plan.parquet", first, "rejected/a.parquet", "run.json"]
+    assert names == ["data/a.parquet", *others, left]
     totals = read_totals(remote.sink, remote.run, remote.plan)
     assert (totals.seen, totals.rejected) == (TOTAL, len(REJECTED))
     assert pc.sum(pa.array(totals.histogram)).as_py() == 6 * 6

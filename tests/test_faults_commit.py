@@ -45,7 +45,8 @@ def live(sink, version="1", tag=None, rejected=()):
     run, plan = start_run(sink, asked, listed, Growth(replace_changed=True))
     left = todo.unfinished(sink, run, plan)
     again = todo.retriable(sink, plan, left) if tag else {}
-    attempt = Attempt(tag, frozenset(again), {}) if again else None
+    revisions = {index: staged.revision + 1 for index, staged in again.items()}
+    attempt = Attempt(tag, revisions, {}) if again else None
     product = CodesProduct(KEPT, schema.codes_field(CODEBOOK, GRID), GRID, CODEBOOK)
     writer = Writer(sink, run, plan, KEPT, product, attempt)
     if left or again:

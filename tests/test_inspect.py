@@ -199,7 +199,7 @@ def test_inspect_evaluation_of_another_run_is_not_shown(complete, capsys):
 def retried(writer):
     """Tries the rejected samples of the first shard again."""
     left = todo.retriable(writer.sink, writer.plan, {})
-    again = replace(writer, attempt=Attempt("again", frozenset(left), {}))
+    again = replace(writer, attempt=Attempt("again", dict.fromkeys(left, 1), {}))
     commit_rows(encoded_rows(again, 0, 20, range(1, 2)), again)
     sinks.end(writer)
 

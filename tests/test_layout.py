@@ -61,12 +61,58 @@ def test_parse_ranges_of_another_edition_are_not_seen():
     uris = [
         layout.range_uri("/s", "a", (0, 4), None),
         layout.range_uri("/s", "a", (4, 6), 6, "g1"),
-        layout.range_uri("/s", "a", (0, 4), None, "r0f"),
+        layout.range_uri("/s", "a", (0, 4), None, "r1t0f"),
     ]
     assert layout.parse_ranges(uris) == Staged(((0, 4),), None)
     assert layout.parse_ranges(uris, "g1") == Staged(((4, 6),), 6)
-    assert layout.parse_ranges(uris, "r0f") == Staged(((0, 4),), None)
-    assert [layout.is_range(uri, "g1") for uri in uris] == [False, True, False]
+    assert layout.parse_ranges(uris, "r1t0f") == Staged(((0, 4),), None)
+    assert layout.pick_ranges(uris, "g1") == uris[1:2]
+
+
+@pytest.mark.parametrize(
+    ("ranges", "least", "kept", "total"),
+    [
+        pytest.param([(0, 4, None), (4, 8, 8)], 0, [0, 1], 8, id="one_reading"),
+        pytest.param([(2, 5, 5), (5, 8, 8)], 0, [1], 8, id="another_end_further_on"),
+        pytest.param([(0, 4, None), (2, 5, 5), (5, 7, None)], 0, [0, 2], None, id="rows_behind"),
+        pytest.param([(2, 5, 5), (3, 7, 7), (4, 9, 9)], 0, [2], 9, id="three_ends"),
+        pytest.param([(2, 5, 5)], 8, [], None, id="rows_behind_in_the_object"),
+        pytest.param([(2, 8, 8)], 8, [0], 8, id="the_same_end_as_the_object"),
+    ],
+)
+def test_pick_ranges_of_readings_with_other_ends_takes_the_furthest(ranges, least, kept, total):
+    uris = [layout.range_uri("/s", "a", (first, last), end) for first, last, end in ranges]
+    assert layout.pick_ranges(uris, least=least) == [uris[i] for i in kept]
+    found = layout.parse_ranges(uris, least=least)
+    assert found == Staged(tuple(ranges[i][:2] for i in kept), total)
+
+
+@pytest.mark.parametrize(
+    ("edition", "order", "tag", "is_so"),
+    [
+        ("", (0, 0), None, True),
+        ("", (1, 0), None, True),
+        ("g1", (0, 0), None, False),
+        ("g1", (0, 7), None, False),
+        ("g1", (1, 0), None, True),
+        ("g9", (10, 0), None, True),
+        ("r1tx", (0, 0), None, False),
+        ("r1tx", (0, 0), "y", False),
+        ("r1tx", (0, 0), "x", True),
+        ("r1tx", (0, 1), "y", True),
+        ("g1r2tx", (1, 1), None, False),
+        ("g1r2tx", (2, 0), None, True),
+        ("other", (9, 9), None, False),
+    ],
+)
+def test_is_used_up_says_so_of_what_makes_no_later_object(edition, order, tag, is_so):
+    uri = layout.range_uri("/s", "a", (0, 4), 4, edition)
+    assert layout.is_used_up(uri, order, tag) == is_so
+
+
+def test_edition_of_every_object_is_another():
+    editions = {layout.edition((g, r), tag) for g in (0, 1, 12) for r in (0, 1, 12) for tag in "xy"}
+    assert len(editions) == 3 + 3 * 2 * 2
 
 
 @pytest.mark.parametrize("seed", range(50))

@@ -65,7 +65,8 @@ def test_grow_takes_in_what_is_new_as_a_generation_of_its_own():
     assert [third.generation(i) for i in range(5)] == [2, 0, 0, 0, 1]
     assert third.replaced == []
     assert third.first().sha256() == second.first().sha256() == first.sha256()
-    assert third.sha256() == Plan.of([*SHARDS, NEW, replace(TAR, name="a")]).sha256()
+    assert third.sha256() != Plan.of([*SHARDS, NEW, replace(TAR, name="a")]).sha256()
+    assert grow(third, *SHARDS, NEW, replace(TAR, name="a"), growth=Growth()) is third
 
 
 def test_grow_keeps_what_a_changed_shard_was():
@@ -77,6 +78,16 @@ def test_grow_keeps_what_a_changed_shard_was():
     assert [third.name(i) for i in third.replaced] == ["images-000000", "train/a"]
     assert [row["size"] for row in third.earlier(2)] == [2**33, 1]
     assert third.earlier(0) == []
+    assert third.first().sha256() == first.sha256()
+
+
+def test_grow_back_to_what_a_shard_was_is_another_plan():
+    first = Plan.of(SHARDS)
+    second = grow(first, changed(TAR, size=1), GROUPS, FOLDER)
+    third = grow(second, *SHARDS)
+    assert third.shards() == first.shards()
+    assert [third.generation(i) for i in range(3)] == [0, 0, 2]
+    assert len({plan.sha256() for plan in (first, second, third)}) == 3
     assert third.first().sha256() == first.sha256()
 
 

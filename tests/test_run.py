@@ -1,3 +1,4 @@
+import functools
 import re
 from dataclasses import replace
 
@@ -7,8 +8,9 @@ import pytest
 
 from pipeline import layout, storage
 from pipeline.errors import MismatchError, SourceChangedError, StorageError
-from pipeline.plan import Growth, Plan, load_plan
+from pipeline.plan import Growth, Plan, find_plan, load_plan
 from pipeline.run import Run, check_creates_once, check_frozen, load_run, start_run
+from tests.intercept import Standing
 from tests.makers import FOLDER, GROUPS, SHARDS, TAR, changed
 
 IDENTITY = {"stage": "encode", "keep": ["txt"], "resolution": 256, "key": None, "dtype": "float32"}
@@ -67,9 +69,80 @@ def test_start_run_twice_returns_the_first(tmp_path):
 
 
 def test_start_run_crashed_before_run_json_starts_anew(tmp_path):
-    storage.publish(layout.plan_uri(str(tmp_path)), Plan.of([TAR]).to_bytes())
+    listed = Plan.of([TAR])
+    storage.publish(layout.first_plan_uri(str(tmp_path), listed.sha256()), listed.to_bytes())
     start(tmp_path)
     assert load_plan(str(tmp_path)).sha256() == Plan.of(SHARDS).sha256()
+
+
+def test_start_run_crashed_before_plan_parquet_goes_on_from_the_first_plan(tmp_path):
+    start(tmp_path)
+    (tmp_path / "plan.parquet").unlink()
+    assert load_plan(str(tmp_path)).sha256() == Plan.of(SHARDS).sha256()
+    assert find_plan(str(tmp_path)) is not None
+    with pytest.raises(SourceChangedError):
+        start(tmp_path, [*SHARDS, replace(TAR, name="c")])
+    start(tmp_path)
+    assert Plan(pq.read_table(tmp_path / "plan.parquet")).sha256() == Plan.of(SHARDS).sha256()
+
+
+def test_start_run_without_any_plan_left_says_what_to_bring_back(tmp_path):
+    run = start(tmp_path)
+    first = layout.first_plan_uri(str(tmp_path), run.plan_sha256)
+    (tmp_path / "plan.parquet").unlink()
+    storage.delete(first)
+    for command in (start, load_plan):
+        with pytest.raises(StorageError, match=first):
+            command(str(tmp_path))
+
+
+class Amid(Standing):
+    """Has something else happen, once, before the first call of a verb on an object."""
+
+    def __init__(self, verb, uri, action):
+        self._verb, self._uri, self._action = verb, uri, action
+
+    def _call(self, real, *args, **options):
+        where = getattr(args[0], "uri", args[0])
+        if self._action and (real.__name__, where) == (self._verb, self._uri):
+            action, self._action = self._action, None
+            action()
+        return real(*args, **options)
+
+
+@pytest.mark.parametrize("verb", ["publish", "read"])
+def test_start_run_twice_at_once_with_other_sources_agrees_on_one(tmp_path, verb):
+    """Whatever the later one does, the earlier one's plan and work stay."""
+    sink, more = str(tmp_path), [*SHARDS, replace(TAR, name="c")]
+    before = []
+
+    def first():
+        before.append(start(sink))
+        storage.publish(layout.data_uri(sink, "train/a"), b"days of work")
+
+    uri = layout.run_uri(sink)
+    with Amid(verb, uri, first), pytest.raises(SourceChangedError, match="1 new: c"):
+        start(sink, more)
+    assert load_run(sink) == before[0]
+    check_frozen(sink, before[0], load_plan(sink))
+    assert load_plan(sink).sha256() == Plan.of(SHARDS).sha256()
+    assert start(sink) == before[0]
+    assert start(sink, more, Growth(extend=True)) == before[0]
+    assert len(load_plan(sink)) == 4
+
+
+def test_start_run_that_grows_a_plan_beside_another_loses_nothing(tmp_path):
+    sink = str(tmp_path)
+    start(sink)
+    b, c = (replace(TAR, name=name) for name in "bc")
+    growth = Growth(extend=True, replace_changed=True)
+    other = functools.partial(start, sink, [*SHARDS, b], growth)
+    with Amid("replace_if", layout.plan_uri(sink), other):
+        start(sink, [*SHARDS, b, c], growth)
+    plan = load_plan(sink)
+    assert dict(zip(plan.names, plan.table["generation"].to_pylist(), strict=True)) == {
+        "b": 1, "b-00001": 0, "c": 2, "images-000000": 0, "train/a": 0,
+    }  # fmt: skip
 
 
 @pytest.mark.fault(17)

@@ -32,7 +32,7 @@ from tests.runs import (
 )
 
 TOTAL = 8
-ATTEMPT = Attempt("r1", frozenset({0}), {"max_pixels": 5})
+ATTEMPT = Attempt("r1", {0: 1}, {"max_pixels": 5})
 
 
 def left_of(writer):
@@ -58,8 +58,8 @@ def finish(writer):
     assert list(breaches) == []
 
 
-def retry(writer, tag="r1"):
-    return replace(writer, attempt=replace(ATTEMPT, tag=tag))
+def retry(writer, tag="r1", revision=1):
+    return replace(writer, attempt=replace(ATTEMPT, tag=tag, revisions={0: revision}))
 
 
 def damaged(rows, row):
@@ -218,6 +218,7 @@ def test_retry_that_helps_puts_the_rows_into_the_object_at_once(tmp_path, order)
     assert footer[b"vqpipe.histogram"] == whole[b"vqpipe.histogram"]
     found, other = json.loads(footer[b"vqpipe"]), json.loads(whole[b"vqpipe"])
     assert found.pop("retried") == ATTEMPT.facts
+    assert (found.pop("revision"), other.pop("revision")) == (1, 0)
     assert found == other
     finish(writer)
     assert query(writer.sink, "data", "count(*)") == [(7,)]
@@ -247,7 +248,7 @@ def test_retries_leave_the_highest_limit_that_a_row_was_opened_under(tmp_path):
     writer = start(tmp_path)
     commit(writer, 0, rejected=(2, 5))
     commit(retry(writer, "r1"), 0, numbers=[2, 5], rejected=(5,))
-    lower = replace(ATTEMPT, tag="r2", facts={"max_pixels": 3, "pillow": "13"})
+    lower = replace(ATTEMPT, tag="r2", revisions={0: 2}, facts={"max_pixels": 3, "pillow": "13"})
     commit(replace(writer, attempt=lower), 0, numbers=[5])
     said = json.loads(read_data(writer, 0)[1][b"vqpipe"])["retried"]
     assert said == {"max_pixels": 5, "pillow": "13"}
@@ -329,8 +330,10 @@ def test_late_writer_of_an_older_generation_leaves_the_new_one_alone(tmp_path):
     third = grown(second, tar_shard("a", version="3"))
     commit(third, 0, 5)
     finish(third)
-    commit(second, 0)
+    with pytest.raises(IncompleteError, match="planned shard a anew"):
+        commit(second, 0)
     check_committed(third, [5])
+    assert is_complete(writer.sink)
 
 
 def test_retry_of_what_another_retry_has_just_revised_takes_nothing_back(tmp_path, monkeypatch):
