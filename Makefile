@@ -21,6 +21,12 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	@touch $(STAMP)
 
+# The emulator of Azure's Blob Storage that tests run; without npm, they are skipped and say so.
+AZURITE := $(VENV)/azurite/node_modules/.bin/azurite-blob
+$(AZURITE): $(STAMP)
+	npm install --silent --no-audit --no-fund --prefix $(VENV)/azurite azurite@3.37.0 \
+		|| echo "no Azurite: npm could not install it"
+
 demo: $(STAMP)
 	$(BIN)/python -m infra.demo.run
 
@@ -30,7 +36,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint
+test: lint $(AZURITE)
 	$(BIN)/python -m pytest --timeout 300
 
 # Only the files that have such tests: the others need Ray and more, which a GPU machine may lack.
@@ -48,7 +54,7 @@ bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.inspect
 
 # SOAK=--seed 7 has the same faults again.
-soak: $(STAMP)
+soak: $(STAMP) $(AZURITE)
 	$(BIN)/python -m pytest -m soak --timeout 1800
 	$(BIN)/python -m tests.soak $(SOAK)
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from pipeline import retries
 from pipeline.errors import StorageError
 
-_MODULES = ("botocore", "aiobotocore", "aiohttp", "google", "azure", "gcsfs")
+_MODULES = ("botocore", "aiobotocore", "aiohttp", "azure", "google", "requests", "urllib3")
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _CREDENTIALS = {
     "NoCredentialsError",
@@ -20,11 +20,21 @@ _CREDENTIALS = {
     "InvalidToken",
     "TokenRefreshRequired",
     "400",  # all that a HEAD with an expired token is told
+    "ClientAuthenticationError",
+    "CredentialUnavailableError",
+    "DefaultCredentialsError",
+    "RefreshError",
 }
+_NO = {401, 403}
+_LONGEST = 300
 _AGAIN = "then run the same command again: everything committed is safe"
 
 
 Result = TypeVar("Result")
+
+
+class NoBucketError(Exception):
+    """There is no such bucket, or container."""
 
 
 def ask(uri: str, request: Callable[[], Result]) -> Result:
@@ -42,11 +52,14 @@ def ask(uri: str, request: Callable[[], Result]) -> Result:
         raise StorageError(_describe(uri.removeprefix("file://"), error)) from error
 
 
+_REFUSALS = (OSError, retries.ShortAnswerError, retries.UnreachableError, NoBucketError)
+
+
 def _is_refusal(error: Exception) -> bool:
     """Tells a client's errors (OSError, botocore's, aiohttp's, ...) from answers and from bugs."""
     if isinstance(error, FileNotFoundError):
         return code(error) == "NoSuchBucket"
-    if isinstance(error, OSError | retries.ShortAnswerError):
+    if isinstance(error, _REFUSALS):
         return True
     return type(error).__module__.startswith(_MODULES)
 
@@ -69,13 +82,13 @@ def _describe(uri: str, error: Exception) -> str:
     scheme, _, path = uri.rpartition("://")
     bucket = f"{scheme}://{path.partition('/')[0]}"
     said = _last_words(error)
-    if code(error) == "NoSuchBucket":
+    if isinstance(error, NoBucketError) or code(error) == "NoSuchBucket":
         return f"{uri}: there is no bucket {bucket}; create it, or correct the address"
     if isinstance(error, OSError) and error.errno in _FULL:
         return f"{uri}: the disk is full ({said}); make room on {_disk(uri)}, {_AGAIN}"
     if not scheme:
         return f"{uri}: {said}; look at the path and at what this user may do there, {_AGAIN}"
-    if isinstance(error, PermissionError) or {code(error), type(error).__name__} & _CREDENTIALS:
+    if _is_about_access(error):
         return (
             f"{uri}: the {scheme} store refused access ({said}); see that the environment's "
             f"credentials are there, have not expired and allow this, {_AGAIN}"
@@ -88,11 +101,25 @@ def _describe(uri: str, error: Exception) -> str:
     return f"{uri}: the {scheme} store refused ({said}); look at address and settings, {_AGAIN}"
 
 
+def _is_about_access(error: Exception) -> bool:
+    if isinstance(error, PermissionError) or retries.status(error) in _NO:
+        return True
+    return bool({code(error), type(error).__name__} & _CREDENTIALS)
+
+
 def _last_words(error: Exception) -> str:
     answer = _answer(error)
     if answer:
         return f"{answer.get('Code', 'no code')}: {answer.get('Message') or 'no message'}"
-    return f"{type(error).__name__}: {error}"
+    name = getattr(error, "error_code", None) or type(error).__name__
+    if found := retries.status(error):
+        name = f"{found} {name}"
+    return f"{name}: {_first_line(retries.without_queries(str(error)))}"
+
+
+def _first_line(text: str) -> str:
+    """Returns what Azure's and Google's clients say before they repeat the whole answer."""
+    return next(iter(text.strip().splitlines()), "")[:_LONGEST]
 
 
 def _disk(path: str) -> str:

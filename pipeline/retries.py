@@ -1,13 +1,15 @@
-"""How long a store in S3's protocol is asked again when it answers 503, or nothing, or half.
+"""How long a store is asked again when it answers 503, or nothing, or half.
 
 One ladder for every request, by time. The ladders of the clients do not fit: botocore's `standard`
 takes every retry from a budget that all requests of a process share, and a store that fails two of
 three uses it up within seconds; its `legacy` counts attempts, so that a run outlives seconds of
-trouble, not minutes; and s3fs repeats some requests on top of either, but no listing.
+trouble, not minutes; and s3fs repeats some requests on top of either, but no listing. The clients
+of Azure and Google are told to ask once (`repeat_broken` has the rest).
 """
 
 import itertools
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -17,7 +19,11 @@ PATIENCE_S = 300.0
 START_PATIENCE_S = 20.0
 """... by a command for a person, before its first answer: nothing is lost, something is wrong."""
 
+CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 10, 60
+"""Of one attempt."""
+
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
+_CONNECTIONS = 64
 _STATUSES = {408, 429, 500, 502, 503, 504}
 _CODES = {
     "SlowDown",
@@ -37,13 +43,20 @@ _BROKEN = {  # the client's names for an answer that began and did not end, or n
     "FlexibleChecksumError",
     "IncompleteReadError",
     "ResponseStreamingError",
+    "DataCorruption",
 }
+_HTTP_CLIENTS = ("azure", "google", "requests", "urllib3")
+_CONNECTION = {"ConnectionError", "Timeout", "ChunkedEncodingError", "ProtocolError"}
 
 Result = TypeVar("Result")
 
 
 class ShortAnswerError(Exception):
     """A store sent fewer bytes than it was asked for, and called that all."""
+
+
+class UnreachableError(Exception):
+    """A store gave no answer, or none to its end."""
 
 
 class _State:
@@ -58,18 +71,26 @@ def hurry() -> None:
     _State.is_hurried = True
 
 
+def note_answer() -> None:
+    """Says that this process's store is there and answers."""
+    _State.has_answered = True
+
+
 def patience_s() -> float:
     """Returns for how long a request would be repeated now."""
     return START_PATIENCE_S if _State.is_hurried and not _State.has_answered else PATIENCE_S
 
 
 def pauses() -> Iterator[float]:
-    """Yields seconds to wait before each new attempt, until patience is at its end.
+    """Returns seconds to wait before each new attempt, until patience, from now on, is at its end.
 
     They grow to some seconds and are random, so that workers which failed together do not return
     together.
     """
-    start = time.monotonic()
+    return _pauses(time.monotonic())
+
+
+def _pauses(start: float) -> Iterator[float]:
     for attempt in itertools.count():
         longest = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(attempt, 10))
         pause = random.uniform(0, longest)  # noqa: S311 (nothing secret)
@@ -81,20 +102,48 @@ def pauses() -> Iterator[float]:
 def repeat_broken(request: Callable[[], Result]) -> Result:
     """Returns what a request returns; repeats one whose answer broke off.
 
-    The client repeats what fails before an answer has begun (`session`), and nothing after that.
+    S3's client repeats what fails before an answer has begun (`session`), and nothing after that;
+    the others repeat nothing. Such calls may stand in one another: patience is not added up.
     """
-    for pause in pauses():
+    left = pauses()
+    while True:
         try:
             return request()
         except Exception as error:
-            if not _is_broken(error):
+            pause = next(left, None) if _is_broken(error) else None
+            if pause is None:
                 raise
         time.sleep(pause)
-    return request()
 
 
 def _is_broken(error: Exception) -> bool:
-    return isinstance(error, ShortAnswerError) or type(error).__name__ in _BROKEN
+    if isinstance(error, ShortAnswerError | UnreachableError):
+        return True
+    return type(error).__name__ in _BROKEN or _is_http_trouble(error)
+
+
+def _is_http_trouble(error: Exception) -> bool:
+    """Tells trouble that the clients of Azure and Google met."""
+    if not type(error).__module__.startswith(_HTTP_CLIENTS):
+        return False
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if names & _CONNECTION and "SSLError" not in names:
+        return True
+    return status(error) in _STATUSES or bool(getattr(error, "retryable", False))
+
+
+def status(error: Exception) -> int | None:
+    """Returns the HTTP status that a client of Azure or Google made an error of."""
+    for name in ("status_code", "code"):
+        found = getattr(error, name, None)
+        if isinstance(found, int):
+            return int(found)
+    return None
+
+
+def without_queries(text: str) -> str:
+    """Returns what an error says without queries of addresses, which may be signatures."""
+    return re.sub(r"\?[^\s'\")]*=[^\s'\")]*", "?...", text)
 
 
 def is_transient(error: Exception) -> bool:
@@ -151,8 +200,19 @@ def _is_connection_error(error: Exception) -> bool:
     return bool(names & {"HTTPClientError", "ConnectionError"}) and "SSLError" not in names
 
 
+def http_session(session: Any = None) -> Any:  # noqa: ANN401 (requests has no types)
+    """Returns a session of requests that has connections enough for all threads of a worker."""
+    from requests import Session  # noqa: PLC0415 (it takes long, and is for Azure and Google only)
+    from requests.adapters import HTTPAdapter  # noqa: PLC0415
+
+    session = session or Session()
+    session.mount("https://", HTTPAdapter(pool_maxsize=_CONNECTIONS))
+    session.mount("http://", HTTPAdapter(pool_maxsize=_CONNECTIONS))
+    return session
+
+
 def options() -> dict[str, Any]:
     """Returns what `s3fs.S3FileSystem` must be made with."""
     once = {"mode": "standard", "total_max_attempts": 1}
-    timeouts = {"connect_timeout": 10, "read_timeout": 60}  # seconds, of one attempt
+    timeouts = {"connect_timeout": CONNECT_TIMEOUT_S, "read_timeout": READ_TIMEOUT_S}
     return {"session": session(), "config_kwargs": {"retries": once, **timeouts}}

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests import fault_proxy
+from tests.clouds import container_name, serve_cloud
 from tests.servers import AWS, serve_moto, serve_rclone
 
 
@@ -44,6 +45,37 @@ def proxy(s3_server, monkeypatch):
         storage.forget()
         yield served
     storage.forget()
+
+
+@pytest.fixture(scope="session", params=["azure", "gcs"])
+def cloud(request, tmp_path_factory):
+    """An emulator of another cloud's store."""
+    with serve_cloud(request.param, tmp_path_factory.mktemp(request.param)) as served:
+        yield served
+
+
+@pytest.fixture
+def container(cloud, request, monkeypatch):
+    """A new, empty container in an emulator; the environment points to it."""
+    from pipeline import storage
+
+    for name, value in cloud.environment(cloud.endpoint).items():
+        monkeypatch.setenv(name, value)
+    storage.forget()
+    yield cloud.make(container_name(request))
+    storage.forget()
+
+
+@pytest.fixture
+def cloud_proxy(cloud, container, monkeypatch):  # noqa: ARG001 (made past the proxy)
+    """A proxy before the emulator that breaks what it is told to; the environment points to it."""
+    from pipeline import storage
+
+    with fault_proxy.serve(cloud.endpoint) as served:
+        for name, value in cloud.environment(served.endpoint).items():
+            monkeypatch.setenv(name, value)
+        storage.forget()
+        yield served
 
 
 @pytest.fixture

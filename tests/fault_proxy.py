@@ -1,4 +1,4 @@
-"""An HTTP proxy that stands before an S3 server and does what networks and stores do on bad days.
+"""An HTTP proxy before a server of objects that does what networks and stores do on bad days.
 
     with serve(endpoint, seed=1) as proxy:
         ... = proxy.endpoint                              # give this to the client
@@ -29,6 +29,7 @@ ERRORS = {
     "SlowDown": (503, "Please reduce your request rate."),
     "InternalError": (500, "We encountered an internal error. Please try again."),
     "AccessDenied": (403, "Access Denied"),
+    "AuthenticationFailed": (401, "Server failed to authenticate the request."),
     "ExpiredToken": (400, "The provided token has expired."),
 }
 

@@ -1,4 +1,4 @@
-"""S3 servers on this machine, for the length of a `with` block."""
+"""Stores on this machine, for the length of a `with` block."""
 
 import contextlib
 import os
@@ -39,9 +39,34 @@ def serve_rclone(folder):
         yield f"http://127.0.0.1:{port}"
 
 
+AZURITE = Path(sys.prefix, "azurite", "node_modules", ".bin", "azurite-blob")
+"""Where `make test` has npm put the emulator of Azure's Blob Storage."""
+
+
 @contextlib.contextmanager
-def _running(command, port, output):
-    process = subprocess.Popen(command, stdout=output, stderr=output)
+def serve_azurite(folder):
+    """Yields the endpoint of an emulator of Azure's Blob Storage; it keeps all in memory."""
+    port = free_port()
+    options = ["--inMemoryPersistence", "--silent", "--skipApiVersionCheck", "--disableTelemetry"]
+    command = [AZURITE, "--blobHost", "127.0.0.1", "--blobPort", str(port), *options]
+    with _running(command, port, subprocess.DEVNULL, cwd=folder):
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextlib.contextmanager
+def serve_gcs(program):
+    """Yields the endpoint of fake-gcs-server; it keeps all in memory."""
+    port = free_port()
+    endpoint = f"http://127.0.0.1:{port}"
+    options = ["-scheme", "http", "-backend", "memory", "-log-level", "error"]
+    places = ["-host", "127.0.0.1", "-port", str(port), "-external-url", endpoint]
+    with _running([program, *options, *places], port, subprocess.DEVNULL):
+        yield endpoint
+
+
+@contextlib.contextmanager
+def _running(command, port, output, cwd=None):
+    process = subprocess.Popen(command, stdout=output, stderr=output, cwd=cwd)
     try:
         _wait_for(port, process)
         yield
@@ -56,6 +81,6 @@ def _wait_for(port, process):
             socket.create_connection(("127.0.0.1", port), timeout=5).close()
         except OSError:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                raise RuntimeError(f"the S3 server ended with {process.wait(0.05)}") from None
+                raise RuntimeError(f"{process.args[0]} ended with {process.wait(0.05)}") from None
         else:
             return

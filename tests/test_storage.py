@@ -449,3 +449,26 @@ def test_delete_and_publish_racing_in_one_folder_both_succeed(tmp_path):
 def test_list_files_refused_by_the_file_system_is_storage_error(tmp_path, recursive):
     with pytest.raises(StorageError):
         storage.list_files(f"{tmp_path}/{'x' * 300}", recursive=recursive)
+
+
+@pytest.mark.s3
+def test_s3_without_keys_is_read_as_nobody_when_told_so(s3_server, bucket, monkeypatch):
+    """As `FSSPEC_S3_ANON=true` in the environment has fsspec do."""
+    import boto3
+    import fsspec.config
+
+    objects = boto3.client("s3", endpoint_url=s3_server)
+    public = {"Bucket": bucket.removeprefix("s3://"), "Key": "a", "ACL": "public-read"}
+    objects.put_object(**public, Body=b"content")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    storage.forget()
+    with pytest.raises(StorageError, match="credentials"):
+        storage.read(f"{bucket}/a")
+    monkeypatch.setattr(fsspec.config, "conf", {})
+    settings = {"FSSPEC_S3_ANON": "true", "FSSPEC_S3_REQUESTER_PAYS": "true"}
+    fsspec.config.set_conf_env(fsspec.config.conf, settings)
+    storage.forget()
+    assert storage.read(f"{bucket}/a") == b"content"
+    storage.forget()
