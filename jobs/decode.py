@@ -8,7 +8,8 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from jobs.console import Fields
-from jobs.identity import check_encoded, check_kept, find_whole_run, types_of, versions
+from jobs.identity import check_encoded, check_kept, find_whole_run, versions
+from jobs.kept import begun_with, facts_of_kept
 from jobs.model import ModelOptions, load_for_codes
 from jobs.stage import (
     GrowthOptions,
@@ -33,6 +34,7 @@ from pipeline.readers import SampleReader
 from pipeline.run import Run, is_complete, start_run
 from pipeline.schema import Selection, Shard
 from pipeline.sources import count_rows
+from pipeline.sources.agreement import Begun
 from pipeline.sources.codes import Kind, kept_schema, list_shards
 from pipeline.sources.names import check_keep
 from pipeline.steps import Decoding
@@ -141,6 +143,11 @@ class _Source:
         shards = _finished(job, uri, found) if found else list_shards(uri, job.kind)
         return cls(uri, found, tuple(shards))
 
+    @property
+    def alike(self) -> tuple[Shard, ...]:
+        """Shards of which each may have other types; those of a run have the same ones."""
+        return self.shards[:1] if self.run else self.shards
+
     def selection(self, job: Decode) -> Selection:
         """Returns which columns to read."""
         kept = tuple(self.run.facts["kept"]) if self.run else ()
@@ -200,7 +207,7 @@ def _prepare(job: Decode) -> Prepared:
     weights = load_for_codes(job, source.run, source.uri)
     form = source.form(job, weights)
     selection = replace(source.selection(job), shape=form.shape)
-    kept = kept_schema(source.shards, selection)
+    kept = kept_schema(source.alike, selection, _begun(sink, selection))
     how, findings = _settle_codec(job, source.run, weights)
     step = Decoding(form, how, weights.config.downsample_factor)
     listed = Plan.of(source.shards)
@@ -221,6 +228,10 @@ def _prepare(job: Decode) -> Prepared:
         todo=left,
     )
     return Prepared(work, _introduce(job, source, work, step))
+
+
+def _begun(sink: str, selection: Selection) -> Begun | None:
+    return begun_with(find_whole_run(sink), find_plan(sink), selection.keep)
 
 
 def _settle_codec(
@@ -268,7 +279,7 @@ def _facts_of(job: Decode, weights: Weights, step: Decoding, kept: pa.Schema) ->
         "model": weights.where,
         "model_commit": weights.commit,
         "model_options": job.record(weights) if job.model else None,
-        "kept": types_of(kept),
+        **facts_of_kept(kept),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": versions(),
     }

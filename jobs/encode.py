@@ -2,12 +2,15 @@
 
 import sys
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any, Literal
 
+import pyarrow as pa
+
 from jobs.console import Fields, Prose
 from jobs.identity import check_kept, facts_of, find_whole_run, grid_of, identity_of, settle_codec
+from jobs.kept import begun_with
 from jobs.model import ModelOptions
 from jobs.stage import (
     GrowthOptions,
@@ -30,10 +33,12 @@ from pipeline.images import Preprocess
 from pipeline.layout import Staged
 from pipeline.plan import Plan, find_plan
 from pipeline.products import CodesProduct
+from pipeline.progress import announce
+from pipeline.quarantine import read_quarantined
 from pipeline.readers import SampleReader
 from pipeline.run import Run, start_run
 from pipeline.schema import Selection
-from pipeline.sources import Listing, kept_schema, list_shards
+from pipeline.sources import Listing, find_image, kept_schema, list_shards
 from pipeline.steps import Encoding
 from pipeline.writer import Attempt, Writer
 
@@ -116,13 +121,12 @@ def _prepare(job: Encode) -> Prepared:
     check_places(source, sink)
     weights = job.load_weights()
     grid = grid_of(job.resolution, weights)
-    selection = Selection(job.image, job.key, job.keep)
-    begun, planned = find_whole_run(sink), find_plan(sink)
-    listing = list_shards(source, job.format, planned=planned.shards() if planned else ())
-    kept = kept_schema(listing, selection)
+    begun = find_whole_run(sink)
+    listing, selection, kept = _find(job, source, begun, find_plan(sink))
     listed = Plan.of(listing.shards)
     codec, findings = settle_codec(job, begun, weights)
-    identity = identity_of(job, source, listing.format, weights, codec)
+    asking = replace(job, image=selection.image)
+    identity = identity_of(asking, source, listing.format, weights, codec)
     if begun and job.retry_rejected:  # the one choice that may change: what is refused unopened
         identity["max_pixels"] = begun.identity.get("max_pixels")
     asked = Run(
@@ -150,6 +154,26 @@ def _prepare(job: Encode) -> Prepared:
     )
     introduction = _introduce(job, work, listing, codec, len(again))
     return Prepared(work, introduction, can_judge_early=not again)
+
+
+def _find(
+    job: Encode, source: str, begun: Run | None, planned: Plan | None
+) -> tuple[Listing, Selection, pa.Schema]:
+    """Returns what there is, what to read of each sample, and what of it is kept."""
+    earlier = planned.shards() if planned else ()
+    listing = list_shards(source, job.format, planned=earlier, read=read_quarantined)
+    selection = _select(job, begun, listing)
+    if listing.format == "parquet" and not begun:
+        announce("reading the footers", len(listing.shards))
+    return listing, selection, kept_schema(listing, selection, begun_with(begun, planned, job.keep))
+
+
+def _select(job: Encode, begun: Run | None, listing: Listing) -> Selection:
+    """Returns what to read of each sample; a run that has begun knows the column of images."""
+    selection = Selection(job.image, job.key, job.keep)
+    if job.image is None and begun and begun.identity.get("format") == listing.format:
+        return replace(selection, image=begun.identity.get("image"))
+    return find_image(listing, selection, read_quarantined)
 
 
 def _check_limit(job: Encode, run: Run, left: dict[int, Staged]) -> None:
@@ -187,7 +211,16 @@ def _introduce(job: Encode, work: Work, listing: Listing, codec: CodecConfig, ag
     if listing.ignored:
         others = ", ".join(f"{count:,} {name}" for name, count in listing.ignored.items())
         fields.append(("not read", f"other files beside the shards: {others}"))
+    if listing.format == "folder" and _SIDE_FILES & listing.ignored.keys():
+        fields.append(("take care", Prose(_NO_SIDE_FILES)))
     return [*fields, *describe_store(writer)]
+
+
+_SIDE_FILES = {".txt", ".caption", ".json", ".jsonl", ".csv", ".parquet"}
+_NO_SIDE_FILES = (
+    "captions and metadata in files beside images are not read yet; put both into tars or Parquet "
+    "to have --keep copy them"
+)
 
 
 def _describe_links(listing: Listing) -> str:

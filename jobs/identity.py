@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from jobs.kept import facts_of_kept
 from pipeline import doctor
 from pipeline.codec import CodecConfig
 from pipeline.errors import ConfigError, MismatchError
@@ -89,7 +90,7 @@ def facts_of(
         "model": weights.where,
         "model_commit": weights.commit,
         "model_options": job.record(weights),
-        "kept": types_of(kept),
+        **facts_of_kept(kept),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": versions(),
     }
@@ -202,18 +203,13 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **found}
 
 
-def types_of(kept: pa.Schema) -> dict[str, str]:
-    """Returns the Arrow type of each kept column, by name."""
-    return {field.name: str(field.type) for field in kept}
-
-
 def check_kept(run: Run, kept: pa.Schema) -> None:
     """Checks that kept columns have the types that they had when the run began.
 
     Raises:
         MismatchError: If one has not; names them.
     """
-    began, found = run.facts["kept"], types_of(kept)
+    began, found = run.facts["kept"], facts_of_kept(kept)["kept"]
     if began != found:
         said = (f"{name}: {began.get(name)} then, {found[name]} now" for name in found)
         raise MismatchError(

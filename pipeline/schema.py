@@ -251,7 +251,7 @@ def data_schema(kept: pa.Schema, codes: pa.Field) -> pa.Schema:
     """Returns the schema of `data/`."""
     view, *rest = VIEW
     names = (pa.field("key", pa.string()), pa.field("row", pa.int32()))
-    return pa.schema([*names, view, codes, *rest, *kept])
+    return pa.schema([*names, view, codes, *rest, *kept], metadata=kept.metadata)
 
 
 def images_schema(kept: pa.Schema, *, has_files: bool) -> pa.Schema:
@@ -272,7 +272,8 @@ def images_schema(kept: pa.Schema, *, has_files: bool) -> pa.Schema:
             pa.field("width", pa.int32()),  # pixels
             pa.field("height", pa.int32()),
             *kept,
-        ]
+        ],
+        metadata=kept.metadata,
     )
 
 

@@ -27,7 +27,7 @@ from pipeline.images import FORMATS, Preprocess, View, open_image
 from pipeline.layout import Staged
 from pipeline.sandbox import Sandbox
 from pipeline.schema import Rejection, Selection
-from pipeline.sources import kept_schema, list_shards, read_shard
+from pipeline.sources import find_image, kept_schema, list_shards, read_shard
 from pipeline.stages import read_rows
 from tests import thrift
 from tests.makers import encoded, jpeg, picture, tar_of
@@ -195,6 +195,7 @@ def read(path, selection):
     """Reads a file as a run does, and checks that every sample is accounted for."""
     try:
         listing = list_shards(str(path), max_shard_bytes=2**12)
+        selection = find_image(listing, selection)
         kept = kept_schema(listing, selection)
         for index, shard in enumerate(listing.shards):
             samples = read_shard(shard, selection, kept)
@@ -229,6 +230,7 @@ def read_parquet(data, folder):
     path = folder / "fuzzed.parquet"
     path.write_bytes(data)
     read(path, Selection())
+    read(path, Selection(image="jpg"))
     read(path, Selection(image="jpg", key="id", keep=("n",)))
 
 

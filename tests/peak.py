@@ -19,9 +19,10 @@ def _read(path):
     count, image_bytes, last, error = 0, 0, None, None
     try:
         listing = list_shards(path)
-        kept = kept_schema(listing, Selection())
+        selection = Selection("jpg" if listing.format == "parquet" else None)
+        kept = kept_schema(listing, selection)
         for shard in listing.shards:
-            for sample in read_shard(shard, Selection(), kept):
+            for sample in read_shard(shard, selection, kept):
                 assert sample.row == count
                 count, last = count + 1, sample
                 image_bytes += len(sample.image or b"")

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.identity import types_of
+from jobs.kept import facts_of_kept
 from pipeline import schema, todo
 from pipeline.plan import Growth, Plan
 from pipeline.products import CodesProduct
@@ -26,7 +26,7 @@ def tar_shard(name, size=100, version="1"):
 def start(sink, names=("a",), *, codebook_size=16, grid=(2, 3), kept=KEPT, more=(), **identity):
     """Returns the writer of a run that has just been started in the sink, with `more` facts."""
     listed = Plan.of(tar_shard(name) for name in names)
-    facts = {"grid": list(grid), "codebook_size": codebook_size, "kept": types_of(kept)}
+    facts = {"grid": list(grid), "codebook_size": codebook_size, **facts_of_kept(kept)}
     facts |= dict(more)
     asked = {"model": "m", "codebook_size": codebook_size, "grid": list(grid), **identity}
     run, frozen = start_run(str(sink), Run(asked, facts, listed.sha256()), listed, Growth())

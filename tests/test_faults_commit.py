@@ -13,7 +13,7 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.identity import types_of
+from jobs.kept import facts_of_kept
 from pipeline import schema, storage, todo, totals
 from pipeline.commit import commit_rows
 from pipeline.errors import IncompleteError
@@ -40,7 +40,7 @@ GRID, CODEBOOK = (2, 3), 16
 def live(sink, version="1", tag=None, rejected=()):
     """One command on a sink with one shard, as jobs/encode.py goes about it, in a plain loop."""
     listed = Plan.of([tar_shard("a", version=version)])
-    facts = {"grid": list(GRID), "codebook_size": CODEBOOK, "kept": types_of(KEPT)}
+    facts = {"grid": list(GRID), "codebook_size": CODEBOOK, **facts_of_kept(KEPT)}
     asked = Run({"model": "m"}, facts, listed.sha256())
     run, plan = start_run(sink, asked, listed, Growth(replace_changed=True))
     left = todo.unfinished(sink, run, plan)

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from jobs import cli
-from jobs.identity import types_of
+from jobs.kept import facts_of_kept
 from pipeline import products, publication, todo, totals
 from pipeline.commit import commit_rows
 from pipeline.images import ImageFormat, compress
@@ -43,7 +43,7 @@ def decoded(sink, layout, count=4):
     """Returns the writer of a complete sink of two shards, whose last row is rejected."""
     plan = Plan.of(tar_shard(name) for name in SHARDS)
     identity = {"stage": "decode", **sinks.DECODED, "layout": layout}
-    facts = sinks.FACTS | {"kept": types_of(KEPT), "size": list(SIZE)}
+    facts = sinks.FACTS | facts_of_kept(KEPT) | {"size": list(SIZE)}
     run, plan = start_run(str(sink), Run(identity, facts, plan.sha256()), plan, Growth())
     product = ImagesProduct(KEPT, ImageFormat("png"), layout, SIZE)
     writer = Writer(str(sink), run, plan, KEPT, product)
@@ -201,7 +201,7 @@ def live(sink, layout):
     """One command that decodes a shard of six rows, the last one rejected, in three pieces."""
     plan = Plan.of([tar_shard("a")])
     identity = {"stage": "decode", **sinks.DECODED, "layout": layout}
-    facts = sinks.FACTS | {"kept": types_of(KEPT), "size": list(SIZE)}
+    facts = sinks.FACTS | facts_of_kept(KEPT) | {"size": list(SIZE)}
     run, plan = start_run(str(sink), Run(identity, facts, plan.sha256()), plan, Growth())
     product = ImagesProduct(KEPT, ImageFormat("png"), layout, SIZE)
     writer = Writer(str(sink), run, plan, KEPT, product)

@@ -73,7 +73,7 @@ def test_list_shards_photos_may_begin_with_an_underscore(base):
     [
         (["a.tgz"], "webdataset"),
         (["a.TAR.GZ", "b.txt"], "webdataset"),
-        (["a.parquet", "b.jpg"], "parquet"),
+        (["a.parquet", "b.txt"], "parquet"),
         (["a.jpeg", "b.txt"], "folder"),
     ],
 )

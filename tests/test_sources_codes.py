@@ -172,7 +172,7 @@ def test_kept_schema_lists_of_another_size_are_config_error(tmp_path, kind, shap
     assert said in raised.value.message
 
 
-def test_kept_schema_is_that_of_the_first_file_that_can_be_read(tmp_path):
+def test_kept_schema_is_that_of_the_files_that_can_be_read(tmp_path):
     write(tmp_path, {"codes": pa.array(CODES), "n": pa.array([1, 2, 3], pa.int8())}, "b")
     (tmp_path / "a.parquet").write_bytes(b"PAR1 cut short")
     shards = codes.list_shards(str(tmp_path), "codes")

@@ -11,7 +11,7 @@ from PIL import Image
 from pipeline import storage
 from pipeline.errors import ConfigError
 from pipeline.schema import Reason, Selection
-from pipeline.sources import contents, kept_schema, list_shards, read_shard
+from pipeline.sources import contents, find_image, kept_schema, list_shards, read_shard
 from tests.makers import encoded, jpeg, picture, tar_of
 
 KINDS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
@@ -33,7 +33,7 @@ def fill(folder, **files):
 
 
 def read(listing, **selected):
-    selection = Selection(**selected)
+    selection = find_image(listing, Selection(**selected))
     kept = kept_schema(listing, selection)
     return [sample for shard in listing.shards for sample in read_shard(shard, selection, kept)]
 
@@ -141,7 +141,11 @@ def test_read_shard_tar_member_without_an_extension_is_the_image_if_it_is_one(tm
     ]
     fill(tmp_path, **{"x.tar": wrap(tar_of(members))})
     bare, named, text = read(list_shards(str(tmp_path)), keep=("txt",))
-    assert (bare.key, bare.image, bare.kept) == ("bare", image(kind), {"txt": "caption"})
+    assert (bare.key, bare.image, bare.kept) == (
+        "bare",
+        image(kind),
+        {"txt": pa.array(["caption"])},
+    )
     assert named.image == b"png"
     assert text.rejection.reason == Reason.NO_IMAGE
 

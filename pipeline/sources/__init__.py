@@ -1,6 +1,7 @@
 """Where samples come from: a listing of shards, then one shard at a time as a stream of samples.
 
     list_shards  a folder, file or pattern  ->  the shards of a run
+    find_image   the columns there are      ->  which one holds the images
     kept_schema  the metadata to keep       ->  its Arrow schema, checked before any work starts
     read_shard   one shard                  ->  samples in stored order, keys untouched
     count_rows   one shard                  ->  how many it claims to have, where a footer says so
@@ -10,14 +11,16 @@ A bad sample is a rejected `Sample`, and a damaged shard ends in one; what the s
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
 from pipeline import storage
 from pipeline.errors import ConfigError
 from pipeline.schema import HEAD, VIEW, File, Sample, Selection, Shard
-from pipeline.sources import codes, folder, parquet, webdataset
+from pipeline.sources import codes, columns, folder, parquet, webdataset
+from pipeline.sources.agreement import Begun
+from pipeline.sources.columns import Read
 from pipeline.sources.formats import sort_out
 from pipeline.sources.names import check_keep, check_names, check_unicode, visible_files
 from pipeline.sources.patterns import find_files
@@ -51,6 +54,7 @@ def list_shards(
     *,
     planned: Sequence[Shard] = (),
     max_shard_bytes: int = parquet.MAX_SHARD_BYTES,
+    read: Read | None = None,
 ) -> Listing:
     """Returns the shards of a folder, a file or a pattern, local or remote.
 
@@ -61,13 +65,14 @@ def list_shards(
         planned: The shards of a run of this source: images of a folder stay in the shard that they
             are in, and new ones come in new shards.
         max_shard_bytes: Parquet files above this size are split by row groups.
+        read: Reads some samples where it takes that to tell what a file is; by default here.
 
     Raises:
         ConfigError: If nothing is found, or the source cannot be used as it is.
     """
     found = find_files(source)
     visible = visible_files(storage.normalise_uri(source), found.root, found.files)
-    fmt, taken, ignored = sort_out(source, visible, fmt)
+    fmt, taken, ignored = sort_out(source, visible, fmt, read or read_shard)
     check_unicode(taken)
     shards = _shards(fmt, found.root, taken, planned, max_shard_bytes)
     check_names(shards)
@@ -83,19 +88,42 @@ def list_shards(
     )
 
 
-def kept_schema(listing: Listing, selection: Selection) -> pa.Schema:
+def find_image(listing: Listing, selection: Selection, read: Read | None = None) -> Selection:
+    """Returns a selection that names the column of images, where there are columns.
+
+    Args:
+        listing: The source.
+        selection: What the operator named.
+        read: Reads some samples; by default here.
+
+    Raises:
+        ConfigError: If nothing tells which one it is.
+    """
+    if listing.format != "parquet" or selection.image is not None:
+        return selection
+    return replace(selection, image=columns.find_image(listing.shards, read or read_shard))
+
+
+def kept_schema(listing: Listing, selection: Selection, begun: Begun | None = None) -> pa.Schema:
     """Returns the columns of `selection.keep` with the types in which they are kept.
 
-    Extensions of a webdataset are strings, columns of a Parquet file keep their Arrow type.
+    Extensions of a webdataset are strings; columns of Parquet files have an Arrow type that holds
+    the values of all files.
+
+    Args:
+        listing: The source.
+        selection: What to read of it, with the column of images (`find_image`).
+        begun: What is kept by the run that this goes on with, if it has begun.
 
     Raises:
         ConfigError: If the selection does not fit the source.
+        MismatchError: If a file that is new does not go with what is kept.
     """
     check_keep(selection.keep, RESERVED)
     if listing.format == "webdataset":
         return webdataset.kept_schema(selection)
     if listing.format == "parquet":
-        return parquet.kept_schema(listing.shards, selection)
+        return parquet.kept_schema(listing.shards, selection, begun)
     if selection != Selection():
         raise ConfigError("a folder has no columns or members to select: drop image, key and keep")
     return pa.schema([])

@@ -22,21 +22,15 @@ from pipeline import storage
 from pipeline.errors import ConfigError, StorageError
 from pipeline.objects import open_object
 from pipeline.schema import Reason, Rejection, Sample, Selection, Shard
-from pipeline.sources.damage import brief, damaged
+from pipeline.sources.agreement import Begun, kept_by_all
+from pipeline.sources.columns import check_column, check_key
+from pipeline.sources.damage import ARROW_ERRORS, brief, damaged
 from pipeline.sources.extensions import extension
 from pipeline.sources.formats import check_obstacles
 from pipeline.sources.growth import check_growth, most_bytes
 from pipeline.sources.keys import Keys, check_count
-from pipeline.sources.kinds import plain_kind
 from pipeline.sources.names import check_names, check_unicode, shard_names, visible_files
-from pipeline.sources.parquet import (
-    ARROW_ERRORS,
-    BATCH_ROWS,
-    check_column,
-    first_schema,
-    open_parquet,
-    unique,
-)
+from pipeline.sources.parquet import BATCH_ROWS, open_parquet, unique
 from pipeline.sources.patterns import find_files
 from pipeline.sources.values import MAX_VALUE_BYTES, name_sample
 
@@ -72,16 +66,22 @@ def list_shards(source: str, kind: Kind) -> list[Shard]:
     return sorted(shards, key=lambda shard: shard.name)
 
 
-def kept_schema(shards: Sequence[Shard], selection: Selection) -> pa.Schema:
-    """Returns the kept columns with their types in the first file that has a readable footer.
+def kept_schema(
+    shards: Sequence[Shard], selection: Selection, begun: Begun | None = None
+) -> pa.Schema:
+    """Returns the kept columns with types that hold the values of all files.
 
     Raises:
-        ConfigError: If a selected column is missing or unusable, or no footer can be read.
+        ConfigError: If a selected column is missing or unusable in some of them, or files have
+            types that do not go together.
+        MismatchError: If a new file does not go with a run that has begun.
     """
-    shard, schema = first_schema(shards)
-    _check_columns(shard, schema, selection)
-    _check_sizes(shard, schema.field(_column(selection)), selection.shape)
-    return pa.schema([(name, plain_kind(schema.field(name).type)) for name in selection.keep])
+
+    def check(uri: str, schema: pa.Schema) -> None:
+        _check_columns(uri, shards[0].format, schema, selection)
+        _check_sizes(uri, shards[0].format, schema.field(_column(selection)), selection.shape)
+
+    return kept_by_all(shards, selection.keep, check, begun)
 
 
 def read_shard(shard: Shard, selection: Selection, kept: pa.Schema) -> Iterator[Sample]:
@@ -122,23 +122,23 @@ def _read_foreign(shard: Shard, selection: Selection, kept: pa.Schema) -> Iterat
             yield damaged(row, None, f"{shard.files[0].uri}, from row {row} of the shard on", error)
 
 
-def _check_columns(shard: Shard, schema: pa.Schema, selection: Selection) -> None:
-    uri, name = shard.files[0].uri, _column(selection)
-    for each in (name, *([selection.key] if selection.key else []), *selection.keep):
+def _check_columns(uri: str, kind: str, schema: pa.Schema, selection: Selection) -> None:
+    name = _column(selection)
+    if selection.key:
+        check_key(uri, schema, selection.key)
+    for each in (name, *selection.keep):
         check_column(uri, schema, each)
     found = schema.field(name).type
     value = found
     while pa.types.is_nested(value) and hasattr(value, "value_type"):
         value = value.value_type
-    is_number = pa.types.is_integer(value) or (
-        shard.format == "latents" and pa.types.is_floating(value)
-    )
+    is_number = pa.types.is_integer(value) or (kind == "latents" and pa.types.is_floating(value))
     if value is found or not is_number:
-        wanted = "whole numbers" if shard.format == "codes" else "numbers"
+        wanted = "whole numbers" if kind == "codes" else "numbers"
         raise ConfigError(f"{uri}: column {name!r} is {found}; it must be a list of {wanted}")
 
 
-def _check_sizes(shard: Shard, column: pa.Field, shape: tuple[int, ...]) -> None:
+def _check_sizes(uri: str, kind: str, column: pa.Field, shape: tuple[int, ...]) -> None:
     """Refuses lists of a fixed size that is not what an image has; of others each row tells."""
     sizes, value = [], column.type
     while pa.types.is_fixed_size_list(value):
@@ -149,8 +149,8 @@ def _check_sizes(shard: Shard, column: pa.Field, shape: tuple[int, ...]) -> None
     found, wanted = math.prod(sizes), math.prod(shape)
     if not _fits(sizes, shape):
         raise ConfigError(
-            f"{shard.files[0].uri}: column {column.name!r} is {column.type}, {found} numbers a row,"
-            f" and {' x '.join(map(str, shape))} {shard.format} are {wanted}: give the --grid that "
+            f"{uri}: column {column.name!r} is {column.type}, {found} numbers a row,"
+            f" and {' x '.join(map(str, shape))} {kind} are {wanted}: give the --grid that "
             "they were made with"
         )
 
@@ -175,7 +175,7 @@ def _read_rows(
     shard: Shard, file: BinaryIO, selection: Selection, kept: pa.Schema
 ) -> Iterator[Sample]:
     with open_parquet(file) as parquet:
-        _check_columns(shard, parquet.schema_arrow, selection)
+        _check_columns(shard.files[0].uri, shard.format, parquet.schema_arrow, selection)
         names = [_column(selection), *([selection.key] if selection.key else []), *selection.keep]
         expected, row = parquet.metadata.num_rows, 0
         columns = list(dict.fromkeys(names))

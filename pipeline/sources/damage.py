@@ -3,6 +3,8 @@
 import struct
 import zlib
 
+import pyarrow as pa
+
 from pipeline.schema import Reason, Rejection, Sample
 
 PARSER_ERRORS = (
@@ -16,6 +18,9 @@ PARSER_ERRORS = (
     zlib.error,
 )
 """What parsers of the standard library raise on damaged data, and never a `VqpipeError`."""
+
+ARROW_ERRORS = (pa.ArrowException, *PARSER_ERRORS)
+"""What Arrow raises on damaged data; want of memory is among it."""
 
 _MAX_MESSAGE = 500
 

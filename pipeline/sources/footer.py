@@ -14,10 +14,14 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline import storage
+from pipeline.schema import File
+
 MAX_FOOTER_BYTES = 2**24
 """Larger footers are not read (16 MiB, some 50,000 row groups): Arrow needs up to 120 bytes for
 every byte of one."""
 
+_TAIL_BYTES = 64 * 2**10
 _MAGIC = b"PAR1"
 _TRAILER = struct.Struct("<I4s")  # length of the footer, magic
 _SCHEMA = b"ARROW:schema"
@@ -28,12 +32,34 @@ assert (len(_HIDDEN_SCHEMA), len(_RENAMED_MARK)) == (len(_SCHEMA), len(_MARK)), 
 
 
 def read_footer(file: BinaryIO) -> pq.FileMetaData:
-    """Returns the footer with every extension type's mark renamed.
+    """Returns the footer of an open file with every extension type's mark renamed.
 
     Raises:
         ValueError: If the file is no Parquet file or its footer is damaged.
     """
-    data = _footer_bytes(file)
+    size = file.seek(0, 2)
+    file.seek(max(0, size - _TRAILER.size))
+    length = _footer_length(file.read(_TRAILER.size), size)
+    file.seek(size - _TRAILER.size - length)
+    return _renamed(file.read(length))
+
+
+def fetch_schema(file: File) -> pa.Schema:
+    """Returns the columns of a file, read by one request as a rule, as `read_footer` has them.
+
+    Raises:
+        ValueError: If the file is no Parquet file or its footer is damaged.
+    """
+    tail = storage.read_tail(file, _TAIL_BYTES)
+    length = _footer_length(tail[-_TRAILER.size :], file.size)
+    if len(tail) < length + _TRAILER.size:
+        tail = storage.read_tail(file, length + _TRAILER.size)
+    footer = _renamed(tail[-length - _TRAILER.size : -_TRAILER.size])
+    nothing = pa.BufferReader(b"")
+    return pq.ParquetFile(nothing, metadata=footer, arrow_extensions_enabled=False).schema_arrow
+
+
+def _renamed(data: bytes) -> pq.FileMetaData:
     hidden = _parse(data.replace(_SCHEMA, _HIDDEN_SCHEMA))  # parsing alone calls the classes
     stored = (hidden.metadata or {}).get(_HIDDEN_SCHEMA)
     if stored is None:
@@ -43,6 +69,11 @@ def read_footer(file: BinaryIO) -> pq.FileMetaData:
     schema = base64.b64decode(stored, validate=True)
     renamed = base64.b64encode(schema.replace(_MARK, _RENAMED_MARK))
     return _parse(data.replace(stored, renamed))
+
+
+def parse_schema(data: bytes) -> pa.Schema:
+    """Returns a schema in Arrow's format, with every extension type's mark renamed."""
+    return pa.ipc.read_schema(pa.py_buffer(data.replace(_MARK, _RENAMED_MARK)))
 
 
 def extension_name(column: pa.Field) -> str | None:
@@ -56,19 +87,15 @@ def extension_name(column: pa.Field) -> str | None:
     return next((name for name in names if name is not None), None)
 
 
-def _footer_bytes(file: BinaryIO) -> bytes:
-    size = file.seek(0, 2)
-    file.seek(max(0, size - _TRAILER.size))
-    trailer = file.read(_TRAILER.size)
+def _footer_length(trailer: bytes, size: int) -> int:
     if len(trailer) < _TRAILER.size or trailer[4:] != _MAGIC:
         raise ValueError("not a Parquet file, or its end is missing: no magic bytes at the end")
-    length, _ = _TRAILER.unpack(trailer)
+    length: int = _TRAILER.unpack(trailer)[0]
     if length + _TRAILER.size + len(_MAGIC) > size:
         raise ValueError(f"the footer claims {length} bytes of a file of {size}")
     if length > MAX_FOOTER_BYTES:
         raise ValueError(f"a footer of {length} bytes; at most {MAX_FOOTER_BYTES} are read")
-    file.seek(size - _TRAILER.size - length)
-    return file.read(length)
+    return length
 
 
 def _parse(footer: bytes) -> pq.FileMetaData:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from pipeline.errors import ConfigError
 from pipeline.schema import File
+from pipeline.sources.columns import Read, may_hold_images
 from pipeline.sources.contents import find_formats
 from pipeline.sources.extensions import (
     FORMATS,
@@ -18,7 +19,7 @@ CANNOT_BE_READ = "(link that leads nowhere, pipe or device)"
 
 
 def sort_out(
-    source: str, files: Sequence[File], fmt: str | None
+    source: str, files: Sequence[File], fmt: str | None, read: Read
 ) -> tuple[str, list[File], dict[str, int]]:
     """Returns a source's format, the files of it, and how many others there are by extension.
 
@@ -26,12 +27,18 @@ def sort_out(
     cannot be read is refused where it may stand for many images; in a folder of images, one that
     has an image's name stays, and becomes a rejection.
 
+    Args:
+        source: What the operator typed.
+        files: What was found there.
+        fmt: The format, or None to find it.
+        read: Reads samples, of Parquet files beside images.
+
     Raises:
         ConfigError: If there is none, or several and nothing says which one is meant.
     """
     check_obstacles([file for file in files if not extension(file.uri)])
     groups = _group(files, fmt)
-    chosen = _choose(source, groups) if fmt is None else check_format(fmt)
+    chosen = _choose(source, groups, read) if fmt is None else check_format(fmt)
     taken = groups.get(chosen, []) if chosen else []
     if chosen is None or not taken:
         raise ConfigError(_nothing_found(source, fmt, files))
@@ -80,12 +87,12 @@ def _format_of_bare(files: Sequence[File], fmt: str | None) -> str | None:
     return fmt if fmt in found else next(iter(found), None)
 
 
-def _choose(source: str, groups: dict[str, list[File]]) -> str | None:
+def _choose(source: str, groups: dict[str, list[File]], read: Read) -> str | None:
     """Returns the format that is meant; None if there are files of none."""
     if len(groups) < 2:
         return next(iter(groups), None)
-    if groups.keys() == {"parquet", "folder"}:
-        return "parquet"
+    if groups.keys() == {"parquet", "folder"} and not may_hold_images(groups["parquet"], read):
+        return "folder"  # what is known of the images lies beside them
     firsts = {name: group[0] for name, group in groups.items()}
     if groups.keys() == {"webdataset", "parquet"}:
         lonely = _lonely(groups["parquet"], groups["webdataset"])

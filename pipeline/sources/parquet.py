@@ -14,16 +14,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.errors import ConfigError
 from pipeline.schema import File, Reason, Rejection, Sample, Selection, Shard
-from pipeline.sources.damage import PARSER_ERRORS, brief, damaged
-from pipeline.sources.footer import extension_name, read_footer
+from pipeline.sources.agreement import Begun, kept_by_all
+from pipeline.sources.columns import check_column, check_image, check_key
+from pipeline.sources.damage import ARROW_ERRORS, brief, damaged
+from pipeline.sources.footer import read_footer
 from pipeline.sources.growth import check_growth, most_bytes
 from pipeline.sources.keys import Keys, check_count
-from pipeline.sources.kinds import plain_kind
 from pipeline.sources.names import shard_names
 from pipeline.sources.values import key_of, name_sample
-from pipeline.texts import is_bytes
 from pipeline.threads import map_ahead
 
 MAX_SHARD_BYTES = 10**9
@@ -33,10 +32,8 @@ MAX_IMAGE_BYTES = 2**30
 """Larger images are rejected (1 GiB)."""
 
 BATCH_ROWS = 1  # a small page may hold large rows: a dictionary's value again and again, prefixes
-_MAX_COLUMNS_TEXT = 2_000
 _READERS = 16
 _BUFFER_BYTES = 2**20  # a column: without it Arrow reads whole column chunks into memory
-ARROW_ERRORS = (pa.ArrowException, *PARSER_ERRORS)
 _ROW_GROUP = "-rg"
 
 
@@ -51,33 +48,21 @@ def list_shards(root: str, files: list[File], max_bytes: int = MAX_SHARD_BYTES) 
     return [part for found in map_ahead(parts, shards, _READERS) for part in found]
 
 
-def first_schema(shards: Sequence[Shard]) -> tuple[Shard, pa.Schema]:
-    """Returns the first shard whose file has a readable footer, and that file's columns.
+def kept_schema(
+    shards: Sequence[Shard], selection: Selection, begun: Begun | None = None
+) -> pa.Schema:
+    """Returns the kept columns with types that hold the values of all files.
 
     Raises:
-        ConfigError: If there is none.
+        ConfigError: If a selected column is missing or unusable in some of them, or files have
+            types that do not go together.
+        MismatchError: If a new file does not go with a run that has begun.
     """
-    for shard in shards:
-        try:
-            with storage.open_file(shard.files[0]) as file, open_parquet(file) as parquet:
-                return shard, parquet.schema_arrow
-        except ARROW_ERRORS:
-            continue  # `read_shard` makes it a rejection
-    raise ConfigError(
-        f"none of {len(shards)} file(s) is Parquet with a readable footer, the first being "
-        f"{shards[0].files[0].uri}"
-    )
 
+    def check(uri: str, schema: pa.Schema) -> None:
+        _Columns.of(uri, schema, selection)
 
-def kept_schema(shards: Sequence[Shard], selection: Selection) -> pa.Schema:
-    """Returns the kept columns with their types in the first file that has a readable footer.
-
-    Raises:
-        ConfigError: If a selected column is missing or unusable, or no footer can be read.
-    """
-    shard, schema = first_schema(shards)
-    columns = _Columns.of(shard.files[0].uri, schema, selection)
-    return pa.schema([(name, plain_kind(schema.field(name).type)) for name in columns.kept])
+    return kept_by_all(shards, selection.keep, check, begun)
 
 
 def read_shard(shard: Shard, selection: Selection, kept: pa.Schema) -> Iterator[Sample]:
@@ -124,16 +109,13 @@ class _Columns:
     @classmethod
     def of(cls, uri: str, schema: pa.Schema, selection: Selection) -> "_Columns":
         """Returns the selected columns, or raises a `ConfigError` that lists what there is."""
-        image = selection.image or _only_image(uri, schema)
-        for name in (image, *([selection.key] if selection.key else []), *selection.keep):
+        assert selection.image is not None, "the column of images has been found"
+        kind = check_image(uri, schema, selection.image)
+        if selection.key:
+            check_key(uri, schema, selection.key)
+        for name in selection.keep:
             check_column(uri, schema, name)
-        image_type = schema.field(image).type
-        if not _holds_image(image_type):
-            raise ConfigError(
-                f"{uri}: column {image!r} is {image_type}, and an image is binary or "
-                f"struct<bytes: binary>; {columns_of(schema)}"
-            )
-        return cls(image, image_type, selection.key, selection.keep)
+        return cls(selection.image, kind, selection.key, selection.keep)
 
     @property
     def is_struct(self) -> bool:
@@ -256,43 +238,3 @@ def unique(sample: Sample, seen: Keys) -> Sample:
     message = "this key came earlier in the shard: choose a key column without duplicates"
     rejection = Rejection(Reason.DUPLICATE_KEY, message)
     return Sample(sample.row, sample.key, None, rejection, sample.kept)
-
-
-def _only_image(uri: str, schema: pa.Schema) -> str:
-    names = [field.name for field in schema if _holds_image(field.type)]
-    names = [name for name in names if extension_name(schema.field(name)) is None]
-    if len(names) == 1:
-        return str(names[0])
-    state = "several columns hold binary data" if names else "no column holds binary data"
-    raise ConfigError(f"{uri}: {state}; name the image column; {columns_of(schema)}")
-
-
-def _holds_image(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        index = kind.get_field_index("bytes")
-        return index >= 0 and is_bytes(kind.field(index).type)
-    return is_bytes(kind)
-
-
-def check_column(uri: str, schema: pa.Schema, name: str) -> None:
-    """Checks that a column is there, once, and of a plain type.
-
-    Raises:
-        ConfigError: If not; names the columns that are there.
-    """
-    uses = schema.names.count(name)
-    if uses != 1:
-        state = "has no column" if uses == 0 else f"has {uses} columns"
-        raise ConfigError(f"{uri} {state} {name!r}; {columns_of(schema)}")
-    extension = extension_name(schema.field(name))
-    if extension is not None:
-        raise ConfigError(
-            f"{uri}: column {name!r} has the extension type {extension}; these are not read, since "
-            "some run code: store plain bytes, strings or numbers instead"
-        )
-
-
-def columns_of(schema: pa.Schema) -> str:
-    """Returns columns and their types for a person."""
-    columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
-    return f"columns: {columns[:_MAX_COLUMNS_TEXT]}"

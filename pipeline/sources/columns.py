@@ -1,0 +1,191 @@
+"""Which column of Parquet files holds the images, and which others can be read."""
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import pyarrow as pa
+
+from pipeline.errors import ConfigError
+from pipeline.schema import File, Sample, Selection, Shard
+from pipeline.sources.contents import is_image
+from pipeline.sources.damage import ARROW_ERRORS
+from pipeline.sources.footer import extension_name, fetch_schema
+from pipeline.texts import is_bytes
+from pipeline.threads import map_ahead
+
+Read = Callable[[Shard, Selection, pa.Schema], Iterator[Sample]]
+"""`read_shard`, here or in a process of its own."""
+
+_READERS = 32
+_FILES_LOOKED_AT = 100
+_COLUMNS_READ = 4
+_VALUES, _ROWS = 16, 256
+"""How many values, in how many rows, have to tell whether a column holds images."""
+_MAX_COLUMNS_TEXT = 2_000
+
+
+def find_image(shards: Iterable[Shard], read: Read) -> str:
+    """Returns the column of images, the only one whose first values are some.
+
+    Where all values at the beginning are null, the type has to do.
+
+    Args:
+        shards: Those of a source; the first ones from which it can be told are looked at.
+        read: Reads samples. The first file may be one over which parsers crash.
+
+    Raises:
+        ConfigError: If no column is, or several are; says what there is.
+    """
+    error: ConfigError | None = None
+    files = list(dict.fromkeys(shard.files[0] for shard in shards))
+    for file in files[:_FILES_LOOKED_AT]:
+        schema = find_schema(file)
+        if schema is not None:
+            try:
+                return _find_in(file, schema, read)
+            except ConfigError as found:
+                error = error or found
+    raise error or ConfigError(no_footer(files))
+
+
+def no_footer(files: Sequence[File]) -> str:
+    """Returns what to say where no file is what it should be."""
+    return (
+        f"none of {len(files):,} file(s) is Parquet with a readable footer, the first being "
+        f"{files[0].uri}"
+    )
+
+
+def find_schema(file: File) -> pa.Schema | None:
+    """Returns the columns of a file; None if its footer cannot be read."""
+    try:
+        return fetch_schema(file)
+    except MemoryError:
+        raise  # also an ArrowException
+    except ARROW_ERRORS:
+        return None
+
+
+def may_hold_images(files: Sequence[File], read: Read) -> bool:
+    """Tells whether any of some Parquet files may hold images, or cannot be looked into."""
+    read_yet = 0
+    for file, schema in zip(files, map_ahead(find_schema, files, _READERS), strict=True):
+        if schema is None:
+            return True
+        for name in _candidates(schema) if read_yet < _COLUMNS_READ else ():
+            read_yet += 1
+            if _looks(file, name, read) is not False:
+                return True
+    return False
+
+
+def _find_in(file: File, schema: pa.Schema, read: Read) -> str:
+    names = _candidates(schema)
+    seen = {name: _looks(file, name, read) for name in names}
+    found = [name for name in names if seen[name]]
+    found = found or [name for name in names if seen[name] is None]
+    if len(found) == 1:
+        return found[0]
+    raise ConfigError(f"{file.uri}: {_describe(schema, names, found)}; {columns_of(schema)}")
+
+
+def _describe(schema: pa.Schema, names: list[str], found: list[str]) -> str:
+    if found:
+        several = ", ".join(map(repr, found))
+        return f"several columns may hold the images, {several}: name one with --image"
+    if names:
+        return (
+            f"the values of {', '.join(map(repr, names))} do not begin as images do; if they are, "
+            "name the column with --image"
+        )
+    lists = [each.name for each in schema if holds_images(each.type)]
+    if lists:
+        return f"column {lists[0]!r} is a list of images, which is not read yet: store one in a row"
+    return "no column holds binary data; if there is one with images, name it with --image"
+
+
+def _candidates(schema: pa.Schema) -> list[str]:
+    return [each.name for each in schema if holds_image(each.type) and extension_name(each) is None]
+
+
+def _looks(file: File, name: str, read: Read) -> bool | None:
+    """Tells whether the first values of a column look like images; None if there are none."""
+    shard = Shard("looked-at", "parquet", (file,))
+    with contextlib.closing(read(shard, Selection(image=name), pa.schema([]))) as samples:  # type: ignore[type-var]
+        some = (sample.image for sample in itertools.islice(samples, _ROWS) if sample.image)
+        looks = [is_image(image) for image in itertools.islice(some, _VALUES)]
+    return any(looks) if looks else None
+
+
+def holds_image(kind: pa.DataType) -> bool:
+    """Tells whether a column of a type may hold images: bytes, or a struct with `bytes`."""
+    if pa.types.is_struct(kind):
+        index = kind.get_field_index("bytes")
+        return bool(index >= 0 and is_bytes(kind.field(index).type))
+    return is_bytes(kind)
+
+
+def holds_images(kind: pa.DataType) -> bool:
+    """Tells whether a column of a type may hold lists of images."""
+    return pa.types.is_nested(kind) and hasattr(kind, "value_type") and holds_image(kind.value_type)
+
+
+def check_image(uri: str, schema: pa.Schema, name: str) -> pa.DataType:
+    """Returns the type of the column of images.
+
+    Raises:
+        ConfigError: If it is not there, or cannot hold any.
+    """
+    check_column(uri, schema, name)
+    kind = schema.field(name).type
+    if holds_images(kind):
+        raise ConfigError(
+            f"{uri}: column {name!r} is a list of images, which is not read yet: store one in a "
+            f"row; {columns_of(schema)}"
+        )
+    if not holds_image(kind):
+        raise ConfigError(
+            f"{uri}: column {name!r} is {kind}, and an image is binary or "
+            f"struct<bytes: binary>; {columns_of(schema)}"
+        )
+    return kind
+
+
+def check_key(uri: str, schema: pa.Schema, name: str) -> None:
+    """Checks that a column can hold keys.
+
+    Raises:
+        ConfigError: If not.
+    """
+    check_column(uri, schema, name)
+    kind = schema.field(name).type
+    if pa.types.is_nested(kind):
+        raise ConfigError(
+            f"{uri}: column {name!r} is {kind}, and a key is text, a number or a time; "
+            f"{columns_of(schema)}"
+        )
+
+
+def check_column(uri: str, schema: pa.Schema, name: str) -> None:
+    """Checks that a column is there, once, and of a plain type.
+
+    Raises:
+        ConfigError: If not; names the columns that are there.
+    """
+    uses = schema.names.count(name)
+    if uses != 1:
+        state = "has no column" if uses == 0 else f"has {uses} columns"
+        raise ConfigError(f"{uri} {state} {name!r}; {columns_of(schema)}")
+    extension = extension_name(schema.field(name))
+    if extension is not None:
+        raise ConfigError(
+            f"{uri}: column {name!r} has the extension type {extension}; these are not read, since "
+            "some run code: store plain bytes, strings or numbers instead"
+        )
+
+
+def columns_of(schema: pa.Schema) -> str:
+    """Returns columns and their types for a person."""
+    columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
+    return f"columns: {columns[:_MAX_COLUMNS_TEXT]}"
