@@ -8,13 +8,24 @@ What becomes of what is stored:
     RGB, grey, 1-bit, palette   as they are, in RGB
     any kind of transparency    laid on the background colour
     CMYK, YCCK                  Pillow's conversion, which undoes Adobe's inversion
-    16-bit grey                 divided by 257 and rounded, 0..65535 to 0..255; other integers are
-                                clipped to that range first, and its transparent colour is ignored
+    grey of 12, 16 or 32 bits   0 to the greatest value becomes 0..255, rounded
+    grey whose 0 is white       inverted
     16-bit colour               the high byte of each sample, as Pillow reads it
-    float, Lab                  rejected: nothing says which value is white, or Pillow has no way
-    ICC profile                 ignored: numbers are taken as sRGB
-    EXIF orientation            applied; unreadable EXIF counts as upright
+    10- and 12-bit AVIF         8 bits, as libavif rounds them
+    ICC profile, gamma, cICP    ignored: numbers are taken as sRGB
+    orientation                 of EXIF, or of XMP where that has none, applied; of AVIF, `irot` and
+                                `imir`; what is unreadable counts as upright
+    other metadata, texts       ignored, whatever their size
     animation, several pages    the first frame
+
+and what is rejected as `unsupported`, because nothing says what its numbers mean, or because Pillow
+would read it as something else:
+
+    TIFF    signed or floating-point samples, CIELab, other inks than CMYK, no word on whether 0 is
+            black or white, and what `pipeline.tiff` names; any kind that Pillow does not know
+    PNG     a transparent colour in 16-bit RGB
+    JPEG    CMYK without Adobe's mark: nothing says whether it is inverted
+    any     what this Pillow is built without
 
 Pixels are resampled once, from the original to the view. JPEG's reduced decoding (`draft`) and
 `reducing_gap` are not used: they are faster and change the pixels.
@@ -28,12 +39,13 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import AvifImagePlugin, ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
+from pipeline import png, tiff
 from pipeline.errors import in_one_line
 from pipeline.schema import Reason, Rejection
 
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 """Pillow's names of what is opened; its JPEG opens MPO too. EPS, for one, starts Ghostscript."""
 
 RESAMPLE = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
@@ -41,8 +53,9 @@ RESAMPLE = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LAN
 # Pillow's own limit warns or raises from inside `Image.open`, process-wide, at other numbers.
 # `Preprocess.max_pixels` is checked at the same place: after the header, before the pixels.
 Image.MAX_IMAGE_PIXELS = None
+# An image has one core; threads for every core of the machine would want memory for each.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
-_GREY_16 = 257  # 65535 / 255
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -105,15 +118,17 @@ def open_image(data: bytes, how: Preprocess) -> View | Rejection:
     """
     if not data:
         return Rejection(Reason.EMPTY, "the image has zero bytes")
+    data = png.without_ballast(data)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            return _reject_large(image, how) or _view(image, how)
+            rejection = _reject_large(image, how) or _reject_kind(image, data)
+            return rejection or _view(image, how, data)
     except MemoryError:
         raise  # the machine's trouble, not the image's
     except UnidentifiedImageError:
         return _unidentified(data)
     except Exception as error:  # noqa: BLE001 (decoders raise nearly anything on bad data)
-        return Rejection(_reason(data, error), in_one_line(error))
+        return _rejection(data, error)
 
 
 def open_images(
@@ -172,9 +187,21 @@ def _reject_large(image: Image.Image, how: Preprocess) -> Rejection | None:
     return Rejection(Reason.TOO_MANY_PIXELS, f"{size} are more than {how.max_pixels}")
 
 
-def _view(image: Image.Image, how: Preprocess) -> View:
+def _reject_kind(image: Image.Image, data: bytes) -> Rejection | None:
+    """Rejects what Pillow opens, and would convert to something else than it is."""
+    reason = None
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        reason = tiff.find_unsupported(image.tag_v2)
+    elif image.format == "PNG":
+        reason = png.find_unsupported(data)
+    elif image.mode == "CMYK" and "adobe" not in image.info:
+        reason = "CMYK without Adobe's mark: nothing says whether it is inverted"
+    return Rejection(Reason.UNSUPPORTED, f"a {image.format} file: {reason}") if reason else None
+
+
+def _view(image: Image.Image, how: Preprocess, data: bytes) -> View:
     image.load()
-    flat = _flatten(_upright(image), how.background)
+    flat = _flatten(_upright(_settle(image, data)), how.background)
     width, height = flat.size
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
@@ -184,6 +211,29 @@ def _view(image: Image.Image, how: Preprocess) -> View:
     if square.mode != "RGB":
         square = square.convert("RGB")
     return View(np.asarray(square), width, height, crop)
+
+
+def _settle(image: Image.Image, data: bytes) -> Image.Image:
+    """Returns the image with what only its format can tell: levels, palette, transparent grey."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return _settle_tiff(image)
+    if image.format == "AVIF":
+        image.info.pop("xmp", None)  # whose orientation does not count; Pillow would take it
+    transparent = image.info.get("transparency")
+    if image.format != "PNG" or not isinstance(transparent, int):
+        return image
+    if image.mode == "L":
+        image.info["transparency"] = png.transparent_level(data, transparent)
+    return image
+
+
+def _settle_tiff(image: TiffImagePlugin.TiffImageFile) -> Image.Image:
+    if image.mode.startswith("I"):
+        white = tiff.white_level(image.tag_v2)
+        return _grey_from_integers(image, white, is_negative=tiff.is_negative(image.tag_v2))
+    if image.mode in {"P", "PA"} and (palette := tiff.palette_of_bytes(image.tag_v2)):
+        image.putpalette(palette)
+    return image.convert("LA") if image.mode == "La" else image
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -198,10 +248,8 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _flatten(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
     """Returns the image in mode RGB or, three times cheaper to resize, L; without transparency."""
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no fixed white level")
     if image.mode.startswith("I"):
-        return _grey_from_integers(image)
+        return _flatten_grey_16(image, background)
     if image.has_transparency_data:
         opaque = Image.new("RGB", image.size, background)
         above = image.convert("RGBA")
@@ -210,19 +258,53 @@ def _flatten(image: Image.Image, background: tuple[int, int, int]) -> Image.Imag
     return image if image.mode in {"RGB", "L"} else image.convert("RGB")
 
 
-def _grey_from_integers(image: Image.Image) -> Image.Image:
-    """Returns mode L for I and I;16, which Pillow itself would clip at 255."""
-    levels = np.asarray(image).clip(0, 65_535).astype(np.uint32)
-    return Image.fromarray(((levels + _GREY_16 // 2) // _GREY_16).astype(np.uint8))
+def _flatten_grey_16(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    grey = _grey_from_integers(image, 65_535, is_negative=False)
+    transparent = image.info.get("transparency")
+    if transparent is None:
+        return grey
+    opaque = Image.new("RGB", image.size, background)
+    opaque.paste(grey, mask=Image.fromarray(np.asarray(image) != transparent))
+    return opaque
+
+
+def _grey_from_integers(image: Image.Image, white: int, *, is_negative: bool) -> Image.Image:
+    """Returns mode L for I and I;16, which Pillow itself would clip at 255.
+
+    No value lies so close to the middle of two levels that float32 would round it wrong: 257 and
+    273 / 17, the steps of 16 and 12 bits, are not even.
+    """
+    stored = np.asarray(image)
+    stored = stored.view(np.uint32) if image.mode == "I" else stored
+    levels = stored.astype(np.float32)
+    levels *= np.float32(255 / white)
+    grey = np.rint(levels, out=levels).astype(np.uint8)
+    return Image.fromarray(255 - grey if is_negative else grey)
 
 
 def _unidentified(data: bytes) -> Rejection:
     """Tells a known format with a broken header from everything else."""
-    for kind in FORMATS:
-        _, accepts = Image.OPEN[kind]
-        if accepts is not None and accepts(data[:16]) is True:
-            return Rejection(Reason.CORRUPT, f"a {kind} file whose header cannot be read")
+    for name in FORMATS:
+        _, accepts = Image.OPEN[name]
+        accepted = accepts is not None and accepts(data[:16])
+        if isinstance(accepted, str):
+            return Rejection(Reason.UNSUPPORTED, f"{name}, which this Pillow is built without")
+        kind = tiff.kind_of(data) if accepted and name == "TIFF" else None
+        if kind:
+            return Rejection(Reason.UNSUPPORTED, f"a TIFF of a kind that is not read: {kind}")
+        if accepted:
+            return Rejection(Reason.CORRUPT, f"a {name} file whose header cannot be read")
     return Rejection(Reason.NOT_AN_IMAGE, f"none of the formats {', '.join(FORMATS)}")
+
+
+def _rejection(data: bytes, error: Exception) -> Rejection:
+    """Returns why an image is rejected at which a decoder raised."""
+    kind = tiff.kind_of(data) if data.startswith((b"II", b"MM")) else None
+    is_unread = str(error).startswith("unknown raw mode") or data.startswith(tiff.BIG_ENDIAN_64)
+    if kind and is_unread:
+        return Rejection(Reason.UNSUPPORTED, f"a TIFF of a kind that is not read: {kind}")
+    message = in_one_line(error)
+    return Rejection(_reason(data, error), f"{message} ({kind})" if kind else message)
 
 
 def _reason(data: bytes, error: Exception) -> Reason:

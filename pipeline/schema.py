@@ -59,6 +59,10 @@ class Reason(enum.StrEnum):
     )
     TRUNCATED = "truncated", "The image data ends early."
     CORRUPT = "corrupt", "The image claims a known format, and its decoder refused it."
+    UNSUPPORTED = (
+        "unsupported",
+        "The image is of a kind that cannot be converted for sure; the message names it.",
+    )
     TOO_MANY_PIXELS = (
         "too_many_pixels",
         "The header announces more pixels than the run's limit; nothing was decompressed.",
