@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from pipeline.losses import describe_losses
 from pipeline.run import Run
 from pipeline.totals import MADE
 
@@ -121,8 +122,22 @@ def describe_totals(totals: dict[str, Any], facts: dict[str, Any]) -> Fields:
         (made, f"{totals[made]:,}"),
         ("rejected", f"{totals['rejected']:,}"),
         *((f"  {reason}", f"{count:,}") for reason, count in reasons),
+        *describe_missing(totals),
         *(_describe_codes(totals, facts["grid"]) if "codebook_usage" in totals else ()),
         ("bytes per image", f"{totals['bytes_per_image']:,.1f}"),
+    ]
+
+
+def describe_missing(totals: dict[str, Any]) -> Fields:
+    """Returns the lines about images that are no samples of their own, if there are any."""
+    images, over = totals["rejected_images"], totals["passed_over"]
+    damaged = describe_losses(totals)
+    stand = f"the rejections stand for at least {images:,} images"
+    taken = f"{over:,} image(s), of samples of which another one was taken"
+    return [
+        *([("images lost", Prose(stand))] if images > totals["rejected"] else []),
+        *([("damaged", Prose(printable(damaged, 500)))] if damaged else []),
+        *([("passed over", Prose(taken))] if over else []),
     ]
 
 

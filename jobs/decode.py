@@ -227,7 +227,8 @@ def _prepare(job: Decode) -> Prepared:
         weights=weights,
         todo=left,
     )
-    return Prepared(work, _introduce(job, source, work, step))
+    introduction = _introduce(job, source, work, step)
+    return Prepared(work, introduction, allows_damage=job.allow_damaged_shards)
 
 
 def _begun(sink: str, selection: Selection) -> Begun | None:

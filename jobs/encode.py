@@ -153,7 +153,12 @@ def _prepare(job: Encode) -> Prepared:
         todo=left | again,
     )
     introduction = _introduce(job, work, listing, codec, len(again))
-    return Prepared(work, introduction, can_judge_early=not again)
+    return Prepared(
+        work,
+        introduction,
+        can_judge_early=not again,
+        allows_damage=job.allow_damaged_shards,
+    )
 
 
 def _find(

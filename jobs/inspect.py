@@ -8,11 +8,12 @@ from typing import Any
 import tyro
 from rich.console import Console
 
-from jobs.console import Fields, Prose, print_fields, printable, read_command
+from jobs.console import Fields, Prose, describe_missing, print_fields, printable, read_command
 from jobs.identity import load_run
 from jobs.stages import Contents, describe_evaluation, find_stage
 from pipeline import readiness, storage, survey
 from pipeline.footer import IMAGE_BYTES
+from pipeline.losses import describe_loss
 from pipeline.progress import announce
 from pipeline.readiness import Readiness
 from pipeline.run import Run
@@ -159,6 +160,7 @@ def _describe(found: _Found) -> Fields:
         *_describe_shards(found),
         ("samples", Prose(_describe_samples(found.count))),
         *_describe_reasons(found),
+        *describe_missing(totals),
         *_describe_pace(found),
         *stage.describe(contents),
         *describe_evaluation(contents),
@@ -258,7 +260,7 @@ def _describe_rejections(found: _Found) -> Fields:
         fields.append((reason, f"{about}{reasons[reason]:,}: {Reason(reason).meaning}"))
         for row in rejections.examples.get(reason, []):
             key = "(no key)" if row["key"] is None else printable(row["key"])
-            place = f"{printable(row['shard'])}, row {row['row']}"
+            place = f"{printable(row['shard'])}, row {row['row']}{describe_loss(row)}"
             fields.append(("", f"{key}  ({place})  {printable(row['message'])}"))
     if rejections.is_estimate:
         read = f"{rejections.footers_read:,} of the shards that rejected any; --exact reads all"

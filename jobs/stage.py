@@ -11,6 +11,7 @@ from rich.console import Console
 
 from jobs import summary
 from jobs.console import Fields, print_fields
+from jobs.summary import Allowance
 from pipeline import cluster, engine, storage
 from pipeline.device import Device
 from pipeline.engine import Resources, Work
@@ -69,13 +70,17 @@ class RunOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class GrowthOptions:
-    """What a stage takes in of a source that is not what it was."""
+    """What a stage takes in of a source that is not what it was, or not whole."""
 
     extend: bool = False
     """Take in shards that the source has gained since the run began."""
     replace_changed: bool = False
     """Do shards again whose files have changed since they were planned; their objects in the sink
     are replaced one by one."""
+    allow_damaged_shards: bool = False
+    """[speed] End with exit code 0 though shards could not be read to their end. What they hold
+    beyond is lost, and the images in it are known by a Parquet footer, judged by a tar's bytes, or
+    not known; without this option the run ends with exit code 2 and says so."""
 
     @property
     def growth(self) -> Growth:
@@ -138,6 +143,8 @@ class Prepared:
     """What is said of it before it begins."""
     can_judge_early: bool = True
     """Whether the rejections so far say something of the run before it ends."""
+    allows_damage: bool = False
+    """Whether shards that could not be read to their end are put up with."""
 
 
 def run_stage(name: str, options: RunOptions, prepare: Callable[[], Prepared]) -> Work:
@@ -168,7 +175,8 @@ def _run(name: str, options: RunOptions, prepared: Prepared, console: Console) -
             _check_revised(work, progress)
         except IncompleteError as stopped:  # the summary says how far it came
             error = stopped
-    summary.finish(work.writer, progress, options.max_rejected, error)
+    allowed = Allowance(options.max_rejected, prepared.allows_damage)
+    summary.finish(work.writer, progress, allowed, error)
 
 
 def _check_revised(work: Work, progress: Progress) -> None:
@@ -215,8 +223,14 @@ def _work(
 
 
 def _check_budget(options: RunOptions, progress: Progress) -> None:
-    where = "that this command went through"
-    summary.check_budget(options.max_rejected, progress.reasons, progress.durable, where)
+    rejected, hidden = progress.rejected_images, progress.rejected_images - progress.rejected
+    summary.check_budget(
+        options.max_rejected,
+        progress.reasons,
+        rejected,
+        progress.durable + hidden,
+        "that this command went through",
+    )
 
 
 def _can_judge(options: RunOptions, progress: Progress) -> bool:
@@ -240,6 +254,7 @@ def _count(progress: Progress, tick: Tick) -> None:
         progress.durable += receipt["good"] + receipt["rejected"]
         progress.reasons.update(receipt["reasons"])
         progress.dropped += receipt["dropped"]
+        progress.rejected_images += receipt["rejected_images"]
         if receipt["committed"] is not None:
             progress.commit(receipt["shard"])
 

@@ -2,23 +2,35 @@
 
 import shlex
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
 
 from jobs.console import Fields, describe_output, describe_totals, print_fields
 from pipeline import storage, totals
-from pipeline.errors import IncompleteError, TooManyRejectionsError
+from pipeline.errors import DamagedShardsError, IncompleteError, TooManyRejectionsError
+from pipeline.losses import describe_losses
 from pipeline.progress import Progress, announce
 from pipeline.survey import find_json
 from pipeline.totals import Totals
 from pipeline.writer import Writer
 
 
+@dataclass(frozen=True)
+class Allowance:
+    """What of a source may be missing in a sink that is marked as complete."""
+
+    max_rejected: float
+    """Most rejected images: a fraction below 1, a count from 1."""
+    damaged_shards: bool = False
+    """Whether shards that could not be read to their end are put up with."""
+
+
 def finish(
     writer: Writer,
     progress: Progress,
-    max_rejected: float,
+    allowed: Allowance,
     error: IncompleteError | None,
 ) -> None:
     """Adds up the sink, prints the summary, and marks the sink complete if it is.
@@ -26,27 +38,29 @@ def finish(
     Args:
         writer: The run.
         progress: What this command did.
-        max_rejected: See `check_budget`.
+        allowed: What may be missing.
         error: What ended the command early; raised at the end.
 
     Raises:
-        IncompleteError: If shards are left, or more samples were rejected than allowed.
+        IncompleteError: If shards are left, or more is missing than allowed.
     """
     announce("adding up", len(writer.plan))
     found = totals.read_totals(writer.sink, writer.run, writer.plan)
     facts = _facts_of(progress)
     lasting = facts if progress.images else _find_last(writer.sink, facts)
     totals.write_summary(writer.sink, writer.plan, found, lasting)
-    error = error or _conclude(writer, found, max_rejected)
+    error = error or _conclude(writer, found, allowed)
     _print_summary(writer, found, _describe_work(progress, facts))
     if error:
         raise error
 
 
-def _conclude(writer: Writer, found: Totals, max_rejected: float) -> IncompleteError | None:
+def _conclude(writer: Writer, found: Totals, allowed: Allowance) -> IncompleteError | None:
     """Marks the sink complete, before anything is printed that could fail; returns why not."""
     try:
-        check_budget(max_rejected, found.reasons, found.seen)
+        if not allowed.damaged_shards:
+            check_damaged(writer, found.to_dict())
+        check_budget(allowed.max_rejected, found.reasons, found.rejected_images, found.images)
         tag = writer.attempt.tag if writer.attempt else None
         totals.mark_success(writer.sink, writer.plan, found, tag)
     except IncompleteError as error:
@@ -124,25 +138,47 @@ def _describe_work(progress: Progress, facts: dict[str, Any]) -> Fields:
     ]
 
 
+def check_damaged(writer: Writer, found: dict[str, Any]) -> None:
+    """Checks that all shards could be read to their end.
+
+    Raises:
+        DamagedShardsError: If not; says which, what is lost, and what to do.
+    """
+    if not found["damaged_shards"]:
+        return
+    again = ", or with --retry-rejected if they can be read again as they are"
+    raise DamagedShardsError(
+        f"{describe_losses(found)}. All else is committed, and safe to read. Repair the files and "
+        "run the same command with --replace-changed"
+        f"{again if writer.run.identity.get('stage') == 'encode' else ''}; or accept what is lost "
+        "with --allow-damaged-shards"
+    )
+
+
 def check_budget(
-    max_rejected: float, reasons: Counter[str], seen: int, where: str = "in this sink"
+    max_rejected: float,
+    reasons: Counter[str],
+    rejected: int,
+    images: int,
+    where: str = "in this sink",
 ) -> None:
-    """Checks that not too many samples were rejected.
+    """Checks that not too many images were rejected.
 
     Args:
         max_rejected: Most that may be: a fraction below 1, a count from 1.
         reasons: Samples rejected, by reason.
-        seen: Samples accounted for, those included.
-        where: Which samples, for the message.
+        rejected: Images that these stand for, at least, those lost in damaged shards among them.
+        images: Images accounted for, those included.
+        where: Which images, for the message.
 
     Raises:
         TooManyRejectionsError: If there are more.
     """
-    limit = max_rejected if max_rejected >= 1 else max_rejected * seen
-    if reasons.total() > limit:
+    limit = max_rejected if max_rejected >= 1 else max_rejected * images
+    if rejected > limit:
         named = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
         raise TooManyRejectionsError(
-            f"{reasons.total():,} of {seen:,} images {where} were rejected ({named}), more than "
-            f"--max-rejected {max_rejected:g} allows; look at rejected/ in the sink, then fix the "
-            "source or allow more, and run the same command again"
+            f"{rejected:,} of {images:,} images {where} were rejected (samples: {named}), more "
+            f"than --max-rejected {max_rejected:g} allows; look at rejected/ in the sink, then fix "
+            "the source or allow more, and run the same command again"
         )

@@ -4,23 +4,26 @@ import json
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import tyro
 from rich.console import Console
 
-from jobs.console import print_fields, printable
+from jobs.console import describe_missing, print_fields, printable
 from jobs.identity import load_run
 from jobs.model import ModelOptions, load_recorded
-from pipeline import reencode, storage, verify
+from pipeline import layout, reencode, storage, totals, verify
 from pipeline.codec import Codec, CodecConfig
 from pipeline.device import Device, choose_device
 from pipeline.errors import ConfigError, DamagedSinkError, IncompleteError
 from pipeline.images import Preprocess
+from pipeline.losses import describe_losses
 from pipeline.plan import Plan, load_plan
 from pipeline.reencode import Again, Compared
 from pipeline.run import Run, is_complete
 from pipeline.sandbox import Sandbox
 from pipeline.schema import Selection
+from pipeline.survey import find_json
 from pipeline.verify import Breach
 
 _SHOWN = 10
@@ -78,11 +81,14 @@ def run(job: Verify) -> None:
     if job.deep and not breaches:  # a damaged sink has to be mended first
         compared = _compare(job, sink, found, frozen)
         breaches = compared.breaches
+    counted = {} if breaches else _totals(sink, found, frozen, is_complete=complete)
     if job.json:
         facts = {"complete": complete, "breaches": [asdict(each) for each in breaches]}
+        facts |= {name: counted.get(name) for name in ("damaged_shards", "rejected_images")}
         print(json.dumps(facts | ({"deep": _count(compared)} if job.deep else {})))  # noqa: T201
     else:
         _print(sink, verify.checks_of(found), breaches, compared, is_complete=complete)
+        _print_missing(counted)
     if breaches:
         raise DamagedSinkError(
             f"{sink} is not as it must be, in {len(breaches):,} place(s). Remove the objects in "
@@ -90,7 +96,22 @@ def run(job: Verify) -> None:
             "again: it makes them anew"
         )
     if not complete:
-        raise IncompleteError(f"{sink} is not complete yet; what is there is as it must be")
+        damage = describe_losses(counted)
+        why = f": {damage}" if damage else ""
+        raise IncompleteError(f"{sink} is not complete yet; what is there is as it must be{why}")
+
+
+def _totals(sink: str, found: Run, frozen: Plan, *, is_complete: bool) -> dict[str, Any]:
+    """Returns the totals of a sink in which nothing is broken."""
+    said = find_json(layout.success_uri(sink)) if is_complete else None
+    return said or totals.read_totals(sink, found, frozen).to_dict()
+
+
+def _print_missing(counted: dict[str, Any]) -> None:
+    """Prints what no check can find: images that no object of the sink is to have."""
+    lines = describe_missing(counted) if counted else []
+    if lines:
+        print_fields(Console(highlight=False), "not in the codes or images", lines)
 
 
 def _stage(run: Run) -> str:

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import CodecError, VqpipeError, WorkersLostError, in_one_line
-from pipeline.schema import Reason, Rejection, Sample
+from pipeline.schema import Loss, Reason, Rejection, Sample
 
 ATTEMPTS = 3
 """How often anything is tried before it is taken apart or given up."""
@@ -206,12 +206,15 @@ def _check_finite(made: pa.Table) -> pa.Table:
     return made
 
 
-def keep_reading(start: Callable[[], Iterator[Sample]], shard: str) -> Iterator[Sample]:
+def keep_reading(
+    start: Callable[[], Iterator[Sample]], shard: str, rows: Callable[[], int | None]
+) -> Iterator[Sample]:
     """Yields a shard's samples; one that fails at a row for the third time ends in a rejection.
 
     Args:
         start: Begins to read the shard, always the same samples.
         shard: Its name.
+        rows: Returns how many samples it claims to have, if it does.
     """
     row = failures = 0
     while True:
@@ -224,13 +227,13 @@ def keep_reading(start: Callable[[], Iterator[Sample]], shard: str) -> Iterator[
         except Exception as error:  # noqa: BLE001 (a parser that no one has foreseen)
             failures += 1
             if failures == ATTEMPTS:
-                yield ended(row, shard, in_one_line(error))
+                yield ended(row, shard, in_one_line(error), Loss.of(rows(), row))
                 return
         else:
             return
 
 
-def ended(row: int, shard: str, cause: str) -> Sample:
+def ended(row: int, shard: str, cause: str, loss: Loss) -> Sample:
     """Returns the last sample of a shard that cannot be read past `row`."""
     message = f"{shard} cannot be read from row {row} on, tried {ATTEMPTS} times: {cause}"
-    return Sample(row, None, rejection=Rejection(Reason.SHARD_DAMAGED, message))
+    return Sample(row, None, rejection=Rejection(Reason.SHARD_DAMAGED, message, loss))

@@ -19,6 +19,7 @@ from pipeline import layout, storage
 from pipeline.errors import DamagedError, StorageError
 from pipeline.footer import ORIGIN
 from pipeline.layout import ranges_of
+from pipeline.losses import least_images
 from pipeline.objects import pack_object, parse_object
 from pipeline.publication import Base, publish_shard, read_base
 from pipeline.writer import Writer, origin_of
@@ -29,6 +30,7 @@ RECEIPT = pa.schema(
         pa.field("good", pa.int64()),  # rows that came in without a reason
         pa.field("rejected", pa.int64()),  # rows that came in with a reason
         pa.field("reasons", pa.list_(pa.string())),  # of the rejected rows
+        pa.field("rejected_images", pa.int64()),  # that these stand for, at least
         pa.field("committed", pa.int32()),  # rows of the shard, if its object is there now
         pa.field("dropped", pa.list_(pa.string())),  # what was wrong with rows staged before
     ]
@@ -61,6 +63,7 @@ def commit_rows(table: pa.Table, writer: Writer) -> pa.Table:
                 "good": real - len(reasons),
                 "rejected": len(reasons),
                 "reasons": reasons,
+                "rejected_images": least_images(rows),
                 "committed": _commit_shard(writer, index, rows, dropped),
                 "dropped": dropped,
             }

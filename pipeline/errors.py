@@ -10,7 +10,8 @@
     ├── MismatchError       3  the sink belongs to another run: another sink, or its options
     ├── SourceChangedError  3  an input is not what was planned: restore it, or take it in
     ├── IncompleteError     2  the run ended before every shard was committed: rerun
-    │   └── TooManyRejectionsError  2  the error budget is spent: see rejected/, fix or raise it
+    │   ├── TooManyRejectionsError  2  the error budget is spent: see rejected/, fix or raise it
+    │   └── DamagedShardsError  2  shards end early, images are lost: repair them, or accept it
     ├── NoProgressError     5  nothing moved for the set time: look at the cluster, rerun
     │   ├── DeviceError     5  a GPU fails in one process after the other: look at it, rerun
     │   └── WorkersLostError  5  processes or machines died too often: look at them, rerun
@@ -106,6 +107,10 @@ def stopped_by(number: int) -> IncompleteError:
 
 class TooManyRejectionsError(IncompleteError):
     """More samples were rejected than allowed: look at them, then fix or allow more."""
+
+
+class DamagedShardsError(IncompleteError):
+    """Shards could not be read to their end: repair them and replace, or accept what is lost."""
 
 
 class NoProgressError(VqpipeError):

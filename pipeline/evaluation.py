@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from pipeline import layout, metrics, storage, totals
 from pipeline.drift import Distance, measure_drift
+from pipeline.losses import describe_losses
 from pipeline.metrics import Moments
 from pipeline.objects import read_whole
 from pipeline.plan import Plan
@@ -189,14 +190,15 @@ def to_report(found: Evaluation, scores: Sink, document: dict[str, Any]) -> Repo
     return Report(
         title=codes.uri.rpartition("/")[2] or codes.uri,
         counts=Counts(
-            samples=summed.seen,
+            samples=summed.images,
             encoded=summed.good,
-            rejected=summed.rejected,
+            rejected=summed.rejected_images,
             shards_done=summed.shards,
             shards_planned=len(codes.plan),
             is_complete=codes.is_complete,
             bytes_per_image=summed.bytes_per_image,
             grid=tuple(codes.run.facts["grid"]),
+            damaged=describe_losses(summed.to_dict()),
         ),
         identity=_identity(codes),
         quality=_quality(found, document),
@@ -318,7 +320,11 @@ def _rejections(found: Totals) -> list[Rejected]:
             reason=reason,
             meaning=Reason(reason).meaning,
             count=count,
-            examples=[Example(**row) for row in found.examples.get(reason, ())],
+            examples=[_example(row) for row in found.examples.get(reason, ())],
         )
         for reason, count in found.reasons.most_common()
     ]
+
+
+def _example(row: dict[str, Any]) -> Example:
+    return Example(**{name: row[name] for name in ("key", "shard", "row", "message")})

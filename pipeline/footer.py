@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from pipeline import seal, storage
 from pipeline.errors import DamagedError, SourceChangedError, StorageError
-from pipeline.schema import File, Reason
+from pipeline.schema import File
 
 ORIGIN = "vqpipe"
 """Key of a JSON object: run, shard and source; of a committed shard also grid and counts."""
@@ -49,7 +49,7 @@ class Footer:
     @property
     def total(self) -> int | None:
         """Rows of a committed shard; None if it could not be read to its end."""
-        return None if Reason.SHARD_DAMAGED in self.origin["reasons"] else int(self.origin["seen"])
+        return None if self.origin["damage"] else int(self.origin["seen"])
 
 
 def pack_histogram(histogram: Histogram) -> str:

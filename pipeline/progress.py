@@ -44,6 +44,8 @@ class Progress:
     reasons: Counter[str] = field(default_factory=Counter)
     dropped: list[str] = field(default_factory=list)
     """What was wrong with staged rows that have to be read anew."""
+    rejected_images: int = 0
+    """Images that the rejections stand for, at least."""
     read: int = 0
     """Samples read from the source."""
     read_bytes: int = 0

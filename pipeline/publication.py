@@ -30,6 +30,7 @@ from pipeline import layout, schema, storage
 from pipeline.errors import AccountingError, DamagedError, IncompleteError
 from pipeline.footer import EXAMPLES, ORIGIN, REJECTIONS_BYTES, Footer, read_footer
 from pipeline.layout import Order
+from pipeline.losses import find_damage, least_images
 from pipeline.objects import (
     digest,
     open_current,
@@ -96,7 +97,7 @@ def publish_shard(
     has_written = _publish_beside(writer, index, finished)
     if len(rejected) and not (has_written or writer.replaces(index)) and _is_there(writer, name):
         return  # another writer was first, and what it rejected may be another's
-    said = {**_describe(writer, index, rejected, len(good), before), **finished.facts}
+    said = {**_describe(writer, index, rejected, good, before), **finished.facts}
     origin = said | {"rejections": digest(rejections), REJECTIONS_BYTES: len(rejections)}
     footer = {ORIGIN: json.dumps(origin), **finished.footer}
     data = pack_object(_data_table(finished.columns, writer), footer, rejections)
@@ -281,32 +282,39 @@ def _rows_of(data: pa.Table, index: int, writer: Writer) -> pa.Table:
 
 
 def _describe(
-    writer: Writer, index: int, rejected: pa.Table, good: int, before: Mapping[str, Any]
+    writer: Writer, index: int, rejected: pa.Table, good: pa.Table, before: Mapping[str, Any]
 ) -> dict[str, object]:
     return {
         **origin_of(writer, index),
-        "seen": good + len(rejected),
-        "good": good,
+        "seen": len(good) + len(rejected),
+        "good": len(good),
         "rejected": len(rejected),
         "reasons": dict(Counter(rejected["reason"].to_pylist())),
+        "rejected_images": least_images(rejected),
+        "damage": find_damage(rejected),
+        "passed_over": before.get("passed_over", 0) + _sum(good["passed_over"]),
         EXAMPLES: _examples(rejected),
         **_describe_retries(writer, index, before),
     }
 
 
 def _examples(rejected: pa.Table) -> dict[str, list[dict[str, Any]]]:
-    """Returns key, row and message of the first few rejections of each reason, long texts cut."""
+    """Returns the first few rejections of each reason, long texts cut, what they lose included."""
     found: dict[str, list[dict[str, Any]]] = {}
     for reason in pc.unique(rejected["reason"]).to_pylist():
         of_it = rejected.filter(pc.equal(rejected["reason"], reason)).slice(0, _EXAMPLES)
         short = [
             pc.utf8_slice_codeunits(of_it[name], 0, _EXAMPLE_LETTERS) for name in ("key", "message")
         ]
-        rows = zip(
-            short[0].to_pylist(), of_it["row"].to_pylist(), short[1].to_pylist(), strict=True
+        numbers = of_it.select(["row", "lost", "lost_by"])
+        found[reason] = (
+            numbers.add_column(0, "key", short[0]).append_column("message", short[1]).to_pylist()
         )
-        found[reason] = [{"key": key, "row": row, "message": text} for key, row, text in rows]
     return found
+
+
+def _sum(numbers: pa.ChunkedArray) -> int:
+    return pc.sum(numbers).as_py() or 0
 
 
 def _describe_retries(writer: Writer, index: int, before: Mapping[str, Any]) -> dict[str, object]:

@@ -5,8 +5,9 @@ times reads it like this. It is slower, so that no shard begins here.
 
     parent                                   child
     the shard, as a line of JSON  ──────►    reads it as any worker does
-    samples, one after the other  ◄──────    Arrow's stream of batches of one row; the last row may
-                                             be an error of ours
+    samples, one after the other  ◄──────    Arrow's stream of batches of one row; the first says
+                                             how many samples the shard claims to have, and the last
+                                             one may be an error of ours
     goes away                     ──────►    ends
 
 The child reads from the store, so that it gets the environment and, with it, the credentials.
@@ -32,14 +33,26 @@ from pipeline import errors
 from pipeline.attempts import ATTEMPTS, NOT_THE_INPUT, ended, keep_reading
 from pipeline.errors import ConfigError, MachineError
 from pipeline.samples import columns_of
-from pipeline.schema import KEPT, File, Reason, Rejection, Sample, Selection, Shard
-from pipeline.sources import read_shard
+from pipeline.schema import KEPT, File, Loss, Reason, Rejection, Sample, Selection, Shard
+from pipeline.sources import count_rows, read_shard
 
 _KILLED = "signal SIGKILL"
 """What no parser sends itself."""
 
+_COUNT = -2
+"""Row number of what is no sample: `lost` holds how many the shard claims to have, if it does."""
 _ERROR = -1
 """Row number of what is no sample: `reason` holds an error's class, `message` its text."""
+
+
+def claimed_rows(shard: Shard) -> int | None:
+    """Returns how many samples a shard claims to have, if it does."""
+    try:
+        return count_rows(shard)
+    except NOT_THE_INPUT:
+        raise
+    except Exception:  # noqa: BLE001 (a parser's; reading the shard says what is wrong with it)
+        return None
 
 
 def read_quarantined(shard: Shard, selection: Selection, kept: pa.Schema) -> Iterator[Sample]:
@@ -51,12 +64,13 @@ def read_quarantined(shard: Shard, selection: Selection, kept: pa.Schema) -> Ite
         VqpipeError: Whatever reading raises of our own.
     """
     row = deaths = 0
+    total: int | None = None
     while deaths < ATTEMPTS:
         with _Child({"selection": asdict(selection), "first": row}, shard, kept) as child:
             for sample in child.samples():
                 yield sample
                 row, deaths = row + 1, 0
-            death = child.death()
+            death, total = child.death(), child.total or total
         if death is None:
             return
         deaths += 1
@@ -71,7 +85,8 @@ def read_quarantined(shard: Shard, selection: Selection, kept: pa.Schema) -> Ite
             f"{row}, which the kernel does when memory runs out; nothing was rejected for it. Give "
             "the workers more memory, or leave the file out, and run the same command again"
         )
-    yield ended(row, shard.name, f"the process that read it ended with {death}")
+    cause = f"the process that read it ended with {death}"
+    yield ended(row, shard.name, cause, Loss.of(total, row))
 
 
 class _Child:
@@ -80,6 +95,7 @@ class _Child:
     def __init__(self, task: dict[str, Any], shard: Shard, kept: pa.Schema) -> None:
         self._kept = kept
         self.started = False
+        self.total: int | None = None
         path = os.pathsep.join(each or os.getcwd() for each in sys.path)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "pipeline.quarantine"],
@@ -115,6 +131,7 @@ class _Child:
             stream = pa.ipc.open_stream(self._process.stdout)
             stream.read_next_batch()
             self.started = True
+            self.total = stream.read_next_batch()["lost"][0].as_py()
             for batch in stream:
                 yield _unpack(batch, self._kept)
 
@@ -127,15 +144,20 @@ class _Child:
 
 
 def _unpack(batch: pa.RecordBatch, kept: pa.Schema) -> Sample:
-    values = {name: batch[name][0].as_py() for name in ("row", "key", "reason", "message", "image")}
+    values = {name: batch[name][0].as_py() for name in _READ}
     if values["row"] == _ERROR:
         raise _error(values["reason"], values["message"])
-    reason, message = values.pop("reason"), values.pop("message")
+    reason, message, lost, lost_by = (values.pop(name) for name in _REJECTION)
+    loss = lost_by and Loss(lost, lost_by)
     return Sample(
         **values,
-        rejection=reason and Rejection(Reason(reason), message),
+        rejection=reason and Rejection(Reason(reason), message, loss),
         kept={name: batch[KEPT + name] for name in kept.names},
     )
+
+
+_REJECTION = ("reason", "message", "lost", "lost_by")
+_READ = ("row", "key", "image", "passed_over", *_REJECTION)
 
 
 def _error(name: str, message: str) -> Exception:
@@ -155,13 +177,21 @@ def main(task: dict[str, Any], target: BinaryIO) -> None:
     with pa.ipc.new_stream(target, nothing.schema) as stream:
         stream.write_batch(nothing)  # it has started
         target.flush()
+        total = None
+        with contextlib.suppress(*NOT_THE_INPUT):  # reading raises them again
+            total = claimed_rows(shard)
+        stream.write_batch(_pack_word(_COUNT, kept, {"lost": total}))
+        target.flush()
         try:
-            samples = keep_reading(lambda: read_shard(shard, selection, kept), shard.name)
+            samples = keep_reading(
+                lambda: read_shard(shard, selection, kept), shard.name, lambda: total
+            )
             for sample in itertools.islice(samples, task["first"], None):
                 stream.write_batch(_pack(sample, kept))
                 target.flush()
         except NOT_THE_INPUT as error:
-            stream.write_batch(_pack_error(error, kept))
+            said = {"reason": type(error).__name__, "message": str(error)}
+            stream.write_batch(_pack_word(_ERROR, kept, said))
 
 
 def _shard(values: dict[str, Any]) -> Shard:
@@ -174,11 +204,12 @@ def _pack(sample: Sample, kept: pa.Schema) -> pa.RecordBatch:
     return pa.record_batch(columns_of([sample], kept))
 
 
-def _pack_error(error: BaseException, kept: pa.Schema) -> pa.RecordBatch:
-    batch = _pack(Sample(_ERROR, None), kept)
-    said = {"reason": type(error).__name__, "message": str(error)}
+def _pack_word(number: int, kept: pa.Schema, said: dict[str, Any]) -> pa.RecordBatch:
+    """Returns what is no sample, under a row number that says what it is."""
+    batch = _pack(Sample(number, None), kept)
     columns = {name: batch[name] for name in batch.schema.names}
-    return pa.record_batch(columns | {name: pa.array([text]) for name, text in said.items()})
+    put = {name: pa.array([value], batch.schema.field(name).type) for name, value in said.items()}
+    return pa.record_batch(columns | put)
 
 
 def _end_with_parent() -> None:

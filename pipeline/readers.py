@@ -8,15 +8,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import layout
-from pipeline.attempts import ATTEMPTS, NOT_THE_INPUT, keep_reading
+from pipeline.attempts import ATTEMPTS, keep_reading
 from pipeline.errors import SourceChangedError
 from pipeline.evaluating import pick_rows
 from pipeline.layout import Staged
 from pipeline.objects import read_whole
 from pipeline.plan import Plan
-from pipeline.quarantine import read_quarantined
+from pipeline.quarantine import claimed_rows, read_quarantined
 from pipeline.schema import PLACE, Sample, Selection, Shard
-from pipeline.sources import count_rows, read_shard
+from pipeline.sources import read_shard
 from pipeline.stages import read_rows
 
 
@@ -49,12 +49,7 @@ class SampleReader:
 
     def rows(self, plan: Plan, index: int) -> int | None:
         """Returns how many samples the shard claims to have, if it does."""
-        try:
-            return count_rows(plan.shard(index))
-        except NOT_THE_INPUT:
-            raise
-        except Exception:  # noqa: BLE001 (a parser's; reading the shard says what is wrong with it)
-            return None
+        return claimed_rows(plan.shard(index))
 
     def read(
         self, plan: Plan, index: int, staged: Staged, block_rows: int, deaths: int
@@ -67,7 +62,11 @@ class SampleReader:
         """Returns a shard's samples; over one where processes keep dying none of ours shall."""
         if deaths >= ATTEMPTS:
             return read_quarantined(shard, self.selection, self.kept)
-        return keep_reading(lambda: read_shard(shard, self.selection, self.kept), shard.name)
+        return keep_reading(
+            lambda: read_shard(shard, self.selection, self.kept),
+            shard.name,
+            lambda: claimed_rows(shard),
+        )
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from pipeline.losses import describe_losses
 from pipeline.survey import Survey
 from pipeline.totals import made
 
@@ -34,7 +35,8 @@ class Reason:
     """Why the answer is what it is."""
 
     check: str
-    """`complete`, `missing`, `foreign`, `empty`, `rejected`, `unlike`, `usage` or `drift`."""
+    """`complete`, `missing`, `damaged`, `foreign`, `empty`, `rejected`, `unlike`, `usage`, `psnr`
+    or `drift`."""
     message: str
 
 
@@ -59,6 +61,9 @@ def judge(survey: Survey, totals: dict[str, Any], concerns: list[Reason]) -> Rea
         message = f"{len(survey.foreign):,} object(s) in data/ belong to no shard of the plan"
         concerns = [Reason("foreign", message), *concerns]
     blocking = _check_complete(survey, totals)
+    damage = describe_losses(totals)
+    if damage and not any(each.check == "damaged" for each in blocking):
+        concerns = [Reason("damaged", damage), *concerns]
     if blocking:
         return Readiness("no", [*blocking, *concerns])
     if concerns:
@@ -71,6 +76,9 @@ def _check_complete(survey: Survey, totals: dict[str, Any]) -> list[Reason]:
     planned, missing = len(survey.plan), len(survey.plan) - len(survey.objects)
     if not survey.is_complete:
         done = totals["shards"]
+        damage = describe_losses(totals)
+        if done == planned and damage:
+            return [Reason("damaged", f"all {planned:,} shard(s) are committed, but {damage}")]
         if done == planned:
             said = f"all {planned:,} shard(s) are there; run the command again to have them counted"
         else:
@@ -85,10 +93,11 @@ def _check_complete(survey: Survey, totals: dict[str, Any]) -> list[Reason]:
 
 
 def _check_rejected(totals: dict[str, Any]) -> list[Reason]:
-    share = totals["rejected"] / max(totals["samples"], 1)
+    rejected = totals["rejected_images"]
+    share = rejected / max(made(totals) + rejected, 1)
     if share <= MOST_REJECTED:
         return []
-    return [Reason("rejected", f"{share:.1%} of the samples were rejected")]
+    return [Reason("rejected", f"{share:.1%} of the images were rejected")]
 
 
 def check_codes(

@@ -12,7 +12,7 @@ from pipeline.schema import KEPT, Sample
 
 
 def columns_of(samples: Sequence[Sample], kept: pa.Schema) -> dict[str, pa.Array]:
-    """Returns row, key, reason, message, image and kept values of some samples, by column.
+    """Returns all that is read of some samples, by column: of `HEAD`, kept values, image.
 
     Args:
         samples: At least one; a kept value that one does not have is null.
@@ -24,6 +24,9 @@ def columns_of(samples: Sequence[Sample], kept: pa.Schema) -> dict[str, pa.Array
         "key": pa.array([sample.key for sample in samples], pa.string()),
         "reason": pa.array([each and each.reason.value for each in rejections], pa.string()),
         "message": pa.array([each and each.message for each in rejections], pa.string()),
+        "lost": pa.array([each and each.lost for each in rejections], pa.int64()),
+        "lost_by": pa.array([each and each.lost_by for each in rejections], pa.string()),
+        "passed_over": pa.array([sample.passed_over for sample in samples], pa.int32()),
         **{KEPT + field.name: _values(samples, field) for field in kept},
         "image": pa.array([sample.image for sample in samples], pa.large_binary()),
     }

@@ -3,11 +3,11 @@
 Between steps travel tables with one row a sample. Each step adds or replaces columns. Those of
 `vqpipe encode`:
 
-    read    shard, row, total, key, reason, message, kept.*, image
-    open    shard, row, total, key, reason, message, kept.*, pixels, view, width, height, crop, flip
+    read    `HEAD`, kept.*, image
+    open    `HEAD`, kept.*, pixels, view, width, height, crop, flip
     encode  the same without pixels, with codes, flips and psnr_db; also what `staging/` holds
     commit  `data/`: key, row, view, codes, width, height, crop, flip, then the kept columns
-            `rejected/`: key, row, reason, message
+            `rejected/`: key, row, reason, message, lost, lost_by
 
 Of `vqpipe decode`, where codes or latents are read as `image`:
 
@@ -21,16 +21,17 @@ Of `vqpipe evaluate`, which reads samples that were picked, and the codes that a
     read     as above, with place and codes
     open     as above, with place and codes
     measure  the same without codes, with scores and decoded (pixels)
-    picture  shard, row, total, key, reason, message, place, scores, original, decoded (JPEGs); also
-             what `staging/` holds
+    picture  `HEAD`, place, scores, original, decoded (JPEGs); also what `staging/` holds
     commit   `data/`: key, row, place, scores, original, decoded
 
 A rejected sample stays in the stream as a row whose `reason` is set and whose image, pixels or
-codes are null, so that no row of a shard is ever missing.
+codes are null, so that no row of a shard is ever missing. One such row may stand for many images
+(`Loss`), above all the last one of a shard that cannot be read to its end.
 """
 
 import enum
 from dataclasses import dataclass, field
+from typing import Literal
 
 import pyarrow as pa
 
@@ -146,12 +147,53 @@ class Shard:
         return sum(file.size for file in self.files)
 
 
+LossBy = Literal["known", "estimated", "unknown"]
+"""How a number of images is known: somebody counted them; it was judged by bytes; not at all."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """How many images one rejection stands for."""
+
+    images: int | None
+    """At least 1, the sample's own among them; None if that is unknown."""
+    by: LossBy
+
+    @classmethod
+    def of(cls, total: int | None, row: int) -> "Loss":
+        """Returns what is lost of a shard from a row on, given how many it claims to have."""
+        if total is None or not row < total < _MOST_ROWS:
+            return UNKNOWN
+        return cls(total - row, "known")
+
+    @property
+    def least(self) -> int:
+        """The images to count: where nothing is known, there was one at least."""
+        return self.images or 1
+
+
+_MOST_ROWS = 2**31  # `row` is int32
+UNKNOWN = Loss(None, "unknown")
+
+
 @dataclass(frozen=True)
 class Rejection:
     """Why one sample could not be processed, in a word and in a sentence."""
 
     reason: Reason
     message: str
+    loss: Loss | None = None
+    """Set if it stands for more images than one, or may do so."""
+
+    @property
+    def lost(self) -> int | None:
+        """Images that it stands for; None where that is one, or unknown."""
+        return self.loss.images if self.loss else None
+
+    @property
+    def lost_by(self) -> LossBy | None:
+        """How that is known; None where it is one."""
+        return self.loss.by if self.loss else None
 
 
 @dataclass(frozen=True)
@@ -167,6 +209,8 @@ class Sample:
     rejection: Rejection | None = None
     kept: dict[str, pa.Array] = field(default_factory=dict)
     """Metadata that travels along, by column name: arrays of one value each."""
+    passed_over: int = 0
+    """Other images of the sample, which are not taken."""
 
 
 @dataclass(frozen=True)
@@ -201,6 +245,9 @@ HEAD = (
     pa.field("key", pa.string()),
     pa.field("reason", pa.string()),  # null for a good sample
     pa.field("message", pa.string()),
+    pa.field("lost", pa.int64()),  # images that a rejection stands for; null: one, or unknown
+    pa.field("lost_by", pa.string()),  # how that is known (`LossBy`); null: it stands for one
+    pa.field("passed_over", pa.int32()),  # other images of the sample, which are not taken
 )
 """Columns that every stage carries."""
 
@@ -322,6 +369,8 @@ REJECTED = pa.schema(
         pa.field("row", pa.int32()),
         pa.field("reason", pa.string()),
         pa.field("message", pa.string()),
+        pa.field("lost", pa.int64()),  # as in `HEAD`
+        pa.field("lost_by", pa.string()),
     ]
 )
 """Schema of `rejected/`."""

@@ -20,7 +20,11 @@ from pipeline.totals import MADE, Totals, made, read_totals
 FEW = 2000
 """Most footers that are read unless all are asked for: a request each, 32 at a time."""
 
-_COUNTS = ("samples", *MADE.values(), "rejected", "audited", IMAGE_BYTES)
+_LOSSES = ("rejected_images", "damaged_shards", "lost_known", "lost_estimated", "lost_unknown")
+_COUNTS = (
+    *("samples", *MADE.values(), "rejected", *_LOSSES),
+    *("passed_over", "audited", IMAGE_BYTES),
+)
 """Totals that grow with the number of shards."""
 
 Origin = Literal["_SUCCESS", "footers", "some footers"]
@@ -96,7 +100,9 @@ class Rejections:
     by_reason: dict[str, int]
     """Counts, the most frequent first; scaled up if not all of those shards were read."""
     examples: dict[str, list[dict[str, Any]]]
-    """The first few of each reason: shard, key, row, message."""
+    """The first few of each reason: shard, key, row, message, lost, lost_by."""
+    lost: dict[str, Any]
+    """What they stand for, and the damaged shards (`losses.add_up`); scaled up as well."""
     footers_read: int
     is_estimate: bool
 
@@ -193,7 +199,9 @@ def count_rejections(survey: Survey, most: int | None = FEW) -> Rejections:
     found = _add_up(survey, listed & survey.objects.keys(), most)
     factor = found.of / max(found.read, 1)
     by_reason = {why: round(n * factor) for why, n in found.totals.reasons.most_common()}
-    return Rejections(by_reason, found.totals.examples, found.read, not found.is_whole)
+    some = found.totals.to_dict()
+    lost = {name: round(some[name] * factor) for name in _LOSSES} | {"damaged": some["damaged"]}
+    return Rejections(by_reason, found.totals.examples, lost, found.read, not found.is_whole)
 
 
 def refine(count: Count, rejections: Rejections) -> Count:
@@ -205,6 +213,7 @@ def refine(count: Count, rejections: Rejections) -> Count:
         "samples": made(count.totals) + rejected,
         "rejected": rejected,
         "rejected_by_reason": rejections.by_reason,
+        **rejections.lost,
     }
     return replace(count, totals=count.totals | better)
 

@@ -14,14 +14,14 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from pipeline import layout, metrics, storage
+from pipeline import layout, losses, metrics, storage
 from pipeline.errors import DamagedError, IncompleteError, StorageError, VqpipeError
 from pipeline.footer import EXAMPLES, IMAGE_BYTES, Footer, Histogram, read_footer
 from pipeline.layout import Order
 from pipeline.plan import Plan, load_plan
 from pipeline.publication import settle_rejected
 from pipeline.run import Run
-from pipeline.schema import File
+from pipeline.schema import File, Loss
 from pipeline.threads import map_ahead
 from pipeline.writer import order_of
 
@@ -67,6 +67,12 @@ class Totals:
     reasons: Counter[str] = field(default_factory=Counter)
     rejections: dict[str, str] = field(default_factory=dict)
     """Digest of the rejections of each shard that has any."""
+    rejected_images: int = 0
+    """Images that the rejections stand for, at least."""
+    damaged: dict[str, Loss] = field(default_factory=dict)
+    """Shards that could not be read to their end, by name, with what is lost of each."""
+    passed_over: int = 0
+    """Images of good samples that have another one, which was taken."""
     examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """The first few rejections of each reason: shard, key, row, message."""
     listed: dict[str, File] = field(default_factory=dict)
@@ -80,6 +86,11 @@ class Totals:
     def seen(self) -> int:
         """Samples accounted for."""
         return self.good + self.rejected
+
+    @property
+    def images(self) -> int:
+        """Images that good samples and rejections stand for, at least."""
+        return self.good + self.rejected_images
 
     @property
     def bytes_per_image(self) -> float:
@@ -132,6 +143,9 @@ class Totals:
             self.made: self.good,
             "rejected": self.rejected,
             "rejected_by_reason": dict(sorted(self.reasons.items())),
+            "rejected_images": self.rejected_images,
+            "passed_over": self.passed_over,
+            **losses.add_up(self.damaged),
             "data_bytes": self.data_bytes,
             **({IMAGE_BYTES: self.image_bytes} if self.made == MADE["decode"] else {}),
             "bytes_per_image": round(self.bytes_per_image, 1),
@@ -166,6 +180,11 @@ class Totals:
             self.psnr[origin["shard"]] = (origin["psnr_images"], origin["psnr_db_sum"])
         self.reasons.update(origin["reasons"])
         self.histogram += footer.histogram
+        self.rejected_images += origin["rejected_images"]
+        self.passed_over += origin["passed_over"]
+        if origin["damage"]:
+            lost = Loss(origin["damage"]["lost"], origin["damage"]["lost_by"])
+            self.damaged[origin["shard"]] = lost
         if origin["rejected"]:
             self.rejections[origin["shard"]] = origin["rejections"]
         for reason, rows in origin[EXAMPLES].items():

@@ -22,6 +22,7 @@ from pipeline import layout, schema, storage
 from pipeline.errors import DamagedError, StorageError, VqpipeError
 from pipeline.footer import read_footer
 from pipeline.gallery import find_fault
+from pipeline.losses import find_damage, least_images
 from pipeline.objects import Object, count_codes, read_object, read_rejections
 from pipeline.plan import Plan
 from pipeline.run import Run
@@ -260,6 +261,8 @@ def _wrong_counts(shard: _Shard, run: Run, *_: object) -> str | None:
         "rejected": len(rejections),
         "seen": len(shard.table) + len(rejections),
         "reasons": dict(Counter(rejections["reason"].to_pylist())),
+        "rejected_images": least_images(rejections),
+        "damage": find_damage(rejections),
     }
     wrong = [name for name, value in counted.items() if said.get(name) != value]
     if wrong:

@@ -228,6 +228,9 @@ def _object(writer, index, rows, rejected):
         "good": rows - rejected,
         "rejected": rejected,
         "reasons": {"corrupt": rejected} if rejected else {},
+        "rejected_images": rejected,
+        "damage": None,
+        "passed_over": 0,
         "audited": 0,
         "flips": 0,
         "examples": {

@@ -37,7 +37,15 @@ LIFE_S = (0, 15)
 PATIENCE_S = 1200
 LAST_KILLS = 12
 """After which the last driver is left to finish."""
-OPTIONS = ("--resolution", RESOLUTION, "--max-pixels", corpus.MAX_PIXELS, "--max-rejected", 0.5)
+OPTIONS = (
+    "--resolution",
+    RESOLUTION,
+    "--max-pixels",
+    corpus.MAX_PIXELS,
+    "--max-rejected",
+    0.5,
+    "--allow-damaged-shards",
+)
 BUCKET = "soak"
 
 

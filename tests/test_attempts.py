@@ -7,7 +7,7 @@ import pytest
 from pipeline import schema
 from pipeline.attempts import ATTEMPTS, Item, Notes, keep_reading, noted, run_bounded
 from pipeline.errors import CodecError, StorageError, WorkersLostError
-from pipeline.schema import Sample
+from pipeline.schema import Loss, Sample
 from pipeline.stages import encode_rows
 from tests.test_stages import CODES, fake_encode, pixels_table, random_images
 
@@ -242,15 +242,16 @@ def samples(count, fail_at=(), error=BUG):
 
 def test_keep_reading_failures_that_do_not_last_leave_no_trace():
     start = samples(6, [0, 0, 3, 3, 5])
-    assert list(keep_reading(start, "a")) == list(samples(6)())
+    assert list(keep_reading(start, "a", lambda: None)) == list(samples(6)())
 
 
 @pytest.mark.parametrize("row", [0, 3, 5])
 def test_keep_reading_third_failure_at_a_row_ends_in_one_rejection(row):
-    *kept, last = keep_reading(samples(6, [row] * ATTEMPTS), "shards/a")
+    *kept, last = keep_reading(samples(6, [row] * ATTEMPTS), "shards/a", lambda: 6)
     assert kept == list(samples(row)())
     assert (last.row, last.key, last.image) == (row, None, None)
     assert last.rejection.reason == "shard_damaged"
+    assert last.rejection.loss == Loss(6 - row, "known")
     assert f"row {row} " in last.rejection.message
     assert "LookupError: a bug" in last.rejection.message
     assert "shards/a" in last.rejection.message
@@ -258,7 +259,7 @@ def test_keep_reading_third_failure_at_a_row_ends_in_one_rejection(row):
 
 @pytest.mark.parametrize("error", [StorageError("403"), MemoryError("none"), ImportError("gzip")])
 def test_keep_reading_errors_that_are_not_the_inputs_fly_at_once(error):
-    found = keep_reading(samples(6, [2], error), "a")
+    found = keep_reading(samples(6, [2], error), "a", lambda: 6)
     assert [next(found).row, next(found).row] == [0, 1]
     with pytest.raises(type(error)):
         next(found)

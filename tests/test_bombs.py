@@ -131,6 +131,7 @@ def write_tar(make, path):
     with gzip.open(path, "wb", compresslevel=1) as file:
         for piece in make():
             file.write(piece)
+        file.write(bytes(2 * BLOCK))
     if make is zeros_after_the_end:
         zeros = gzip.compress(bytes(64 * MEGABYTE))
         with path.open("ab") as file:

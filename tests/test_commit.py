@@ -106,6 +106,7 @@ def test_commit_rows_whole_shard_needs_no_staging(tmp_path):
         "good": 6,
         "rejected": 2,
         "reasons": ["corrupt"] * 2,
+        "rejected_images": 2,
         "committed": TOTAL,
         "dropped": [],
     }
@@ -332,6 +333,7 @@ def test_commit_rows_crash_after_rejections_has_them_visible_before_data(tmp_pat
     assert rejected.schema.equals(schema.REJECTED)
     assert rejected.to_pylist() == [
         {"key": f"a/{row}", "row": row, "reason": "corrupt", "message": f"row {row} is bad"}
+        | {"lost": None, "lost_by": None}
         for row in REJECTED
     ]
 
@@ -460,6 +462,9 @@ def test_commit_rows_footer_equals_a_recount_by_duckdb(tmp_path, ranges):
         "good": encoded,
         "rejected": reasons.total(),
         "reasons": dict(reasons),
+        "rejected_images": reasons.total(),
+        "damage": None,
+        "passed_over": 0,
         "audited": len(audited),
         "flips": sum(audited),
         "psnr_images": len(known),

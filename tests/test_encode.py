@@ -282,7 +282,13 @@ def test_encode_empty_and_damaged_shards_are_committed(tmp_path):
     (source / "cut.tar").write_bytes(data[:cut_at])
     (source / "empty.tar").write_bytes(tar_of({}))
     (source / "page.tar").write_bytes(b"<html></html>" * 100)
-    commands.encode(source, tmp_path / "sink", "--max-rejected", 100)
+    for _ in range(2):
+        printed = commands.encode(source, tmp_path / "sink", "--max-rejected", 100, expect=2)
+        assert "2 shard(s) could not be read to the end (cut, page)" in " ".join(printed.split())
+        assert not (tmp_path / "sink" / "_SUCCESS").exists()
+    allow = "--allow-damaged-shards"
+    commands.encode(source, tmp_path / "sink", "--max-rejected", 100, allow)
+    assert json.loads((tmp_path / "sink" / "_SUCCESS").read_bytes())["damaged_shards"] == 2
     names = {path.stem for path in (tmp_path / "sink" / "data").iterdir()}
     assert names == {"cut", "empty", "page"}
     rejected = commands.rows(tmp_path / "sink", "rejected")

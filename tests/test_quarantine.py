@@ -12,7 +12,7 @@ from pipeline import storage
 from pipeline.errors import ConfigError, SourceChangedError
 from pipeline.layout import Staged
 from pipeline.quarantine import read_quarantined
-from pipeline.schema import Selection
+from pipeline.schema import Loss, Selection
 from pipeline.sources import kept_schema, list_shards, read_shard
 from pipeline.stages import read_rows
 from tests import failing
@@ -74,6 +74,32 @@ def test_read_quarantined_row_that_kills_ends_the_shard(tmp_path, monkeypatch):
     assert (last.row, last.rejection.reason) == (2, "shard_damaged")
     assert "row 2 " in last.rejection.message
     assert "SIGSEGV" in last.rejection.message
+    assert last.rejection.loss == Loss(None, "unknown")
+
+
+_KILLS_IN_PARQUET = """
+import ctypes
+from pipeline.sources import parquet
+
+_unique = parquet.unique
+
+
+def unique(sample, seen):
+    return ctypes.string_at(0) if sample.row == 2 else _unique(sample, seen)
+
+
+parquet.unique = unique
+"""
+
+
+def test_read_quarantined_parquet_row_that_kills_loses_a_known_number(tmp_path, monkeypatch):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(_KILLS_IN_PARQUET)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    selected = write_parquet(tmp_path)
+    *kept, last = read_quarantined(*shard_of(tmp_path, **selected))
+    assert [sample.key for sample in kept] == ["a", "é"]
+    assert last.rejection.loss == Loss(2, "known")
 
 
 def test_read_quarantined_unforeseen_error_ends_the_shard_as_elsewhere(tmp_path, monkeypatch):

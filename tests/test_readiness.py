@@ -11,6 +11,8 @@ SOUND = {
     "samples": 1000,
     "encoded": 990,
     "rejected": 10,
+    "rejected_images": 10,
+    "damaged_shards": 0,
     "flip_rate": None,
     "codebook_usage": 0.9,
     "codebook_perplexity": 700.0,
@@ -66,13 +68,37 @@ def test_judge_object_of_no_shard_wants_care(tmp_path):
 
 
 def test_judge_sink_without_any_image_is_no(tmp_path):
-    found = judge(seen(tmp_path), SOUND | {"encoded": 0, "samples": 0, "rejected": 0}, [])
+    found = judge(seen(tmp_path), SOUND | {"encoded": 0, "samples": 0}, [])
     assert (found.answer, found.why[0].check) == ("no", "empty")
 
 
 @pytest.mark.parametrize(("rejected", "answer"), [(50, "yes"), (51, "with care")])
 def test_judge_rejections_above_their_share_want_care(tmp_path, rejected, answer):
-    assert judge(seen(tmp_path), SOUND | {"rejected": rejected}, []).answer == answer
+    totals = SOUND | {"encoded": 1000 - rejected, "rejected_images": rejected}
+    assert judge(seen(tmp_path), totals, []).answer == answer
+
+
+LOST = {
+    "damaged_shards": 1,
+    "damaged": [{"shard": "b/c", "lost": 7, "lost_by": "known"}],
+    "lost_known": 7,
+    "lost_estimated": 0,
+    "lost_unknown": 0,
+}
+
+
+def test_judge_damaged_shard_that_was_accepted_wants_care(tmp_path):
+    found = judge(seen(tmp_path), SOUND | LOST, [])
+    assert (found.answer, [why.check for why in found.why]) == ("with care", ["damaged"])
+    assert "b/c" in found.why[0].message
+    assert "7 image(s)" in found.why[0].message
+
+
+def test_judge_damaged_shard_that_was_not_accepted_is_no(tmp_path):
+    found = judge(seen(tmp_path, is_complete=False), SOUND | LOST, [])
+    assert (found.answer, [why.check for why in found.why]) == ("no", ["damaged"])
+    half = judge(seen(tmp_path / "half", 2, is_complete=False), SOUND | LOST | {"shards": 2}, [])
+    assert [why.check for why in half.why] == ["complete", "damaged"]
 
 
 @pytest.mark.parametrize(

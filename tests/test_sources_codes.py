@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.schema import Reason, Selection, Shard
+from pipeline.schema import Loss, Reason, Selection, Shard
 from pipeline.sources import codes, read_shard
 
 CODES = [[1, 2, 3, 4], [5, 6, 7, 8], [0, 0, 0, 65535]]
@@ -206,3 +206,4 @@ def test_read_codes_of_a_damaged_file_ends_in_one_rejection(tmp_path):
     assert isinstance(shard, Shard)
     samples = read(tmp_path)
     assert samples[-1].rejection.reason == Reason.SHARD_DAMAGED
+    assert samples[-1].rejection.loss == Loss(50 * len(CODES) - len(samples) + 1, "known")

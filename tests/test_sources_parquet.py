@@ -7,7 +7,7 @@ import pytest
 
 from pipeline import storage
 from pipeline.errors import ConfigError, SourceChangedError, StorageError
-from pipeline.schema import Reason, Selection
+from pipeline.schema import Loss, Reason, Selection
 from pipeline.sources import find_image, kept_schema, list_shards, parquet, read_shard
 
 PNG = b"\x89PNG\r\n\x1a\n..."
@@ -328,6 +328,7 @@ def test_read_shard_file_without_valid_footer_is_one_rejection(
         (0, Reason.SHARD_DAMAGED),
         (0, None),
     ]
+    assert samples[0].rejection.loss == Loss(None, "unknown")
 
 
 @pytest.mark.fault(24)
@@ -358,6 +359,8 @@ def test_read_shard_corrupt_page_keeps_the_rows_before_it(source, tmp_path, chec
     assert [sample.image for sample in samples[:-1]] == images[: len(samples) - 1]
     assert len(samples) - 1 >= 64, "whole batches before the damage come out"
     assert samples[-1].rejection.reason == Reason.SHARD_DAMAGED
+    lost = len(images) - (len(samples) - 1)
+    assert samples[-1].rejection.loss == Loss(lost, "known"), "the footer knows"
     assert samples[-1].row == len(samples) - 1
 
 

@@ -1,6 +1,7 @@
 import gzip
 import io
 import pickle
+import subprocess
 import tarfile
 import tracemalloc
 
@@ -10,7 +11,7 @@ import pytest
 
 from pipeline import storage
 from pipeline.errors import ConfigError, SourceChangedError
-from pipeline.schema import Reason, Selection
+from pipeline.schema import Loss, Reason, Selection
 from pipeline.sources import kept_schema, list_shards, read_shard, webdataset
 from tests.makers import jpeg, tar_of
 
@@ -93,6 +94,18 @@ def test_read_shard_selected_extension_is_the_image(read):
     first, second = read(tar_of(members), Selection(image="seg.png"))
     assert first.image == b"mask"
     assert second.rejection.reason == Reason.NO_IMAGE
+
+
+def test_read_shard_images_that_are_not_taken_are_counted(read):
+    members = {"a.jpg": b"1", "a.png": b"2", "a.seg.png": b"3", "a.txt": b"4", "b.jpg": b"5"}
+    assert [sample.passed_over for sample in read(tar_of(members))] == [2, 0]
+
+
+def test_read_shard_sample_of_many_images_of_which_none_is_taken_is_no_single_loss(read):
+    members = {"a.left.png": b"1", "a.right.png": b"2", "a.json": b"3", "b.jpg": b"4"}
+    first, second = read(tar_of(members))
+    assert first.rejection.loss == Loss(2, "known")
+    assert second.rejection is None
 
 
 def test_read_shard_longer_extension_is_no_image_unless_selected(read):
@@ -216,8 +229,11 @@ def two_samples():
 
 
 @pytest.mark.fault(22)
-def test_read_shard_without_end_mark_is_complete(read):
-    assert reasons(read(two_samples())) == [("a", None), ("b", None)]
+def test_read_shard_without_end_mark_may_be_cut(read):
+    samples = read(two_samples())
+    assert reasons(samples) == [("a", None), ("b", None), (None, Reason.SHARD_DAMAGED)]
+    assert samples[2].rejection.loss == Loss(None, "unknown")
+    assert "end mark" in samples[2].rejection.message
 
 
 @pytest.mark.fault(22)
@@ -243,9 +259,116 @@ def test_read_shard_damaged_header_is_not_taken_for_the_end(read):
 
 @pytest.mark.fault(23)
 def test_read_shard_hole_of_zeros_is_not_taken_for_the_end(read):
-    data = two_samples()
+    data = tar_of({"a.jpg": b"A" * 600, "b.jpg": b"B" * 600})
     data = data[: 3 * BLOCK] + bytes(2 * BLOCK) + data[3 * BLOCK :]
-    assert reasons(read(data)) == [("a", None), (None, Reason.SHARD_DAMAGED)]
+    assert reasons(read(data)) == [("a", None), ("b", None)]
+
+
+def many(count=20, size=600):
+    """Returns a tar of so many samples of three blocks each, and no end mark."""
+    data = tar_of({f"{i:02d}.jpg": bytes([i + 1]) * size for i in range(count)})
+    return data[: 3 * BLOCK * count]
+
+
+@pytest.mark.fault(22)
+def test_read_shard_damage_in_the_middle_loses_what_the_bytes_left_hold(read):
+    data = bytearray(many() + bytes(2 * BLOCK))
+    data[3 * 5 * BLOCK + 5] ^= 0xFF
+    *kept, last = read(bytes(data))
+    assert len(kept) == 5
+    assert last.rejection.loss == Loss(16, "estimated"), "15 samples and the end mark's blocks"
+
+
+@pytest.mark.fault(22)
+def test_read_shard_damage_in_the_middle_of_a_gzip_loses_what_the_bytes_left_hold(read):
+    noise = np.random.default_rng(0)
+    whole = tar_of({f"{i:03d}.jpg": noise.bytes(9000) for i in range(200)})
+    data = bytearray(gzip.compress(whole, compresslevel=1))
+    middle = len(data) // 2
+    data[middle : middle + 4000] = bytes(4000)
+    *kept, last = read(bytes(data), name="shard.tar.gz")
+    assert last.rejection.lost_by == "estimated"
+    assert abs(len(kept) + last.rejection.lost - 200) <= 5
+
+
+@pytest.mark.fault(22)
+@pytest.mark.parametrize("cut", [3 * 5 * BLOCK + 100, 3 * 5 * BLOCK + 700, 3 * 5 * BLOCK])
+def test_read_shard_cut_loses_an_unknown_number(read, cut):
+    *kept, last = read(many()[:cut])
+    assert [sample.key for sample in kept] == [f"{i:02d}" for i in range(5)]
+    assert last.rejection.loss == Loss(None, "unknown")
+
+
+@pytest.mark.fault(22)
+@pytest.mark.parametrize("size", [10**9, 2**32], ids=["readable", "larger_than_is_read"])
+def test_read_shard_absurd_size_in_a_large_tar_is_no_cut(read, size):
+    data = many()
+    at = 3 * 5 * BLOCK
+    damage = with_size_field(data[at : at + BLOCK], b"%011o\0" % size)
+    *kept, last = read(data[:at] + damage + data[at + BLOCK :] + bytes(2 * BLOCK))
+    assert sum(sample.rejection is None for sample in kept) == 5
+    assert last.rejection.loss == Loss(16, "estimated")
+
+
+@pytest.mark.fault(22)
+def test_read_shard_made_at_full_size_and_never_filled_is_damaged(read):
+    zeros = 8 * 2**20
+    *kept, last = read(many(count=20) + bytes(zeros))
+    assert len(kept) == 20
+    assert last.rejection.lost_by == "estimated"
+    assert last.rejection.lost == pytest.approx(zeros / (3 * BLOCK), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        bytes(BLOCK),  # one of the two blocks that POSIX wants
+        bytes(2 * BLOCK),  # Go's archive/tar, Rust's tar, node's tar-stream
+        bytes(2 * BLOCK) + b"\n",
+        bytes(2 * BLOCK) + b"-- uploaded by hand --\n" * 40,
+        bytes(10_240),  # GNU tar, Python's tarfile and with it webdataset, img2dataset
+        bytes(2 * BLOCK) + bytes(range(1, 256)) * 30,  # a record whose rest was never cleared
+        bytes(2**20),  # GNU tar with --blocking-factor 2048
+        bytes(100),  # cut within the end mark: nothing is lost
+    ],
+    ids=["one", "two", "newline", "text", "record", "stale", "factor", "part"],
+)
+@pytest.mark.parametrize("compress", [bytes, gzip.compress], ids=["tar", "gzip"])
+def test_read_shard_end_as_writers_leave_it_is_no_damage(read, end, compress):
+    samples = read(compress(many(count=3) + end))
+    assert reasons(samples) == [("00", None), ("01", None), ("02", None)]
+
+
+@pytest.mark.parametrize("rest", [b"\n", bytes(512), b"rubbish" * 100])
+def test_read_shard_bytes_after_a_gzip_are_no_damage(read, rest):
+    data = gzip.compress(many(count=3) + bytes(2 * BLOCK))
+    assert reasons(read(data + rest)) == [("00", None), ("01", None), ("02", None)]
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress], ids=["tar", "gzip"])
+def test_read_shard_tars_that_were_joined_are_read_whole(read, compress):
+    parts = [{"a.jpg": b"1"}, {"b.jpg": b"2", "a.jpg": b"3"}, {}, {"c.jpg": b"4"}]
+    samples = read(b"".join(compress(tar_of(members)) for members in parts))
+    duplicate = Reason.DUPLICATE_KEY
+    assert reasons(samples) == [("a", None), ("b", None), ("a", duplicate), ("c", None)]
+    assert [sample.image for sample in samples] == [b"1", b"2", None, b"4"]
+
+
+@pytest.mark.parametrize("between", [b"\n", b"x" * 20_000])
+def test_read_shard_tars_joined_so_that_the_second_is_hidden_are_damaged(read, between):
+    *kept, last = read(tar_of({"a.jpg": b"1" * 600}) + between + tar_of({"b.jpg": b"2"}))
+    assert reasons(kept) == [("a", None)]
+    assert last.rejection.reason == Reason.SHARD_DAMAGED
+    assert last.rejection.lost >= 1
+
+
+def test_read_shard_tars_joined_by_gnu_tar_are_read_whole(read, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jpg").write_bytes(name.encode())
+        command = ["tar", "-C", tmp_path, "-cf", tmp_path / f"{name}.tar", f"{name}.jpg"]
+        subprocess.run(command, check=True)
+    subprocess.run(["tar", "-Af", tmp_path / "a.tar", tmp_path / "b.tar"], check=True)
+    assert reasons(read((tmp_path / "a.tar").read_bytes())) == [("a", None), ("b", None)]
 
 
 @pytest.mark.fault(22)

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from jobs import summary
+from jobs.summary import Allowance
 from pipeline.errors import IncompleteError
 from pipeline.progress import Progress
 from tests import sinks
@@ -16,7 +17,7 @@ from tests import sinks
 def finish(writer, *, images, before=0, error=None):
     progress = Progress(3, 300, before, encoded=images, durable=images, start_up_s=0.0)
     progress.devices = ("NVIDIA H200",) if images else ()
-    summary.finish(writer, progress, 0.5, error)
+    summary.finish(writer, progress, Allowance(0.5), error)
 
 
 def said(sink):
@@ -100,6 +101,6 @@ def test_finish_run_of_seconds_is_given_no_verdict_on_what_it_waited_for(tmp_pat
     for seconds, verdicts in ((5.0, 0), (300.0, 1)):
         progress = Progress(3, 300, encoded=60, durable=60, start_up_s=0.0, codecs=1, busy_s=1.0)
         progress.devices, progress.started = ("CPU",), began - seconds
-        summary.finish(writer, progress, 0.5, None)
+        summary.finish(writer, progress, Allowance(0.5), None)
         assert capsys.readouterr().out.count("bound by") == verdicts
         assert bool(said(tmp_path)["bound_by"]) == bool(verdicts)

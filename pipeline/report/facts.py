@@ -13,9 +13,10 @@ class Counts:
     """How far a run is and what it holds."""
 
     samples: int
-    """Accounted for: encoded or rejected."""
+    """Images accounted for: encoded, or rejected by themselves or in a damaged shard."""
     encoded: int
     rejected: int
+    """At least: what damage hides is not known as a rule."""
     shards_done: int
     shards_planned: int
     is_complete: bool
@@ -24,6 +25,8 @@ class Counts:
     """Stored, metadata and footers included."""
     grid: tuple[int, int]
     """Codes of an image: height, width."""
+    damaged: str = ""
+    """Which shards could not be read to their end and what they lose; empty if none is."""
 
     @property
     def codes_per_image(self) -> int:

@@ -295,4 +295,5 @@ def _describe_rejected(counts: Counts) -> str:
     were = "was" if counts.rejected == 1 else "were"
     part = share(counts.rejected / counts.samples)
     images = counted(counts.rejected, "image")
-    return f"{images} {were} rejected, {part} of all; everything else has its codes."
+    hidden = f" Of these, {counts.damaged}." if counts.damaged else ""
+    return f"{images} {were} rejected, {part} of all; everything else has its codes.{hidden}"

@@ -4,7 +4,7 @@
     find_image   the columns there are      ->  which one holds the images
     kept_schema  the metadata to keep       ->  its Arrow schema, checked before any work starts
     read_shard   one shard                  ->  samples in stored order, keys untouched
-    count_rows   one shard                  ->  how many it claims to have, where a footer says so
+    count_rows   one shard                  ->  how many it claims to have, where that is said
 
 A bad sample is a rejected `Sample`, and a damaged shard ends in one; what the store refuses
 (`StorageError`) and what is not what was planned (`SourceChangedError`) fly.
@@ -159,7 +159,7 @@ def count_rows(shard: Shard) -> int | None:
     """
     if shard.format == "parquet" or shard.format in codes.DTYPE:
         return parquet.count_rows(shard)
-    return None
+    return len(shard.files) if shard.format == "folder" else None
 
 
 def _shards(

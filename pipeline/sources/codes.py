@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from pipeline import storage
 from pipeline.errors import ConfigError, StorageError
 from pipeline.objects import open_object
-from pipeline.schema import Reason, Rejection, Sample, Selection, Shard
+from pipeline.schema import Loss, Reason, Rejection, Sample, Selection, Shard
 from pipeline.sources.agreement import Begun, kept_by_all
 from pipeline.sources.columns import check_column, check_key
 from pipeline.sources.damage import ARROW_ERRORS, brief, damaged
@@ -30,7 +30,7 @@ from pipeline.sources.formats import check_obstacles
 from pipeline.sources.growth import check_growth, most_bytes
 from pipeline.sources.keys import Keys, check_count
 from pipeline.sources.names import check_names, check_unicode, shard_names, visible_files
-from pipeline.sources.parquet import BATCH_ROWS, open_parquet, unique
+from pipeline.sources.parquet import BATCH_ROWS, count_rows, open_parquet, unique
 from pipeline.sources.patterns import find_files
 from pipeline.sources.values import MAX_VALUE_BYTES, name_sample
 
@@ -119,7 +119,8 @@ def _read_foreign(shard: Shard, selection: Selection, kept: pa.Schema) -> Iterat
         except MemoryError:
             raise  # also an ArrowException: this machine's trouble, not the file's
         except ARROW_ERRORS as error:
-            yield damaged(row, None, f"{shard.files[0].uri}, from row {row} of the shard on", error)
+            place = f"{shard.files[0].uri}, from row {row} of the shard on"
+            yield damaged(row, None, place, error, Loss.of(count_rows(shard), row))
 
 
 def _check_columns(uri: str, kind: str, schema: pa.Schema, selection: Selection) -> None:

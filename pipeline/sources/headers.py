@@ -15,8 +15,62 @@ _EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 _METADATA = (*_EXTENDED, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 
 
+class NoHeaderError(tarfile.ReadError):
+    """Bytes that are no header stand where one should be."""
+
+    def __init__(self, message: str, block: bytes) -> None:
+        super().__init__(message)
+        self.block = block
+
+
+_EMPTY, _ZEROS = cast(Any, tarfile).EmptyHeaderError, cast(Any, tarfile).EOFHeaderError
+_RECORD_BYTES = 10_240  # in which tars are written as a rule; its rest may be anything
+_MOST_ZEROS = 2**22  # the longest records that writers know of
+_MAGIC = b"ustar"
+
+
+class TarFile(tarfile.TarFile):
+    """A tar whose end is looked at; made with `tarinfo=Header` and `ignore_zeros`."""
+
+    zeros = 0
+    """Bytes of zeros since the last header."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Tells whether an end mark, or a part of one, has been read since the last member."""
+        return self.zeros > 0
+
+
 class Header(tarfile.TarInfo):
     """A member's header; `tarfile` calls the methods here by their names."""
+
+    @classmethod
+    def fromtarfile(cls, tar: Any) -> Self:  # noqa: ANN401 (tarfile's parts are private)
+        """Returns the next header; at the end of the archive, one of tarfile's own errors.
+
+        Raises:
+            tarfile.ReadError: If it is damaged, or there is no end mark.
+        """
+        try:
+            header = super().fromtarfile(tar)
+        except _EMPTY:
+            if not tar.zeros:
+                raise tarfile.ReadError(
+                    "it ends without an end mark, so that it may be cut between two members"
+                ) from None
+            raise
+        except _ZEROS:
+            if tar.zeros >= _MOST_ZEROS:
+                raise tarfile.ReadError(
+                    f"more than {_MOST_ZEROS:,} bytes of zeros follow, as in a file that was made "
+                    "at its full size and never filled"
+                ) from None
+            tar.zeros += tarfile.BLOCKSIZE
+            raise
+        except NoHeaderError as error:
+            raise _end_or(error, tar) from None
+        tar.zeros = 0
+        return header
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -26,7 +80,7 @@ class Header(tarfile.TarInfo):
         try:
             header = super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
-            raise tarfile.ReadError(f"no valid header: {error}") from error
+            raise NoHeaderError(f"no valid header: {error}", bytes(buf)) from error
         if header.type in _METADATA and header.size > _MAX_EXTENDED_BYTES:
             raise tarfile.ReadError(f"an extended header claims {header.size} bytes")
         return header
@@ -81,6 +135,16 @@ class Header(tarfile.TarInfo):
         tar.offset = self.offset_data + self._block(self.size)
         self.size, self.sparse = size, cast(Any, [])
         return self
+
+
+def _end_or(error: NoHeaderError, tar: Any) -> tarfile.TarError:  # noqa: ANN401 (as above)
+    """Returns what bytes that are no header are: the end of the archive, or damage."""
+    if not tar.zeros:
+        return error
+    rest = error.block + tar.fileobj.read(_RECORD_BYTES)
+    if len(rest) <= _RECORD_BYTES and _MAGIC not in rest:
+        return cast(tarfile.TarError, cast(Any, tarfile).TruncatedHeaderError("the end"))
+    return tarfile.ReadError("what follows the end mark is no member of a tar")
 
 
 def _parse_records(body: bytes) -> dict[bytes, bytes]:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.schema import File, Reason, Rejection, Sample, Selection, Shard
+from pipeline.schema import File, Loss, Reason, Rejection, Sample, Selection, Shard
 from pipeline.sources.agreement import Begun, kept_by_all
 from pipeline.sources.columns import check_column, check_image, check_key
 from pipeline.sources.damage import ARROW_ERRORS, brief, damaged
@@ -83,7 +83,8 @@ def read_shard(shard: Shard, selection: Selection, kept: pa.Schema) -> Iterator[
         except MemoryError:
             raise  # also an ArrowException: this machine's trouble, not the file's
         except ARROW_ERRORS as error:
-            yield damaged(row, None, f"{shard.files[0].uri}, from row {row} of the shard on", error)
+            place = f"{shard.files[0].uri}, from row {row} of the shard on"
+            yield damaged(row, None, place, error, Loss.of(count_rows(shard), row))
 
 
 def count_rows(shard: Shard) -> int | None:

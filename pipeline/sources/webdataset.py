@@ -8,23 +8,20 @@ https://github.com/webdataset/webdataset, `webdataset/tariterators.py`, `base_pl
 Nothing is extracted to disk or unpickled, and only images and kept text are read into memory.
 """
 
-import gzip
-import sys
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import IO, BinaryIO, cast
+from dataclasses import dataclass, field, replace
+from typing import BinaryIO
 
 import pyarrow as pa
 
 from pipeline import storage
 from pipeline.errors import ConfigError
-from pipeline.schema import File, Reason, Rejection, Sample, Selection, Shard
+from pipeline.schema import UNKNOWN, File, Loss, Reason, Rejection, Sample, Selection, Shard
+from pipeline.sources.archive import Archive
 from pipeline.sources.contents import HEAD_BYTES, is_image
-from pipeline.sources.damage import PARSER_ERRORS, brief, damaged
+from pipeline.sources.damage import PARSER_ERRORS, Pace, brief, damaged
 from pipeline.sources.extensions import IMAGE_EXTENSIONS
-from pipeline.sources.growth import check_growth, most_bytes
-from pipeline.sources.headers import Header
 from pipeline.sources.keys import Keys, check_count
 from pipeline.sources.names import shard_names
 
@@ -36,7 +33,6 @@ MAX_TEXT_BYTES = 16 * 2**20
 MAX_MEMBERS = 1_000
 """Most members of a sample; the next one begins another of the same key."""
 
-_GZIP_MAGIC = b"\x1f\x8b"
 _TAR_ERRORS = (tarfile.TarError, *PARSER_ERRORS)
 
 
@@ -69,9 +65,12 @@ def read_shard(shard: Shard, selection: Selection, kept: pa.Schema) -> Iterator[
             check_count(row, uri)
             if draft.damage is not None:
                 key = None if draft.key is None or draft.key in seen else draft.key
-                yield damaged(row, key, f"{uri}, {draft.place}", draft.damage)
+                yield damaged(row, key, f"{uri}, {draft.place}", draft.damage, draft.loss)
             else:
                 yield _finish(row, draft, seen)
+
+
+_NO_RANK = 2**31
 
 
 @dataclass
@@ -81,7 +80,9 @@ class _Draft:
     key: str | None
     extensions: list[str] = field(default_factory=list)
     image: bytes | None = None
-    rank: int = 2**31
+    images: int = 0
+    """Members that are images by their names, whether they are taken or not."""
+    rank: int = _NO_RANK
     """Place of `image` in the order of preference; smaller is better."""
     links: list[str] = field(default_factory=list)
     kept: dict[str, str | None] = field(default_factory=dict)
@@ -89,6 +90,8 @@ class _Draft:
     damage: Exception | None = None
     place: str = ""
     """Where in the tar the damage is."""
+    loss: Loss = UNKNOWN
+    """Of damage: how much of the tar it hides."""
 
     def takes(self, key: str, extension: str) -> bool:
         """Tells whether a member that comes next belongs to this sample."""
@@ -102,65 +105,75 @@ class _Draft:
 
 
 def _read_drafts(file: BinaryIO, selection: Selection, kept: pa.Schema) -> Iterator[_Draft]:
-    ranks = _image_ranks(selection)
-    texts = {name.lower(): name for name in kept.names}
-    draft: _Draft | None = None
-    place = "byte 0"
-    try:
-        for tar, member in _read_members(file, ranks):
-            place = f"in or after member {_text(member.name)!r} at byte {member.offset_data}"
+    with Archive(file) as archive:
+        drafts = _Drafts(archive, selection, kept)
+        try:
+            yield from drafts.whole()
+        except _TAR_ERRORS as error:
+            yield from drafts.broken(error)
+
+
+class _Drafts:
+    """The samples of a tar, one after the other."""
+
+    def __init__(self, archive: Archive, selection: Selection, kept: pa.Schema) -> None:
+        self._archive, self._kept = archive, kept
+        self._ranks = _image_ranks(selection)
+        self._takes_bare = selection.image is None
+        self._texts = {name.lower(): name for name in kept.names}
+        self._draft: _Draft | None = None
+        self._pace = Pace(archive.size)
+        self._place = "byte 0"
+
+    def whole(self) -> Iterator[_Draft]:
+        """Yields the samples.
+
+        Raises:
+            One of `_TAR_ERRORS`: If the tar cannot be read on.
+        """
+        for member in self._archive.members():
+            if not _is_wanted(member, self._ranks):
+                continue
+            self._place = f"in or after member {_text(member.name)!r} at byte {member.offset_data}"
             key, extension = _split_name(member.name)
-            if draft is not None and not draft.takes(key, extension):
-                yield draft
-                draft = None
-            draft = draft or _Draft(key)
-            draft.extensions.append(extension)
-            _add_member(draft, tar, member, ranks.get(extension), texts.get(extension))
-            if not extension and draft.image is None and selection.image is None:
-                draft.image = _read_bare(tar, member)
-    except _TAR_ERRORS as error:
-        if draft is not None and draft.is_complete(kept):
-            yield draft
-            draft = None
-        yield _Draft(draft.key if draft else None, damage=error, place=place)
-    else:
-        if draft is not None:
-            yield draft
+            if self._draft is not None and not self._draft.takes(key, extension):
+                self._pace.advance(self._archive.place(member))
+                yield from self._take()
+            self._draft = self._draft or _Draft(key)
+            self._add(self._draft, extension, member)
+        yield from self._take()
 
+    def broken(self, error: Exception) -> Iterator[_Draft]:
+        """Yields what remains when a tar cannot be read on: the last draft is its damage."""
+        draft = self._draft
+        if draft is not None and (self._archive.has_ended or draft.is_complete(self._kept)):
+            if self._archive.end <= self._archive.size:  # else its size is the damage
+                self._pace.advance(self._archive.end)
+            yield from self._take()
+        loss = self._pace.judge(is_at_end=self._archive.is_at_end)
+        key = self._draft.key if self._draft else None
+        yield _Draft(key, damage=error, place=self._place, loss=loss)
 
-def _read_members(
-    file: BinaryIO, ranks: dict[str, int]
-) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
-    """Yields the members that can belong to a sample, in order, going forward only.
+    def _take(self) -> Iterator[_Draft]:
+        """Yields the sample that was begun, if one was."""
+        if self._draft is not None:
+            yield self._draft
+        self._draft = None
 
-    Mode `r:` on a seekable file rather than the stream mode `r|`, which reads on and on past the
-    end for an absurd size, ignores the second part of a gzip file and checks no checksum of it.
-    """
-    is_gzip, most = _look_inside(file)
-    with (
-        cast("IO[bytes]", gzip.GzipFile(fileobj=file)) if is_gzip else file as plain,
-        tarfile.open(
-            fileobj=plain, mode="r:", tarinfo=Header, encoding="utf-8", errors="surrogateescape"
-        ) as tar,
-    ):
-        while (member := tar.next()) is not None:
-            tar.members = []  # type: ignore[attr-defined]  # else it grows with the archive
-            check_growth(tar.offset, most)  # before what stands there is skipped
-            if _is_wanted(member, ranks):
-                yield tar, member
-        while rest := plain.read(2**20):
-            if rest.strip(b"\0"):
-                raise tarfile.ReadError("more data follows the end mark")
-            check_growth(plain.tell(), most)
-
-
-def _look_inside(file: BinaryIO) -> tuple[bool, int]:
-    """Tells whether a file is a gzip, and how many bytes may be in it."""
-    size = file.seek(0, 2)
-    file.seek(0)
-    is_gzip = file.read(2) == _GZIP_MAGIC
-    file.seek(0)
-    return is_gzip, most_bytes(size) if is_gzip else sys.maxsize
+    def _add(self, draft: _Draft, extension: str, member: tarfile.TarInfo) -> None:
+        rank, text = self._ranks.get(extension), self._texts.get(extension)
+        draft.extensions.append(extension)
+        draft.images += rank is not None or extension.rpartition(".")[2] in IMAGE_EXTENSIONS
+        if not member.isfile():
+            draft.links.append(_text(member.name))
+        elif rank is not None and rank < draft.rank:
+            draft.rank = rank
+            draft.image = _read_image(draft, self._archive, member)
+        elif text is not None:
+            draft.kept[text] = _read_text(draft, self._archive, member)
+        if not extension and draft.image is None and self._takes_bare:
+            draft.image = _read_bare(self._archive, member)
+            draft.images += draft.image is not None
 
 
 def _image_ranks(selection: Selection) -> dict[str, int]:
@@ -186,44 +199,31 @@ def _is_wanted(member: tarfile.TarInfo, ranks: dict[str, int]) -> bool:
     return member.isfile() or _split_name(member.name)[1] in ranks
 
 
-def _add_member(
-    draft: _Draft, tar: tarfile.TarFile, member: tarfile.TarInfo, rank: int | None, text: str | None
-) -> None:
-    if not member.isfile():
-        draft.links.append(_text(member.name))
-    elif rank is not None and rank < draft.rank:
-        draft.rank = rank
-        draft.image = _read_image(draft, tar, member)
-    elif text is not None:
-        draft.kept[text] = _read_text(draft, tar, member)
-
-
-def _read_image(draft: _Draft, tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
+def _read_image(draft: _Draft, tar: Archive, member: tarfile.TarInfo) -> bytes | None:
     if member.issparse() or member.size > MAX_IMAGE_BYTES:
         message = _describe_refusal(member, MAX_IMAGE_BYTES)
         draft.rejection = Rejection(Reason.CORRUPT, message)
         return None
-    return _read_member(tar, member)
+    return tar.read(member)
 
 
-def _read_bare(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | None:
+def _read_bare(tar: Archive, member: tarfile.TarInfo) -> bytes | None:
     """Returns a member without an extension if it begins as an image; others are not read."""
     if not member.isfile() or member.issparse() or member.size > MAX_IMAGE_BYTES:
         return None
-    reader = tar.extractfile(member)
-    assert reader is not None, "only regular members are read"
+    reader = tar.open(member)
     head = reader.read(HEAD_BYTES)
     return head + reader.read() if is_image(head) else None
 
 
-def _read_text(draft: _Draft, tar: tarfile.TarFile, member: tarfile.TarInfo) -> str | None:
+def _read_text(draft: _Draft, tar: Archive, member: tarfile.TarInfo) -> str | None:
     name = brief(_text(member.name))
     if member.issparse() or member.size > MAX_TEXT_BYTES:
         message = f"{name}: {_describe_refusal(member, MAX_TEXT_BYTES)}"
         draft.rejection = Rejection(Reason.BAD_METADATA, message)
         return None
     try:
-        return _read_member(tar, member).decode()
+        return tar.read(member).decode()
     except UnicodeDecodeError as error:
         draft.rejection = Rejection(Reason.BAD_METADATA, f"{name} is not UTF-8: {error}")
         return None
@@ -235,18 +235,20 @@ def _describe_refusal(member: tarfile.TarInfo, most: int) -> str:
     return f"{member.size} bytes are more than the {most} that are read"
 
 
-def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    reader = tar.extractfile(member)
-    assert reader is not None, "only regular members are read"
-    return reader.read()
-
-
 def _finish(row: int, draft: _Draft, seen: Keys) -> Sample:
     assert draft.key is not None, "only damage has no key"
     rejection = _duplicate(draft.key, seen) or draft.rejection or _no_image(draft)
-    image = draft.image if rejection is None else None
     kept = {name: pa.array([text], pa.string()) for name, text in draft.kept.items()}
-    return Sample(row, draft.key, image, rejection, kept)
+    if rejection is not None:
+        return Sample(row, draft.key, None, _stand_for(draft, rejection), kept)
+    return Sample(row, draft.key, draft.image, None, kept, passed_over=draft.images - 1)
+
+
+def _stand_for(draft: _Draft, rejection: Rejection) -> Rejection:
+    """Returns a rejection that says how many images it stands for, if none of them is the one."""
+    if draft.rank != _NO_RANK or draft.images < 2:
+        return rejection
+    return replace(rejection, loss=Loss(draft.images, "known"))
 
 
 def _duplicate(key: str, seen: Keys) -> Rejection | None:
