@@ -131,7 +131,7 @@ def describe_store(writer: Writer) -> Fields:
     """Returns what to take care of with a sink's store, if anything."""
     if check_creates_once(writer.sink, writer.run):
         return []
-    return [("take care", "this store ignores create-if-absent: run one command at a time")]
+    return [("take care", "this store ignores create-if-absent: run one command on it at a time")]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,10 @@
 An object is written to a hidden file beside its place, made durable, and moved there in one step.
 Its writer holds a lock on the hidden file, which the kernel lets go of when the writer dies: what a
 killed writer leaves behind can be told from what others are writing, and swept. Those who replace
-an object only if it is still what they have looked at take turns by the lock of another such file.
+an object only if it is still what they have looked at take turns by the lock of another such file,
+and so do all who create one where there are no hard links (exFAT, SMB, FUSE). Where there are no
+locks either, writers cannot be told from one another (`creates_once`), and what killed ones leave
+behind goes after a day.
 """
 
 import contextlib
@@ -12,6 +15,7 @@ import fcntl
 import hashlib
 import os
 import re
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,14 +24,51 @@ from typing import BinaryIO
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.(tmp|lock)")
 _ATTEMPTS = 100
 """Folders vanish under a writer: others `delete` what was the last object of them."""
+_NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK, errno.EINVAL}
+"""What disks say that know no hard links."""
+_AT_WORK = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES}
+"""What `flock` says of a lock that another has; anything else is of a disk without locks."""
+_DEAD_S = 86_400
 
 
 def publish(path: Path, data: bytes) -> bool:
     """Makes an object visible in one step; returns False, and changes nothing, if one is there."""
     try:
-        _place(path, data, os.link)  # fails if it exists, in one step
+        _place(path, data, _move_new)
     except FileExistsError:
         return False
+    return True
+
+
+def _move_new(temporary: Path, path: Path) -> None:
+    """Moves a file to where none is, and fails if one is there: in one step, or in turns."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        with _turn(path):
+            if os.path.lexists(path):
+                raise FileExistsError(path) from None
+            os.replace(temporary, path)
+
+
+def creates_once(folder: Path) -> bool:
+    """Tells whether of several that `publish` one object at once in a folder only one succeeds."""
+    names = [folder / f".{uuid.uuid4().hex}.tmp" for _ in range(2)]
+    try:
+        with _create(names[0]) as file:
+            try:
+                os.link(*names)
+            except OSError:
+                _lock(file)
+    except OSError:
+        return False
+    finally:
+        for name in names:
+            name.unlink(missing_ok=True)
     return True
 
 
@@ -82,7 +123,11 @@ def sweep(folder: Path) -> None:
 
 def _remove_unlocked(path: Path) -> None:
     with path.open("r+b") as file:  # NFS locks no file that is open for reading only
-        _lock(file)
+        try:
+            _lock(file)
+        except OSError as error:
+            if error.errno in _AT_WORK or time.time() - path.stat().st_mtime < _DEAD_S:
+                raise
         if _is_at(file, path):  # not one that took the place of what was opened
             delete(path)
 
@@ -101,13 +146,16 @@ def _turn(path: Path) -> Iterator[None]:
 
 def _open_locked(path: Path) -> BinaryIO:
     """Returns a locked file that lies at `path`; the one before it goes as its lock does."""
-    while True:
+    for _ in range(_ATTEMPTS):
         file = path.open("ab")
         with contextlib.suppress(OSError):  # some network file systems lock nothing
             fcntl.flock(file, fcntl.LOCK_EX)
         if _is_at(file, path):
-            return file
+            break
         file.close()
+    else:
+        raise OSError(errno.ESTALE, "something keeps removing what is locked")
+    return file
 
 
 def _is_at(file: BinaryIO, path: Path) -> bool:

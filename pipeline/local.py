@@ -78,7 +78,7 @@ class Local:
 
     def creates_once(self, path: str, data: bytes) -> bool:
         """Tells whether `create` can be relied on."""
-        return not disk.publish(Path(path), data)
+        return not disk.publish(Path(path), data) and disk.creates_once(Path(path).parent)
 
 
 class _OpenFile(io.FileIO):

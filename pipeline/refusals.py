@@ -10,6 +10,8 @@ from pipeline.errors import StorageError
 
 _MODULES = ("botocore", "aiobotocore", "aiohttp", "azure", "google", "requests", "urllib3")
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_NO_DISK = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+"""What buckets that are mounted as disks say to a rename."""
 _CREDENTIALS = {
     "NoCredentialsError",
     "PartialCredentialsError",
@@ -86,6 +88,11 @@ def _describe(uri: str, error: Exception) -> str:
         return f"{uri}: there is no bucket {bucket}; create it, or correct the address"
     if isinstance(error, OSError) and error.errno in _FULL:
         return f"{uri}: the disk is full ({said}); make room on {_disk(uri)}, {_AGAIN}"
+    if isinstance(error, OSError) and error.errno in _NO_DISK:
+        return (
+            f"{uri}: {said}; what is mounted there does not do what a disk does: give the store's "
+            "own address (s3://, gs://, az://) or another disk"
+        )
     if not scheme:
         return f"{uri}: {said}; look at the path and at what this user may do there, {_AGAIN}"
     if _is_about_access(error):

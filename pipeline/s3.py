@@ -4,6 +4,7 @@ Who asks is a matter of the standard AWS variables, profiles, config files and r
 included; `FSSPEC_S3_ANON=true` asks as nobody, `FSSPEC_S3_REQUESTER_PAYS=true` pays.
 """
 
+import contextlib
 import time
 from typing import Any, cast
 
@@ -21,8 +22,10 @@ _CONFLICT = {
     "NoSuchUpload",  # parts were put together, and the answer was lost
 }
 _CONFLICT_ATTEMPTS = 6
-_UNKNOWN = {"NotImplemented", "501"}
-"""Answers to a condition that a store does not know."""
+_UNKNOWN = {  # answers to a condition that a store does not know, or to one that it may not know
+    *("NotImplemented", "501", "MethodNotAllowed", "405"),
+    *("InvalidArgument", "InvalidRequest", "NotSupported", "XNotImplemented", "400"),
+}
 
 
 class _Buckets(S3FileSystem):  # type: ignore[misc]  # s3fs has no types
@@ -42,6 +45,7 @@ class S3:
         options = {"use_listings_cache": False, **retries.options()}
         self._fs = _Buckets(**options)
         self._fs.retries = 1  # s3fs's own, which would repeat all of ours
+        self._knows_conditions = True  # until the store says otherwise
 
     def find(self, path: str) -> dict[str, Found]:
         """Returns the objects below a prefix."""
@@ -82,9 +86,21 @@ class S3:
         """Puts an object unless it is there.
 
         Returns:
-            False if it was: from another writer, or from a request whose answer was lost.
+            False if it was: from another writer, or from a request whose answer was lost. Where a
+            store knows no conditions, another writer's may come between a look and the request.
         """
-        return self._put(path, data, mode="create")
+        if self._knows_conditions:
+            try:
+                return self._put(path, data, mode="create")
+            except OSError as error:
+                if refusals.code(error) not in _UNKNOWN:
+                    raise
+        with contextlib.suppress(FileNotFoundError):
+            self.look(path)
+            return False
+        self._put(path, data, mode="overwrite")
+        self._knows_conditions = False  # it takes the same without one
+        return True
 
     def replace(self, path: str, data: bytes) -> None:
         """Puts an object."""
@@ -103,7 +119,12 @@ class S3:
 
     def creates_once(self, path: str, data: bytes) -> bool:
         """Tells whether the store honours If-None-Match."""
-        return not self._put(path, data, mode="create")
+        try:
+            return not self._put(path, data, mode="create")
+        except OSError as error:
+            if refusals.code(error) not in _UNKNOWN:
+                raise
+            return False
 
     def _put(self, path: str, data: bytes, mode: str, **match: str) -> bool:
         """Puts an object; again while another request for it is under way and may fail.

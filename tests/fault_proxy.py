@@ -30,6 +30,9 @@ ERRORS = {
     "InternalError": (500, "We encountered an internal error. Please try again."),
     "AccessDenied": (403, "Access Denied"),
     "AuthenticationFailed": (401, "Server failed to authenticate the request."),
+    "NotImplemented": (501, "A header you provided implies functionality that is not implemented"),
+    "MethodNotAllowed": (405, "The specified method is not allowed against this resource."),
+    "InvalidArgument": (400, "Unsupported header"),
     "ExpiredToken": (400, "The provided token has expired."),
 }
 
@@ -53,6 +56,8 @@ class Faults:
     """What befalls the first request of every method and key: a share's name or an error code."""
     always: str | None = None
     """What befalls every request."""
+    conditional: str | None = None
+    """What befalls every PUT with a condition: If-None-Match or If-Match."""
     delay_s: float = 0.0
     """Pause before every answer."""
 
@@ -164,6 +169,10 @@ class _Handler(BaseHTTPRequestHandler):
     def handle_request(self):
         body = self._read_body()
         done = self.proxy.choose(self.command, self.path)
+        conditional = self.proxy.faults.conditional
+        has_condition = {"If-None-Match", "If-Match"} & set(self.headers)
+        if conditional and has_condition and self.command == "PUT":
+            done = conditional
         self.proxy.note(self.command, self.path, done)
         time.sleep(self.proxy.faults.delay_s)
         if done == "drop":

@@ -15,6 +15,7 @@ from jobs import cli
 from pipeline import retries, s3, storage
 from pipeline.commit import commit_rows
 from pipeline.errors import SourceChangedError, StorageError
+from pipeline.run import check_creates_once
 from pipeline.schema import Selection
 from pipeline.sources import kept_schema, list_shards, read_shard
 from tests import runs
@@ -177,6 +178,38 @@ def test_read_body_that_is_always_short_is_an_error_and_never_data(
     }[read]
     with pytest.raises(StorageError, match="no good answer"):
         call()
+
+
+@pytest.mark.fault(15)
+@pytest.mark.parametrize("done", ["NotImplemented", "MethodNotAllowed", "InvalidArgument"])
+def test_store_that_refuses_conditions_is_worked_with_and_said(
+    bucket, proxy, truth, tmp_path, done
+):
+    """Ceph, Swift's and others' gateways do so; some others ignore the header, as rclone does."""
+    proxy.faults = Faults(conditional=done)
+    check_every_verb(bucket, truth, b"content" * 1000)
+    writer = runs.start(bucket, names=("a", "b"))
+    assert not check_creates_once(writer.sink, writer.run)
+    commit_rows(runs.encoded_rows(writer, 0, 9, rejected=(3,)), writer)
+    for numbers in ([0, 1, 2], [6, 7, 8], [2, 3, 4, 5]):
+        commit_rows(runs.encoded_rows(writer, 1, 9, numbers, rejected=(3,)), writer)
+    assert proxy.account[done] > 1
+    proxy.faults = Faults()
+    truth.fetch(bucket, tmp_path)
+    local = runs.Writer(str(tmp_path), writer.run, writer.plan, writer.kept, writer.product)
+    runs.check_committed(local, [9, 9], rejected=(3,))
+
+
+@pytest.mark.fault(12)
+def test_publish_refused_for_its_credentials_is_not_taken_for_a_store_without_conditions(
+    bucket, proxy
+):
+    proxy.faults = Faults(always="ExpiredToken")
+    with pytest.raises(StorageError, match="credentials"):
+        storage.publish(f"{bucket}/a", b"first")
+    proxy.faults = Faults()
+    storage.publish(f"{bucket}/a", b"first")
+    assert storage.creates_once(f"{bucket}/a", b"first")
 
 
 @pytest.mark.fault(10)

@@ -1,4 +1,6 @@
 import contextlib
+import errno
+import fcntl
 import functools
 import os
 import signal
@@ -344,6 +346,70 @@ def test_sweep_while_a_writer_is_at_work_leaves_its_file(tmp_path):
         writer.wait()
     storage.sweep(f"{tmp_path}/sink")
     assert [path.name for path in (tmp_path / "sink").iterdir()] == [".mine.tmp"]
+
+
+LINKS = [errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK]
+"""What exFAT, FUSE and SMB say to a hard link."""
+
+
+def answering(number):
+    """Returns a system call that a file system does not have."""
+
+    def call(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    return call
+
+
+@pytest.mark.fault(15)
+@pytest.mark.parametrize("number", LINKS)
+def test_publish_on_a_disk_without_hard_links_keeps_the_first(tmp_path, monkeypatch, number):
+    monkeypatch.setattr(os, "link", answering(number))
+    uri = f"{tmp_path}/folder/a"
+    assert storage.publish(uri, b"first") is True
+    assert storage.publish(uri, b"second") is False
+    assert storage.creates_once(uri, b"first")
+    assert storage.read(uri) == b"first"
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["a"]
+
+
+@pytest.mark.fault(15)
+def test_publish_racing_threads_on_a_disk_without_hard_links_exactly_one_wins(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(os, "link", answering(errno.EPERM))
+    for turn in range(20):
+        test_publish_racing_threads_exactly_one_wins(f"{tmp_path}/{turn}")
+
+
+@pytest.mark.fault(15)
+def test_disk_without_links_and_locks_is_said_to_be_for_one_command(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "link", answering(errno.EPERM))
+    monkeypatch.setattr(fcntl, "flock", answering(errno.ENOLCK))
+    uri = f"{tmp_path}/folder/a"
+    assert storage.publish(uri, b"first") is True
+    assert storage.publish(uri, b"second") is False
+    assert storage.replace_if(storage.stat(uri), b"third") is True
+    assert not storage.creates_once(uri, b"third")
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["a"]
+
+
+@pytest.mark.fault(13)
+def test_sweep_on_a_disk_without_locks_takes_what_is_older_than_a_day(tmp_path, monkeypatch):
+    monkeypatch.setattr(fcntl, "flock", answering(errno.ENOLCK))
+    old, new = (tmp_path / f".{letter * 32}.tmp" for letter in "ab")
+    for path in (old, new):
+        path.write_bytes(b"of a writer")
+    os.utime(old, (0, 0))
+    storage.sweep(str(tmp_path))
+    assert [path for path in (old, new) if path.exists()] == [new]
+
+
+@pytest.mark.fault(31)
+def test_bucket_that_is_mounted_as_a_disk_is_told_from_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "replace", answering(errno.ENOSYS))
+    with pytest.raises(StorageError, match="own address"):
+        storage.replace(f"{tmp_path}/a", b"content")
 
 
 @pytest.fixture
