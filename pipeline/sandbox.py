@@ -7,9 +7,13 @@ environment, so that a decoder that is taken over finds no credentials there, an
 not trusted: it fills records of fixed size.
 
     parent                                     child
-    compressed images, empty records  ──────►  opens one after the other, each under an alarm,
-                                               fills pixels and records
+    compressed images, empty records  ──────►  opens one after the other, each under a limit of
+    looks at the clock meanwhile               processor time, fills pixels and records
     pixels, records                   ◄──────  says that it is done, or dies
+
+A decoder that spins ends by processor time, one that waits by the clock, and the clock counts only
+while the parent itself gets to look at it: a run that is suspended as a whole (SIGSTOP by Slurm,
+`docker pause`, a sleeping machine) loses no image. An image is late twice before it is rejected.
 """
 
 import fcntl
@@ -17,11 +21,13 @@ import json
 import mmap
 import os
 import resource
+import select
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -34,16 +40,20 @@ from pipeline.images import Opened, Pixels, Preprocess, View, open_image
 from pipeline.schema import Reason, Rejection
 
 TIME_LIMIT_S = 60.0
-"""For one image, by the clock. The slowest honest ones, of 100 megapixels, take some seconds."""
+"""Of processor time, for one image. The slowest honest ones, of 100 megapixels, take some."""
+CLOCK_LIMITS = 2
+"""So many times the limit may pass by the clock; what waits that long hangs, or has no processor
+that it could have in earnest."""
 BYTES_PER_PIXEL = 24
 """Most memory that opening takes: 16-bit pixels in 32 bits, their copies, and the conversion."""
 SPARE_BYTES = 256 * 2**20
 """Memory for all else that opening takes."""
 
-# An image is given up at a blame of 10. The first crash may be the machine's. And no decoder sends
-# SIGKILL: the kernel does when memory runs out, for whatever reason.
-_GIVEN_UP, _TIMEOUT_BLAME, _CRASH_BLAME, _KILL_BLAME = 10, 10, 5, 2
+# An image is given up at a blame of 10. The first crash may be the machine's, and so may the first
+# delay. And no decoder sends SIGKILL: the kernel does when memory runs out, for whatever reason.
+_GIVEN_UP, _TIMEOUT_BLAME, _CRASH_BLAME, _KILL_BLAME = 10, 5, 5, 2
 _STARTS = 5
+_LOOKS = 40  # at the clock, within the most that it may show
 _MESSAGE_BYTES = 800
 _RECORD = np.dtype(
     [
@@ -109,10 +119,9 @@ class Sandbox:
         """Has the child open what is left; returns None, or the row at which it died."""
         if self._child is None:
             self._child = self._start()
-        if self._child.open(len(table.records)):
+        if self._child.open(table, CLOCK_LIMITS * self.time_limit_s):
             return None
-        left = np.flatnonzero(table.records["state"] == _TODO)
-        return int(left[0]) if len(left) else None
+        return table.first_left()
 
     def _start(self) -> "_Child":
         """Returns a child that is ready; one that is killed on the way is replaced."""
@@ -155,14 +164,19 @@ class _Table:
                 self.data[end : end + len(image)] = memoryview(image).cast("B")
                 end += len(image)
 
+    def first_left(self) -> int | None:
+        """Returns the first row that is still to open, or None."""
+        left = np.flatnonzero(self.records["state"] == _TODO)
+        return int(left[0]) if len(left) else None
+
     def open_images(self, how: Preprocess, time_limit_s: float) -> None:
         """Opens what is still to open; the child's part."""
         ends = np.cumsum(self.sizes.clip(min=0))
         for row in np.flatnonzero(self.records["state"] == _TODO).tolist():
             image = bytes(self.data[ends[row] - self.sizes[row] : ends[row]])
-            signal.setitimer(signal.ITIMER_REAL, time_limit_s)  # whose signal ends the process
+            signal.setitimer(signal.ITIMER_PROF, time_limit_s)  # whose signal ends the process
             opened = _open_or_reject(image, how)
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
             if isinstance(opened, View):
                 self.pixels[row] = opened.pixels
                 place = (opened.width, opened.height, opened.crop)
@@ -206,6 +220,7 @@ class _Child:
     """The process that opens images: `main` below."""
 
     def __init__(self, memory: "_Memory", how: Preprocess, time_limit_s: float) -> None:
+        self._is_late = False
         self._channel, theirs = socket.socketpair()
         lifeline, self._lifeline = os.pipe()
         task = {
@@ -232,20 +247,42 @@ class _Child:
         self._hang_up()
         return self._process.wait()
 
-    def open(self, count: int) -> bool:
-        """Has it open what is left of a table of `count` images; returns False if it dies."""
+    def open(self, table: _Table, clock_limit_s: float) -> bool:
+        """Has it open what is left of a table; returns False if it dies, or is ended for delay."""
         try:
-            self._channel.sendall(f"{count}\n".encode())
+            self._channel.sendall(f"{len(table.records)}\n".encode())
+            self._is_late = not self._await(table, clock_limit_s)
+            if self._is_late:
+                self._process.kill()
             return bool(self._channel.recv(1))
         except OSError:
             return False
+
+    def _await(self, table: _Table, clock_limit_s: float) -> bool:
+        """Waits for a word, or the end; returns False when one image has taken too long.
+
+        Of the time between two looks at the clock at most twice what was asked for counts: where it
+        is more, this process did not run either.
+        """
+        look_s = clock_limit_s / _LOOKS
+        row, late_s, looked = table.first_left(), 0.0, time.monotonic()
+        while not select.select([self._channel], [], [], look_s)[0]:
+            now = time.monotonic()
+            late_s, looked = late_s + min(now - looked, 2 * look_s), now
+            if (current := table.first_left()) != row:
+                row, late_s = current, 0.0
+            if late_s > clock_limit_s:
+                return False
+        return True
 
     def explain(self, time_limit_s: float) -> tuple[Rejection, int]:
         """Returns why an image is rejected at which the child died, and its share of the blame."""
         code = self._process.wait()
         self._hang_up()
-        if code == -signal.SIGALRM:
-            late = f"opening it takes more than {time_limit_s:g} s"
+        if self._is_late or code == -signal.SIGPROF:
+            clock = f"{CLOCK_LIMITS * time_limit_s:g} s by the clock"
+            limit = clock if self._is_late else f"{time_limit_s:g} s of processor time"
+            late = f"opening it took more than {limit}, and again"
             return Rejection(Reason.TIMED_OUT, late), _TIMEOUT_BLAME
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         crash = f"the process that opened it ended with {how}"

@@ -68,7 +68,10 @@ class Reason(enum.StrEnum):
         "too_many_pixels",
         "The header announces more pixels than the run's limit; nothing was decompressed.",
     )
-    TIMED_OUT = "timed_out", "Opening the image took longer than the limit, by the clock."
+    TIMED_OUT = (
+        "timed_out",
+        "Opening the image took longer than the limit, of processor time or by the clock, twice.",
+    )
     TOO_MUCH_MEMORY = (
         "too_much_memory",
         "Opening the image took more memory than its pixels account for.",

@@ -5,6 +5,8 @@ from pathlib import Path
 CRASH, CRASH_ONCE, HANG, SLEEP, MEMORY, ABORT, ENVIRONMENT, KILL, KILL_ONCE = (
     b"POISON %d\n" % number + b"\0" * 50 for number in range(9)
 )
+HANG_ONCE, SLEEP_ONCE, AWAIT = (b"POISON %d\n" % number + b"\0" * 50 for number in range(9, 12))
+"""AWAIT has a file `reached` made beside the site, and is an image as soon as there is `go`."""
 
 _SITE = """
 import ctypes, os, signal, time
@@ -41,6 +43,13 @@ def fill():
         kept.append(bytearray(2**26))
 
 
+def wait():
+    Path(__file__).with_name("reached").touch()
+    while not Path(__file__).with_name("go").exists():
+        time.sleep(0.01)
+    return Image.new("RGB", (20, 20), "red")
+
+
 def tell():
     raise ValueError(" ".join(f"{name}={value}" for name, value in os.environ.items()))
 
@@ -55,6 +64,9 @@ _DEEDS = [
     tell,
     kill,
     lambda: once(kill),
+    lambda: once(hang),
+    lambda: once(lambda: time.sleep(1000)),
+    wait,
 ]
 
 

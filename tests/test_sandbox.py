@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -25,7 +26,7 @@ def target_of(images):
 
 @pytest.fixture
 def sandbox():
-    sandbox = Sandbox(HOW, time_limit_s=2.0)
+    sandbox = Sandbox(HOW, time_limit_s=1.0)
     yield sandbox
     sandbox.close()
 
@@ -110,8 +111,12 @@ def test_open_poison_costs_itself_alone(poisoned, image, reason):
 
 
 @pytest.mark.fault(20)
-@pytest.mark.parametrize("image", [poison.CRASH_ONCE, poison.KILL_ONCE], ids=["crash", "kill"])
-def test_open_crash_that_does_not_come_again_costs_nothing(poisoned, image):
+@pytest.mark.parametrize(
+    "image",
+    [poison.CRASH_ONCE, poison.KILL_ONCE, poison.HANG_ONCE, poison.SLEEP_ONCE],
+    ids=["crash", "kill", "hang", "sleep"],
+)
+def test_open_trouble_that_does_not_come_again_costs_nothing(poisoned, image):
     found, target = run(poisoned, [jpeg(), image, jpeg(seed=1)])
     assert [type(each) for each in found] == [View] * 3
     assert (target[1] == (255, 0, 0)).all()
@@ -192,6 +197,58 @@ def test_parent_that_is_killed_takes_its_child_along(tmp_path, images):
     parent.communicate()
     _, alive = psutil.wait_procs([child], timeout=20)
     assert not alive
+
+
+OPEN_ONE = """
+from pipeline.images import Preprocess, View
+from pipeline.sandbox import Sandbox
+from tests import poison
+from tests.test_sandbox import target_of
+
+sandbox = Sandbox(Preprocess(32), time_limit_s=1)
+sandbox.open([b""], target_of([b""]))
+child = sandbox._child
+(found,) = sandbox.open([poison.AWAIT], target_of([poison.AWAIT]))
+print(type(found).__name__, sandbox._child is child, flush=True)
+"""
+
+
+@pytest.mark.fault(20)
+def test_open_image_while_all_is_suspended_is_opened(tmp_path):
+    path = os.pathsep.join((str(poison.write_site(tmp_path)), *filter(None, sys.path)))
+    parent = psutil.Popen(
+        [sys.executable, "-c", OPEN_ONE],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": path},
+        text=True,
+    )
+    while not (tmp_path / "reached").exists():
+        assert parent.poll() is None
+    everything = [parent, *parent.children(recursive=True)]
+    for process in everything:
+        process.suspend()
+    time.sleep(3)  # the clock may show 2
+    (tmp_path / "go").touch()
+    for process in reversed(everything):
+        process.resume()
+    output, _ = parent.communicate(timeout=60)
+    assert output.split() == ["View", "True"], "its child was not to blame, and not replaced"
+
+
+@pytest.mark.fault(20)
+def test_open_image_that_takes_longer_by_the_clock_than_of_the_processor_is_opened(
+    poisoned, tmp_path
+):
+    opened = {}
+    thread = threading.Thread(target=lambda: opened.update(found=run(poisoned, [poison.AWAIT])))
+    thread.start()
+    while not (tmp_path / "reached").exists():
+        assert thread.is_alive()
+    time.sleep(1.2)  # above the limit of processor time, below that by the clock
+    (tmp_path / "go").touch()
+    thread.join()
+    ((found,), _) = opened["found"]
+    assert isinstance(found, View)
 
 
 @pytest.mark.soak
