@@ -175,6 +175,7 @@ def _run(name: str, options: RunOptions, prepared: Prepared, console: Console) -
             _check_revised(work, progress)
         except IncompleteError as stopped:  # the summary says how far it came
             error = stopped
+    progress.end()
     allowed = Allowance(options.max_rejected, prepared.allows_damage)
     summary.finish(work.writer, progress, allowed, error)
 

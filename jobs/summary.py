@@ -74,7 +74,7 @@ def _facts_of(progress: Progress) -> dict[str, Any]:
         "seconds": round(progress.seconds, 1),
         "start_up_seconds": round(progress.start_up_s or 0.0, 1),
         "images_this_run": progress.durable,
-        "images_per_second": round(progress.mean_rate, 2),
+        "images_per_second": round(progress.rate, 2),
         "devices": list(progress.devices),
         "codec_busy": None if progress.busy is None else round(progress.busy, 3),
         "bound_by": _describe_bound(progress),

@@ -13,7 +13,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 _LOG_EVERY_S = 5.0
-_RATE_WINDOW_S = 30.0
+_HISTORY_S = 60.0
+_LEAST_S, _LEAST_IMAGES = 15.0, 10
+"""What has to be seen before the time that is left is told: seconds of work, and images, or a tenth
+of all if these are fewer."""
 CURVE_POINTS = 200
 """Most points of the curve of images over time."""
 _MANY_SHARDS = 500
@@ -59,8 +62,11 @@ class Progress:
     """Codecs that have been at work."""
     busy_s: float = 0.0
     """Seconds that they worked, all together."""
+    ended: float | None = None
+    """When the work ended; None before."""
     curve: list[tuple[float, int]] = field(default_factory=list)
-    """Seconds since the start and images that were through then; `CURVE_POINTS` at most."""
+    """Seconds since the start and images that were through then; `CURVE_POINTS` at most, the first
+    where the first codec was ready."""
     committed: set[int] = field(default_factory=set)
     """Places in the plan of the shards that this command has committed."""
     _curve_step_s: float = 1.0
@@ -92,50 +98,84 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Since the command started to work."""
-        return time.monotonic() - self.started
+        """From the command's start to its end, or until now."""
+        return (time.monotonic() if self.ended is None else self.ended) - self.started
 
     @property
-    def mean_rate(self) -> float:
-        """Durable images per second, the start-up left out."""
-        return self.durable / max(self.seconds - (self.start_up_s or 0.0), 1e-3)
+    def working_s(self) -> float:
+        """Seconds since the first codec was ready; 0 before."""
+        return 0.0 if self.start_up_s is None else self.seconds - self.start_up_s
+
+    @property
+    def rate(self) -> float:
+        """Images/s, wherever they are shown or stored: images that are through per `working_s`."""
+        return self.images / self.working_s if self.working_s > 0 else 0.0
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds left at the speed of about the last half minute; None before that says anything.
+
+        The first images come one by one, while workers still start: of a run of two minutes they
+        tell half an hour.
+        """
+        total = self.images_total
+        if total is None or not self._history:
+            return None
+        (begun, _), (now, images) = self._history[0], self._history[-1]
+        least = min(_LEAST_IMAGES, total // 10)
+        since = (begun + now) / 2  # half of what has been seen may be the start of workers
+        known = [each for each in self._history if each[0] <= since and images - each[1] >= least]
+        if now - begun < _LEAST_S or not known:
+            return None
+        then, before = known[-1]
+        return (total - images) * (now - then) / (images - before) if images > before else None
 
     @property
     def busy(self) -> float | None:
         """Share of their time, the start-up left out, that the codecs worked; None before any."""
-        seconds = self.codecs * (self.seconds - (self.start_up_s or 0.0))
+        seconds = self.codecs * self.working_s
         return min(1.0, self.busy_s / seconds) if seconds > 0 else None
 
+    def end(self) -> None:
+        """Stops the clock: what follows is no more of the work."""
+        self.ended = time.monotonic()
+
     def note(self) -> None:
-        """Adds a point to the curve, at equal distances that double when it is full."""
-        last = self.curve[-1][0] if self.curve else -self._curve_step_s
-        if self.seconds - last < self._curve_step_s:
+        """Notes how far it is now; call it every second or so."""
+        if self.start_up_s is None:
+            return
+        self._note_speed()
+        if not self.curve:
+            self.curve.append((round(self.start_up_s, 1), 0))
+        if self.seconds - self.curve[-1][0] < self._curve_step_s:
             return
         self.curve.append((round(self.seconds, 1), self.images))
         if len(self.curve) > CURVE_POINTS:
             self._curve_step_s *= 2
             del self.curve[1::2]
 
-    def rate(self) -> float:
-        """Returns images per second over the last half minute."""
-        now = time.monotonic()
-        self._history.append((now, self.images))
-        while now - self._history[0][0] > _RATE_WINDOW_S and len(self._history) > 2:
+    def _note_speed(self) -> None:
+        """Adds to the last minute, or as long as some images take, from the first image on."""
+        if self.images:
+            self._history.append((time.monotonic(), self.images))
+        while len(self._history) > 2 and self._tells_enough(self._history[1]):
             self._history.popleft()
-        then, images = self._history[0] if len(self._history) > 1 else (self.started, 0)
-        return (self.images - images) / max(now - then, 1e-3)
+
+    def _tells_enough(self, since: tuple[float, int]) -> bool:
+        """Tells whether what has been seen since then is enough to judge the speed by."""
+        now, images = self._history[-1]
+        return now - since[0] > _HISTORY_S and images - since[1] >= _LEAST_IMAGES
 
     def describe(self) -> tuple[str, ...]:
         """Returns the parts of the line that is shown."""
         if not self.images:
             doing = "waiting for the first images" if self.devices else "starting workers"
             return (f"{doing}, {_clock(self.seconds)}",)
-        rate, total = self.rate(), self.images_total
+        total, left_s = self.images_total, self.left_s
         shards = f"{self.shards_before + self.shards:,}/{self.shards_total:,} shards"
         images = f"{self.images:,}" + (f"/~{total:,}" if total else "") + " images"
-        left = (total - self.images) / rate if total and rate > 0 else None
-        eta = "ETA " + ("?" if left is None else _clock(left))
-        return shards, images, f"{rate:,.1f} images/s", f"{self.rejected:,} rejected", eta
+        eta = "ETA " + ("?" if left_s is None else _clock(left_s))
+        return shards, images, f"{self.rate:,.1f} images/s", f"{self.rejected:,} rejected", eta
 
 
 def _clock(seconds: float) -> str:

@@ -45,35 +45,80 @@ def test_images_total_of_a_finished_run_is_what_was_seen(clock):
     assert state.images_total == 90
 
 
-def test_rate_covers_the_last_half_minute(clock):
-    state = at(clock)
+def test_rate_leaves_the_start_out_and_is_the_mean_of_the_curve(clock):
+    state = at(clock, start_up_s=None)
+    for _ in range(30):
+        clock.now += 1
+        state.note()
+    assert (state.rate, state.curve) == (0.0, [])
+    state.start_up_s = 30.0
+    for _ in range(50):
+        clock.now += 0.7
+        state.encoded += 7
+        state.note()
+    state.end()
+    clock.now += 1000  # adding up
+    assert state.rate == pytest.approx(10)
+    assert state.seconds == pytest.approx(65)
+    (begin, none), (end, images) = state.curve[0], (round(state.seconds, 1), state.images)
+    assert (begin, none) == (30.0, 0)
+    assert images / (end - begin) == pytest.approx(state.rate)
+
+
+def run_curve(clock, *, images, speed, start_s=27.0, ramp_s=8.0, step_s=0.5):
+    """Yields seconds left, shown and true, of a run whose speed grows in `ramp_s` to its full one.
+
+    Of two minutes, images of one size, and a first image that comes late: as a run on a laptop is.
+    """
+    state = at(clock, bytes_total=images * 1000, start_up_s=start_s)
+    ends = start_s + ramp_s / 2 + images / speed
+    clock.now += start_s
+    while state.encoded < images:
+        clock.now += step_s
+        worked = state.seconds - start_s
+        done = speed * (worked**2 / (2 * ramp_s) if worked < ramp_s else worked - ramp_s / 2)
+        state.encoded = min(images, int(done))
+        state.read = min(images, state.encoded + 128)
+        state.read_bytes = state.read * 1000
+        state.note()
+        yield state.left_s, ends - state.seconds, worked
+
+
+@pytest.mark.parametrize("speed", [0.2, 1, 7, 20, 600])
+@pytest.mark.parametrize("ramp_s", [0.1, 8, 15])
+@pytest.mark.parametrize("minutes", [2, 30])
+def test_left_s_first_told_is_about_right_and_comes_soon(clock, speed, ramp_s, minutes):
+    images = round(speed * minutes * 60)
+    told = [
+        (shown, true, worked)
+        for shown, true, worked in run_curve(clock, images=images, speed=speed, ramp_s=ramp_s)
+        if shown is not None
+    ]
+    shown, true, worked = told[0]
+    assert true / 2 <= shown <= 2 * true
+    assert worked <= 20 + ramp_s + 11 / speed
+    late = [(shown, true) for shown, true, worked in told if worked > ramp_s + 45 + 11 / speed]
+    assert all(shown == pytest.approx(true, rel=0.1, abs=2 + 2 / speed) for shown, true in late)
+
+
+def test_left_s_follows_the_speed_of_the_last_half_minute(clock):
+    state = at(clock, bytes_total=10_000, read=100, read_bytes=100, start_up_s=0.0)
     for second in range(100):
         clock.now += 1
         state.durable += 10 if second < 50 else 2
-        rate = state.rate()
-        if second == 49:
-            assert rate == pytest.approx(10)
-    assert rate == pytest.approx(2)
-    assert state.seconds == 100
+        state.note()
+    assert state.left_s == pytest.approx((10_000 - 600) / 2)
 
 
-def test_rate_first_asked_covers_all_since_the_start(clock):
-    state = at(clock, durable=40)
-    clock.now += 8
-    assert state.rate() == pytest.approx(5)
-
-
-def test_rate_after_a_long_silence_is_that_of_the_silence(clock):
-    state = at(clock)
-    clock.now += 1
-    state.rate()
-    clock.now += 1000
-    state.durable = 500
-    assert state.rate() == pytest.approx(0.5)
-
-
-def test_rate_without_time_passed_is_finite(clock):
-    assert at(clock, durable=1).rate() < float("inf")
+def test_left_s_of_a_standstill_grows(clock):
+    state = at(clock, bytes_total=10_000, read=100, read_bytes=100, start_up_s=0.0)
+    found = []
+    for second in range(200):
+        clock.now += 1
+        state.durable = 10 * min(second, 40)
+        state.note()
+        found.append(state.left_s)
+    assert found[199] > found[100] > found[41]
 
 
 def test_describe_before_the_first_image_tells_how_long_it_takes(clock):
@@ -85,30 +130,37 @@ def test_describe_before_the_first_image_tells_how_long_it_takes(clock):
 
 
 def test_describe_running_gives_counts_and_time_left(clock):
-    state = at(clock, shards_before=1, shards=2, read=400, read_bytes=100, durable=1000)
+    state = at(clock, shards_before=1, shards=2, read=400, read_bytes=100, start_up_s=0.0)
     state.reasons.update(["corrupt"] * 3)
-    clock.now += 10  # 100 images a second; 4,000 images, 3,000 left
+    for _ in range(20):
+        clock.now += 1
+        state.durable += 50
+        state.note()
     assert state.describe() == (
         "3/10 shards",
         "1,000/~4,000 images",
-        "100.0 images/s",
+        "50.0 images/s",
         "3 rejected",
-        "ETA 0:30",
+        "ETA 1:00",
     )
 
 
 def test_describe_long_runs_show_hours(clock):
-    state = at(clock, bytes_total=10**6, shards=1, read=100, read_bytes=100, durable=100)
-    clock.now += 100
+    state = at(clock, bytes_total=10**6, shards=1, read=100, read_bytes=100, start_up_s=0.0)
+    for _ in range(100):
+        clock.now += 1
+        state.durable += 1
+        state.note()
     assert state.describe()[-1] == "ETA 277:45:00"
 
 
 @pytest.mark.parametrize("read_bytes", [0, 100])
-def test_describe_unknown_or_stopped_has_no_time_left(clock, read_bytes):
-    state = at(clock, durable=10, read=10, read_bytes=read_bytes, shards=1)
-    clock.now += 1
-    state.rate()
-    clock.now += 1
+def test_describe_unknown_has_no_time_left(clock, read_bytes):
+    state = at(clock, durable=10, read=10, read_bytes=read_bytes, shards=1, start_up_s=0.0)
+    for _ in range(5):
+        clock.now += 1
+        state.durable += 10
+        state.note()
     assert state.describe()[-1] == "ETA ?"
 
 
@@ -153,16 +205,8 @@ def test_display_left_by_an_error_lets_it_fly_and_gives_the_terminal_back(clock,
     assert visible > hidden if terminal else visible == hidden == -1
 
 
-def test_mean_rate_leaves_the_start_out(clock):
-    state = at(clock, durable=8)
-    clock.now += 10
-    assert state.mean_rate == 0.8
-    state.start_up_s = 6.0
-    assert state.mean_rate == 2.0
-
-
 def test_progress_curve_stays_short_and_ends_far_apart(clock):
-    begun, counted = clock.now, at(clock)
+    begun, counted = clock.now, at(clock, start_up_s=0.0)
     for second in range(5000):
         clock.now = begun + second
         counted.durable = 10 * second
