@@ -3,11 +3,12 @@
 import shlex
 import sys
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Literal
 
 import tyro
 
-from pipeline import cluster
+from pipeline import submission
 from pipeline.errors import ConfigError, VqpipeError
 
 
@@ -51,10 +52,41 @@ def run(job: Submit) -> None:
     Raises:
         JobFailedError: If it ended with anything but exit code 0; carries that code.
     """
-    entrypoint = shlex.join(["python", "-m", f"jobs.{job.command}", *job.arguments])
-    code = cluster.submit(job.address, entrypoint, _pass_on)
+    entrypoint = describe_entry(job.command, job.arguments, metadata.version("vqpipe"))
+    code = submission.submit(job.address, entrypoint, _pass_on)
     if code:
         raise JobFailedError(f"the job ended with exit code {code}; its log is above", code)
+
+
+def describe_entry(command: str, arguments: tuple[str, ...], version: str) -> str:
+    """Returns the shell text of a job: the command, in the Python that the cluster's workers run.
+
+    Its first act is to see that vqpipe is there in the version of this machine.
+    """
+    words = ("-c", _FIRST_LINES, version, command, *arguments)
+    return f'{submission.FIND_PYTHON}; exec "$p" {shlex.join(words)}'
+
+
+_FIRST_LINES = """
+import runpy, sys
+from importlib import metadata
+_, wanted, command, *arguments = sys.argv
+try:
+    found = metadata.version("vqpipe")
+except metadata.PackageNotFoundError:
+    found = None
+if found != wanted:
+    there = f"has vqpipe {found}" if found else "has no vqpipe"
+    print(
+        f"error: the cluster {there} in {sys.executable}, with which Ray runs its workers, and "
+        f"this command comes from vqpipe {wanted}: install that on every node, such as by "
+        "infra/Dockerfile, or submit from a machine that has the cluster's version",
+        file=sys.stderr,
+    )
+    sys.exit(4)
+sys.argv = [command, *arguments]
+runpy.run_module("jobs." + command, run_name="__main__", alter_sys=True)
+"""
 
 
 def _pass_on(text: str) -> None:
