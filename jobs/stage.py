@@ -205,8 +205,8 @@ def _work(
         batch_size=options.batch_size,
         stall_timeout_s=options.stall_timeout_s,
     )
-    with cluster.connect(resources.address) as log_folder, stoppable():  # Ray sets handlers too
-        console.print(f"  Ray's logs are in {log_folder}", style="dim", markup=False)
+    with cluster.connect(resources.address) as logs, stoppable():  # Ray sets handlers too
+        console.print(f"  {logs}", style="dim", markup=False)
         with Display(console, name) as display:
             display.show(progress)
             for tick in engine.run(prepared.work, resources):

@@ -1,15 +1,16 @@
-"""The Ray cluster that a command joins, starts, or is submitted to."""
+"""The Ray cluster that a command joins or starts."""
 
-import asyncio
 import contextlib
 import logging
 import math
 import os
+import secrets
 import signal
 import socket
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,11 +26,9 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray warns un
 # (ray-project/ray#53727); what goes wrong reaches us as exceptions all the same.
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
-import aiohttp
 import ray
 from ray._private import ray_constants
 from ray.data import DataContext
-from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 SPARE_CORES = 3
 """Logical cores of a local Ray beyond the real ones: some two for the operators that mostly wait,
@@ -58,7 +57,7 @@ def connect(address: str | None) -> Iterator[str]:
     """Joins a Ray cluster or starts a local one for the length of a `with` block.
 
     Yields:
-        Ray's log folder.
+        Where Ray's logs are, in a sentence.
 
     Raises:
         ConfigError: If the cluster cannot be reached.
@@ -75,7 +74,11 @@ def connect(address: str | None) -> Iterator[str]:
     if address:
         _check_reachable(address)
     with contextlib.ExitStack() as stack:
-        mark = {} if address else stack.enter_context(reaper.leave_nothing())
+        mark, note = {}, ""
+        if not address:
+            mark = stack.enter_context(reaper.leave_nothing())
+            local["_temp_dir"], note = choose_folder()
+            protect_token()
         stack.callback(ray.shutdown)
         try:
             with _muted_stderr(), _environment(mark), _loopback(only=not address):
@@ -87,7 +90,55 @@ def connect(address: str | None) -> Iterator[str]:
             cure = "" if address else " (it needs some free memory, and room on the disk of /tmp)"
             raise ConfigError(f"Ray {where} does not start: {error}{cure}") from error
         _quieten_ray_data()
-        yield str(cast(Any, context).address_info["session_dir"]) + "/logs"
+        folder = str(cast(Any, context).address_info["session_dir"]) + "/logs"
+        yield f"Ray's logs are in {folder}{note}"
+
+
+def choose_folder() -> tuple[str, str]:
+    """Returns the folder for Ray's sessions, and why it is not below TMPDIR if it is not.
+
+    Sockets lie in it, whose paths Unix bounds: with Ray 2.60's names below it, a folder for
+    temporary files may have 39 bytes.
+
+    Raises:
+        ConfigError: If that of this machine is too long, and there is no other.
+    """
+    name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
+    wanted = os.environ.get(name, _FOLDERS[0])
+    if len(os.fsencode(wanted)) + _SOCKET_BYTES <= _MOST_BYTES:
+        return f"{wanted}/ray", ""
+    short = next((each for each in _FOLDERS if os.access(each, os.W_OK | os.X_OK)), None)
+    if short is None:
+        raise ConfigError(
+            f"{name}={wanted} is too long: Ray's sockets lie below it, whose paths may have "
+            f"{_MOST_BYTES} bytes. Set {name} to a folder whose name is shorter than "
+            f"{_MOST_BYTES - _SOCKET_BYTES} bytes"
+        )
+    return f"{short}/ray", f", since {name}={wanted} is too long for the paths of its sockets"
+
+
+_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 (Ray makes a folder of its own there)
+_MOST_BYTES = 103 if sys.platform == "darwin" else 107
+"""Most bytes of a socket's path."""
+_SOCKET_BYTES = len("/ray/session_2026-01-31_23-59-59_123456_4194304/sockets/plasma_store")
+
+
+def protect_token() -> None:
+    """Makes the token of a local Ray, for this user's eyes only, if there is none yet.
+
+    Ray 2.60 has every cluster that `ray.init` starts ask for a token, and writes one with the
+    rights that the umask leaves. What a person has put there stays as it is.
+    """
+    given = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    path = Path("~/.ray/auth_token").expanduser()
+    if given or os.environ.get("RAY_AUTH_MODE", "token").lower() != "token" or path.exists():
+        return
+    with contextlib.suppress(OSError):  # Ray says what it cannot write
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent) as file:  # 0600, by its own rule
+            file.write(secrets.token_hex(32))
+            file.flush()
+            os.link(file.name, path)  # whole at once, and never over another one
 
 
 def _check_reachable(address: str) -> None:
@@ -195,6 +246,11 @@ def resources() -> dict[str, float]:
     return cast(dict[str, float], ray.cluster_resources())  # type: ignore[no-untyped-call]
 
 
+def count_cores() -> float:
+    """Returns the logical cores of the cluster."""
+    return resources().get("CPU", 0.0)
+
+
 def free_resources() -> dict[str, float]:
     """Returns what of it is free now."""
     return cast(dict[str, float], ray.available_resources())  # type: ignore[no-untyped-call]
@@ -207,56 +263,3 @@ def _quieten_ray_data() -> None:
     data.op_resource_reservation_ratio = RESERVATION_RATIO
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-
-
-def submit(address: str, entrypoint: str, on_log: Callable[[str], None]) -> int:
-    """Runs a shell command on a cluster's head, passes its log on, and returns its exit code.
-
-    Args:
-        address: URL of the dashboard.
-        entrypoint: The command; it must hold no secrets, since the cluster stores and shows it.
-        on_log: Called with each piece of the log as it comes.
-
-    Raises:
-        ConfigError: If the dashboard cannot be reached or refuses the request.
-        IncompleteError: If it goes away while the job runs.
-    """
-    try:
-        client = JobSubmissionClient(address)
-        job = client.submit_job(entrypoint=entrypoint)
-    except ray.exceptions.AuthenticationError as error:
-        raise ConfigError(
-            f"{address} does not accept this machine's Ray token: set RAY_AUTH_MODE=token and "
-            "RAY_AUTH_TOKEN_PATH to a file that holds the cluster's token"
-        ) from error
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ConfigError(
-            f"no Ray dashboard answers at {address}: {error}; give its address, such as "
-            "http://head:8265"
-        ) from error
-    on_log(f"job {job} on {address}; it goes on if you leave: ray job stop {job} ends it\n")
-    try:
-        asyncio.run(_follow(client, job, on_log))
-        return _exit_code(client.get_job_info(job))
-    except (OSError, RuntimeError, aiohttp.ClientError) as error:
-        raise IncompleteError(
-            f"{address} stopped answering: {error}. If the cluster still runs, the job does too: "
-            f"ray job logs --follow {job} shows it. If not, run the same command on another "
-            "cluster to finish"
-        ) from error
-
-
-async def _follow(client: JobSubmissionClient, job: str, on_log: Callable[[str], None]) -> None:
-    while not client.get_job_status(job).is_terminal():
-        async for lines in client.tail_job_logs(job):
-            on_log(lines)
-        await asyncio.sleep(_JOB_POLL_S)
-
-
-_JOB_POLL_S = 0.5
-
-
-def _exit_code(job: JobDetails) -> int:
-    if job.driver_exit_code is not None:
-        return int(job.driver_exit_code)
-    return 0 if job.status == JobStatus.SUCCEEDED else 1

@@ -9,7 +9,7 @@ import psutil
 import pytest
 import ray
 
-from pipeline import cluster
+from pipeline import cluster, submission
 from pipeline.errors import ConfigError, IncompleteError
 
 
@@ -57,4 +57,68 @@ def test_connect_stopped_while_ray_starts_is_incomplete(monkeypatch):
 
 def test_submit_to_an_address_where_nobody_answers_is_config_error():
     with pytest.raises(ConfigError, match=re.escape("http://127.0.0.1:1")):
-        cluster.submit("http://127.0.0.1:1", "true", print)
+        submission.submit("http://127.0.0.1:1", "true", print)
+
+
+SOCKET = "/ray/session_2026-01-31_23-59-59_123456_4194304/sockets/plasma_store"
+
+
+@pytest.mark.parametrize("name", ["TMPDIR", "RAY_TMPDIR"])
+@pytest.mark.parametrize("length", [10, 39, 40, 89, 200])
+def test_choose_folder_too_long_for_sockets_is_named_and_another_is_taken(
+    monkeypatch, name, length
+):
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    wanted = "/" + "x" * (length - 1)
+    monkeypatch.setenv(name, wanted)
+    folder, note = cluster.choose_folder()
+    fits = len(wanted + SOCKET) <= 107
+    assert (folder == f"{wanted}/ray") == fits == (note == "")
+    assert len(folder.removesuffix("/ray") + SOCKET) <= 107
+    if not fits:
+        assert f"{name}={wanted}" in note
+
+
+def test_choose_folder_letters_of_many_bytes_count_as_bytes(monkeypatch):
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", "/" + "ü" * 25)
+    assert cluster.choose_folder()[1]
+
+
+def test_choose_folder_nowhere_else_to_go_is_config_error(monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", "/" + "x" * 88)
+    monkeypatch.setattr(cluster, "_FOLDERS", ("/no/such/folder",))
+    with pytest.raises(ConfigError, match="RAY_TMPDIR=/xxx"):
+        cluster.choose_folder()
+
+
+@pytest.fixture
+def home(monkeypatch, tmp_path):
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    before = os.umask(0)
+    yield tmp_path
+    os.umask(before)
+
+
+def test_protect_token_is_for_its_owners_eyes_whatever_the_umask(home):
+    cluster.protect_token()
+    token = home / ".ray" / "auth_token"
+    assert token.stat().st_mode & 0o777 == 0o600
+    assert token.parent.stat().st_mode & 0o777 == 0o700
+    assert re.fullmatch("[0-9a-f]{64}", token.read_text())
+    assert os.listdir(token.parent) == ["auth_token"]
+    before = token.read_text()
+    cluster.protect_token()
+    assert token.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("RAY_AUTH_TOKEN", "t"), ("RAY_AUTH_TOKEN_PATH", "/t"), ("RAY_AUTH_MODE", "disabled")],
+)
+def test_protect_token_that_is_given_or_not_asked_for_is_not_made(home, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    cluster.protect_token()
+    assert list(home.iterdir()) == []
