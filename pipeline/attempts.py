@@ -88,9 +88,7 @@ def noted(ledger: Ledger, what: str) -> Iterator[int]:
         ledger.end(what)
 
 
-def run_bounded(
-    table: pa.Table, run: Run, ledger: Ledger, item: Item, *, is_fair: bool = True
-) -> pa.Table:
+def run_bounded(table: pa.Table, run: Run, ledger: Ledger, item: Item) -> pa.Table:
     """Returns what the codec makes of rows; one that keeps failing becomes a rejection.
 
     Args:
@@ -98,16 +96,13 @@ def run_bounded(
         run: Has the codec work on them.
         ledger: Where beginnings and ends are noted.
         item: What the codec takes of a row.
-        is_fair: Whether rows are a fair sample of the data; rows that were rejected before are not.
 
     Raises:
-        CodecError: If a plain item fails too, or not one of a fair sample gives finite numbers.
+        CodecError: If a plain item fails too.
         WorkersLostError: If the process dies at a plain item too.
         VqpipeError: Whatever `run` raises of our own.
     """
-    bounded = _Bounded(run, ledger, item)
-    made = bounded.all(table) if len(table) else run(table)
-    return _check_finite(made) if is_fair else made
+    return _Bounded(run, ledger, item).all(table) if len(table) else run(table)
 
 
 def _name(table: pa.Table) -> str:
@@ -193,11 +188,20 @@ def _put(row: pa.Table, values: dict[str, Any]) -> pa.Table:
     return row
 
 
-def _check_finite(made: pa.Table) -> pa.Table:
-    """Returns finished rows as they are, unless not one of many is finite."""
+def has_good(made: pa.Table) -> bool:
+    """Tells whether a sample among finished rows is no rejection."""
+    good = pc.and_(pc.is_null(made["reason"]), pc.greater_equal(made["row"], 0))
+    return bool(pc.any(good).as_py())
+
+
+def check_finite(made: pa.Table) -> pa.Table:
+    """Returns finished rows as they are, unless not one of many is finite.
+
+    Raises:
+        CodecError: If so; only a fair sample of the data, not what was rejected before, tells.
+    """
     bad = pc.sum(pc.equal(made["reason"], Reason.NON_FINITE.value)).as_py() or 0
-    good = pc.sum(pc.and_(pc.is_null(made["reason"]), pc.greater_equal(made["row"], 0))).as_py()
-    if not good and bad >= FEWEST_TO_JUDGE:
+    if bad >= FEWEST_TO_JUDGE and not has_good(made):
         raise CodecError(
             f"what the network makes of every one of {bad} images holds NaN or infinity, so that "
             "it is not the images: try --dtype float32 or bfloat16 on a new sink, or see with "

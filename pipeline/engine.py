@@ -6,11 +6,14 @@
 
 One graph for every stage. Pixels travel as uint8 between processes. What takes a core and what
 takes a device are separate operators, so that one huge shard uses every core and machines without
-a GPU feed those that have one. The last operator returns receipts instead of being a Ray Data sink:
-the driver sees each commit as it happens, can stop early, and can tell a slow run from a stuck one.
+a GPU feed those that have one. A block is what a stage yields at a time, bounded by rows and bytes,
+and one task of the next stage: none waits for more of them, but for a GPU, whose batches are full.
+Commits are the driver's (`committer`): it sees each as it happens, can stop early, and can tell a
+slow run from a stuck one.
 """
 
 import contextlib
+import functools
 import math
 import os
 import time
@@ -29,36 +32,25 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline import cluster
 from pipeline.attempts import run_bounded
+from pipeline.blocks import keep_blocks
 from pipeline.codec import BATCH_SIZE, Codec, CodecConfig
+from pipeline.committer import Committer
 from pipeline.device import Device, choose_device, device_name, watch_device
 from pipeline.errors import DeviceError
 from pipeline.images import Preprocess
 from pipeline.layout import Staged
+from pipeline.pace import Pace, hand_on
 from pipeline.readers import Reader
 from pipeline.steps import Step
 from pipeline.tasks import Counter, RemoteLedger, commit, open_views, read, todo_rows
-from pipeline.watchdog import CODEC_CORES, Tick, watch
+from pipeline.watchdog import CODEC_CORES, Needs, Tick, watch
 from pipeline.weights import Weights
 from pipeline.writer import Writer
 
-BLOCK_BYTES = 8 * 2**20
-"""Least size of blocks of compressed images; small, so that one huge shard soon uses every core."""
+BLOCK_IMAGES = {"cuda": 256, "cpu": 128}
+"""Most images of a block, within `PIXEL_BYTES`, rounded up to whole batches of the codec."""
 PIXEL_BYTES = 48 * 2**20
 """Most bytes of a block of opened images, unless one batch of the codec is larger."""
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """How much one task takes: more costs less per image, and loses more when a machine dies."""
-
-    images: int
-    """Opened images in one block, within `PIXEL_BYTES`, rounded up to whole batches."""
-    committed: int
-    """Encoded blocks that one commit task takes."""
-
-
-BLOCKS = {"cuda": Blocks(256, 4), "cpu": Blocks(128, 1)}
-"""A GPU encodes a thousand images in seconds, a CPU in many minutes."""
 
 # Logical cores. Reading, encoding and committing mostly wait, for the network or for each other;
 # with a whole core reserved for each, the operators of a two-core machine starve one another.
@@ -67,8 +59,9 @@ READ_CORES, COMMIT_CORES = 0.25, 0.25
 # A worker may die, and a spot node be reclaimed, this often before Ray gives the run up. Ray Data's
 # own default is to retry for ever.
 _ARROW: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
-TASKS = {**_ARROW, "max_retries": 64}
-ACTORS = {**_ARROW, "max_restarts": -1, "max_task_retries": 64}
+RETRIES = 64
+TASKS = {**_ARROW, "max_retries": RETRIES}
+ACTORS = {**_ARROW, "max_restarts": -1, "max_task_retries": RETRIES}
 
 _REPORT_S = 30.0
 _TODO_BLOCKS = 10_000
@@ -143,7 +136,16 @@ def run(work: Work, resources: Resources, codec: type[Codec] = Codec) -> Iterato
         # named ones for these; 2.64 is to remove them, hence the bound in pyproject.toml.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         dataset = _graph(work, (setup, weights, counter), pool, kind)
-    yield from watch(dataset, counter, resources.stall_timeout_s, kind)
+    commits = Committer(_launcher(ray.put(work.writer)), cluster.count_cores)
+    needs = Needs(kind, opens=work.opens is not None)
+    yield from watch(dataset, commits, counter, resources.stall_timeout_s, needs)
+
+
+def _launcher(writer: "ray.ObjectRef[Any]") -> Callable[..., Any]:
+    """Returns what has a worker commit blocks, given as references."""
+    how = {"num_cpus": COMMIT_CORES, "max_retries": RETRIES, "scheduling_strategy": "SPREAD"}
+    task = cast(Any, ray.remote(commit)).options(**how)
+    return functools.partial(task.remote, writer)
 
 
 def _graph(
@@ -154,57 +156,49 @@ def _graph(
 ) -> ray.data.Dataset:
     """Wires the stages together; every one is a plain function from table to table."""
     (setup, _, counter), writer = arguments, ray.put(work.writer)
-    batch_size, blocks, row_bytes = setup.batch_size, BLOCKS[kind], work.step.row_bytes
-    images = max(1, min(blocks.images, PIXEL_BYTES // row_bytes))
-    rows = batch_size * math.ceil(images / batch_size)
-    _shape_blocks(rows * row_bytes)
-    _keep_errors()
+    row_bytes = work.step.row_bytes
+    images = max(1, min(BLOCK_IMAGES[kind], PIXEL_BYTES // row_bytes))
+    rows = setup.batch_size * math.ceil(images / setup.batch_size)
+    _set_up_data(rows * row_bytes)
     todo = ray.data.from_arrow(todo_rows(work.todo, _TODO_BLOCKS))
-    read_all = {"fn_args": (writer, work.reader, rows, counter), "batch_size": 1}
-    data = cast(Any, todo).map_batches(read, **read_all, num_cpus=READ_CORES, **TASKS)
+    data = _map(todo, Stage(read, (writer, work.reader, rows, counter)), READ_CORES)
     if work.opens:
-        data = _map(data, Stage(open_views, (work.opens, counter)), rows)
-    else:  # rows without pixels are small, and a block would hold many of the codec's batches
-        data = data.repartition(target_num_rows_per_block=rows)
+        data = _map(data, Stage(open_views, (work.opens, counter)))
     data = data.map_batches(
         _Codec,
         fn_constructor_args=arguments,
         compute=pool,
-        batch_size=rows,
+        batch_size=rows if kind == "cuda" else None,  # a CPU takes one image at a time anyway
         num_cpus=CODEC_CORES,
         num_gpus=1 if kind == "cuda" else 0,
         **ACTORS,
     )
-    if work.after:
-        data = _map(data, work.after, rows)
-    committed = {"fn_args": (writer,), "batch_size": rows * blocks.committed}
-    return cast(
-        ray.data.Dataset, data.map_batches(commit, **committed, num_cpus=COMMIT_CORES, **TASKS)
-    )
+    return cast(ray.data.Dataset, _map(data, work.after) if work.after else data)
 
 
-def _map(data: Any, stage: Stage, rows: int) -> Any:  # noqa: ANN401 (map_batches' types are narrow)
-    """Adds a stage that keeps a core busy."""
-    how = {"fn_args": stage.arguments, "batch_size": rows, "num_cpus": 1}
+def _map(data: Any, stage: Stage, cores: float = 1) -> Any:  # noqa: ANN401 (Ray's types are narrow)
+    """Adds a stage, each block a task: whoever waits for many large ones waits for ever.
+
+    Ray Data hands on no more than a share of its memory, so that a task that is to begin with 128
+    images of 80 MB never does.
+    """
+    how = {"fn_args": stage.arguments, "batch_size": None, "num_cpus": cores}
     return data.map_batches(stage.function, **how, **TASKS)
 
 
-def _shape_blocks(pixel_bytes: int) -> None:
-    """Makes a block of what a stage yields at a time, so that the codec's batches come full.
-
-    Ray gathers what a task yields until it has more than the target, and cuts only what has 1.5
-    times as much (2.60, `output_buffer.py`). With a target just below one table of opened images,
-    each stays a block of its own, and blocks of compressed images hold whole tables.
+def _set_up_data(block_bytes: int) -> None:
+    """Sets what Ray Data has no argument for.
 
     Args:
-        pixel_bytes: Size of one table of opened images.
+        block_bytes: About what a large block has; Ray Data counts on it until it has seen some.
     """
-    DataContext.get_current().target_max_block_size = max(BLOCK_BYTES, round(0.8 * pixel_bytes))
-
-
-def _keep_errors() -> None:
-    """Has Ray Data hand on what a stage raises; by default it wraps it and 2.60 loses the cause."""
-    DataContext.get_current().raise_original_map_exception = True
+    data = DataContext.get_current()
+    data.target_max_block_size = block_bytes
+    # By default it wraps what a stage raises, and 2.60 loses the cause.
+    data.raise_original_map_exception = True
+    # Its own guard ends a run that has not moved for half an hour; ours is the user's to set.
+    data.execution_no_progress_timeout_s = -1
+    keep_blocks()
 
 
 @dataclass(frozen=True)
@@ -216,7 +210,7 @@ class _Setup:
     batch_size: int
     device: Device
     is_fair: bool
-    """Whether its rows are a fair sample of the data; see `attempts.run_bounded`."""
+    """Whether its rows are a fair sample of the data; see `attempts.check_finite`."""
 
 
 class _Codec:
@@ -253,23 +247,21 @@ class _Codec:
 
         ready = setup.step.prepare(make)
         self._run = ready.run
+        self._pace = Pace(setup.batch_size)
         unused = chosen == "cpu" and has_gpu
         note = " (Ray gave it a GPU, but this torch is one for CPUs)" if unused else ""
         codec_id = ray.get_runtime_context().get_actor_id()
         self._counter.join.remote(codec_id, device_name(chosen) + note, ready.warm_up())
 
-    def __call__(self, table: pa.Table) -> pa.Table:
+    def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         if self._error:
             raise self._error
+        yield from hand_on(table, self._finish, self._pace, is_fair=self._setup.is_fair)
+
+    def _finish(self, table: pa.Table) -> pa.Table:
         started = time.monotonic()
         try:
-            done = run_bounded(
-                table,
-                self._work,
-                self._ledger,
-                self._setup.step.item,
-                is_fair=self._setup.is_fair,
-            )
+            done = run_bounded(table, self._work, self._ledger, self._setup.step.item)
         except DeviceError as error:
             self._end_process(error)
         self._counter.worked.remote(time.monotonic() - started)

@@ -22,8 +22,8 @@ from pipeline.layout import Staged
 from pipeline.samples import columns_of, kept_bytes
 from pipeline.schema import Reason, Rejection, Sample
 
-BLOCK_BYTES = 64 * 2**20
-"""Compressed bytes after which `read_rows` starts a new table."""
+BLOCK_BYTES = 32 * 2**20
+"""Most bytes of images and text in a table that is read, unless one sample has more."""
 
 NO_ROW = -1
 """Row number of a row that is no sample: it has the shard's staging looked at."""
@@ -53,15 +53,37 @@ def read_rows(
         seen = sample.row + 1
         if staged.holds(sample.row):
             continue
-        if len(block) == block_rows or size > BLOCK_BYTES:
+        taken = len(sample.image or b"") + kept_bytes(sample)
+        if len(block) == block_rows or (block and size + taken > BLOCK_BYTES):
             yield _table(index, block, None, kept)
             block, size = [], 0
         block.append(sample)
         total = seen if is_last else None
-        size += len(sample.image or b"") + kept_bytes(sample)
+        size += taken
     if not block:
         block, total = [Sample(NO_ROW, None)], staged.total if staged.complete else seen
     yield _table(index, block, total, kept)
+
+
+def gather_tables(tables: Iterable[pa.Table], most_rows: int) -> Iterator[pa.Table]:
+    """Yields tables as they come, small ones together.
+
+    Args:
+        tables: Rows of any shards.
+        most_rows: Most rows of what is put together.
+    """
+    held: list[pa.Table] = []
+    for table in tables:
+        if held and sum(map(len, held)) + len(table) > most_rows:
+            yield pa.concat_tables(held)
+            held = []
+        held.append(table)
+        rows, size = sum(map(len, held)), sum(each.nbytes for each in held)
+        if 2 * rows >= most_rows or 2 * size >= BLOCK_BYTES:
+            yield pa.concat_tables(held)
+            held = []
+    if held:
+        yield pa.concat_tables(held)
 
 
 def _mark_last(samples: Iterator[Sample]) -> Iterator[tuple[Sample, bool]]:

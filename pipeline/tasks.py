@@ -5,6 +5,7 @@ which takes about two seconds of a core in every process.
 """
 
 import functools
+import itertools
 import time
 from collections import Counter as Multiset
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ from pipeline.images import Opened, Pixels, Preprocess
 from pipeline.layout import Staged
 from pipeline.readers import Reader
 from pipeline.sandbox import Sandbox
-from pipeline.stages import open_rows
+from pipeline.stages import gather_tables, open_rows
 from pipeline.writer import Writer
 
 TODO = pa.schema(
@@ -51,20 +52,34 @@ def read(
     block_rows: int,
     counter: ActorHandle[Any],
 ) -> Iterator[pa.Table]:
-    """Yields the rows of some shards."""
+    """Yields the rows of some shards; those of small shards together."""
     run, ledger = cast(Writer, ray.get(writer)), RemoteLedger(counter)
-    for row in todo.to_pylist():
-        index, size, seen = row["shard"], run.plan.size(row["shard"]), 0
-        ranges = tuple((first, last) for first, last in row["ranges"] or ())
-        staged = Staged(ranges, row["total"])
-        with noted(ledger, f"read {index}") as deaths:
-            rows = None if deaths else reader.rows(run.plan, index)
-            for table in reader.read(run.plan, index, staged, block_rows, deaths):
-                taken = bytes_taken(table, size, rows)
-                seen += taken
-                counter.saw.remote(len(table), taken)
-                yield table
-        counter.saw.remote(0, size - seen)  # headers, metadata and rows already staged
+    shards = (
+        _read_shard(row, run, reader, block_rows, counter, ledger) for row in todo.to_pylist()
+    )
+    yield from gather_tables(itertools.chain.from_iterable(shards), block_rows)
+
+
+def _read_shard(
+    row: dict[str, Any],
+    run: Writer,
+    reader: Reader,
+    block_rows: int,
+    counter: ActorHandle[Any],
+    ledger: "RemoteLedger",
+) -> Iterator[pa.Table]:
+    """Yields what is left of a shard."""
+    index, size, seen = row["shard"], run.plan.size(row["shard"]), 0
+    ranges = tuple((first, last) for first, last in row["ranges"] or ())
+    staged = Staged(ranges, row["total"])
+    with noted(ledger, f"read {index}") as deaths:
+        rows = None if deaths else reader.rows(run.plan, index)
+        for table in reader.read(run.plan, index, staged, block_rows, deaths):
+            taken = bytes_taken(table, size, rows)
+            seen += taken
+            counter.saw.remote(len(table), taken)
+            yield table
+    counter.saw.remote(0, size - seen)  # headers, metadata and rows already staged
 
 
 def bytes_taken(table: pa.Table, size: int, rows: int | None) -> int:
@@ -85,14 +100,15 @@ def open_views(table: pa.Table, how: Preprocess, counter: ActorHandle[Any]) -> p
     Args:
         table: Rows as they were read.
         how: How images become views.
-        counter: Told of images that are through, where a table takes long.
+        counter: Told of images that are through, every few seconds and at the end.
     """
+    said, count = time.monotonic(), 0
 
     def open_some(
         images: Sequence[memoryview | None], target: Pixels, how: Preprocess
     ) -> list[Opened]:
+        nonlocal said, count
         opened: list[Opened] = []
-        said, count = time.monotonic(), 0
         for start in range(0, len(images), _AT_A_TIME):
             piece = slice(start, start + _AT_A_TIME)
             opened += open_sandboxed(images[piece], target[piece], how)
@@ -101,7 +117,9 @@ def open_views(table: pa.Table, how: Preprocess, counter: ActorHandle[Any]) -> p
                 said, count = time.monotonic(), len(opened)
         return opened
 
-    return open_rows(table, how, open_some)
+    views = open_rows(table, how, open_some)
+    counter.opened.remote(len(table) - count)
+    return views
 
 
 _AT_A_TIME = 8
@@ -121,9 +139,9 @@ def _sandbox(how: Preprocess) -> Sandbox:
     return Sandbox(how)
 
 
-def commit(table: pa.Table, writer: ray.ObjectRef[Any]) -> pa.Table:
-    """Returns a receipt for each shard that the table has rows of."""
-    return commit_rows(table, cast(Writer, ray.get(writer)))
+def commit(writer: Writer, *blocks: pa.Table) -> pa.Table:
+    """Returns a receipt for each shard that blocks of finished rows have rows of."""
+    return commit_rows(pa.concat_tables(blocks), writer)
 
 
 class Counts(NamedTuple):
@@ -132,7 +150,7 @@ class Counts(NamedTuple):
     encoded: int = 0
     """Images through the codecs."""
     opened: int = 0
-    """Images of tables that take long to open, again and again; tells that something moves."""
+    """Images opened; those of a task that is tried again count again."""
     read: int = 0
     """Samples read."""
     read_bytes: int = 0
@@ -177,7 +195,7 @@ class Counter(Notes):
         self._failures.clear()
 
     def opened(self, images: int) -> None:
-        """Counts images of a table that takes long to open."""
+        """Counts images that are opened."""
         self._counts = self._counts._replace(opened=self._counts.opened + images)
 
     def worked(self, seconds: float) -> None:

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 import ray.data
 from ray.actor import ActorHandle
 
 from pipeline import cluster
 from pipeline.attempts import ATTEMPTS
+from pipeline.committer import Block, Committer
 from pipeline.errors import DeviceError, NoProgressError
 from pipeline.failures import explain
 from pipeline.tasks import Counts
@@ -23,6 +25,8 @@ CODEC_CORES = 0.5
 """Logical cores that a codec needs, beside its device."""
 
 _POLL_S = 0.5
+_AHEAD = 16
+"""Blocks that the graph may be ahead of the commits."""
 
 
 @dataclass(frozen=True)
@@ -35,66 +39,127 @@ class Tick:
     """What the workers have done so far."""
 
 
+@dataclass(frozen=True)
+class Needs:
+    """What a graph cannot do without."""
+
+    kind: str
+    """Kind of device of the codecs, `cuda` or `cpu`."""
+    opens: bool
+    """Whether images are opened before."""
+
+
 _END = object()
 
 
 def watch(
     dataset: ray.data.Dataset,
+    commits: Committer,
     counter: ActorHandle[Any],
     stall_timeout_s: float,
-    kind: str,
+    needs: "Needs",
 ) -> Iterator[Tick]:
-    """Yields ticks until the graph ends, and gives up when nothing has moved for too long.
+    """Yields ticks until all is committed, and gives up when nothing has moved for too long.
 
     Args:
-        dataset: The graph; its rows are receipts.
+        dataset: The graph; its rows are finished.
+        commits: What commits them.
         counter: What the workers report to.
         stall_timeout_s: Seconds without progress after which the run is given up.
-        kind: Kind of device that the codecs need.
+        needs: What the graph cannot do without.
 
     Raises:
         NoProgressError: If nothing moves for that long, or devices fail again and again.
         VqpipeError: Whatever a stage raised.
     """
-    results: queue.Queue[Any] = queue.Queue()
+    results: queue.Queue[Any] = queue.Queue(_AHEAD)
     threading.Thread(target=_pump, args=(dataset, results), daemon=True).start()
-    moved, counts, head = time.monotonic(), Counts(), cluster.Head()
-    while True:
-        for item in _take(results):
-            if item is _END:
-                return
-            if isinstance(item, BaseException):
-                raise explain(item)
-            moved = time.monotonic()
-            yield Tick(item, counts)
+    counts, head, seen, has_ended = Counts(), cluster.Head(), _Seen(), False
+    while not (has_ended and commits.is_idle):
+        if not (has_ended or commits.is_full):
+            has_ended = _take(results, commits)
+        for receipts in _work(commits, at_once=has_ended):
+            seen.receive(receipts)
+            yield Tick(receipts, counts)
         head.check()
-        found = _poll(counter, counts)
-        # Not what is read: a task that is tried again reads for ever.
-        if (found.encoded, found.opened) != (counts.encoded, counts.opened):
-            moved = time.monotonic()
-        counts = found
+        counts = _poll(counter, counts)
+        seen.count(counts)
         yield Tick(None, counts)
         _check_devices(counts)
-        if time.monotonic() - moved > stall_timeout_s:
-            raise NoProgressError(_describe_stall(stall_timeout_s, kind))
+        if seen.idle_s > stall_timeout_s:
+            raise NoProgressError(_describe_stall(stall_timeout_s, seen, needs))
 
 
-def _take(results: "queue.Queue[Any]") -> Iterator[Any]:
-    """Yields all that is there, after a while of waiting if nothing is.
+class _Seen:
+    """What was seen to move, and when."""
+
+    def __init__(self) -> None:
+        self.moved = time.monotonic()
+        self.counts = self.before = Counts()
+        self.durable = 0
+        """Rows staged or committed."""
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since anything moved."""
+        return time.monotonic() - self.moved
+
+    def receive(self, receipts: pa.Table) -> None:
+        """Notes that something became durable."""
+        self.durable += (pc.sum(receipts["good"]).as_py() or 0) + (
+            pc.sum(receipts["rejected"]).as_py() or 0
+        )
+        self._move()
+
+    def count(self, counts: Counts) -> None:
+        """Notes what workers have done; not what is read: what is tried again reads for ever."""
+        old, self.counts = self.counts, counts
+        if (counts.encoded, counts.opened) != (old.encoded, old.opened):
+            self._move()
+
+    def _move(self) -> None:
+        self.moved, self.before = time.monotonic(), self.counts
+
+
+def _take(results: "queue.Queue[Any]", commits: Committer) -> bool:
+    """Hands over all finished blocks, after a while of waiting if there are none.
 
     What became durable is not to wait for the counter's answers, which take long on a busy machine:
     the error budget is judged by it.
+
+    Returns:
+        Whether the graph has ended.
     """
     with contextlib.suppress(queue.Empty):
-        yield results.get(timeout=_POLL_S)
+        item = results.get(timeout=_POLL_S)
         while True:
-            yield results.get_nowait()
+            if item is _END:
+                return True
+            if isinstance(item, BaseException):
+                raise explain(item)
+            commits.add(item)
+            item = results.get_nowait()
+    return False
+
+
+def _work(commits: Committer, *, at_once: bool) -> Iterator[pa.Table]:
+    """Has commits started, and yields the receipts of those that have ended."""
+    wait_s = _POLL_S if at_once or commits.is_full else 0.0
+    failed: BaseException | None = None
+    try:
+        yield from commits.work(at_once=at_once, wait_s=wait_s)
+    except ray.exceptions.RayError as error:
+        failed = explain(error)
+    if failed:
+        raise failed
 
 
 def _pump(dataset: ray.data.Dataset, results: "queue.Queue[Any]") -> None:
     try:
-        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-            results.put(batch)
+        for bundle in dataset.iter_internal_ref_bundles():
+            for block in bundle.blocks:
+                rows, size = block.metadata.num_rows or 0, block.metadata.size_bytes or 0
+                results.put(Block(block.ref, rows, size))
         results.put(_END)
     except BaseException as error:  # noqa: BLE001 (handed to the main thread, which raises it)
         results.put(error)
@@ -116,14 +181,42 @@ def _check_devices(counts: Counts) -> None:
         )
 
 
-def _describe_stall(timeout_s: float, kind: str) -> str:
-    total, free = cluster.resources(), cluster.free_resources()
-    needed = "1 GPU" if kind == "cuda" else f"{CODEC_CORES} cores"
-    have = ", ".join(
-        f"{free.get(name, 0):g} of {total.get(name, 0):g} {name}s free" for name in ("CPU", "GPU")
+def _describe_stall(timeout_s: float, seen: _Seen, needs: Needs) -> str:
+    counts = seen.counts
+    moved = (
+        f"{counts.read:,} images were read ({counts.read - seen.before.read:,} of them since), "
+        f"{counts.opened:,} opened, {counts.encoded:,} through a codec, {seen.durable:,} rows "
+        "committed or staged"
     )
     return (
-        f"no image was finished or committed for {timeout_s:g} s; a codec needs {needed}, and the "
-        f"cluster has {have}. Everything committed is safe: run the same command again when the "
-        "cluster is whole (--stall-timeout-s waits longer)"
+        f"no image was opened, encoded or committed for {timeout_s:g} s. So far {moved}. "
+        f"{_describe_waiting(seen, needs)} The cluster has {_describe_free()}. Everything "
+        "committed is safe: run the same command again when that is mended (--stall-timeout-s "
+        "waits longer)"
+    )
+
+
+def _describe_waiting(seen: _Seen, needs: Needs) -> str:
+    """Returns what waits for what, in a sentence, from the end of the graph to its start."""
+    counts = seen.counts
+    if counts.encoded > seen.durable:
+        return "Encoded rows wait to be committed: look at the store of the sink."
+    if not counts.codecs:
+        needed = "1 GPU" if needs.kind == "cuda" else f"{CODEC_CORES} cores"
+        return f"No codec is ready; each needs {needed} and memory for the model."
+    if (counts.opened if needs.opens else counts.read) > counts.encoded:
+        return "The codecs have work, and do not answer: look at their machines."
+    if counts.read > counts.encoded:
+        return (
+            "Images that were read wait to be opened, which takes a core and room in Ray's object "
+            "store: large images need more of it, or fewer shards at a time."
+        )
+    return "Nothing more could be read: look at the store of the source."
+
+
+def _describe_free() -> str:
+    total, free = cluster.resources(), cluster.free_resources()
+    names = ("CPU", "GPU")
+    return ", ".join(
+        f"{free.get(each, 0):g} of {total.get(each, 0):g} {each}s free" for each in names
     )

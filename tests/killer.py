@@ -26,7 +26,7 @@ KINDS = {
     "open": r"ray::MapBatches\(open_views\)",
     "sandbox": r".* -m pipeline\.sandbox ",
     "codec": r"ray::MapWorker\(MapBatches\(_Codec\)\)",
-    "commit": r"ray::MapBatches\(commit\)",
+    "commit": r"ray::commit",
 }
 """What can be killed, by pattern of its command line."""
 

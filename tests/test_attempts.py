@@ -192,31 +192,6 @@ def test_run_bounded_rows_without_pixels_pass_through():
     assert len(run_bounded(empty, stage(raise_at_bad), Notes(), ITEM)) == 0
 
 
-@pytest.mark.fault(27)
-@pytest.mark.parametrize("count", [8, 30])
-def test_run_bounded_no_finite_latents_at_all_is_not_the_images_fault(count):
-    dark = [np.full((8, 8, 3), 10, np.uint8)] * count  # not finite, says `fake_encode`
-    with pytest.raises(CodecError, match=r"float32.*doctor") as caught:
-        run_bounded(views_of(dark), stage(fake_encode), Notes(), ITEM)
-    assert caught.value.exit_code == 4
-
-
-@pytest.mark.fault(27)
-def test_run_bounded_no_finite_latents_among_what_was_rejected_before_are_rejections():
-    dark = pixels_table([np.full((8, 8, 3), 10, np.uint8)] * 9)
-    rows = run_bounded(dark, stage(fake_encode), Notes(), ITEM, is_fair=False).to_pylist()
-    assert [row["reason"] for row in rows] == ["non_finite"] * 9
-
-
-def test_run_bounded_some_non_finite_latents_are_rejections():
-    few = [np.full((8, 8, 3), 10, np.uint8)] * 7
-    rows = run_bounded(views_of(few), stage(fake_encode), Notes(), ITEM).to_pylist()
-    assert [row["reason"] for row in rows] == ["non_finite"] * 7
-    many = [*few, *few, *images(1)]
-    rows = run_bounded(views_of(many), stage(fake_encode), Notes(), ITEM).to_pylist()
-    assert [row["reason"] for row in rows] == ["non_finite"] * 14 + [None]
-
-
 def views_of(pictures):
     table = pixels_table(pictures)
     views = pa.array([None if picture is None else 0 for picture in pictures], pa.uint8())

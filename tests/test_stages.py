@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -7,9 +9,9 @@ from pipeline.audit import Audit
 from pipeline.errors import ConfigError
 from pipeline.images import Preprocess, open_image
 from pipeline.layout import Staged
-from pipeline.schema import Selection
+from pipeline.schema import Sample, Selection
 from pipeline.sources import kept_schema, list_shards, read_shard
-from pipeline.stages import NO_ROW, encode_rows, open_rows, read_rows
+from pipeline.stages import NO_ROW, encode_rows, gather_tables, open_rows, read_rows
 from tests.makers import jpeg, tar_of
 
 SELECTION = Selection(keep=("txt",))
@@ -88,6 +90,42 @@ def test_read_rows_large_images_start_new_tables(eight, monkeypatch):
     tables = read(eight)
     assert [len(table) for table in tables] == [1] * 8
     assert column(tables, "row") == list(range(8))
+
+
+@pytest.mark.parametrize("sizes", [[9] * 20, [10, 1, 10, 10, 30, 1, 1], [40], [0] * 9, [4, 7, 4]])
+def test_read_rows_tables_hold_no_more_bytes_than_they_may_or_one_image(monkeypatch, sizes):
+    monkeypatch.setattr(stages, "BLOCK_BYTES", 20)
+    samples = [Sample(row, f"k{row}", bytes(size)) for row, size in enumerate(sizes)]
+    tables = list(read_rows(samples, 5, NOTHING, pa.schema([]), 4))
+    assert column(tables, "row") == list(range(len(sizes)))
+    held = [[len(image) for image in table["image"].to_pylist()] for table in tables]
+    assert all(sum(sizes) <= 20 or len(sizes) == 1 for sizes in held)
+    assert all(len(sizes) <= 4 for sizes in held)
+    joined = [sum(a) + b[0] > 20 or len(a) == 4 for a, b in itertools.pairwise(held)]
+    assert all(joined), "a table is not begun before it has to be"
+
+
+@pytest.mark.parametrize("lengths", [[1] * 50, [3, 8, 1, 1, 8, 20], [20], [], [5, 5, 5]])
+def test_gather_tables_small_ones_come_together_and_none_is_cut(lengths):
+    first = [sum(lengths[:i]) for i in range(len(lengths))]
+    tables = [pa.table({"row": range(at, at + n)}) for at, n in zip(first, lengths, strict=True)]
+    found = list(gather_tables(iter(tables), 10))
+    assert [row for table in found for row in table["row"].to_pylist()] == list(range(sum(lengths)))
+    assert all(len(table) <= 10 or len(table) in lengths for table in found)
+    assert all(len(a) >= 5 or len(a) + len(b) > 10 for a, b in itertools.pairwise(found))
+
+
+def test_gather_tables_large_ones_go_on_at_once():
+    seen = []
+
+    def tables():
+        for row in range(3):
+            seen.append(row)
+            yield pa.table({"row": [row] * 8})
+
+    for row, table in enumerate(gather_tables(tables(), 10)):
+        assert table["row"].to_pylist() == [row] * 8
+        assert seen[-1] == row
 
 
 @pytest.mark.parametrize("block_rows", [1, 2, 100])

@@ -5,13 +5,19 @@ import pyarrow as pa
 import pytest
 
 from pipeline import cluster, tasks, watchdog
+from pipeline.commit import RECEIPT
+from pipeline.committer import Committer
 from pipeline.errors import NoProgressError
 from pipeline.images import Preprocess, open_images
 from pipeline.stages import open_rows
 from pipeline.tasks import Counts, open_views
+from pipeline.watchdog import Needs
 from tests.test_stages import eight, read
 
 __all__ = ["eight"]  # a fixture
+
+
+CPU = Needs("cpu", opens=True)
 
 
 class Head:
@@ -31,17 +37,74 @@ def alone(monkeypatch):
     monkeypatch.setattr(cluster, "free_resources", dict)
 
 
+def watch(monkeypatch, polls, receipts=(), needs=CPU):
+    """Watches a graph that ends in a standstill; returns its ticks and the error's message."""
+    seen, commits = [], Receipts(receipts)
+    monkeypatch.setattr(watchdog, "_poll", lambda *_: next(polls))
+    with pytest.raises(NoProgressError, match="for 10 s") as caught:
+        seen.extend(watchdog.watch(None, commits, None, 10, needs))
+    return seen, caught.value.message
+
+
+class Receipts(Committer):
+    """Commits that end when they do."""
+
+    def __init__(self, receipts):
+        super().__init__(None, lambda: 0)
+        self._receipts = iter(receipts)
+
+    def work(self, **_):
+        yield from next(self._receipts, ())
+
+
+def receipt(rows):
+    said = {"shard": 0, "good": rows, "rejected": 0, "reasons": [], "committed": None}
+    return pa.Table.from_pylist([said], schema=RECEIPT)
+
+
 @pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize("field", ["encoded", "opened", "read"])
 def test_watch_images_that_are_opened_or_encoded_are_progress_and_those_read_are_not(
     monkeypatch, field
 ):
     polls = (Counts(**{field: min(number, 40)}) for number in itertools.count(1))
-    monkeypatch.setattr(watchdog, "_poll", lambda *_: next(polls))
-    seen = []
-    with pytest.raises(NoProgressError, match="for 10 s"):
-        seen.extend(watchdog.watch(None, None, 10, "cpu"))
+    seen, _ = watch(monkeypatch, polls)
     assert (len(seen) > 40) == (field != "read")
+
+
+@pytest.mark.usefixtures("alone")
+def test_watch_rows_that_become_durable_are_progress(monkeypatch):
+    polls = itertools.repeat(Counts(encoded=400))
+    seen, message = watch(monkeypatch, polls, [[receipt(10)] for _ in range(40)])
+    assert sum(tick.receipts is not None for tick in seen) == 40
+    assert "400 rows committed or staged" in message
+
+
+WAITING = [
+    (Counts(), "No codec is ready; each needs 0.5 cores"),
+    (Counts(codecs=1), "source"),
+    (Counts(codecs=1, read=7), "wait to be opened"),
+    (Counts(codecs=1, read=7, opened=7), "codecs have work"),
+    (Counts(codecs=1, read=7, opened=7, encoded=7), "committed: look at the store of the sink"),
+]
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize(("counts", "said"), WAITING)
+def test_watch_standstill_says_what_waits_for_what(monkeypatch, counts, said):
+    _, message = watch(monkeypatch, itertools.repeat(counts))
+    assert said in message
+    assert f"{counts.read} images were read" in message
+    assert f"{counts.opened} opened, {counts.encoded} through a codec" in message
+    others = [other for _, other in WAITING if other != said]
+    assert not any(other in message for other in others)
+
+
+@pytest.mark.usefixtures("alone")
+def test_watch_standstill_of_what_opens_nothing_blames_no_opening(monkeypatch):
+    polls = itertools.repeat(Counts(codecs=1, read=7))
+    _, message = watch(monkeypatch, polls, needs=Needs("cuda", opens=False))
+    assert "codecs have work" in message
 
 
 def test_open_views_says_from_time_to_time_how_many_are_through(eight, monkeypatch):
@@ -52,7 +115,8 @@ def test_open_views_says_from_time_to_time_how_many_are_through(eight, monkeypat
     table, how = pa.concat_tables(read(eight)), Preprocess(8)
     opened = open_views(table, how, counter)
     assert opened.equals(open_rows(table, how))
-    assert said == []  # it took no time
+    assert said == [8]  # it took no time
     monkeypatch.setattr(tasks, "_SAY_EVERY_S", -1)
+    said.clear()
     assert open_views(table, how, counter).equals(opened)
-    assert said == [3, 3, 2]
+    assert said == [3, 3, 2, 0]

@@ -171,7 +171,7 @@ def measure_plain(folder, sink):
 def main():
     options = parse_options()
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    engine.BLOCKS["cpu"] = engine.BLOCKS["cuda"]
+    engine.BLOCK_IMAGES["cpu"] = engine.BLOCK_IMAGES["cuda"]
     root = Path(tempfile.mkdtemp(prefix="vqbench"))
     rows = []
     try:
