@@ -86,7 +86,8 @@ class Committer:
     @property
     def is_full(self) -> bool:
         """Whether the store is slower than the codecs, so that these have to wait."""
-        return len(self._at_work) >= max(_LEAST_AT_WORK, self._cores())
+        count = len(self._at_work)
+        return count >= _LEAST_AT_WORK and count >= self._cores()
 
     def add(self, block: Block) -> None:
         """Takes a block of finished rows in."""

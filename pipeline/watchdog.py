@@ -87,7 +87,7 @@ def watch(
         yield Tick(None, counts)
         _check_devices(counts)
         if seen.idle_s > stall_timeout_s:
-            raise NoProgressError(_describe_stall(stall_timeout_s, seen, needs))
+            raise NoProgressError(_describe_stall(stall_timeout_s, seen, commits, needs))
 
 
 class _Seen:
@@ -181,35 +181,34 @@ def _check_devices(counts: Counts) -> None:
         )
 
 
-def _describe_stall(timeout_s: float, seen: _Seen, needs: Needs) -> str:
-    counts = seen.counts
+def _describe_stall(timeout_s: float, seen: _Seen, commits: Committer, needs: Needs) -> str:
+    counts, before = seen.counts, seen.before
     moved = (
-        f"{counts.read:,} images were read ({counts.read - seen.before.read:,} of them since), "
+        f"{counts.read:,} images were read ({counts.read - before.read:,} of them since), "
         f"{counts.opened:,} opened, {counts.encoded:,} through a codec, {seen.durable:,} rows "
         "committed or staged"
     )
+    needed = "1 GPU" if needs.kind == "cuda" else f"{CODEC_CORES} cores"
     return (
         f"no image was opened, encoded or committed for {timeout_s:g} s. So far {moved}. "
-        f"{_describe_waiting(seen, needs)} The cluster has {_describe_free()}. Everything "
-        "committed is safe: run the same command again when that is mended (--stall-timeout-s "
-        "waits longer)"
+        f"{_describe_waiting(counts, commits, needs)} A codec needs {needed}, and the cluster has "
+        f"{_describe_free()}. Everything committed is safe: run the same command again when that "
+        "is mended (--stall-timeout-s waits longer)"
     )
 
 
-def _describe_waiting(seen: _Seen, needs: Needs) -> str:
+def _describe_waiting(counts: Counts, commits: Committer, needs: Needs) -> str:
     """Returns what waits for what, in a sentence, from the end of the graph to its start."""
-    counts = seen.counts
-    if counts.encoded > seen.durable:
-        return "Encoded rows wait to be committed: look at the store of the sink."
+    if not commits.is_idle:
+        return "Finished rows wait to be committed: look at the store of the sink."
     if not counts.codecs:
-        needed = "1 GPU" if needs.kind == "cuda" else f"{CODEC_CORES} cores"
-        return f"No codec is ready; each needs {needed} and memory for the model."
+        return "No codec is ready yet: look whether there is a device, and memory for the model."
     if (counts.opened if needs.opens else counts.read) > counts.encoded:
         return "The codecs have work, and do not answer: look at their machines."
     if counts.read > counts.encoded:
         return (
             "Images that were read wait to be opened, which takes a core and room in Ray's object "
-            "store: large images need more of it, or fewer shards at a time."
+            "store: large images need more of it."
         )
     return "Nothing more could be read: look at the store of the source."
 
