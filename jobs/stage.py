@@ -10,7 +10,7 @@ from types import FrameType
 from rich.console import Console
 
 from jobs import summary
-from jobs.console import Fields, print_fields
+from jobs.console import Fields, print_fields, printable
 from jobs.summary import Allowance
 from pipeline import cluster, engine, storage
 from pipeline.device import Device
@@ -215,7 +215,8 @@ def _work(
                     console.print(said, style="dim", markup=False)
                 known = len(progress.dropped)
                 _count(progress, tick)
-                for said in progress.dropped[known:]:
+                reports = [f"Ray: {printable(each, 400)}" for each in cluster.take_reports()]
+                for said in (*progress.dropped[known:], *reports):
                     console.print(f"  {said}", style="yellow", markup=False)
                 progress.note()
                 display.show(progress)

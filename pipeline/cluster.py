@@ -10,7 +10,8 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +29,7 @@ os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
 import ray
 from ray._private import ray_constants
+from ray._private import worker as ray_worker
 from ray.data import DataContext
 
 SPARE_CORES = 3
@@ -79,6 +81,7 @@ def connect(address: str | None) -> Iterator[str]:
             mark = stack.enter_context(reaper.leave_nothing())
             local["_temp_dir"], note = choose_folder()
             protect_token()
+        stack.enter_context(_listening())
         stack.callback(ray.shutdown)
         try:
             with _muted_stderr(), _environment(mark), _loopback(only=not address):
@@ -153,6 +156,40 @@ def _check_reachable(address: str) -> None:
             f"no Ray cluster answers at {address}: {error}; give the address of its head, such as "
             "head:6379, or leave --address and RAY_ADDRESS out to run on this machine"
         ) from error
+
+
+@contextlib.contextmanager
+def _listening() -> Iterator[None]:
+    """Has what Ray's machines report kept for `take_reports`; Ray would print it as it is."""
+    before = ray_worker.print_to_stdstream
+    ray_worker.print_to_stdstream = _keep_report
+    try:
+        yield
+    finally:
+        ray_worker.print_to_stdstream = before
+
+
+def _keep_report(data: Mapping[str, Any], ignore_prefix: bool) -> None:  # noqa: ARG001, FBT001
+    for line in data["lines"]:
+        if _MANY_WORKERS not in line and line not in _reports:
+            _reports.append(line)
+
+
+_reports: deque[str] = deque(maxlen=100)
+_MANY_WORKERS = "worker processes have been started on node"
+"""What a machine reports where many tasks ask for a fraction of a core, as ours that wait do."""
+
+
+def take_reports() -> list[str]:
+    """Returns what Ray's machines have reported since the last call, each report once in a row.
+
+    Lost machines and want of memory are among it; what they do to a run comes as an error besides.
+    """
+    found = []
+    with contextlib.suppress(IndexError):
+        while True:
+            found.append(_reports.popleft())
+    return found
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ import pyarrow as pa
 import ray
 import ray.data
 from ray.actor import ActorHandle
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 from ray.util.annotations import RayDeprecationWarning
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -131,11 +131,13 @@ def run(work: Work, resources: Resources, codec: type[Codec] = Codec) -> Iterato
     setup = _Setup(codec, work.step, batch_size, resources.device, is_fair)
     actors = resources.actors or (max(1, gpus) if kind == "cuda" else 1)
     pool = ActorPoolStrategy(min_size=1, max_size=actors)
+    # Each is a process that takes two seconds of a core to start, and a laptop has few cores.
+    readers = None if resources.address else cluster.cores() + 1
     with warnings.catch_warnings():
         # Ray 2.60 deprecates `max_retries` and the like in favour of named parameters, but has no
         # named ones for these; 2.64 is to remove them, hence the bound in pyproject.toml.
         warnings.simplefilter("ignore", RayDeprecationWarning)
-        dataset = _graph(work, (setup, weights, counter), pool, kind)
+        dataset = _graph(work, (setup, weights, counter), pool, kind, readers)
     commits = Committer(_launcher(ray.put(work.writer)), cluster.count_cores)
     needs = Needs(kind, opens=work.opens is not None)
     yield from watch(dataset, commits, counter, resources.stall_timeout_s, needs)
@@ -153,6 +155,7 @@ def _graph(
     arguments: "tuple[_Setup, ray.ObjectRef[Any], ActorHandle[Any]]",
     pool: ActorPoolStrategy,
     kind: str,
+    readers: int | None,
 ) -> ray.data.Dataset:
     """Wires the stages together; every one is a plain function from table to table."""
     (setup, _, counter), writer = arguments, ray.put(work.writer)
@@ -161,7 +164,7 @@ def _graph(
     rows = setup.batch_size * math.ceil(images / setup.batch_size)
     _set_up_data(rows * row_bytes)
     todo = ray.data.from_arrow(todo_rows(work.todo, _TODO_BLOCKS))
-    data = _map(todo, Stage(read, (writer, work.reader, rows, counter)), READ_CORES)
+    data = _map(todo, Stage(read, (writer, work.reader, rows, counter)), READ_CORES, readers)
     if work.opens:
         data = _map(data, Stage(open_views, (work.opens, counter)))
     data = data.map_batches(
@@ -176,14 +179,20 @@ def _graph(
     return cast(ray.data.Dataset, _map(data, work.after) if work.after else data)
 
 
-def _map(data: Any, stage: Stage, cores: float = 1) -> Any:  # noqa: ANN401 (Ray's types are narrow)
+def _map(data: Any, stage: Stage, cores: float = 1, most: int | None = None) -> Any:  # noqa: ANN401
     """Adds a stage, each block a task: whoever waits for many large ones waits for ever.
 
     Ray Data hands on no more than a share of its memory, so that a task that is to begin with 128
     images of 80 MB never does.
+
+    Args:
+        data: What comes before; Ray's types are too narrow.
+        stage: What is done.
+        cores: Logical cores of a task.
+        most: Most tasks at once, if they are not to be as many as there are cores for.
     """
     how = {"fn_args": stage.arguments, "batch_size": None, "num_cpus": cores}
-    return data.map_batches(stage.function, **how, **TASKS)
+    return data.map_batches(stage.function, compute=TaskPoolStrategy(most), **how, **TASKS)
 
 
 def _set_up_data(block_bytes: int) -> None:

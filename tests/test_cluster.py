@@ -122,3 +122,14 @@ def test_protect_token_that_is_given_or_not_asked_for_is_not_made(home, monkeypa
     monkeypatch.setenv(name, value)
     cluster.protect_token()
     assert list(home.iterdir()) == []
+
+
+def test_take_reports_machines_are_heard_once_and_their_many_workers_not_at_all():
+    from ray._private import worker
+
+    many = "WARNING: 8 PYTHON worker processes have been started on node: 15d1 with address: ::1"
+    with cluster._listening():
+        for lines in (["node 7 died"], [many], ["node 7 died", "out of memory"]):
+            worker.print_to_stdstream({"lines": lines, "pid": "raylet", "is_err": False}, True)
+    assert cluster.take_reports() == ["node 7 died", "out of memory"]
+    assert cluster.take_reports() == []
