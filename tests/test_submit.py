@@ -3,7 +3,9 @@
 import contextlib
 import json
 import os
+import re
 import secrets
+import shlex
 import shutil
 import signal
 import subprocess
@@ -21,6 +23,7 @@ from tests.ports import free_port
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
+PATH = os.environ["PATH"].split(os.pathsep)
 START_TIMEOUT_S = 90
 STOP_TIMEOUT_S = 5
 NODE_PORTS = (
@@ -95,7 +98,7 @@ def ray_head():
 
 
 def environment(folder):
-    """Returns the environment of a cluster with a token of its own.
+    """Returns the environment of a cluster with a token of its own, and without its Python in PATH.
 
     `ray start` listens on all interfaces, and takes the token in the home folder if there is one.
     """
@@ -104,7 +107,7 @@ def environment(folder):
     token.write_text(secrets.token_hex(32))
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return inherited | {
-        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "PATH": os.pathsep.join(each for each in PATH if Path(each) != BIN),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
     }
@@ -193,6 +196,18 @@ def test_submit_complete_job_shows_its_log_and_ends_with_0(submitted):
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert "2 of 2 committed" in finished.stdout
     assert (sink / "_SUCCESS").exists()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_submit_prints_commands_that_follow_and_stop_the_job_as_they_are(cluster, submitted):
+    printed = submitted[0].stdout
+    (follow,) = re.findall(r"(?m)^ +follow it +(ray job logs .+)$", printed)
+    (stop,) = re.findall(r"(?m)^ +stop it +(ray job stop .+)$", printed)
+    for command in (follow, stop):
+        words = [str(BIN / "ray"), *shlex.split(command)[1:]]
+        done = subprocess.run(words, env=cluster.env, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.ray
