@@ -31,6 +31,7 @@ from PIL import Image
 
 from infra.demo.photos import PACKAGED, open_photo
 from pipeline import cluster, engine, schema
+from pipeline.blocks import KeepBlocks
 from pipeline.codec import CodecConfig
 from pipeline.images import Preprocess, open_image
 from pipeline.layout import Staged
@@ -147,6 +148,11 @@ def _footers(sink):
 def measure_plain(folder, sink):
     """Returns images/s of Ray Data as its documentation shows it, Ray's start left out."""
     import ray
+    from ray.data._internal.logical.optimizers import get_physical_ruleset
+
+    get_physical_ruleset().remove(KeepBlocks)  # ours puts it back
+    context = ray.data.DataContext.get_current()
+    context.target_max_block_size = ray.data.context.DEFAULT_TARGET_MAX_BLOCK_SIZE
 
     def open_row(row):
         image = Image.fromarray(row["jpg"])  # read_webdataset has opened it
