@@ -41,7 +41,7 @@ from pipeline.steps import Decoding
 from pipeline.weights import Weights
 from pipeline.writer import Writer
 
-RESERVED = {"key", "row", "image", "file", "bytes", "width", "height"}
+RESERVED = {"key", "row", "image", "file", "bytes", "sha256", "width", "height"}
 """Columns that the output has of its own."""
 
 

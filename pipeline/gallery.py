@@ -1,51 +1,64 @@
 """The images of a decoded shard, wherever its layout has them, held against what `data/` lists.
 
 Nothing that an object says of itself is believed: sizes are counted, a tar is hashed and read to
-its end, and every image of a tar or a Parquet file is opened as far as its header.
+its end, every image is hashed, and opened as far as its header.
 """
 
-import hashlib
 import io
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
 from PIL import Image
 
 from pipeline import storage
+from pipeline.beside import PLACE, list_files, sha256
 from pipeline.footer import IMAGE_BYTES
 from pipeline.images import FORMATS
-from pipeline.products import folder_of
+from pipeline.schema import File
+from pipeline.threads import map_ahead
+
+_READERS = 16
 
 
-def find_fault(sink: str, shard: str, table: pa.Table, said: dict[str, Any]) -> str | None:
+def find_fault(sink: str, table: pa.Table, said: dict[str, Any]) -> str | None:
     """Returns what is wrong with the images of a shard; None if nothing is.
 
     Args:
         sink: Where the run is.
-        shard: The shard's name.
         table: Its object in `data/`.
         said: What the footer of that object says.
 
     Raises:
         StorageError: If the store does not answer.
     """
-    layout = said["images"]["layout"]
-    if layout == "parquet":
+    if said["images"]["layout"] == "parquet":
         if table["image"].null_count:
             return f"{table['image'].null_count} images are null"
         values = (value.as_buffer().to_pybytes() for value in table["image"])
         images = zip(table["key"].to_pylist(), values, strict=True)
         return _check_headers(images, table, said)
-    if layout == "folder":
-        return _check_folder(storage.join_uri(sink, folder_of(shard)), table, said)
-    return _check_tar(storage.join_uri(sink, "images", f"{shard}.tar"), table, said)
+    found = list_files(sink, said[PLACE])
+    if said["images"]["layout"] == "folder":
+        return _check_folder(storage.join_uri(sink, said[PLACE]), found, table, said)
+    return _check_tar(storage.join_uri(sink, said[PLACE]), table, said)
 
 
-def _check_folder(folder: str, table: pa.Table, said: dict[str, Any]) -> str | None:
-    found = {file.uri[len(folder) + 1 :]: file.size for file in storage.list_files(folder)}
-    return _differ(folder, _listed(table), found) or _check_bytes(sum(found.values()), said)
+def _check_folder(
+    folder: str, found: Mapping[str, File], table: pa.Table, said: dict[str, Any]
+) -> str | None:
+    sizes = {name: file.size for name, file in found.items()}
+    wrong = _differ(folder, _listed(table), sizes) or _check_bytes(sum(sizes.values()), said)
+    if wrong:
+        return wrong
+    names = table["file"].to_pylist()
+    images = zip(names, map_ahead(_read, (found[name] for name in names), _READERS), strict=True)
+    return _check_images(images, table, said)
+
+
+def _read(file: File) -> bytes:
+    return storage.read(file.uri)
 
 
 def _check_tar(uri: str, table: pa.Table, said: dict[str, Any]) -> str | None:
@@ -53,7 +66,7 @@ def _check_tar(uri: str, table: pa.Table, said: dict[str, Any]) -> str | None:
         data = storage.read(uri)
     except FileNotFoundError:
         return f"{uri} is missing"
-    if hashlib.sha256(data).hexdigest() != said["tar"]["sha256"]:
+    if sha256(data) != said["tar"]["sha256"]:
         return f"{uri} is not the one that was written: its SHA-256 is another one"
     listed = _listed(table)
     found: dict[str, int] = {}
@@ -65,8 +78,28 @@ def _check_tar(uri: str, table: pa.Table, said: dict[str, Any]) -> str | None:
                 found[name] = len(content)
                 yield name, content
 
-    wrong = _check_headers(images(), table, said)
+    wrong = _check_images(images(), table, said)
     return wrong or _differ(uri, listed, found) or _check_bytes(len(data), said)
+
+
+def _check_images(
+    images: Iterable[tuple[str, bytes]], table: pa.Table, said: dict[str, Any]
+) -> str | None:
+    """Returns which image is not the one that was written, or no image as it must be."""
+    digests = dict(zip(table["file"].to_pylist(), table["sha256"].to_pylist(), strict=True))
+    changed: list[str] = []
+
+    def same() -> Iterator[tuple[str, bytes]]:
+        for name, data in images:
+            if sha256(data) != digests[name]:
+                changed.append(name)
+                return
+            yield name, data
+
+    wrong = _check_headers(same(), table, said)
+    if changed:
+        return f"{changed[0]!r} is not the image that was written: its SHA-256 is another one"
+    return wrong
 
 
 def _check_bytes(found: int, said: dict[str, Any]) -> str | None:

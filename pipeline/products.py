@@ -4,10 +4,9 @@ The commit (`pipeline.commit`) is the same for every stage: which rows there are
 whether all are there. What is in them is a product's matter.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -16,8 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import schema
+from pipeline.beside import Beside, sha256
 from pipeline.errors import AccountingError
-from pipeline.filenames import safe_folder, safe_name, safe_names
+from pipeline.filenames import safe_name, safe_names
 from pipeline.footer import HISTOGRAM, IMAGE_BYTES, pack_histogram
 from pipeline.images import ImageFormat
 from pipeline.tars import write_tar
@@ -64,11 +64,8 @@ class Finished:
     """What the footer says, beside the counts of every shard."""
     footer: dict[str, str]
     """Keys and values of the footer of their own."""
-    beside: Mapping[str, bytes] = field(default_factory=dict)
-    """Objects that lie beside it, by their path in the sink."""
-    folder: str | None = None
-    """Folder in the sink that holds just those of them; None if they are in no folder of the shard.
-    """
+    beside: Beside | None = None
+    """Files that lie beside it."""
 
 
 @dataclass(frozen=True)
@@ -134,21 +131,15 @@ def _add_psnr(found: pa.ChunkedArray, before: Mapping[str, Any]) -> Facts:
 Layout = Literal["webdataset", "parquet", "folder"]
 
 
-def folder_of(shard: str) -> str:
-    """Returns the folder in the sink of a decoded shard's files.
-
-    It is flat: folders must not lie in each other, as those of shards `a` and `a/b` would.
-    """
-    return f"images/{safe_folder(shard)}"
-
-
 @dataclass(frozen=True)
 class ImagesProduct:
     """The decode stage's: images in one of three layouts, and in `data/` one row for each.
 
-    webdataset  images/<shard>.tar: each image, then what was kept of it; data/ has the members
-    folder      images/<shard>/...: a file an image; data/ has their paths
+    webdataset  a tar: each image, then what was kept of it; data/ has the members
+    folder      a file an image; data/ has their paths
     parquet     data/ has the images themselves
+
+    Where tar and files lie is told in `pipeline.beside`.
     """
 
     kept: pa.Schema
@@ -183,14 +174,15 @@ class ImagesProduct:
         files = [f"{name}.{self.how.extension}" for name in self._names(good)]
         table = _sized(good, self.size).append_column("file", pa.array(files, pa.string()))
         sizes = pa.array(map(len, _images(good)), pa.int64())
-        table = table.append_column("bytes", sizes)
+        digests = pa.array(map(sha256, _images(good)), pa.string())
+        table = table.append_column("bytes", sizes).append_column("sha256", digests)
         if self.layout == "folder":
-            folder, facts = folder_of(shard), facts | {IMAGE_BYTES: pc.sum(sizes).as_py() or 0}
             named = zip(files, _images(good), strict=True)
-            return Finished(table, facts, {}, {f"{folder}/{f}": i for f, i in named}, folder)
-        tar = write_tar(self._members(good, files))
-        said: Facts = {IMAGE_BYTES: len(tar), "tar": {"sha256": hashlib.sha256(tar).hexdigest()}}
-        return Finished(table, facts | said, {}, {f"images/{shard}.tar": tar})
+            said: Facts = {IMAGE_BYTES: pc.sum(sizes).as_py() or 0}
+            return Finished(table, facts | said, {}, Beside(shard, dict(named)))
+        beside = Beside.of_tar(shard, write_tar(self._members(good, files)))
+        said = {IMAGE_BYTES: len(beside.files[""]), "tar": {"sha256": beside.digest}}
+        return Finished(table, facts | said, {}, beside)
 
     def _names(self, good: pa.Table) -> list[str]:
         return safe_names(good["key"].to_pylist(), dots=self.layout != "webdataset")

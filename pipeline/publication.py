@@ -16,10 +16,9 @@ import functools
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import layout, schema, storage
+from pipeline.beside import PLACE, Beside, remove
 from pipeline.errors import AccountingError, DamagedError, IncompleteError
 from pipeline.footer import EXAMPLES, ORIGIN, REJECTIONS_BYTES, Footer, read_footer
 from pipeline.layout import Order
@@ -40,11 +40,9 @@ from pipeline.objects import (
     read_rejections,
 )
 from pipeline.plan import Plan, load_plan
-from pipeline.products import Finished
 from pipeline.schema import File
 from pipeline.writer import Writer, between, is_current, order_of, origin_of
 
-_WRITERS = 16
 _EXAMPLES, _EXAMPLE_LETTERS = 5, 500
 _ATTEMPTS = 10
 
@@ -94,24 +92,56 @@ def publish_shard(
     finished = writer.product.finish(good, name, before)
     if writer.replaces(index) and not _may_replace(writer, index, base):
         return
-    has_written = _publish_beside(writer, index, finished)
-    if len(rejected) and not (has_written or writer.replaces(index)) and _is_there(writer, name):
-        return  # another writer was first, and what it rejected may be another's
-    said = {**_describe(writer, index, rejected, good, before), **finished.facts}
-    origin = said | {"rejections": digest(rejections), REJECTIONS_BYTES: len(rejections)}
-    footer = {ORIGIN: json.dumps(origin), **finished.footer}
-    data = pack_object(_data_table(finished.columns, writer), footer, rejections)
+    with _beside(writer, index, finished.beside) as place:
+        if len(rejected) and not writer.replaces(index) and _is_there(writer, name):
+            return  # another writer was first, and what it rejected may be another's
+        said = {**_describe(writer, index, rejected, good, before), **finished.facts, **place}
+        origin = said | {"rejections": digest(rejections), REJECTIONS_BYTES: len(rejections)}
+        footer = {ORIGIN: json.dumps(origin), **finished.footer}
+        data = pack_object(_data_table(finished.columns, writer), footer, rejections)
+        document = pack_rejected(rejected, origin) if len(rejected) else None
+        _publish_both(writer, index, data, document)
+
+
+def _publish_both(writer: Writer, index: int, data: bytes, rejected: bytes | None) -> None:
+    """Publishes `rejected/`, if there is to be one, and then `data/`."""
+    name = writer.plan.name(index)
     with _withdrawn(writer, index):
-        if len(rejected):
-            document = pack_rejected(rejected, origin)
-            _publish(writer, index, layout.rejected_uri(writer.sink, name), document)
-        uri = layout.data_uri(writer.sink, name)
-        is_first = _publish(writer, index, uri, data)
-        if has_written and not is_first and _has_other_files(finished, uri):
-            _publish_beside(writer, index, finished, is_ours=True)
-            storage.replace(uri, data)
-        elif writer.replaces(index) or (len(rejected) and not is_first):
+        if rejected is not None:
+            _publish(writer, index, layout.rejected_uri(writer.sink, name), rejected)
+        is_first = _publish(writer, index, layout.data_uri(writer.sink, name), data)
+        if writer.replaces(index) or (rejected is not None and not is_first):
             settle_rejected(writer.sink, name)
+
+
+@contextmanager
+def _beside(writer: Writer, index: int, ours: Beside | None) -> Iterator[dict[str, str]]:
+    """Publishes what lies beside a shard's object before that, and tidies up after.
+
+    Yields:
+        What the footer says of it.
+    """
+    if ours is None:
+        yield {}
+        return
+    before = _place_said(writer, index)
+    place = ours.place(writer.plan.generation(index))
+    if before is None or writer.replaces(index):
+        ours.publish(writer.sink, writer.plan.generation(index))
+    yield {PLACE: place}
+    now = _place_said(writer, index)
+    for left in (before, place):  # of an earlier version, or ours, where that came second
+        if left is not None and now not in {left, None}:
+            remove(writer.sink, left)
+
+
+def _place_said(writer: Writer, index: int) -> str | None:
+    """Returns where the images lie that a shard's object speaks of; None if there is no object."""
+    try:
+        file = storage.stat(layout.data_uri(writer.sink, writer.plan.name(index)))
+    except FileNotFoundError:
+        return None
+    return cast(str, read_footer(file).origin[PLACE])
 
 
 @contextmanager
@@ -171,44 +201,6 @@ def _split(rows: pa.Table) -> tuple[pa.Table, pa.Table]:
     is_good = pc.is_null(rows["reason"])
     bad = rows.filter(pc.invert(is_good))
     return (rows.filter(is_good) if len(bad) else rows), bad
-
-
-def _has_other_files(finished: Finished, uri: str) -> bool:
-    """Tells whether another writer's object, which came first, speaks of other files than ours.
-
-    Ours lie there now, since they were written while that object was not there yet. Two writers
-    have other files only where devices differ, or where they rejected other samples.
-    """
-    said = read_footer(storage.stat(uri)).origin
-    return any(said.get(name) != value for name, value in finished.facts.items())
-
-
-def _publish_beside(
-    writer: Writer, index: int, finished: Finished, *, is_ours: bool = False
-) -> bool:
-    """Publishes what goes before a shard's object, and clears what an earlier attempt left there.
-
-    What is there may be of an attempt that rejected other samples, so that it gives way; but not
-    once the shard's object speaks of it, unless that is to give way too (`is_ours`).
-
-    Returns:
-        Whether anything was written.
-    """
-    if not finished.beside and finished.folder is None:
-        return False
-    if not (is_ours or writer.replaces(index)) and _is_there(writer, writer.plan.name(index)):
-        return False
-    objects = {storage.join_uri(writer.sink, path): data for path, data in finished.beside.items()}
-    stale = []
-    if finished.folder is not None:
-        folder = storage.join_uri(writer.sink, finished.folder)
-        stale = [file.uri for file in storage.list_files(folder) if file.uri not in objects]
-    with ThreadPoolExecutor(_WRITERS) as pool:
-        for _ in pool.map(storage.replace, objects.keys(), objects.values()):
-            pass
-        for _ in pool.map(storage.delete, stale):
-            pass
-    return True
 
 
 def _is_there(writer: Writer, name: str) -> bool:

@@ -313,11 +313,14 @@ def images_schema(kept: pa.Schema, *, has_files: bool) -> pa.Schema:
 
     Args:
         kept: The kept columns.
-        has_files: Whether images are in files of their own, `file` below `images/<shard>`, and not
-            in a column.
+        has_files: Whether images are in files of their own (`pipeline.beside`), not in a column.
     """
     image = [pa.field("image", pa.large_binary())]  # those of one shard may exceed 2 GiB
-    files = [pa.field("file", pa.string()), pa.field("bytes", pa.int64())]
+    files = [
+        pa.field("file", pa.string()),  # member of the tar, or path below the folder
+        pa.field("bytes", pa.int64()),
+        pa.field("sha256", pa.string()),  # of the image, hexadecimal
+    ]
     return pa.schema(
         [
             pa.field("key", pa.string()),

@@ -14,8 +14,10 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from pipeline import layout, losses, metrics, storage
+from pipeline import beside, layout, losses, metrics, storage
+from pipeline.beside import PLACE
 from pipeline.errors import DamagedError, IncompleteError, StorageError, VqpipeError
+from pipeline.filenames import safe_folder
 from pipeline.footer import EXAMPLES, IMAGE_BYTES, Footer, Histogram, read_footer
 from pipeline.layout import Order
 from pipeline.plan import Plan, load_plan
@@ -77,6 +79,8 @@ class Totals:
     """The first few rejections of each reason: shard, key, row, message."""
     listed: dict[str, File] = field(default_factory=dict)
     """What `data/` had when it was added up, by shard."""
+    places: set[str] = field(default_factory=set)
+    """Where images lie beside `data/`."""
     orders: dict[str, Order] = field(default_factory=dict)
     """Which object of each shard it was."""
     objects: int = 0
@@ -169,6 +173,8 @@ class Totals:
         origin = footer.origin
         self.objects = (self.objects + _digest(footer)) % 2**256
         self.orders[origin["shard"]] = order_of(origin)
+        if PLACE in origin:
+            self.places.add(origin[PLACE])
         self.shards += 1
         self.good += origin["good"]
         self.rejected += origin["rejected"]
@@ -310,6 +316,7 @@ def mark_success(sink: str, plan: Plan, totals: Totals, tag: str | None = None) 
     _check_plan(sink, plan)
     _settle_rejected(sink, totals)
     _sweep_staging(sink, totals, tag)
+    _sweep_images(sink, totals)
     storage.sweep(sink)
     document = json.dumps(success(plan, totals), indent=2).encode() + b"\n"
     _write_success(sink, plan, totals, document)
@@ -388,3 +395,14 @@ def _sweep_staging(sink: str, totals: Totals, tag: str | None) -> None:
         order = totals.orders.get(file.uri[len(base) + 1 :].rpartition("/")[0])
         if order is not None and layout.is_used_up(file.uri, order, tag):
             storage.delete(file.uri)
+
+
+def _sweep_images(sink: str, totals: Totals) -> None:
+    """Removes tars and folders of images that no object speaks of, all shards being committed."""
+    if not totals.places:
+        return
+    tars = next(iter(totals.places)).endswith(".tar")
+    generations = {
+        shard if tars else safe_folder(shard): order[0] for shard, order in totals.orders.items()
+    }
+    beside.sweep(sink, totals.places, generations, tars=tars)

@@ -5,12 +5,11 @@ checksums are checked, and the result is held against footer, plan and totals. A
 of data, not an exception, so that one damaged object hides no other.
 """
 
-import functools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
@@ -19,7 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import layout, schema, storage
+from pipeline.beside import LAYOUTS, PLACE, list_places, shard_of
 from pipeline.errors import DamagedError, StorageError, VqpipeError
+from pipeline.filenames import safe_folder
 from pipeline.footer import read_footer
 from pipeline.gallery import find_fault
 from pipeline.losses import find_damage, least_images
@@ -92,6 +93,18 @@ class _Shard:
         return self.object.footer.origin
 
 
+@dataclass(frozen=True)
+class _Checked:
+    """A sink while it is checked."""
+
+    sink: str
+    run: Run
+    plan: Plan
+    is_complete: bool
+    places: dict[str, str | None] = field(default_factory=dict)
+    """Where the images of each shard lie, as its object says; None where that cannot be read."""
+
+
 def verify(sink: str, run: Run, plan: Plan, *, is_complete: bool) -> Iterator[Breach]:
     """Yields every breach found in a sink.
 
@@ -109,12 +122,12 @@ def verify(sink: str, run: Run, plan: Plan, *, is_complete: bool) -> Iterator[Br
     data, rejected = _list(sink, "data"), _list(sink, "rejected")
     yield from _check_listing(sink, plan, data, rejected, is_complete=is_complete)
     planned = [(index, data[name]) for index, name in enumerate(plan.names) if name in data]
-    yield from _check_tars(sink, run, plan)
+    checked = _Checked(sink, run, plan, is_complete)
     readers = _READERS if run.identity.get("stage") == "encode" else _IMAGE_READERS
     with ThreadPoolExecutor(readers) as pool:
-        check = functools.partial(_check_object, sink, run, plan, is_complete=is_complete)
-        for breaches in pool.map(lambda pair: list(check(*pair)), planned):
+        for breaches in pool.map(lambda pair: list(_check_object(checked, *pair)), planned):
             yield from breaches
+    yield from _check_places(checked)
     if is_complete:
         yield from _check_rejected(sink, plan, data, rejected)
         yield from _check_totals(sink, run, plan)
@@ -157,28 +170,37 @@ def _is_used_up(uri: str, committed: File | None) -> bool:
         return False
 
 
-def _check_tars(sink: str, run: Run, plan: Plan) -> Iterator[Breach]:
-    """Yields tars of images that are of no planned shard; each of the others is looked at alone."""
-    if run.identity.get("layout") != "webdataset":
+def _check_places(checked: _Checked) -> Iterator[Breach]:
+    """Yields tars and folders of images that no object in `data/` speaks of."""
+    kind = checked.run.identity.get("layout")
+    if kind not in LAYOUTS:
         return
-    base = storage.join_uri(sink, "images")
-    planned = {storage.join_uri(base, f"{name}.tar") for name in plan.names}
-    for file in storage.list_files(base):
-        if file.uri not in planned:
-            yield Breach("foreign", file.uri, "no planned shard has this tar")
+    tars, planned = kind == "webdataset", checked.plan.names
+    shards = dict(zip(planned if tars else map(safe_folder, planned), planned, strict=True))
+    lying, used = list_places(checked.sink, tars=tars), set(checked.places.values())
+    for place in sorted(lying - used):
+        whose = shard_of(place)
+        shard = shards.get(whose[0]) if whose else None
+        uri = storage.join_uri(checked.sink, place)
+        if shard is None:
+            yield Breach("foreign", uri, "no planned shard has these images")
+        elif checked.is_complete and checked.places.get(shard, "") is not None:
+            yield Breach("foreign", uri, "left behind: data/ speaks of others; it may be removed")
 
 
-def _check_object(
-    sink: str, run: Run, plan: Plan, index: int, file: File, *, is_complete: bool
-) -> Iterator[Breach]:
+def _check_object(checked: _Checked, index: int, file: File) -> Iterator[Breach]:
+    run, plan = checked.run, checked.plan
+    checked.places[plan.name(index)] = None
     try:
         found = read_object(file.uri)
     except (FileNotFoundError, DamagedError) as error:
         yield Breach("readable", file.uri, str(error))
         return
-    if not is_complete and found.footer.origin["generation"] < plan.generation(index):
+    origin = found.footer.origin
+    checked.places[plan.name(index)] = origin.get(PLACE, "")
+    if not checked.is_complete and origin["generation"] < plan.generation(index):
         return  # it waits to be replaced
-    shard = _Shard(sink, file.uri, plan.name(index), found)
+    shard = _Shard(checked.sink, file.uri, plan.name(index), found)
     problem = _wrong_schema(shard, run)
     if problem:
         yield Breach("schema", file.uri, problem)
@@ -251,7 +273,7 @@ def _wrong_codes(shard: _Shard, run: Run, *_: object) -> str | None:
 
 
 def _wrong_images(shard: _Shard, *_: object) -> str | None:
-    return find_fault(shard.sink, shard.name, shard.table, shard.said)
+    return find_fault(shard.sink, shard.table, shard.said)
 
 
 def _wrong_counts(shard: _Shard, run: Run, *_: object) -> str | None:

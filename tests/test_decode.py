@@ -70,6 +70,11 @@ def check_pixels(data, expected, tolerance=0.51):
     assert np.abs(found - expected).max() < tolerance
 
 
+def place_of(data):
+    """Returns where the images of a shard lie, by what the footer of its object says."""
+    return json.loads(pq.read_metadata(data).metadata[b"vqpipe"])["place"]
+
+
 def listed(sink):
     return {str(p.relative_to(sink)) for p in Path(sink).rglob("*") if p.is_file()}
 
@@ -84,11 +89,14 @@ def test_decode_to_a_folder_gives_every_image_a_safe_name_and_its_pixels(encoded
     assert not outside
     for shard, folder in (("one", "one"), ("deep/two", "deep%2Ftwo")):
         table = pq.read_table(sink / "data" / f"{shard}.parquet").to_pylist()
+        place = place_of(sink / "data" / f"{shard}.parquet")
+        assert place.startswith(f"images/{folder}.")
         assert [row["key"] for row in table] == KEYS
         assert [row["caption"] for row in table] == [f"caption {i}" for i in range(len(KEYS))]
         for row in table:
-            path = sink / "images" / folder / row["file"]
+            path = sink / place / row["file"]
             assert path.stat().st_size == row["bytes"]
+            assert hashlib.sha256(path.read_bytes()).hexdigest() == row["sha256"]
             check_pixels(path.read_bytes(), expected[shard][row["key"]])
             if len(row["key"]) < 100:
                 assert unquote(row["file"]) == row["key"] + ".png"
@@ -107,7 +115,9 @@ def test_decode_to_tars_holds_images_text_and_metadata(encoded, expected):
     sink = encoded / "tars"
     decode(encoded / "codes", sink, "--format", "png")
     for shard in ("one", "deep/two"):
-        path = sink / "images" / f"{shard}.tar"
+        path = sink / place_of(sink / "data" / f"{shard}.parquet")
+        assert path.parent == (sink / "images" / shard).parent
+        assert path.name.startswith(f"{Path(shard).name}.")
         file = pq.ParquetFile(sink / "data" / f"{shard}.parquet")
         said = json.loads(file.metadata.metadata[b"vqpipe"])
         assert said["tar"]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -262,7 +272,7 @@ def test_decode_killed_and_run_again_completes_as_if_nothing_had_been(tmp_path):
     members = {}
     for path in sorted((tmp_path / "sink" / "images").iterdir()):
         with tarfile.open(path) as tar:
-            members |= {f"{path.stem}/{m.name}": m.size for m in tar}
+            members |= {f"{path.name.split('.')[0]}/{m.name}": m.size for m in tar}
     assert members == {row["key"].split("/")[0] + "/" + row["file"]: row["bytes"] for row in rows}
     assert listed(tmp_path / "sink") >= {"_SUCCESS", "summary.json", "run.json"}
     assert not any(name.startswith("staging") for name in listed(tmp_path / "sink"))
@@ -320,17 +330,17 @@ def test_decode_from_s3_to_s3_gives_every_image_and_can_be_run_again(bucket):
     for layout in ("folder", "webdataset"):
         decode(f"{bucket}/tokens", f"{bucket}/{layout}", *options, "--layout", layout)
     folder, tars = objects(f"{bucket}/folder"), objects(f"{bucket}/webdataset")
-    files = set()
+    files, places = set(), set()
     for shard in shards:
-        (inside,) = {
-            name.split("/")[1] for name in folder if unquote(name).startswith(f"images/{shard}/")
-        }
+        inside = place_of(io.BytesIO(folder[f"data/{shard}.parquet"]))
         for row in rows_of(folder, shard):
-            image = folder[f"images/{inside}/{row['file']}"]
+            image = folder[f"{inside}/{row['file']}"]
             check_pixels(image, expected[shard][row["key"]])
             assert (unquote(row["file"]), row["bytes"]) == (f"{row['key']}.png", len(image))
-            files.add(f"images/{inside}/{row['file']}")
-        with tarfile.open(fileobj=io.BytesIO(tars[f"images/{shard}.tar"])) as tar:
+            files.add(f"{inside}/{row['file']}")
+        place = place_of(io.BytesIO(tars[f"data/{shard}.parquet"]))
+        places.add(place)
+        with tarfile.open(fileobj=io.BytesIO(tars[place])) as tar:
             members = {member.name: tar.extractfile(member).read() for member in tar}
         assert [row["key"] for row in rows_of(tars, shard)] == S3_KEYS
         for row in rows_of(tars, shard):
@@ -340,8 +350,8 @@ def test_decode_from_s3_to_s3_gives_every_image_and_can_be_run_again(bucket):
         assert len(members) == 2 * len(S3_KEYS)
     run = {"run.json", "plan.parquet", "summary.json", "_SUCCESS"}
     run |= {f"data/{shard}.parquet" for shard in shards}
-    assert folder.keys() == run | files
-    assert tars.keys() == run | {f"images/{shard}.tar" for shard in shards}
+    assert {name for name in folder if not name.startswith("plans/")} == run | files
+    assert {name for name in tars if not name.startswith("plans/")} == run | places
     commands.run("verify", f"{bucket}/folder")
     commands.run("verify", f"{bucket}/webdataset")
     decode(f"{bucket}/tokens", f"{bucket}/folder", *options, "--layout", "folder")

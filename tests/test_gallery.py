@@ -5,7 +5,9 @@ import datetime
 import hashlib
 import io
 import json
+import shutil
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from PIL import Image
 
 from jobs import cli
 from jobs.kept import facts_of_kept
-from pipeline import products, publication, todo, totals
+from pipeline import products, todo, totals
 from pipeline.commit import commit_rows
 from pipeline.images import ImageFormat, compress
 from pipeline.layout import data_uri
@@ -26,7 +28,7 @@ from pipeline.run import Run, start_run
 from pipeline.verify import verify
 from pipeline.writer import Writer
 from tests import damage, sinks
-from tests.intercept import Crash, Crashing
+from tests.intercept import Crash, Crashing, intercept
 from tests.runs import no_rows, tar_shard
 
 SIZE = (6, 8)
@@ -92,6 +94,17 @@ def test_verify_deep_of_images_says_what_it_is_for(tmp_path, capsys):
     assert "--deep encodes again" in capsys.readouterr().err
 
 
+def said(sink, shard):
+    """Returns what the footer of a shard's object says."""
+    path = Path(sink, "data", f"{shard}.parquet")
+    return json.loads(pq.read_metadata(path).metadata[b"vqpipe"])
+
+
+def place(sink, shard):
+    """Returns where the images of a shard lie."""
+    return Path(sink, said(sink, shard)["place"])
+
+
 def remove(path):
     path.unlink()
 
@@ -110,30 +123,79 @@ def grow(path):
     path.write_bytes(path.read_bytes() + b"x")
 
 
-@pytest.mark.parametrize("damage", [remove, cut, flip, grow])
+def zero(path):
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def exchange(path):
+    """Has another image of the same size in a file's place."""
+    other = path.parent / "1.png"
+    data = path.read_bytes()
+    other_data = other.read_bytes()
+    assert len(data) == len(other_data)
+    path.write_bytes(other_data)
+    other.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [remove, cut, flip, grow, zero])
 def test_verify_finds_a_tar_that_is_not_as_it_was_written(tmp_path, damage):
     writer = decoded(tmp_path, "webdataset")
-    damage(tmp_path / "images" / "deep" / "b.tar")
+    damage(place(tmp_path, "deep/b"))
     assert found(writer) == {("images", "b")}
 
 
-@pytest.mark.parametrize("damage", [remove, grow])
+@pytest.mark.parametrize("damage", [remove, grow, zero, exchange])
 def test_verify_finds_a_file_that_is_missing_or_another_one(tmp_path, damage):
     writer = decoded(tmp_path, "folder")
-    damage(tmp_path / "images" / "deep%2Fb" / "k" / "2.png")
+    damage(place(tmp_path, "deep/b") / "k" / "2.png")
     assert found(writer) == {("images", "b")}
 
 
 def test_verify_finds_a_file_that_nothing_lists(tmp_path):
     writer = decoded(tmp_path, "folder")
-    (tmp_path / "images" / "a" / "more.png").write_bytes(image(0, 0))
+    (place(tmp_path, "a") / "more.png").write_bytes(image(0, 0))
     assert found(writer) == {("images", "a")}
 
 
-def test_verify_finds_a_tar_of_no_shard(tmp_path):
-    writer = decoded(tmp_path, "webdataset")
-    (tmp_path / "images" / "deep" / "c.tar").write_bytes(b"x")
-    assert found(writer) == {("foreign", "c")}
+@pytest.mark.parametrize("layout", ["webdataset", "folder"])
+@pytest.mark.parametrize("name", ["c.0123456789abcdef", "x", "a", "a.0123456789ABCDEF"])
+def test_verify_finds_images_of_no_shard(tmp_path, layout, name):
+    writer = decoded(tmp_path, layout)
+    lie(tmp_path, layout, name)
+    assert {check for check, _ in found(writer)} == {"foreign"}
+
+
+def lie(sink, layout, name):
+    """Puts something beside the images."""
+    path = Path(sink, "images", f"{name}.tar" if layout == "webdataset" else f"{name}/x.png")
+    path.parent.mkdir(exist_ok=True, parents=True)
+    path.write_bytes(b"x")
+
+
+def finish(writer):
+    read = totals.read_totals(writer.sink, writer.run, writer.plan)
+    totals.mark_success(writer.sink, writer.plan, read)
+
+
+@pytest.mark.parametrize("layout", ["webdataset", "folder"])
+def test_finish_sweeps_what_a_writer_left_that_died_and_nothing_else(tmp_path, layout):
+    writer = decoded(tmp_path, layout)
+    deep = "deep/b" if layout == "webdataset" else "deep%2Fb"
+    for left in ("a.0123456789abcdef", f"{deep}.0123456789abcdef"):
+        lie(tmp_path, layout, left)
+    assert {check for check, _ in found(writer)} == {"foreign"}
+    finish(writer)
+    assert found(writer) == set()
+    decoded(tmp_path / "other", layout)
+    assert images_of(tmp_path) == images_of(tmp_path / "other")
+
+
+@pytest.mark.parametrize("layout", ["webdataset", "folder"])
+def test_finish_leaves_images_of_a_later_generation_to_whoever_makes_them(tmp_path, layout):
+    writer = decoded(tmp_path, layout)
+    lie(tmp_path, layout, "a.1-0123456789abcdef")
+    finish(writer)
+    assert {check for check, _ in found(writer)} == {"foreign"}
 
 
 @pytest.mark.parametrize("layout", ["webdataset", "folder"])
@@ -193,7 +255,7 @@ def test_commit_again_after_a_crash_leaves_only_the_images_it_lists(tmp_path, la
     kept = pq.read_table(data_uri(writer.sink, "a"))["key"].to_pylist()
     assert kept == ["k/0", "k/2", "k/3"]
     if layout == "folder":
-        files = sorted(path.name for path in (tmp_path / "images" / "a" / "k").iterdir())
+        files = sorted(path.name for path in (place(tmp_path, "a") / "k").iterdir())
         assert files == ["0.png", "2.png", "3.png"]
 
 
@@ -236,34 +298,70 @@ def test_commit_of_images_that_dies_at_any_call_is_completed_by_a_rerun(tmp_path
 
 
 def images_of(sink):
-    return {str(p.relative_to(sink)): p.read_bytes() for p in sink.glob("images/**/*.*")}
+    files = (path for path in sink.glob("images/**/*") if path.is_file())
+    return {str(path.relative_to(sink)): path.read_bytes() for path in files}
+
+
+def with_other_pixels(rows):
+    """Returns rows of a shard as another device makes them."""
+    listed = rows.to_pylist()
+    for row in listed:
+        if row["image"] is not None:
+            row["image"] = image(9, row["row"])
+    return pa.Table.from_pylist(listed, schema=rows.schema)
 
 
 @pytest.mark.parametrize("layout", ["webdataset", "folder"])
-def test_commit_beside_another_writer_of_other_images_leaves_one_of_both_whole(
-    tmp_path, layout, monkeypatch
+@pytest.mark.parametrize("dies", [False, True])
+def test_commit_of_a_writer_that_comes_second_leaves_the_images_of_the_first(
+    tmp_path, layout, dies
 ):
     """Both looked before either had published; on other devices pixels may differ."""
-    writer = decoded(tmp_path, layout)
+    expected = decoded(tmp_path / "expected", layout)
+    writer = decoded(tmp_path / "sink", layout)
     Path(data_uri(writer.sink, "a")).unlink()
-    schema, looks = writer.product.rows, iter([False])
-    is_there = publication._is_there
+    for path in Path(writer.sink, "images").glob("a.*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    ours, state = rows_of(0, 4, writer.product.rows), {"is_first": True}
 
-    def look(*arguments):
-        if next(looks, True):
-            return is_there(*arguments)
-        commit_rows(rows_of(0, 4, schema), writer)
-        return False
+    def call(real, uri, *arguments, **options):
+        if "/images/" in str(uri) and state.pop("is_first", False):
+            commit_rows(ours, writer)  # another command, from its beginning to its end
+        elif str(uri).endswith("data/a.parquet") and real.__name__ == "publish" and dies:
+            if "has_come" in state:
+                raise Crash
+            state["has_come"] = True
+        return real(uri, *arguments, **options)
 
-    monkeypatch.setattr(publication, "_is_there", look)
-    others = rows_of(0, 4, schema).to_pylist()
-    for row in others[:4]:
-        row["image"] = image(9, row["row"])
-    commit_rows(pa.Table.from_pylist(others, schema=schema), writer)
-    (tmp_path / "_SUCCESS").unlink()
-    read = totals.read_totals(writer.sink, writer.run, writer.plan)
-    totals.mark_success(writer.sink, writer.plan, read)
+    with contextlib.suppress(Crash), intercept(call):
+        commit_rows(with_other_pixels(ours), writer)
+    finish(writer)
     assert found(writer) == set()
+    assert images_of(Path(writer.sink)) == images_of(Path(expected.sink))
+
+
+@pytest.mark.parametrize("layout", ["webdataset", "folder"])
+def test_commit_of_a_changed_shard_has_new_images_beside_the_old_until_they_are_listed(
+    tmp_path, layout
+):
+    writer = decoded(tmp_path, layout)
+    before = images_of(tmp_path)
+    changed = Plan.of([tar_shard("a", version="2"), tar_shard("deep/b")])
+    run, plan = start_run(writer.sink, writer.run, changed, Growth(replace_changed=True))
+    again = replace(writer, run=run, plan=plan)
+    rows = with_other_pixels(rows_of(0, 4, writer.product.rows))
+
+    def call(real, uri, *arguments, **options):
+        if real.__name__ == "replace_if" and "/data/" in uri.uri:
+            assert before.items() < images_of(tmp_path).items()
+        return real(uri, *arguments, **options)
+
+    with intercept(call):
+        commit_rows(rows, again)
+    finish(again)
+    assert found(again) == set()
+    left = images_of(tmp_path)
+    assert {path for path in left if path in before} == {p for p in before if "deep" in p}
 
 
 @pytest.mark.parametrize(
@@ -289,12 +387,11 @@ def test_tar_of_a_shard_is_the_same_for_the_same_rows(tmp_path):
     digests = set()
     for name in ("one", "two"):
         decoded(tmp_path / name, "webdataset")
-        data = (tmp_path / name / "images" / "a.tar").read_bytes()
+        data = place(tmp_path / name, "a").read_bytes()
         digests.add(hashlib.sha256(data).hexdigest())
         with tarfile.open(fileobj=io.BytesIO(data)) as tar:
             names = tar.getnames()
         assert names[:2] == ["k/0.png", "k/0.txt"]
     assert len(digests) == 1
-    said = pq.read_metadata(tmp_path / "one" / "data" / "a.parquet").metadata
-    assert json.loads(said[b"vqpipe"])["tar"]["sha256"] in digests
+    assert said(tmp_path / "one", "a")["tar"]["sha256"] in digests
     assert Image.open(io.BytesIO(image(0, 0))).size == (8, 6)
