@@ -30,6 +30,7 @@ from pipeline.errors import ConfigError
 from pipeline.images import ImageFormat
 from pipeline.plan import Plan, find_plan
 from pipeline.products import ImagesProduct
+from pipeline.progress import announce
 from pipeline.readers import SampleReader
 from pipeline.run import Run, is_complete, start_run
 from pipeline.schema import Selection, Shard
@@ -207,6 +208,7 @@ def _prepare(job: Decode) -> Prepared:
     weights = load_for_codes(job, source.run, source.uri)
     form = source.form(job, weights)
     selection = replace(source.selection(job), shape=form.shape)
+    announce("looking at the columns of", len(source.alike))
     kept = kept_schema(source.alike, selection, _begun(sink, selection))
     how, findings = _settle_codec(job, source.run, weights)
     step = Decoding(form, how, weights.config.downsample_factor)

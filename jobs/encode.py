@@ -169,7 +169,7 @@ def _find(
     listing = list_shards(source, job.format, planned=earlier, read=read_quarantined)
     selection = _select(job, begun, listing)
     if listing.format == "parquet" and not begun:
-        announce("reading the footers", len(listing.shards))
+        announce("looking at the columns of", len(listing.shards))  # later, those of new files
     return listing, selection, kept_schema(listing, selection, begun_with(begun, planned, job.keep))
 
 

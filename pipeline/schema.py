@@ -84,7 +84,10 @@ class Reason(enum.StrEnum):
         "duplicate_key",
         "The key has been seen before in this shard: a duplicate, or members not side by side.",
     )
-    BAD_METADATA = "bad_metadata", "A column to be kept could not be read as text."
+    BAD_METADATA = (
+        "bad_metadata",
+        "The key or a column to be kept could not be read, or its type cannot hold the value.",
+    )
     SHARD_DAMAGED = (
         "shard_damaged",
         "The shard cannot be read past this point; samples before it are kept.",
