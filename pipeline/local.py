@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline import disk
+from pipeline import disk, imprints
 from pipeline.stores import Found
 
 
@@ -49,9 +49,9 @@ class Local:
         with open(path, "rb", buffering=0) as file:
             return os.pread(file.fileno(), end - start, start)
 
-    def open(self, path: str, block: int) -> "_OpenFile":  # noqa: ARG002 (the kernel reads ahead)
+    def open(self, path: str, block: int) -> "OpenFile":  # noqa: ARG002 (the kernel reads ahead)
         """Opens a file."""
-        return _OpenFile(path)
+        return OpenFile(path)
 
     def create(self, path: str, data: bytes) -> bool:
         """Makes a file visible in one step, unless there is one."""
@@ -81,11 +81,23 @@ class Local:
         return not disk.publish(Path(path), data) and disk.creates_once(Path(path).parent)
 
 
-class _OpenFile(io.FileIO):
-    """A file may be written while it is read: its time and size are those of now."""
+class OpenFile(io.FileIO):
+    """A file may be written while it is read: what is said of it is said of now."""
+
+    _imprint: str | None = None
+    _changed_ns = 0
 
     def look(self) -> Found:
+        """Returns size and time of change."""
         return found_of(os.fstat(self.fileno()))
+
+    def look_closely(self) -> Found:
+        """Returns the same with an imprint, taken anew whenever anything of the file changed."""
+        state = os.fstat(self.fileno())
+        if self._imprint is None or state.st_ctime_ns != self._changed_ns:
+            self._imprint = imprints.take_imprint(self.fileno())
+            self._changed_ns = state.st_ctime_ns
+        return imprints.imprinted(found_of(state), self._imprint)
 
 
 def found_of(state: os.stat_result) -> Found:

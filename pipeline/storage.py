@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pipeline import disk, retries, tree, uris
+from pipeline import disk, imprints, retries, tree, uris
 from pipeline.errors import SourceChangedError
-from pipeline.local import found_of
+from pipeline.local import OpenFile, found_of
 from pipeline.refusals import ask
 from pipeline.schema import NO_FILE, File
 from pipeline.stores import Found, Handle, VersionGoneError, find_store, forget
@@ -27,6 +27,8 @@ __all__ = [
     "delete",
     "forget",
     "hurry",
+    "imprint",
+    "is_on_disk",
     "join_uri",
     "list_files",
     "list_source",
@@ -123,6 +125,31 @@ def stat(uri: str) -> File:
     return File(_plain(uri), *ask(uri, lambda: store.look(path)))
 
 
+def is_on_disk(uri: str) -> bool:
+    """Tells whether something is a file of this machine's file systems, and in no store."""
+    return uris.split_uri(uri)[0] == "file"
+
+
+def imprint(file: File) -> File:
+    """Returns a file of a disk with an imprint in its version (`pipeline.imprints`).
+
+    One that is gone, or in a store, is returned as it is.
+    """
+    path = Path(uris.split_uri(file.uri)[1])
+
+    def take() -> str:
+        with path.open("rb", buffering=0) as opened:
+            return imprints.take_imprint(opened.fileno())
+
+    if not is_on_disk(file.uri):
+        return file
+    try:
+        found = imprints.imprinted(Found(file.size, file.version), ask(file.uri, take))
+    except FileNotFoundError:
+        return file
+    return File(file.uri, *found)
+
+
 def read(uri: str) -> bytes:
     """Returns a whole object.
 
@@ -180,7 +207,7 @@ class _Reader(io.RawIOBase):
     """Reads one version of an object; the store's failures become `StorageError`s.
 
     A store says with every answer which version it is of. A file may be written while it is read:
-    its time and size are looked at after every read, and at once.
+    its time and size are looked at after every read, and at once, its imprint if anything moved.
     """
 
     def __init__(self, file: File, handle: Handle) -> None:
@@ -210,7 +237,12 @@ class _Reader(io.RawIOBase):
 
     def check(self) -> None:
         """Raises SourceChangedError if what is open is not what is wanted."""
-        _check_version(self._file, self._handle.look())
+        _check_version(self._file, self._look())
+
+    def _look(self) -> Found:
+        if isinstance(self._handle, OpenFile) and imprints.is_imprinted(self._file.version):
+            return self._handle.look_closely()
+        return self._handle.look()
 
     def seek(self, offset: int, whence: int = 0) -> int:
         return self._handle.seek(offset, whence)

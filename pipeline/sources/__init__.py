@@ -24,6 +24,7 @@ from pipeline.sources.columns import Read
 from pipeline.sources.formats import sort_out
 from pipeline.sources.names import check_keep, check_names, check_unicode, visible_files
 from pipeline.sources.patterns import find_files
+from pipeline.sources.versions import imprint_shards
 
 RESERVED = {field.name for field in (*HEAD, *VIEW)} | {"codes"}
 """Columns that the output has of its own."""
@@ -74,7 +75,7 @@ def list_shards(
     visible = visible_files(storage.normalise_uri(source), found.root, found.files)
     fmt, taken, ignored = sort_out(source, visible, fmt, read or read_shard)
     check_unicode(taken)
-    shards = _shards(fmt, found.root, taken, planned, max_shard_bytes)
+    shards = imprint_shards(_shards(fmt, found.root, taken, planned, max_shard_bytes))
     check_names(shards)
     if len(visible) < len(found.files):
         ignored[HIDDEN] = len(found.files) - len(visible)

@@ -33,6 +33,7 @@ from pipeline.sources.names import check_names, check_unicode, shard_names, visi
 from pipeline.sources.parquet import BATCH_ROWS, count_rows, open_parquet, unique
 from pipeline.sources.patterns import find_files
 from pipeline.sources.values import MAX_VALUE_BYTES, name_sample
+from pipeline.sources.versions import imprint_shards
 
 Kind = Literal["codes", "latents"]
 DTYPE: dict[str, np.dtype[Any]] = {"codes": np.dtype("<i8"), "latents": np.dtype("<f4")}
@@ -63,7 +64,7 @@ def list_shards(source: str, kind: Kind) -> list[Shard]:
     names = shard_names(found.root, files)
     shards = [Shard(name, kind, (file,)) for name, file in zip(names, files, strict=True)]
     check_names(shards)
-    return sorted(shards, key=lambda shard: shard.name)
+    return sorted(imprint_shards(shards), key=lambda shard: shard.name)
 
 
 def kept_schema(
