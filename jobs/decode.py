@@ -11,12 +11,12 @@ from jobs.console import Fields
 from jobs.identity import check_encoded, check_kept, find_whole_run, versions
 from jobs.kept import begun_with, facts_of_kept
 from jobs.model import ModelOptions, load_for_codes
+from jobs.places import check_lengths, check_places
 from jobs.stage import (
     GrowthOptions,
     Places,
     Prepared,
     RunOptions,
-    check_places,
     check_uris,
     describe_store,
     run_stage,
@@ -205,6 +205,7 @@ def _prepare(job: Decode) -> Prepared:
     sink = storage.normalise_uri(job.sink)
     source = _Source.of(job)
     check_places(source.uri, sink)
+    check_lengths(sink, (shard.name for shard in source.shards))
     weights = load_for_codes(job, source.run, source.uri)
     form = source.form(job, weights)
     selection = replace(source.selection(job), shape=form.shape)

@@ -12,13 +12,13 @@ from jobs.console import Fields, Prose
 from jobs.identity import check_kept, facts_of, find_whole_run, grid_of, identity_of, settle_codec
 from jobs.kept import begun_with
 from jobs.model import ModelOptions
+from jobs.places import check_lengths, check_places
 from jobs.stage import (
     GrowthOptions,
     Places,
     Prepared,
     RunOptions,
     check_least,
-    check_places,
     check_uris,
     describe_store,
     run_stage,
@@ -123,6 +123,7 @@ def _prepare(job: Encode) -> Prepared:
     grid = grid_of(job.resolution, weights)
     begun = find_whole_run(sink)
     listing, selection, kept = _find(job, source, begun, find_plan(sink))
+    _check_names(source, sink, listing)
     listed = Plan.of(listing.shards)
     codec, findings = settle_codec(job, begun, weights)
     asking = replace(job, image=selection.image)
@@ -179,6 +180,12 @@ def _select(job: Encode, begun: Run | None, listing: Listing) -> Selection:
     if job.image is None and begun and begun.identity.get("format") == listing.format:
         return replace(selection, image=begun.identity.get("image"))
     return find_image(listing, selection, read_quarantined)
+
+
+def _check_names(source: str, sink: str, listing: Listing) -> None:
+    """Checks that the sink is in no folder that is read, and has room for the shards' names."""
+    check_places(source, sink, listing.followed)
+    check_lengths(sink, (shard.name for shard in listing.shards))
 
 
 def _check_limit(job: Encode, run: Run, left: dict[int, Staged]) -> None:

@@ -114,19 +114,6 @@ def check_uris(job: object, *names: str) -> None:
         storage.normalise_uri(uri or "")
 
 
-def check_places(source: str, sink: str) -> None:
-    """Refuses a sink inside its source.
-
-    Raises:
-        ConfigError: If it is.
-    """
-    if sink == source or f"{sink}/".startswith(f"{source}/"):
-        raise ConfigError(
-            f"the sink {sink} is inside the source {source}, so that the next run would read its "
-            "output; put it beside the source"
-        )
-
-
 def describe_store(writer: Writer) -> Fields:
     """Returns what to take care of with a sink's store, if anything."""
     if check_creates_once(writer.sink, writer.run):

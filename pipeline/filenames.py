@@ -2,9 +2,9 @@
 
 Every byte but ASCII letters, digits, `_`, `-` and, where they may stand, `.` and `/` becomes
 `%XX`, as in URLs (RFC 3986, section 2.1), so that `urllib.parse.unquote` turns a name back into its
-key. So do letters, where they must: the first one of `con`, `nul` and the other names that Windows
-keeps for devices, and the capitals of keys that differ in nothing else, since disks of macOS and
-Windows take `IMG` and `img` for one name.
+key, or into what `drop_endings` left of it. So do letters, where they must: the first one of `con`,
+`nul` and the other names that Windows keeps for devices, and the capitals of keys that differ in
+nothing else, since disks of macOS and Windows take `IMG` and `img` for one name.
 
 No part of a path is empty or begins with a dot, so that nothing leads out of the folder;
 folders have no dots at all, so that none has the name of a file. Only two kinds of names cannot be
@@ -15,7 +15,7 @@ and a hash of its key.
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 MAX_BYTES = 200
 """Longest name, extension left out: file systems take 255 bytes in one part of a path, S3 1,024 in
@@ -55,6 +55,31 @@ def safe_names(keys: Sequence[str], *, dots: bool) -> list[str]:
         name if uses[name.lower()] == 1 else _cut(_escape_capitals(name), key)
         for name, key in zip(names, keys, strict=True)
     ]
+
+
+def drop_endings(keys: Sequence[str], endings: Collection[str]) -> list[str]:
+    """Returns keys without the endings of files, each still different from all others.
+
+    An image gets the ending of its new format: `cat.jpg` becomes `cat.png`, and not `cat.jpg.png`
+    unless there is a `cat.gif` or a `cat` too. Where two would be the same, both stay as they are.
+
+    Args:
+        keys: Any texts, each once.
+        endings: Such as `jpg`, in small letters.
+    """
+    texts = [_drop_ending(key, endings) for key in keys]
+    while True:
+        uses = Counter(texts)
+        kept = [text if uses[text] == 1 else key for text, key in zip(texts, keys, strict=True)]
+        if kept == texts:
+            return texts
+        texts = kept
+
+
+def _drop_ending(key: str, endings: Collection[str]) -> str:
+    stem, _, ending = key.rpartition(".")
+    is_named = stem and not stem.endswith("/")
+    return stem if is_named and ending.lower() in endings else key
 
 
 def safe_folder(shard: str) -> str:

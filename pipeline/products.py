@@ -17,9 +17,10 @@ import pyarrow.compute as pc
 from pipeline import schema
 from pipeline.beside import Beside, sha256
 from pipeline.errors import AccountingError
-from pipeline.filenames import safe_name, safe_names
+from pipeline.filenames import drop_endings, safe_name, safe_names
 from pipeline.footer import HISTOGRAM, IMAGE_BYTES, pack_histogram
 from pipeline.images import ImageFormat
+from pipeline.sources.extensions import IMAGE_EXTENSIONS
 from pipeline.tars import write_tar
 from pipeline.texts import documents, is_text
 
@@ -185,7 +186,8 @@ class ImagesProduct:
         return Finished(table, facts | said, {}, beside)
 
     def _names(self, good: pa.Table) -> list[str]:
-        return safe_names(good["key"].to_pylist(), dots=self.layout != "webdataset")
+        keys = drop_endings(good["key"].to_pylist(), IMAGE_EXTENSIONS)
+        return safe_names(keys, dots=self.layout != "webdataset")
 
     def _members(self, good: pa.Table, files: list[str]) -> Iterator[tuple[str, bytes]]:
         """Yields name and content of each member: an image, then its text, then all else of it."""

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.filenames import MAX_BYTES, safe_folder, safe_name, safe_names
+from pipeline.filenames import MAX_BYTES, drop_endings, safe_folder, safe_name, safe_names
 
 KEYS = [
     "train/0001",
@@ -96,6 +96,39 @@ def test_safe_names_differ_for_different_keys_on_disks_that_know_no_capitals(key
             assert unquote(name) == key
         if sum(other.lower() == key.lower() for other in keys) == 1:
             assert name == safe_name(key, dots=dots)
+
+
+ENDINGS = ("jpg", "png", "gif")
+NAMED = st.lists(
+    st.sampled_from(["a", "A", "b", "/", ".", ".jpg", ".png", ".PNG", ".gif", ".txt", "%2E"]),
+    max_size=5,
+).map("".join)
+
+
+def test_drop_endings_replaces_an_images_ending_where_nothing_else_has_that_name():
+    assert drop_endings(["astronaut.png", "x/cat.JPG", "notes.txt", "b"], ENDINGS) == [
+        "astronaut",
+        "x/cat",
+        "notes.txt",
+        "b",
+    ]
+    alike = ["a.png", "a.jpg", "b", "b.gif", ".png", "x/.png", "c.png.gif", "c.txt"]
+    assert drop_endings(alike, ENDINGS) == [*alike[:6], "c.png", "c.txt"]
+
+
+@pytest.mark.fault(26)
+@given(st.lists(NAMED, unique=True, max_size=12), st.booleans())
+def test_drop_endings_never_gives_two_keys_one_file_whatever_their_order(keys, dots):
+    texts = drop_endings(keys, ENDINGS)
+    assert dict(zip(keys[::-1], drop_endings(keys[::-1], ENDINGS), strict=True)) == dict(
+        zip(keys, texts, strict=True)
+    )
+    for text, key in zip(texts, keys, strict=True):
+        assert key in {text, *(f"{text}.{kind}" for kind in (*ENDINGS, "PNG"))}
+    files = [f"{name}.jpg" for name in safe_names(texts, dots=dots)]
+    assert len({name.lower() for name in files}) == len(keys)
+    folders = {name[:i] for name in files for i, letter in enumerate(name) if letter == "/"}
+    assert not set(files) & folders
 
 
 @pytest.mark.fault(26)

@@ -131,6 +131,14 @@ def test_list_shards_file_name_that_is_not_utf8_is_config_error(tmp_path):
         list_shards(str(tmp_path))
 
 
+def test_list_shards_name_that_is_too_long_with_what_a_sink_adds_is_config_error(tmp_path):
+    fill(tmp_path, f"{'a' * 220}.tar", "x/b.tar")
+    assert len(shard_names(str(tmp_path))) == 2
+    fill(tmp_path, f"{'é' * 111}.tar")
+    with pytest.raises(ConfigError, match=r"éé\.tar.*222 bytes.*rename"):
+        list_shards(str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("pattern", "names"),
     [

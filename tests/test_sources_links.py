@@ -58,7 +58,7 @@ def test_list_shards_loops_end_and_a_real_folder_counts_before_a_link_to_it(tmp_
         (tmp_path / "photos" / name).symlink_to(target)
     listing = list_shards(f"{tmp_path}/photos")
     assert paths(listing, tmp_path / "photos") == ["b/0.jpg", "b/c/1.jpg", "z/2.jpg"]
-    assert listing.followed == (f"{tmp_path}/photos/z",)
+    assert listing.followed == (f"{tmp_path}/photos/z", f"{tmp_path}/photos/zzz")
     repeated = {uri.removeprefix(f"{tmp_path}/photos/") for uri in listing.repeated}
     assert repeated == {"a", "b/up", "b/c/self", "zz", "zzz/photos", "zzz/beside"}
 

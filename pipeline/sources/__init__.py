@@ -44,7 +44,7 @@ class Listing:
     ignored: dict[str, int]
     """How many files of which extension were found and not taken."""
     followed: tuple[str, ...] = ()
-    """URIs of linked folders that images, tars or Parquet files were found in."""
+    """URIs of linked folders that were searched."""
     repeated: tuple[str, ...] = ()
     """URIs of folders, linked or behind a link, that are read under another name."""
 
@@ -79,14 +79,8 @@ def list_shards(
     check_names(shards)
     if len(visible) < len(found.files):
         ignored[HIDDEN] = len(found.files) - len(visible)
-    above = {folder for file in taken for folder in _folders(file.uri)} if found.followed else set()
-    return Listing(
-        fmt,
-        tuple(sorted(shards, key=lambda shard: shard.name)),
-        ignored,
-        tuple(link for link in found.followed if link in above),
-        found.repeated,
-    )
+    shards = sorted(shards, key=lambda shard: shard.name)
+    return Listing(fmt, tuple(shards), ignored, found.followed, found.repeated)
 
 
 def find_image(listing: Listing, selection: Selection, read: Read | None = None) -> Selection:
@@ -172,9 +166,3 @@ def _shards(
         return parquet.list_shards(root, files, max_shard_bytes)
     own = [shard for shard in planned if shard.format == "folder"]  # else it is another run's
     return folder.list_shards(root, files, own)
-
-
-def _folders(uri: str) -> Iterator[str]:
-    """Yields every folder that a file is in."""
-    while uri := uri.rpartition("/")[0]:
-        yield uri

@@ -7,6 +7,9 @@ from pipeline.errors import ConfigError
 from pipeline.schema import File, Shard
 from pipeline.sources.extensions import IMAGE_EXTENSIONS, extension, stem
 
+MAX_NAME_BYTES = 220
+"""Longest part of a shard's name: file systems take 255 bytes, and a sink's files add endings."""
+
 
 def relative_path(root: str, uri: str) -> str:
     """Returns the path of a file below the source's root, as its store spells it."""
@@ -89,4 +92,15 @@ def check_names(shards: Iterable[Shard]) -> None:
                 f"{shard.files[0].uri} would be written as {shard.name!r}, like another file of "
                 "this source: rename one of the two"
             )
+        _check_length(shard)
         seen.add(shard.name)
+
+
+def _check_length(shard: Shard) -> None:
+    longest = max(len(part.encode()) for part in shard.name.split("/"))
+    if longest > MAX_NAME_BYTES:
+        raise ConfigError(
+            f"{shard.files[0].uri} would be written as {shard.name!r}, in which one name has "
+            f"{longest} bytes, and with what is added to it, more than the {MAX_NAME_BYTES} that "
+            "fit everywhere: rename it, or give a source that lies deeper"
+        )

@@ -1,0 +1,38 @@
+import io
+import tarfile
+
+import pyarrow as pa
+import pytest
+
+from pipeline.images import ImageFormat
+from pipeline.products import ImagesProduct
+
+KEYS = ["astronaut.png", "x/cat.JPG", "x/cat.gif", "plain", "notes.txt"]
+
+
+def finish(layout, keys):
+    product = ImagesProduct(pa.schema([]), ImageFormat("png"), layout, (8, 8))
+    rows = [{"row": row, "key": key, "image": key.encode()} for row, key in enumerate(keys)]
+    return product.finish(pa.Table.from_pylist(rows, schema=product.rows), "a", {})
+
+
+@pytest.mark.parametrize("layout", ["folder", "webdataset"])
+def test_images_product_files_have_the_ending_of_their_new_format_and_no_other(layout):
+    finished = finish(layout, KEYS)
+    files = finished.columns["file"].to_pylist()
+    dot = "." if layout == "folder" else "%2E"  # a webdataset's key ends at its first dot
+    assert files == [
+        "astronaut.png",
+        f"x/cat{dot}JPG.png",
+        f"x/cat{dot}gif.png",
+        "plain.png",
+        f"notes{dot}txt.png",
+    ]
+    assert finished.columns["key"].to_pylist() == KEYS
+    if layout == "folder":
+        assert finished.beside == {
+            f"images/a/{f}": k.encode() for f, k in zip(files, KEYS, strict=True)
+        }
+    else:
+        with tarfile.open(fileobj=io.BytesIO(finished.beside["images/a.tar"])) as tar:
+            assert tar.getnames() == files
