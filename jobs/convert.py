@@ -26,7 +26,7 @@ class Convert(ModelOptions):
 
     model: tyro.conf.Positional[str]
     """A folder (local or s3://) of a diffusers VQModel, a Hugging Face repository (org/name), or
-    one file with weights (.ckpt, .safetensors, .bin), such as a VQGAN of CompVis."""
+    one file with weights (.ckpt, .pth, .pt, .safetensors, .bin), such as a VQGAN of CompVis."""
     out: tyro.conf.Positional[str]
     """Folder or s3://bucket/prefix to write; another checkpoint there is never overwritten."""
 

@@ -15,7 +15,7 @@ class ModelOptions:
 
     model: str
     """A folder (local or s3://) of a diffusers VQModel, a Hugging Face repository (org/name), or
-    one file with weights (.ckpt, .safetensors, .bin), such as a VQGAN of CompVis."""
+    one file with weights (.ckpt, .pth, .pt, .safetensors, .bin), such as a VQGAN of CompVis."""
     subfolder: str | None = None
     """Folder of the VQModel inside --model, such as vqvae in a diffusers pipeline."""
     revision: str | None = None

@@ -19,9 +19,9 @@ from pipeline.vqgan.checkpoint import (
 )
 from pipeline.vqgan.compvis import read_compvis
 from pipeline.vqgan.files import CONFIG_FILE, STEM, WEIGHTS_FILE, read_files
-from pipeline.vqgan.tensors import parse_weights
+from pipeline.vqgan.tensors import TRAINED, parse_weights
 
-WEIGHTS_ENDINGS = (".ckpt", ".safetensors", ".bin")
+WEIGHTS_ENDINGS = (*TRAINED, ".safetensors", ".bin")
 """What the name of a single file with weights ends with."""
 YAML_ENDINGS = (".yaml", ".yml")
 """What the name of CompVis' configs ends with."""
@@ -134,7 +134,7 @@ def _refuse_options(model: str, **options: str | None) -> None:
 def _read_folder(folder: str, where: str, variant: str | None) -> dict[str, bytes]:
     """Returns the files of a folder in diffusers' layout, in the one form that `Weights` holds."""
     names = _list_names(folder)
-    if CONFIG_FILE not in names and not any(name.startswith(STEM) for name in names):
+    if not any(name.startswith(STEM) for name in names):
         raise CheckpointError(_describe_stranger(where, names))
     files = read_files(
         lambda name: storage.read(storage.join_uri(folder, name)), names, variant, where
@@ -143,17 +143,26 @@ def _read_folder(folder: str, where: str, variant: str | None) -> dict[str, byte
 
 
 def _describe_stranger(where: str, names: list[str]) -> str:
-    """Returns what to say of a folder that is not in diffusers' layout."""
+    """Returns what to say of a folder without weights in diffusers' layout."""
     single = [name for name in names if name.endswith(WEIGHTS_ENDINGS)]
     if single:
         return (
-            f"{where} is not in diffusers' layout (no {CONFIG_FILE}), but holds "
+            f"{where} has no {WEIGHTS_FILE}, as diffusers names it, but holds "
             f"{', '.join(single)}; give that file as --model"
+        )
+    if not names and not _is_local_folder(where):
+        return (
+            f"{where} does not exist; correct --model: a path, a URL, or org/name on the Hugging "
+            "Face hub"
         )
     return (
         f"{where} holds no model: expected {CONFIG_FILE} and {WEIGHTS_FILE}, as diffusers saves a "
         "VQModel; give the folder that holds them (in a pipeline: add --subfolder vqvae)"
     )
+
+
+def _is_local_folder(where: str) -> bool:
+    return "://" not in where and Path(where).is_dir()
 
 
 def _read_single(uri: str, config_uri: str | None) -> dict[str, bytes]:
@@ -171,7 +180,7 @@ def _read_file(uri: str, option: str) -> bytes:
     try:
         return storage.read(uri)
     except FileNotFoundError:
-        raise CheckpointError(f"there is no file {uri}; correct {option}") from None
+        raise CheckpointError(f"{uri} does not exist; correct {option}") from None
 
 
 def _find_config(uri: str) -> str:
@@ -182,7 +191,7 @@ def _find_config(uri: str) -> str:
     """
     folder = uri.rpartition("/")[0]
     places = [folder]
-    if uri.endswith(".ckpt"):
+    if uri.endswith(TRAINED):
         places.append(storage.join_uri(folder.rpartition("/")[0], "configs"))
     found: list[str] = []
     for place in places:

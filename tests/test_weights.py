@@ -2,8 +2,10 @@ import functools
 import json
 from pathlib import Path
 
+import diffusers
 import pytest
 import torch
+from diffusers.training_utils import EMAModel
 from safetensors.torch import load, save
 
 from pipeline import storage
@@ -192,3 +194,140 @@ def test_weights_load_folder_with_a_ckpt_says_to_give_that_file(ckpt):
 def test_weights_load_option_that_would_do_nothing_is_config_error(option, options):
     with pytest.raises(ConfigError, match=option):
         Weights.load(**options)
+
+
+def test_weights_load_running_average_as_diffusers_saves_it_equals_what_diffusers_reads(tmp_path):
+    trained = diffusers.VQModel.from_pretrained(str(DEMO))
+    average = EMAModel(
+        trained.parameters(), model_cls=diffusers.VQModel, model_config=trained.config
+    )
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.add_(0.5)
+    average.step(trained.parameters())
+    average.save_pretrained(tmp_path / "vqmodel_ema")
+    expected = diffusers.VQModel.from_pretrained(str(tmp_path / "vqmodel_ema")).state_dict()
+    found = Weights.load(str(tmp_path / "vqmodel_ema"))
+    assert found.parsed[1].keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.parsed[1].items())
+    assert found.sha256() != weights_of(DEMO).sha256()
+
+
+def test_weights_load_field_that_nobody_knows_is_still_an_error(model, tmp_path):
+    config = json.loads(weights_of(model).files[CONFIG_FILE])
+    for field in ("decays", "shift", "inv_gammas"):
+        storage.replace(f"{tmp_path}/{CONFIG_FILE}", json.dumps(config | {field: 1.0}).encode())
+        storage.replace(f"{tmp_path}/{WEIGHTS_FILE}", weights_of(model).files[WEIGHTS_FILE])
+        with pytest.raises(CheckpointError, match=f"unknown field {field}"):
+            Weights.load(str(tmp_path))
+
+
+def _prefixed(state, prefix):
+    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
+
+
+WRAPPED = {
+    "plain": lambda model: model.state_dict(),
+    "in a trainer's file": lambda model: {"model": model.state_dict(), "optimizer": {"lr": 1.0}},
+    "averaged": lambda model: {"params_ema": model.state_dict(), "epoch": 3},
+    "compiled": lambda model: torch.compile(model).state_dict(),
+    "of many GPUs": lambda model: torch.nn.DataParallel(model).state_dict(),
+    "both": lambda model: torch.compile(torch.nn.DataParallel(model)).state_dict(),
+    "compiled in part": lambda model: _compile_encoder(model).state_dict(),
+    "lightning": lambda model: {"state_dict": _prefixed(model.state_dict(), "model.")},
+    "ema": lambda model: _prefixed(torch.compile(model).state_dict(), "ema."),
+}
+
+
+def _compile_encoder(model):
+    model.encoder = torch.compile(model.encoder)
+    return model
+
+
+# torch imports a part of its own that it has deprecated (2.13, `torch.utils.mkldnn`).
+compiling = pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")
+
+
+@compiling
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [*((kind, "vq.pth") for kind in WRAPPED), ("plain", "vq.pt"), ("averaged", "vq.ckpt")],
+)
+def test_weights_load_file_of_a_trainer_is_the_same_model_however_it_was_wrapped(
+    model, tmp_path, kind, name
+):
+    content = WRAPPED[kind](diffusers.VQModel.from_pretrained(str(DEMO)))
+    (tmp_path / name).write_bytes(compvis.save(content))
+    (tmp_path / CONFIG_FILE).write_bytes(weights_of(model).files[CONFIG_FILE])
+    assert Weights.load(f"{tmp_path}/{name}").sha256() == weights_of(model).sha256()
+
+
+@compiling
+@pytest.mark.parametrize("kind", ["compiled", "of many GPUs"])
+def test_weights_load_folder_with_wrapped_names_is_the_same_model(model, tmp_path, kind):
+    state = dict(WRAPPED[kind](diffusers.VQModel.from_pretrained(str(DEMO))))
+    (tmp_path / WEIGHTS_FILE).write_bytes(save(state))
+    (tmp_path / CONFIG_FILE).write_bytes(weights_of(model).files[CONFIG_FILE])
+    assert Weights.load(str(tmp_path)).sha256() == weights_of(model).sha256()
+
+
+@pytest.mark.fault(28)
+def test_weights_load_what_is_not_clearly_one_model_is_checkpoint_error(model, tmp_path):
+    state = load(weights_of(model).files[WEIGHTS_FILE])
+    name = "quantize.embedding.weight"
+    rest = {other: tensor for other, tensor in state.items() if other != name}
+    contents = {
+        "several models.*model and ema": {"ema": state, "model": state},
+        "missing tensor": _prefixed(state, "model.") | {"ema.x": state[name]},
+        "under its other name": state | {f"module.{name}": state[name]},
+        f"missing tensor {name}": _prefixed(rest, "module."),
+        "extra tensor head": _prefixed(state | {"head.weight": state[name]}, "module."),
+    }
+    (tmp_path / CONFIG_FILE).write_bytes(weights_of(model).files[CONFIG_FILE])
+    for said, content in contents.items():
+        (tmp_path / "vq.pth").write_bytes(compvis.save(content))
+        with pytest.raises(CheckpointError, match=said):
+            Weights.load(f"{tmp_path}/vq.pth")
+
+
+@pytest.mark.fault(28)
+def test_weights_load_code_in_a_pth_is_never_run(model, tmp_path):
+    (tmp_path / CONFIG_FILE).write_bytes(weights_of(model).files[CONFIG_FILE])
+    (tmp_path / "vq.pth").write_bytes(compvis.save({"model": {}, "hook": functools.partial(print)}))
+    with pytest.raises(CheckpointError, match="more than tensors"):
+        Weights.load(f"{tmp_path}/vq.pth")
+
+
+@pytest.mark.parametrize("kind", ["module.", "model."])
+def test_weights_load_wrapped_vqgan_of_compvis_is_the_same_model(tmp_path, kind):
+    state = make_vqgan("ldm_f4").state_dict()
+    storage.publish(f"{tmp_path}/plain/a.ckpt", compvis.save({"state_dict": state}))
+    storage.publish(f"{tmp_path}/wrapped/a.pth", compvis.save(_prefixed(state, kind)))
+    for folder in ("plain", "wrapped"):
+        storage.publish(f"{tmp_path}/{folder}/a.yaml", YAML)
+    plain, wrapped = (
+        Weights.load(f"{tmp_path}/plain/a.ckpt"),
+        Weights.load(f"{tmp_path}/wrapped/a.pth"),
+    )
+    assert plain.sha256() == wrapped.sha256()
+
+
+@pytest.mark.parametrize("path", ["vqgan", "models/vqgan/last", "models/vqgan/", "./a/b"])
+def test_weights_load_path_that_is_not_there_says_so(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=r"does not exist.*org/name"):
+        Weights.load(path)
+    with pytest.raises(CheckpointError, match=r"does not exist.*--model"):
+        Weights.load(f"{tmp_path}/{path.rstrip('/')}.pth")
+
+
+def test_weights_load_folder_with_nothing_in_it_says_what_it_should_hold(tmp_path):
+    with pytest.raises(CheckpointError, match="holds no model"):
+        Weights.load(str(tmp_path))
+
+
+def test_weights_load_folder_with_config_and_a_single_file_says_to_give_that_file(model, tmp_path):
+    (tmp_path / CONFIG_FILE).write_bytes(weights_of(model).files[CONFIG_FILE])
+    (tmp_path / "vq.pth").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match=r"holds vq\.pth; give that file"):
+        Weights.load(str(tmp_path))

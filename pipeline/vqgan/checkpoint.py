@@ -2,14 +2,14 @@
 
 import dataclasses
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from pipeline.errors import CheckpointError
-from pipeline.vqgan.config import VQConfig
+from pipeline.vqgan.config import EMA_FIELDS, VQConfig
 from pipeline.vqgan.files import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -32,6 +32,11 @@ OLD_ATTENTION_NAMES = {
     ".proj_attn.": ".to_out.0.",
 }
 """Names in old checkpoints, which diffusers still reads (0.42, `_fix_state_dict_keys_on_load`)."""
+
+WRAPPERS = {"module", "_orig_mod"}
+"""Parts of names that torch adds: `DistributedDataParallel`, and `torch.compile`."""
+HOLDERS = ("model.", "vqmodel.", "ema.")
+"""Starts of names where a trainer's file has a model as one part, or its running average."""
 
 
 def read_checkpoint(
@@ -60,7 +65,8 @@ def name_as_today(config: VQConfig, state: Mapping[str, Tensor], source: str) ->
     Raises:
         CheckpointError: They are not.
     """
-    names = {_rename_old_attention(name): name for name in state}
+    inner = strip_wrappers(state)
+    names = {_rename_old_attention(inner[name]): name for name in state}
     if len(names) < len(state):
         twice = set(state) - set(names.values())
         raise CheckpointError(
@@ -70,6 +76,21 @@ def name_as_today(config: VQConfig, state: Mapping[str, Tensor], source: str) ->
     renamed = {name: state[stored] for name, stored in names.items()}
     check_state(config, renamed, source)
     return renamed
+
+
+def strip_wrappers(names: Iterable[str]) -> dict[str, str]:
+    """Return the names that tensors have in the model itself, by the names that they are stored by.
+
+    What wraps a model, or a part of it, for training is in the names of what it wraps. A part that
+    only says what a whole file is goes where all names have it: no model that is read here has it.
+    """
+    found = {
+        name: ".".join(part for part in name.split(".") if part not in WRAPPERS) for name in names
+    }
+    for holder in HOLDERS:
+        if all(name.startswith(holder) for name in found.values()):
+            found = {name: inner.removeprefix(holder) for name, inner in found.items()}
+    return found
 
 
 def _read_single(files: Mapping[str, bytes], name: str, where: str) -> dict[str, Tensor]:
@@ -91,7 +112,9 @@ def _read_shards(files: Mapping[str, bytes], name: str, where: str) -> dict[str,
 
 
 def parse_config(data: bytes, source: str) -> VQConfig:
-    """Return the architecture that a `config.json` describes; keys with a leading `_` are ignored.
+    """Return the architecture that a `config.json` describes.
+
+    Fields with a leading `_` are ignored, and `EMA_FIELDS`, which change no number.
 
     Raises:
         CheckpointError: It is no JSON object, not a VQModel's, or has an unknown or bad field.
@@ -102,7 +125,11 @@ def parse_config(data: bytes, source: str) -> VQConfig:
         raise CheckpointError(
             f"{source}: _class_name is {class_name!r}, not 'VQModel'; give the folder of a VQModel"
         )
-    values = {name: value for name, value in values.items() if not name.startswith("_")}
+    values = {
+        name: value
+        for name, value in values.items()
+        if not name.startswith("_") and name not in EMA_FIELDS
+    }
     unknown = sorted(values.keys() - {field.name for field in dataclasses.fields(VQConfig)})
     if unknown:
         raise CheckpointError(

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from pipeline.errors import CheckpointError
-from pipeline.vqgan.checkpoint import check_names, check_state, expected_state
+from pipeline.vqgan.checkpoint import check_names, check_state, expected_state, strip_wrappers
 from pipeline.vqgan.config import VQConfig
 from pipeline.vqgan.tensors import parse_weights
 
@@ -95,7 +95,8 @@ def read_compvis(
     """
     params, is_part = _find_autoencoder(_parse_yaml(config, config_source), config_source)
     architecture = _read_params(params, config_source)
-    stored = parse_weights(weights, source)
+    found = parse_weights(weights, source)
+    stored = {name: found[wrapped] for wrapped, name in strip_wrappers(found).items()}
     if is_part:
         start = len(FIRST_STAGE)
         stored = {name[start:]: t for name, t in stored.items() if name.startswith(FIRST_STAGE)}

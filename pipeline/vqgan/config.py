@@ -12,6 +12,18 @@ NORM_TYPES = ("group", "spatial")
 SPATIAL_NORM_GROUPS = 32
 """Groups of every spatial norm, whatever `norm_num_groups` says (`SpatialNorm`, diffusers 0.42)."""
 
+EMA_FIELDS = (
+    "decay",
+    "inv_gamma",
+    "min_decay",
+    "optimization_step",
+    "power",
+    "update_after_step",
+    "use_ema_warmup",
+)
+"""What diffusers' `EMAModel.save_pretrained` (0.42, `training_utils.py`) adds to a model's fields:
+how the running average of its weights was made, which changes nothing in what they compute."""
+
 
 @dataclass(frozen=True)
 class VQConfig(Mapping[str, Any]):

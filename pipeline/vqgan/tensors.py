@@ -13,6 +13,10 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from pipeline.errors import CheckpointError
 
+TRAINED = (".ckpt", ".pth", ".pt")
+"""How the names of files end in which trainers keep weights, and whatever else they like."""
+STATES = ("state_dict", "model_state_dict", "model", "ema", "params", "params_ema")
+"""What trainers call the weights in such a file."""
 TRAINER_PREFIXES = (
     "pytorch_lightning.",
     "lightning.",
@@ -65,7 +69,7 @@ def parse_weights(data: bytes, source: str) -> dict[str, Tensor]:
 
     Args:
         data: A safetensors file where `source` says so; else one of `torch.save`: a state dict, or,
-            in a `.ckpt`, what a trainer saved around it.
+            in one of `TRAINED`, what a trainer saved around it.
         source: Name or URL of the file, for its ending and for errors.
 
     Raises:
@@ -73,7 +77,7 @@ def parse_weights(data: bytes, source: str) -> dict[str, Tensor]:
     """
     if source.endswith(".safetensors"):
         return _parse_safetensors(data, source)
-    content = _load_trained(data, source) if source.endswith(".ckpt") else _load(data, source)
+    content = _load_trained(data, source) if source.endswith(TRAINED) else _load(data, source)
     if not isinstance(content, dict) or not content:
         raise CheckpointError(f"{source} is no state dict; get a file with a model's weights")
     for name, tensor in content.items():
@@ -101,7 +105,15 @@ def _load_trained(data: bytes, source: str) -> object:
     kinds = [(InertDict if name in TRAINER_DICTS else Inert, name) for name in inert]
     with safe_globals(list(kinds)):
         content = _load(data, source)
-    return content.get("state_dict", content) if isinstance(content, dict) else content
+    if not isinstance(content, dict):
+        return content
+    states = [name for name in STATES if isinstance(content.get(name), dict)]
+    if len(states) > 1:
+        raise CheckpointError(
+            f"{source} holds the weights of several models, {' and '.join(states)}; save the one "
+            "that is meant in a file of its own"
+        )
+    return content[states[0]] if states else content
 
 
 def _is_from_trainer(name: str) -> bool:
