@@ -18,13 +18,18 @@ from pipeline.doctor import AskedRange, Diagnosis, Precision
 from pipeline.errors import ConfigError
 from pipeline.weights import Weights
 
+_SAFE = """  safe: vqpipe encode takes it here, and the network's numbers stay finite; how many codes
+  it changes is shown beside it, and is for you to judge
+"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Doctor(ModelOptions):
     """Say what a checkpoint is and what it bears: pixel range, code grid, safe precisions.
 
     Encodes and decodes a few packaged photos on this machine, without Ray. Every vqpipe encode
-    begins with a quick form of it.
+    begins with a quick form of it. A precision is safe if vqpipe encode takes it on this device and
+    the network's numbers stay finite in it; how many codes it changes is another matter, and shown.
 
     Example: vqpipe doctor vqgan/
     """
@@ -66,6 +71,7 @@ def run(job: Doctor) -> None:
     console = Console(highlight=False)
     print_fields(console, weights.where, _describe(weights, found))
     console.print(_tabulate(found.precisions, device))
+    console.print(_SAFE, soft_wrap=True)
     console.print(_advise(job, found), soft_wrap=True, markup=False)
 
 
