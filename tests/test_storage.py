@@ -41,6 +41,38 @@ def test_publish_existing_object_keeps_the_first(base):
     assert storage.read(f"{base}/a") == b"first"
 
 
+ODD = [
+    "q?versionId=1",
+    "q?versionId=",
+    "50%25",
+    "a+b c",
+    "br[1]{2}*",
+    "hash#1",
+    "semi;colon:@",
+    "é~^",
+]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_every_verb_takes_a_name_as_it_is_spelled(base, odd):
+    for name in (odd, f"{odd}/below", "q", "q?versionId"):
+        storage.publish(f"{base}/x/{name}.bin", name.encode())
+        storage.replace(f"{base}/x/{name}.bin", name.encode())
+    for name in (odd, f"{odd}/below"):
+        uri = f"{base}/x/{name}.bin"
+        file = storage.stat(uri)
+        assert file in storage.list_files(f"{base}/x")
+        assert file in storage.list_source(f"{base}/x").files
+        assert storage.read(uri) == storage.read_tail(file, 99) == name.encode()
+        with storage.open_file(file) as opened:
+            assert opened.read() == name.encode()
+        assert storage.publish(uri, b"other") is False
+        assert storage.replace_if(file, b"another") is True
+        assert storage.read(uri) == b"another"
+        storage.delete(uri)
+    assert names(f"{base}/x") == ["q.bin", "q?versionId.bin"]
+
+
 def test_publish_racing_threads_exactly_one_wins(base):
     start = threading.Barrier(4)
     results = {}
