@@ -18,8 +18,8 @@ from pipeline.doctor import AskedRange, Diagnosis, Precision
 from pipeline.errors import ConfigError
 from pipeline.weights import Weights
 
-_SAFE = """  safe: vqpipe encode takes it here, and the network's numbers stay finite; how many codes
-  it changes is shown beside it, and is for you to judge
+_SAFE = """  safe: vqpipe encode takes it here, and the network's numbers stay finite; how many
+  codes it changes is shown beside it, and is for you to judge
 """
 
 

@@ -122,7 +122,14 @@ def test_list_shards_link_that_led_nowhere_is_a_change_once_it_leads_somewhere(t
 
 @pytest.mark.parametrize(
     ("beside", "link"),
-    [("a.tar", "b.tar"), ("a.parquet", "b.parquet"), ("a.tar", "b"), ("a.jpg", "b")],
+    [
+        ("a.tar", "b.tar"),
+        ("a.parquet", "b.parquet"),
+        ("a.tar", "b"),
+        ("a.jpg", "b"),
+        ("a.jpg", "b.parquet"),
+        ("a.jpg", "b.tar"),
+    ],
 )
 @pytest.mark.parametrize("pattern", ["", "/*", "/**"])
 def test_list_shards_link_that_may_stand_for_many_images_is_config_error(

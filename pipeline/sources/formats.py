@@ -38,12 +38,13 @@ def sort_out(
     """
     check_obstacles([file for file in files if not extension(file.uri)])
     groups = _group(files, fmt)
+    for name, group in groups.items():
+        if name != "folder" and fmt in {None, name}:
+            check_obstacles(group)
     chosen = _choose(source, groups, read) if fmt is None else check_format(fmt)
     taken = groups.get(chosen, []) if chosen else []
     if chosen is None or not taken:
         raise ConfigError(_nothing_found(source, fmt, files))
-    if chosen != "folder":
-        check_obstacles(taken)
     kept = {file.uri for file in taken}
     return chosen, taken, _count([file for file in files if file.uri not in kept])
 
