@@ -30,9 +30,7 @@ def test_images_product_files_have_the_ending_of_their_new_format_and_no_other(l
     ]
     assert finished.columns["key"].to_pylist() == KEYS
     if layout == "folder":
-        assert finished.beside == {
-            f"images/a/{f}": k.encode() for f, k in zip(files, KEYS, strict=True)
-        }
+        assert finished.beside.files == {f: k.encode() for f, k in zip(files, KEYS, strict=True)}
     else:
-        with tarfile.open(fileobj=io.BytesIO(finished.beside["images/a.tar"])) as tar:
+        with tarfile.open(fileobj=io.BytesIO(finished.beside.files[""])) as tar:
             assert tar.getnames() == files
