@@ -145,8 +145,12 @@ def run(work: Work, resources: Resources, codec: type[Codec] = Codec) -> Iterato
 
 def _launcher(writer: "ray.ObjectRef[Any]") -> Callable[..., Any]:
     """Returns what has a worker commit blocks, given as references."""
-    how = {"num_cpus": COMMIT_CORES, "max_retries": RETRIES, "scheduling_strategy": "SPREAD"}
-    task = cast(Any, ray.remote(commit)).options(**how)
+    task = cast(Any, ray.remote(commit)).options(
+        name="commit",
+        num_cpus=COMMIT_CORES,
+        max_retries=RETRIES,
+        scheduling_strategy="SPREAD",
+    )
     return functools.partial(task.remote, writer)
 
 
