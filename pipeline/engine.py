@@ -260,7 +260,7 @@ class _Codec:
 
         ready = setup.step.prepare(make)
         self._run = ready.run
-        self._pace = Pace(setup.batch_size)
+        self._pace = Pace(setup.batch_size, self._ledger.agree)
         unused = chosen == "cpu" and has_gpu
         note = " (Ray gave it a GPU, but this torch is one for CPUs)" if unused else ""
         codec_id = ray.get_runtime_context().get_actor_id()

@@ -4,6 +4,7 @@ Kept apart from the engine so that a worker that only reads, opens or commits do
 which takes about two seconds of a core in every process.
 """
 
+import contextlib
 import functools
 import itertools
 import time
@@ -179,6 +180,7 @@ class Counter(Notes):
         super().__init__()
         self._counts = Counts()
         self._failures: Multiset[str] = Multiset()
+        self._part_rows: int | None = None
         self._codecs: set[str] = set()
 
     def join(self, codec: str, device: str, warm_up_s: float) -> None:
@@ -197,6 +199,11 @@ class Counter(Notes):
     def opened(self, images: int) -> None:
         """Counts images that are opened."""
         self._counts = self._counts._replace(opened=self._counts.opened + images)
+
+    def agree(self, rows: int) -> int:
+        """Returns how many rows a codec hands on together: what the first that asked would have."""
+        self._part_rows = self._part_rows or rows
+        return self._part_rows
 
     def worked(self, seconds: float) -> None:
         """Counts the seconds that a codec took for some rows."""
@@ -235,6 +242,12 @@ class RemoteLedger:
             except ray.exceptions.RayError:  # its node is gone, or nothing moves there
                 self._answers = False
         return 0
+
+    def agree(self, rows: int) -> int:
+        """Returns how many rows a codec of this run hands on together, given what it would."""
+        with contextlib.suppress(ray.exceptions.RayError):
+            return cast(int, ray.get(self._counter.agree.remote(rows), timeout=_ANSWER_S))
+        return rows
 
     def end(self, what: str) -> None:
         """Notes an end, some time."""
