@@ -193,7 +193,7 @@ def _work(
         stall_timeout_s=options.stall_timeout_s,
     )
     with cluster.connect(resources.address) as logs, stoppable():  # Ray sets handlers too
-        console.print(f"  {logs}", style="dim", markup=False)
+        console.print(f"  {logs}", style="dim", markup=False, soft_wrap=True)
         with Display(console, name) as display:
             display.show(progress)
             for tick in engine.run(prepared.work, resources):
