@@ -7,11 +7,12 @@ import ctypes
 import functools
 import importlib
 import sys
+import time
 
 import numpy as np
 
 from jobs import cli
-from pipeline import engine
+from pipeline import engine, pace
 from pipeline.codec import Codec
 from pipeline.errors import ConfigError
 from tests.makers import encoded
@@ -61,6 +62,18 @@ class Poisoned(Codec):
             raise LookupError("no code for red")
         if (images == KILLS).all((1, 2, 3)).any():
             ctypes.string_at(0)
+        return super().encode(images, on_batch)
+
+
+class Slow(Poisoned):
+    """One that some images make die, and whose rows go on in parts of some five."""
+
+    def __init__(self, *args, **how):
+        super().__init__(*args, **how)
+        pace.HAND_ON_S = 1.0
+
+    def encode(self, images, on_batch=lambda _: None):
+        time.sleep(0.2 * len(images))
         return super().encode(images, on_batch)
 
 

@@ -88,6 +88,19 @@ def test_encode_image_that_kills_the_codec_costs_itself_alone(tmp_path):
     assert "3 times" in messages["green"]
 
 
+@pytest.mark.soak
+def test_encode_process_that_dies_after_parts_of_a_table_went_on_leaves_no_row_out(tmp_path):
+    source, sink = tmp_path / "source", tmp_path / "sink"
+    source.mkdir()
+    good = photos(*(f"{i:02d}.jpg" for i in range(30)))
+    names = sorted(good)
+    green = {"green.png": failing.plain(failing.KILLS)}
+    members = {name: good[name] for name in names[:17]} | green
+    (source / "a.tar").write_bytes(tar_of(members | {name: good[name] for name in names[17:]}))
+    run("Slow", source, sink, "--max-rejected", 1)
+    check_rows(sink, good, {("green", 17): "codec_crashed"})
+
+
 @pytest.fixture
 def twelve(tmp_path):
     (tmp_path / "source").mkdir()
