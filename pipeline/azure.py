@@ -26,6 +26,7 @@ from azure.identity import DefaultAzureCredential
 from azure.storage.blob import BlobClient, BlobProperties, BlobServiceClient, ContainerClient
 
 from pipeline import retries
+from pipeline.content import Content, rewind
 from pipeline.errors import ConfigError
 from pipeline.ranges import Ranges
 from pipeline.refusals import NoBucketError
@@ -78,25 +79,26 @@ class Azure:
         """Opens a blob."""
         return Ranges(self, path, self.look(path), block)
 
-    def create(self, path: str, data: bytes) -> bool:
+    def create(self, path: str, data: Content) -> bool:
         """Puts a blob unless it is there."""
         try:
             with _answers(path):
-                _blob(path).upload_blob(data, overwrite=False)
+                _blob(path).upload_blob(rewind(data), length=len(data), overwrite=False)
         except ResourceExistsError:
             return False
         return True
 
-    def replace(self, path: str, data: bytes) -> None:
+    def replace(self, path: str, data: Content) -> None:
         """Puts a blob."""
         with _answers(path):
-            _blob(path).upload_blob(data, overwrite=True)
+            _blob(path).upload_blob(rewind(data), length=len(data), overwrite=True)
 
-    def replace_if(self, path: str, data: bytes, expected: Found) -> bool:
+    def replace_if(self, path: str, data: Content, expected: Found) -> bool:
         """Puts a blob in place of the expected one."""
         try:
             with _answers(path):
-                _blob(path).upload_blob(data, overwrite=True, **_if_match(expected.version))
+                match = {"overwrite": True, **_if_match(expected.version)}
+                _blob(path).upload_blob(rewind(data), length=len(data), **match)
         except VersionGoneError:
             return False
         return True
@@ -106,7 +108,7 @@ class Azure:
         with _answers(path):
             _blob(path).delete_blob()
 
-    def creates_once(self, path: str, data: bytes) -> bool:
+    def creates_once(self, path: str, data: Content) -> bool:
         """Tells whether `create` can be relied on."""
         return not self.create(path, data)
 

@@ -1,28 +1,24 @@
 """Finished rows become one Parquet object a shard; that object's existence is the commit.
 
 A writer that holds a whole shard publishes it. Otherwise it publishes what it holds as row ranges
-in `staging/`, looks whether the ranges now cover the shard, and if so merges them. Any number of
-writers may do this at once, and again after any crash: whoever sees a complete set publishes the
-same rows, and the first one wins. Object storage is the only state.
+in `staging/`, looks whether the ranges now cover the shard if that can be, and if so merges them.
+Any number of writers may do this at once, and again after any crash: whoever sees a complete set
+publishes the same rows, and the first one wins. Object storage is the only state.
 
-What a whole shard becomes in the sink is `pipeline.publication`'s matter.
+When to look, and how ranges are read, is `pipeline.staging`'s matter; what a whole shard becomes in
+the sink, `pipeline.publication`'s.
 """
-
-import json
-from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import layout, storage
-from pipeline.errors import DamagedError, StorageError
-from pipeline.footer import ORIGIN
-from pipeline.layout import ranges_of
+from pipeline import storage
+from pipeline.assembly import Base, read_base
 from pipeline.losses import least_images
-from pipeline.objects import pack_object, parse_object
-from pipeline.publication import Base, publish_shard, read_base
-from pipeline.writer import Writer, origin_of
+from pipeline.publication import is_there, publish_shard
+from pipeline.staging import RangeDamagedError, RangeGoneError, list_ranges, read_ranges, stage
+from pipeline.writer import Writer
 
 RECEIPT = pa.schema(
     [
@@ -36,9 +32,6 @@ RECEIPT = pa.schema(
     ]
 )
 """What a writer reports: one row for each shard that it was given rows of."""
-
-_NUMBERS = ("row", "view")
-"""Columns that tell rows of a shard apart; not every stage has views."""
 
 
 def commit_rows(table: pa.Table, writer: Writer) -> pa.Table:
@@ -87,94 +80,35 @@ def _commit_shard(writer: Writer, index: int, rows: pa.Table, dropped: list[str]
     total = pc.max(rows["total"]).as_py()
     if base and (total is None or total < base.least):
         total = base.total  # what was read before went further: this reading ended too early
-    rows = rows.filter(pc.greater_equal(rows["row"], 0))
-    whole = _with_base(rows, base)
-    if total is not None and len(whole) == total:
-        publish_shard(writer, index, whole, total, base)
+    new = _each_once(rows, base)
+    if total is not None and len(new) + (len(base.rows) if base else 0) == total:
+        publish_shard(writer, index, [new], total, base)
         return int(total)
-    for block in _contiguous(rows):
-        _stage(writer, index, block)
-    return _merge(writer, index, base, dropped)
+    return _merge(writer, index, base, dropped) if stage(writer, index, new, base) else None
 
 
-def _with_base(rows: pa.Table, base: Base | None) -> pa.Table:
-    """Returns rows in order, each once; what is committed already comes first."""
-    tables = [base.rows, rows] if base else [rows]
-    together = pa.concat_tables(tables)
-    names = [name for name in _NUMBERS if name in together.column_names]
-    numbers = [together[name].fill_null(0).to_numpy() for name in names]
-    order = np.lexsort(numbers[::-1])  # stable
-    if (order[1:] > order[:-1]).all():  # in order as it is: sorting would copy every image
-        return _drop_duplicates(together)
-    return _drop_duplicates(together.take(pa.array(order)))
-
-
-def _contiguous(rows: pa.Table) -> Iterator[pa.Table]:
-    """Yields runs of consecutive row numbers of a sorted table, which may hold some twice."""
+def _each_once(rows: pa.Table, base: Base | None) -> pa.Table:
+    """Returns the rows of a sorted table that are samples and not there yet, without doubles."""
     numbers = rows["row"].to_numpy()
-    for first, last in ranges_of(numbers):
-        start, end = np.searchsorted(numbers, [first, last])
-        yield rows.slice(start, end - start)
-
-
-def _stage(writer: Writer, index: int, block: pa.Table) -> None:
-    rows = (block["row"][0].as_py(), block["row"][-1].as_py() + 1)
-    name, total = writer.plan.name(index), block["total"][-1].as_py()
-    uri = layout.range_uri(writer.sink, name, rows, total, writer.edition(index))
-    storage.publish(uri, pack_object(block, {ORIGIN: json.dumps(origin_of(writer, index))}))
+    is_new = (numbers >= 0) & np.append(True, np.diff(numbers) != 0)[: len(numbers)]
+    if base:
+        is_new &= base.lacks(rows)
+    return rows if is_new.all() else rows.filter(pa.array(is_new))  # a copy of every image
 
 
 def _merge(writer: Writer, index: int, base: Base | None, dropped: list[str]) -> int | None:
     """Commits a shard whose staging is complete; returns its rows if it is committed now."""
-    name = writer.plan.name(index)
-    least = base.least if base else 0
-    uris = _list_ranges(writer, index, least)
-    staged = layout.parse_ranges(uris, writer.edition(index), least)
-    if base:
-        staged = staged.with_rows(base.rows["row"].to_numpy(), base.total)
-    if staged.total is None or not staged.complete:
+    ranges = list_ranges(writer, index, base)
+    total = ranges.staged.total
+    if total is None or not ranges.staged.complete:
         return None
     try:
-        tables = [_read_range(uri, writer, index) for uri in uris]
-    except FileNotFoundError:  # another writer has committed the shard and is clearing up
-        storage.stat(layout.data_uri(writer.sink, name))
-        return staged.total
-    except DamagedError as error:  # no writer can use it: gone, its rows are missing, and read anew
+        publish_shard(writer, index, read_ranges(writer, index, ranges, base), total, base)
+    except RangeGoneError:  # another writer has committed the shard and is clearing up
+        return total if is_there(writer, index) else None
+    except RangeDamagedError as error:
         dropped.append(error.message)
         return None
-    rows = _with_base(pa.concat_tables(tables), base)
-    publish_shard(writer, index, rows, staged.total, base)
-    for uri in uris:
-        storage.delete(uri)
-    return staged.total
-
-
-def _list_ranges(writer: Writer, index: int, least: int) -> list[str]:
-    folder = layout.staging_uri(writer.sink, writer.plan.name(index))
-    files = storage.list_files(folder, recursive=False)
-    return layout.pick_ranges((file.uri for file in files), writer.edition(index), least)
-
-
-def _read_range(uri: str, writer: Writer, index: int) -> pa.Table:
-    data = storage.read(uri)
-    try:
-        found = parse_object(uri, data)
-    except DamagedError as error:
-        storage.delete(uri)
-        raise DamagedError(
-            f"{uri} is damaged; it was removed, and the next command reads its rows again"
-        ) from error
-    if found.footer.origin != origin_of(writer, index):
-        raise StorageError(
-            f"{uri} was made by another run, or of another version of the shard; remove staging/ "
-            "and run again"
-        )
-    return found.table
-
-
-def _drop_duplicates(rows: pa.Table) -> pa.Table:
-    """Keeps the first of rows with the same number and view; the table is sorted by them."""
-    columns = (rows[name] for name in _NUMBERS if name in rows.column_names)
-    numbers = np.stack([column.fill_null(0).to_numpy() for column in columns])
-    is_first = np.append(True, (np.diff(numbers) != 0).any(axis=0))[: len(rows)]
-    return rows if is_first.all() else rows.filter(pa.array(is_first))
+    for file in ranges.files:
+        storage.delete(file.uri)
+    return total

@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from pipeline.content import Content, copy_to
+
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.(tmp|lock)")
 _ATTEMPTS = 100
 """Folders vanish under a writer: others `delete` what was the last object of them."""
@@ -31,7 +33,7 @@ _AT_WORK = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES}
 _DEAD_S = 86_400
 
 
-def publish(path: Path, data: bytes) -> bool:
+def publish(path: Path, data: Content) -> bool:
     """Makes an object visible in one step; returns False, and changes nothing, if one is there."""
     try:
         _place(path, data, _move_new)
@@ -72,7 +74,7 @@ def creates_once(folder: Path) -> bool:
     return True
 
 
-def replace(path: Path, data: bytes) -> None:
+def replace(path: Path, data: Content) -> None:
     """Makes an object visible in one step, in place of one that may be there."""
     _place(path, data, os.replace)
 
@@ -81,7 +83,7 @@ class _ChangedError(Exception):
     """What is there is not what was looked at."""
 
 
-def replace_if(path: Path, data: bytes, is_same: Callable[[], bool]) -> bool:
+def replace_if(path: Path, data: Content, is_same: Callable[[], bool]) -> bool:
     """Makes an object visible in one step, in place of one that is still the same.
 
     Args:
@@ -170,7 +172,7 @@ def _lock(file: BinaryIO) -> None:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _place(path: Path, data: bytes, move: Callable[[Path, Path], None]) -> None:
+def _place(path: Path, data: Content, move: Callable[[Path, Path], None]) -> None:
     """Writes a durable file beside `path` and moves it there; leaves nothing if that fails."""
     for attempt in range(_ATTEMPTS):
         temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
@@ -200,10 +202,10 @@ def _create(path: Path) -> BinaryIO:
     return path.open("xb")
 
 
-def _write(file: BinaryIO, data: bytes) -> None:
+def _write(file: BinaryIO, data: Content) -> None:
     with contextlib.suppress(OSError):  # some network file systems lock nothing: nor does a sweep
         _lock(file)
-    file.write(data)
+    copy_to(file, data)
     file.flush()
     os.fsync(file.fileno())
 

@@ -19,6 +19,7 @@ from google.auth.transport.requests import AuthorizedSession
 from google.cloud.storage import Blob, Client
 
 from pipeline import retries
+from pipeline.content import Content, as_file
 from pipeline.ranges import Ranges
 from pipeline.refusals import NoBucketError
 from pipeline.stores import Found, VersionGoneError
@@ -96,7 +97,7 @@ class Gcs:
         """Opens an object."""
         return Ranges(self, path, self.look(path), block)
 
-    def create(self, path: str, data: bytes) -> bool:
+    def create(self, path: str, data: Content) -> bool:
         """Puts an object unless it is there."""
         try:
             self._put(path, data, if_generation_match=0)
@@ -104,11 +105,11 @@ class Gcs:
             return False
         return True
 
-    def replace(self, path: str, data: bytes) -> None:
+    def replace(self, path: str, data: Content) -> None:
         """Puts an object."""
         self._put(path, data)
 
-    def replace_if(self, path: str, data: bytes, expected: Found) -> bool:
+    def replace_if(self, path: str, data: Content, expected: Found) -> bool:
         """Puts an object in place of the expected one."""
         try:
             self._put(path, data, if_generation_match=int(expected.version))
@@ -116,16 +117,17 @@ class Gcs:
             return False
         return True
 
-    def _put(self, path: str, data: bytes, **condition: int) -> None:
+    def _put(self, path: str, data: Content, **condition: int) -> None:
         with self._answers(path, is_bucket=True):
-            _blob(path).upload_from_string(data, content_type=_TYPE, **condition, **_ONCE)
+            file, size = as_file(data), len(data)
+            _blob(path).upload_from_file(file, size=size, content_type=_TYPE, **condition, **_ONCE)
 
     def delete(self, path: str) -> None:
         """Removes an object."""
         with self._answers(path):
             _blob(path).delete(**_ONCE)
 
-    def creates_once(self, path: str, data: bytes) -> bool:
+    def creates_once(self, path: str, data: Content) -> bool:
         """Tells whether `create` can be relied on."""
         return not self.create(path, data)
 

@@ -170,7 +170,7 @@ def _parse(uri: str) -> re.Match[str] | None:
 def parse_ranges(uris: Iterable[str], edition: str = "", least: int = 0) -> Staged:
     """Returns what those of the objects of one staging folder hold that go together."""
     matches = [match for uri in pick_ranges(uris, edition, least) if (match := _parse(uri))]
-    ranges = tuple((int(m[1]), int(m[2])) for m in matches)
+    ranges = tuple((int(m[1]), int(m[2])) for m in matches if m[1] != m[2])
     return Staged(ranges, next((int(m[3]) for m in matches if m[3]), None))
 
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline import disk, imprints
+from pipeline.content import Content
 from pipeline.stores import Found
 
 
@@ -53,15 +54,15 @@ class Local:
         """Opens a file."""
         return OpenFile(path)
 
-    def create(self, path: str, data: bytes) -> bool:
+    def create(self, path: str, data: Content) -> bool:
         """Makes a file visible in one step, unless there is one."""
         return disk.publish(Path(path), data)
 
-    def replace(self, path: str, data: bytes) -> None:
+    def replace(self, path: str, data: Content) -> None:
         """Makes a file visible in one step."""
         disk.replace(Path(path), data)
 
-    def replace_if(self, path: str, data: bytes, expected: Found) -> bool:
+    def replace_if(self, path: str, data: Content, expected: Found) -> bool:
         """Makes a file visible in one step, in place of the expected one."""
 
         def is_same() -> bool:
@@ -76,7 +77,7 @@ class Local:
         """Removes a file, and its folder with the last one."""
         disk.delete(Path(path))
 
-    def creates_once(self, path: str, data: bytes) -> bool:
+    def creates_once(self, path: str, data: Content) -> bool:
         """Tells whether `create` can be relied on."""
         return not disk.publish(Path(path), data) and disk.creates_once(Path(path).parent)
 

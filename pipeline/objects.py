@@ -16,7 +16,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import seal, storage
+from pipeline.content import BLOCK_BYTES
 from pipeline.errors import DamagedError, SourceChangedError, StorageError
 from pipeline.footer import ORIGIN, REJECTIONS_BYTES, Footer, parse_footer, read_tail
 from pipeline.schema import REJECTED, File
@@ -34,8 +35,8 @@ CODES = "codes"
 _GROUP_ROWS, _GROUP_BYTES = 2**20, 128 * 2**20
 """Most of a row group, by rows and by bytes before compression."""
 _REJECTED_ROWS = 2**17
-_SPOOL_BYTES = 64 * 2**20
-_BLOCK_BYTES = 8 * 2**20
+SPOOL_BYTES = 64 * 2**20
+"""Larger objects are read and written in files of `TMPDIR`, not in memory."""
 _ATTEMPTS = 5
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, zlib.error)  # pyarrow's are among them
 
@@ -50,22 +51,37 @@ class ObjectWriter:
         self._rows = pq.ParquetWriter(
             self._sink, kind, compression="zstd", write_page_checksum=True
         )
-        self._waiting = kind.empty_table()
+        self._waiting = [kind.empty_table()]
+        self._count, self._bytes = 0, 0  # of the rows that wait
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._rows.close()  # of an object that was given up; its file is still open
 
     def write(self, table: pa.Table) -> None:
         """Adds rows."""
-        self._waiting = pa.concat_tables([self._waiting, table])
-        if len(self._waiting) >= _GROUP_ROWS or self._waiting.nbytes >= _GROUP_BYTES:
-            size = _rows_of_group(self._waiting)
-            full = len(self._waiting) // size * size
-            self._rows.write_table(self._waiting.slice(0, full), row_group_size=size)
-            self._waiting = self._waiting.slice(full)
+        self._waiting.append(table)
+        self._count, self._bytes = self._count + len(table), self._bytes + table.nbytes
+        if self._count >= _GROUP_ROWS or self._bytes >= _GROUP_BYTES:
+            rest = self._write_groups()
+            self._waiting, self._count, self._bytes = [rest], len(rest), rest.nbytes
+
+    def _write_groups(self) -> pa.Table:
+        """Writes whole row groups of what waits; returns the rows that are left, in new memory."""
+        rows = pa.concat_tables(self._waiting)
+        size = _rows_of_group(rows)
+        full = len(rows) // size * size
+        for start in range(0, full, size):
+            self._rows.write_table(rows.slice(start, size).combine_chunks())
+        return rows.slice(full).combine_chunks()
 
     def finish(self, footer: dict[str, str], rejections: bytes = b"") -> None:
         """Ends the object with what its footer says, and what lies before the footer."""
-        if len(self._waiting):
-            size = _rows_of_group(self._waiting)
-            self._rows.write_table(self._waiting, row_group_size=size)
+        rest = self._write_groups()
+        if len(rest):
+            self._rows.write_table(rest)
         self._rows.add_key_value_metadata(footer)
         self._sink.write(rejections)
         self._sink.end_body()
@@ -83,9 +99,9 @@ def _rows_of_group(table: pa.Table) -> int:
 def pack_object(table: pa.Table, footer: dict[str, str], rejections: bytes = b"") -> bytes:
     """Returns an object: Parquet, dictionary-encoded and zstd-compressed, sealed."""
     buffer = io.BytesIO()
-    writer = ObjectWriter(buffer, table.schema)
-    writer.write(table)
-    writer.finish(footer, rejections)
+    with ObjectWriter(buffer, table.schema) as writer:
+        writer.write(table)
+        writer.finish(footer, rejections)
     return buffer.getvalue()
 
 
@@ -175,10 +191,10 @@ def open_object(file: File) -> Iterator[tuple[BinaryIO, Footer]]:
         StorageError: If the store does not give it.
         DamagedError: If it is not as it was written.
     """
-    with tempfile.SpooledTemporaryFile(_SPOOL_BYTES) as spooled:
+    with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as spooled:
         copy = cast(BinaryIO, spooled)
         with storage.open_file(file) as stored:
-            shutil.copyfileobj(stored, copy, _BLOCK_BYTES)
+            shutil.copyfileobj(stored, copy, BLOCK_BYTES)
         with _naming(file.uri):
             seal.check_file(copy)
             parquet = pq.ParquetFile(copy, page_checksum_verification=True)
@@ -239,6 +255,18 @@ def read_rejections(file: File) -> tuple[Footer, pa.Table]:
         if digest(data) != footer.origin.get("rejections", digest(b"")):
             raise SealError("its rejections are not those that were written")
         return footer, _unpack_rejections(data)
+
+
+def read_good_rows(file: File) -> tuple[Footer, npt.NDArray[np.integer]]:
+    """Returns the footer of a data object, and the numbers of its rows, in order, without the rows.
+
+    Raises:
+        FileNotFoundError: If it has been removed since it was listed.
+        DamagedError: If footer or rejections are not as they were written.
+    """
+    footer, rejections = read_rejections(file)
+    rejected = rejections["row"].to_numpy()
+    return footer, np.setdiff1d(np.arange(footer.origin["seen"]), rejected, assume_unique=True)
 
 
 def digest(rejections: bytes) -> str:

@@ -5,9 +5,9 @@ whether all are there. What is in them is a product's matter.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from pipeline.tars import write_tar
 from pipeline.texts import documents, is_text
 
 Facts = dict[str, object]
+Write = Callable[[pa.Table], None]
 
 
 class Product(Protocol):
@@ -42,13 +43,16 @@ class Product(Protocol):
     def codebook_size(self) -> int:
         """Bins of the histogram in every footer; 0 where there is none."""
 
-    def finish(self, good: pa.Table, shard: str, before: Mapping[str, Any]) -> "Finished":
-        """Returns what is to be published of a shard.
+    def finish(
+        self, good: Iterable[pa.Table], shard: str, before: Mapping[str, Any], write: Write
+    ) -> "Finished":
+        """Writes the rows of a shard's object in `data/`, and returns what goes with them.
 
         Args:
-            good: The shard's rows that were not rejected, in order (`rows`).
+            good: The shard's rows that were not rejected, in order (`rows`), some at a time.
             shard: Its name.
             before: What the footer said of the object that is revised, if one is.
+            write: Is given all columns of `data/`, kept ones by their names between stages.
 
         Raises:
             AccountingError: If the rows are not what they must be.
@@ -57,10 +61,8 @@ class Product(Protocol):
 
 @dataclass(frozen=True)
 class Finished:
-    """A shard's object in `data/`, ready to be written, and what goes before it."""
+    """What goes with the rows of a shard's object in `data/`, and before it."""
 
-    columns: pa.Table
-    """All columns of `data/`, kept ones by their names between stages."""
     facts: Facts
     """What the footer says, beside the counts of every shard."""
     footer: dict[str, str]
@@ -90,25 +92,27 @@ class CodesProduct:
 
     def finish(
         self,
-        good: pa.Table,
+        good: Iterable[pa.Table],
         shard: str,  # noqa: ARG002 (codes lie in data/ alone)
         before: Mapping[str, Any],
+        write: Write,
     ) -> Finished:
-        """Returns the codes with their histogram, after checking their number and range."""
-        codes = self._flat(good)
-        histogram = np.bincount(codes, minlength=self.codebook_size)
-        audited = len(good) - good["flips"].null_count  # rows that were there before have none
+        """Writes the codes, after checking their number and range, and counts them."""
+        histogram = np.zeros(self.codebook_size, np.int64)
+        audits = _Audits(*(before.get(name, 0) for name in _Audits._fields))
+        for table in good:
+            histogram += np.bincount(self._flat(table), minlength=self.codebook_size)
+            audits = audits.add(table)
+            write(table)
         facts: Facts = {
             "grid": list(self.grid),
             "codebook_size": self.codebook_size,
-            "audited": before.get("audited", 0) + audited,
-            "flips": before.get("flips", 0) + (pc.sum(good["flips"]).as_py() or 0),
-            **_add_psnr(good["psnr_db"], before),
+            **audits._replace(psnr_db_sum=round(audits.psnr_db_sum, 4))._asdict(),
         }
-        return Finished(good, facts, {HISTOGRAM: pack_histogram(histogram)})
+        return Finished(facts, {HISTOGRAM: pack_histogram(histogram)})
 
     def _flat(self, good: pa.Table) -> npt.NDArray[np.unsignedinteger]:
-        """Returns all codes of a shard as one array, after checking their number and range."""
+        """Returns all codes of some rows as one array, after checking their number and range."""
         column = good[self.codes.name].combine_chunks()
         codes: npt.NDArray[np.unsignedinteger] = column.flatten().to_numpy(zero_copy_only=False)
         expected = len(good) * self.codes.type.list_size
@@ -119,14 +123,25 @@ class CodesProduct:
         return codes
 
 
-def _add_psnr(found: pa.ChunkedArray, before: Mapping[str, Any]) -> Facts:
-    """Returns of how many images the PSNR is known, and its sum in dB, with those before."""
-    images = len(found) - found.null_count
-    total = pc.sum(pc.cast(found, pa.float64())).as_py() or 0.0
-    return {
-        "psnr_images": before.get("psnr_images", 0) + images,
-        "psnr_db_sum": round(before.get("psnr_db_sum", 0.0) + total, 4),
-    }
+class _Audits(NamedTuple):
+    """What the footer says of the audited images of a shard."""
+
+    audited: int
+    flips: int
+    psnr_images: int
+    """Images whose PSNR is known."""
+    psnr_db_sum: float
+
+    def add(self, good: pa.Table) -> "_Audits":
+        """Returns this with some rows added; those that were there before have no values."""
+        flips, psnr = good["flips"], good["psnr_db"]
+        found = (
+            len(flips) - flips.null_count,
+            pc.sum(flips).as_py() or 0,
+            len(psnr) - psnr.null_count,
+            pc.sum(pc.cast(psnr, pa.float64())).as_py() or 0.0,
+        )
+        return _Audits(*(a + b for a, b in zip(self, found, strict=True)))
 
 
 Layout = Literal["webdataset", "parquet", "folder"]
@@ -162,28 +177,34 @@ class ImagesProduct:
 
     def finish(
         self,
-        good: pa.Table,
+        good: Iterable[pa.Table],
         shard: str,
         before: Mapping[str, Any],  # noqa: ARG002 (rejections of this stage are not tried again)
+        write: Write,
     ) -> Finished:
-        """Returns the images with the files that they are in, if any."""
-        if good["image"].null_count:
-            raise AccountingError(f"{good['image'].null_count} images of {shard} are missing")
+        """Writes the images, or which files they are in; of these, a shard's are in memory."""
         facts: Facts = {"images": {"format": self.how.name, "layout": self.layout}}
         if self.layout == "parquet":
-            return Finished(_sized(good, self.size), facts, {})
+            for table in _not_null(good, ("image",), "images", shard):
+                write(_sized(table, self.size))
+            return Finished(facts, {})
+        none = self.rows.empty_table()
+        whole = pa.concat_tables([none, *_not_null(good, ("image",), "images", shard)])
+        return self._with_files(whole, shard, facts, write)
+
+    def _with_files(self, good: pa.Table, shard: str, facts: Facts, write: Write) -> Finished:
         files = [f"{name}.{self.how.extension}" for name in self._names(good)]
         table = _sized(good, self.size).append_column("file", pa.array(files, pa.string()))
         sizes = pa.array(map(len, _images(good)), pa.int64())
         digests = pa.array(map(sha256, _images(good)), pa.string())
-        table = table.append_column("bytes", sizes).append_column("sha256", digests)
+        write(table.append_column("bytes", sizes).append_column("sha256", digests))
         if self.layout == "folder":
             named = zip(files, _images(good), strict=True)
             said: Facts = {IMAGE_BYTES: pc.sum(sizes).as_py() or 0}
-            return Finished(table, facts | said, {}, Beside(shard, dict(named)))
+            return Finished(facts | said, {}, Beside(shard, dict(named)))
         beside = Beside.of_tar(shard, write_tar(self._members(good, files)))
         said = {IMAGE_BYTES: len(beside.files[""]), "tar": {"sha256": beside.digest}}
-        return Finished(table, facts | said, {}, beside)
+        return Finished(facts | said, {}, beside)
 
     def _names(self, good: pa.Table) -> list[str]:
         keys = drop_endings(good["key"].to_pylist(), IMAGE_EXTENSIONS)
@@ -218,12 +239,28 @@ class ScoresProduct:
         """Columns of `data/`."""
         return schema.scores_schema(list(self.scores))
 
-    def finish(self, good: pa.Table, shard: str, before: Mapping[str, Any]) -> Finished:  # noqa: ARG002
-        """Returns the scores as they are."""
-        missing = sum(good[name].null_count for name in ("psnr_db", "unlike", "decoded"))
+    def finish(
+        self,
+        good: Iterable[pa.Table],
+        shard: str,
+        before: Mapping[str, Any],  # noqa: ARG002 (rejections of this stage are not tried again)
+        write: Write,
+    ) -> Finished:
+        """Writes the scores as they are."""
+        for table in _not_null(good, ("psnr_db", "unlike", "decoded"), "scores", shard):
+            write(table)
+        return Finished({}, {})
+
+
+def _not_null(
+    tables: Iterable[pa.Table], names: tuple[str, ...], what: str, shard: str
+) -> Iterator[pa.Table]:
+    """Yields tables, after checking that some of their columns have every value."""
+    for table in tables:
+        missing = sum(table[name].null_count for name in names)
         if missing:
-            raise AccountingError(f"{missing} scores of {shard} are missing")
-        return Finished(good, {}, {})
+            raise AccountingError(f"{missing} {what} of {shard} are missing")
+        yield table
 
 
 def _texts(kept: pa.Table, taken: str) -> Iterator[list[tuple[str, str]]]:

@@ -11,10 +11,13 @@ from typing import Any, cast
 from s3fs import S3FileSystem
 
 from pipeline import refusals, retries
+from pipeline.content import Content, rewind
 from pipeline.stores import Found, VersionGoneError
 
 _PUT_BYTES = 5 * 2**30
 """Larger objects go up in parts, whose leftovers nobody sees and everybody pays; S3's own limit."""
+_PART_BYTES, _PARTS_AT_A_TIME = 64 * 2**20, 4
+"""Of these, which are in memory; an object has 10,000 at most."""
 _EXISTS = {"PreconditionFailed", "412"}  # answers to a create of what is there
 _CONFLICT = {
     "ConditionalRequestConflict",  # another create is under way
@@ -82,7 +85,7 @@ class S3:
         """Opens an object; s3fs asks for its ETag with every range."""
         return _OpenObject(self._fs.open(path, "rb", block_size=block, cache_type="readahead"))
 
-    def create(self, path: str, data: bytes) -> bool:
+    def create(self, path: str, data: Content) -> bool:
         """Puts an object unless it is there.
 
         Returns:
@@ -102,11 +105,11 @@ class S3:
         self._knows_conditions = False  # it takes the same without one
         return True
 
-    def replace(self, path: str, data: bytes) -> None:
+    def replace(self, path: str, data: Content) -> None:
         """Puts an object."""
         self._put(path, data, mode="overwrite")
 
-    def replace_if(self, path: str, data: bytes, expected: Found) -> bool:
+    def replace_if(self, path: str, data: Content, expected: Found) -> bool:
         """Puts an object in place of the expected one."""
         if self.look(path) != expected:
             return False
@@ -117,7 +120,7 @@ class S3:
         """Removes an object."""
         self._fs.rm_file(path)
 
-    def creates_once(self, path: str, data: bytes) -> bool:
+    def creates_once(self, path: str, data: Content) -> bool:
         """Tells whether the store honours If-None-Match."""
         try:
             return not self._put(path, data, mode="create")
@@ -126,7 +129,7 @@ class S3:
                 raise
             return False
 
-    def _put(self, path: str, data: bytes, mode: str, **match: str) -> bool:
+    def _put(self, path: str, data: Content, mode: str, **match: str) -> bool:
         """Puts an object; again while another request for it is under way and may fail.
 
         Returns:
@@ -135,8 +138,7 @@ class S3:
         """
         for attempt in range(_CONFLICT_ATTEMPTS):
             try:
-                chunk = _PUT_BYTES // 2  # s3fs doubles it
-                self._fs.pipe_file(path, data, mode=mode, chunksize=chunk, **match)
+                self._fs.pipe_file(path, rewind(data), mode=mode, **_parts(len(data)), **match)
             except FileExistsError:
                 return False
             except OSError as error:
@@ -151,6 +153,13 @@ class S3:
             else:
                 return True
         raise AssertionError("unreachable")
+
+
+def _parts(size: int) -> dict[str, int]:
+    """Returns how s3fs puts an object of so many bytes: whole, or if it must be in parts."""
+    if size < _PUT_BYTES:
+        return {"chunksize": _PUT_BYTES // 2}  # s3fs doubles it
+    return {"chunksize": _PART_BYTES, "max_concurrency": _PARTS_AT_A_TIME}
 
 
 class _OpenObject:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipeline import disk, imprints, retries, tree, uris
+from pipeline.content import Content, FileContent, is_equal
 from pipeline.errors import SourceChangedError
 from pipeline.local import OpenFile, found_of
 from pipeline.refusals import ask
@@ -23,6 +24,7 @@ from pipeline.stores import Found, Handle, VersionGoneError, find_store, forget
 from pipeline.uris import join_uri, normalise_uri
 
 __all__ = [
+    "FileContent",
     "creates_once",
     "delete",
     "forget",
@@ -261,7 +263,7 @@ def _whole(data: bytes, size: int) -> bytes:
     return data
 
 
-def publish(uri: str, data: bytes) -> bool:
+def publish(uri: str, data: Content) -> bool:
     """Makes an object visible in one step; returns False if one was there already.
 
     What is there already stays as it is, where the store supports create-if-absent; a store that
@@ -271,13 +273,13 @@ def publish(uri: str, data: bytes) -> bool:
     return ask(uri, lambda: store.create(path, data))
 
 
-def replace(uri: str, data: bytes) -> None:
+def replace(uri: str, data: Content) -> None:
     """Makes an object visible in one step, in place of one that may be there."""
     store, path = find_store(uri)
     ask(uri, lambda: store.replace(path, data))
 
 
-def replace_if(file: File, data: bytes) -> bool:
+def replace_if(file: File, data: Content) -> bool:
     """Makes an object visible in one step, in place of exactly the version that was looked at.
 
     Where a store cannot tell versions apart when it replaces an object, the look and the
@@ -295,11 +297,15 @@ def replace_if(file: File, data: bytes) -> bool:
     return is_done or _holds(file.uri, data)
 
 
-def _holds(uri: str, data: bytes) -> bool:
+def _holds(uri: str, data: Content) -> bool:
     """Tells whether an object is what was to be written: by a request whose answer was lost."""
     try:
-        return stat(uri).size == len(data) and read(uri) == data
-    except FileNotFoundError:
+        found = stat(uri)
+        if found.size != len(data):
+            return False
+        with open_file(found) as file:
+            return is_equal(file, data)
+    except (FileNotFoundError, SourceChangedError):
         return False
 
 

@@ -9,6 +9,7 @@ import importlib
 from typing import NamedTuple, Protocol, cast
 
 from pipeline import uris
+from pipeline.content import Content
 from pipeline.errors import ConfigError
 
 
@@ -69,13 +70,13 @@ class Store(Protocol):
     def open(self, path: str, block: int) -> Handle:
         """Opens an object, to be read in requests of `block` bytes."""
 
-    def create(self, path: str, data: bytes) -> bool:
+    def create(self, path: str, data: Content) -> bool:
         """Makes an object visible in one step; returns False if one was there, which stays."""
 
-    def replace(self, path: str, data: bytes) -> None:
+    def replace(self, path: str, data: Content) -> None:
         """Makes an object visible in one step, in place of one that may be there."""
 
-    def replace_if(self, path: str, data: bytes, expected: Found) -> bool:
+    def replace_if(self, path: str, data: Content, expected: Found) -> bool:
         """Makes an object visible in one step, in place of the expected one.
 
         Returns:
@@ -85,7 +86,7 @@ class Store(Protocol):
     def delete(self, path: str) -> None:
         """Removes an object."""
 
-    def creates_once(self, path: str, data: bytes) -> bool:
+    def creates_once(self, path: str, data: Content) -> bool:
         """Tells whether `create` can be relied on, by creating again what is there."""
 
 

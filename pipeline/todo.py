@@ -8,13 +8,11 @@ retriable   shards that are committed with rejections; their good rows are safe
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
-
 from pipeline import layout
 from pipeline.errors import StorageError
 from pipeline.footer import read_footer
 from pipeline.layout import Staged
-from pipeline.objects import read_rejections
+from pipeline.objects import read_good_rows
 from pipeline.plan import Plan, load_plan
 from pipeline.run import Run
 from pipeline.schema import File
@@ -87,8 +85,7 @@ def _good_rows(file: File) -> Staged | None:
 
     Past the point where a shard was damaged, all rows are to be read anew.
     """
-    footer, rejections = read_rejections(file)
+    footer, good = read_good_rows(file)
     if not footer.origin["rejected"]:
         return None
-    good = np.setdiff1d(np.arange(footer.origin["seen"]), rejections["row"].to_numpy())
     return Staged(layout.ranges_of(good), footer.total, footer.origin["revision"])

@@ -91,10 +91,10 @@ def test_object_writer_makes_row_groups_that_a_reader_has_memory_for(monkeypatch
     table = pa.table({"image": pa.array([bytes([i]) * 3000 for i in range(10)], pa.large_binary())})
     buffers = [io.BytesIO(), io.BytesIO()]
     for buffer, step in zip(buffers, (10, 1), strict=True):
-        writer = objects.ObjectWriter(buffer, table.schema)
-        for first in range(0, 10, step):
-            writer.write(table.slice(first, step))
-        writer.finish({})
+        with objects.ObjectWriter(buffer, table.schema) as writer:
+            for first in range(0, 10, step):
+                writer.write(table.slice(first, step))
+            writer.finish({})
         file = pq.ParquetFile(buffer)
         sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
         assert max(sizes) <= 4
@@ -132,7 +132,7 @@ def test_codes_that_the_histogram_does_not_count_are_not_taken_over(tmp_path):
 
 
 def retrying(writer):
-    return replace(writer, attempt=Attempt("r1", frozenset({0}), {"max_pixels": 5}))
+    return replace(writer, attempt=Attempt("r1", {0: 1}, {"max_pixels": 5}))
 
 
 def decoded(writer, name="a"):
