@@ -52,6 +52,7 @@ bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.nearest
 	$(BIN)/python -m tests.benchmarks.audit
 	$(BIN)/python -m tests.benchmarks.inspect
+	$(BIN)/python -m tests.benchmarks.reading
 
 # SOAK=--seed 7 has the same faults again.
 soak: $(STAMP) $(AZURITE)

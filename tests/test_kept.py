@@ -19,7 +19,7 @@ from pipeline.products import CodesProduct, ImagesProduct
 from pipeline.quarantine import read_quarantined
 from pipeline.run import Run, start_run
 from pipeline.schema import Selection
-from pipeline.sources import kept_schema, list_shards, read_shard
+from pipeline.sources import codes, kept_schema, list_shards, read_shard
 from pipeline.stages import read_rows
 from pipeline.texts import documents, texts
 from pipeline.writer import Writer
@@ -143,6 +143,26 @@ def test_kept_columns_of_all_types_stand_in_data_as_duckdb_reads_them(tmp_path, 
         for path in (source / "a.parquet", sink / "data" / "a.parquet")
     )
     assert one.equals(other)
+
+
+def test_names_of_classes_stand_in_data_and_in_what_is_decoded_of_it(tmp_path):
+    source, sink = tmp_path / "source", tmp_path / "sink"
+    source.mkdir()
+    label, other = ({"names": names, "_type": "ClassLabel"} for names in (["cat", "dog"], ["x"]))
+    said = {"huggingface": json.dumps({"info": {"features": {"label": label, "other": other}}})}
+    table = pa.table({IMAGE: [b"png"], "label": [1], "other": [0]})
+    pq.write_table(table.replace_schema_metadata(said), source / "a.parquet")
+    listing, selection = list_shards(str(source)), Selection(IMAGE, keep=("label",))
+    kept = kept_schema(listing, selection)
+    (rows,) = read_rows(read_shard(listing.shards[0], selection, kept), 0, Staged(), kept, 10)
+    writer = writer_of(sink, listing, kept, CodesProduct(kept, CODES, (1, 2), 16))
+    commit(writer, rows, {"codes": pa.array([[1, 2]], CODES.type)})
+    found = pq.read_schema(sink / "data" / "a.parquet").metadata[b"huggingface"]
+    assert json.loads(found) == {"info": {"features": {"label": label}}}
+    decoding = Selection("codes", "key", ("label",), (1, 2))
+    shards = codes.list_shards(f"{sink}/data", "codes")
+    again = codes.kept_schema(shards, decoding)
+    assert json.loads(again.metadata[b"huggingface"]) == json.loads(found)
 
 
 def test_kept_columns_of_all_types_become_texts_in_a_tar(tmp_path):
