@@ -174,10 +174,11 @@ def test_kept_columns_of_all_types_become_texts_in_a_tar(tmp_path):
     (rows,) = read_rows(samples, 0, Staged(), kept, 10)
     product = ImagesProduct(kept, ImageFormat("png"), "webdataset", (8, 8))
     commit(writer_of(sink, listing, kept, product), rows, {})
-    with tarfile.open(sink / "images" / "a.tar") as tar:
+    (path,) = (sink / "images").rglob("*.tar")
+    with tarfile.open(path) as tar:
         names = tar.getnames()
         said = json.loads(tar.extractfile(next(n for n in names if n.endswith(".json"))).read())
-    assert "20206" in said["dates"] or "20207" in said["dates"] or "20194" in said["dates"]
+    assert said["dates"] == "20194-11-22"  # by DuckDB
     assert said["unknown_zone"] == "1970-01-01 00:00:00.000001Z"
     assert said["unknown_zone_in_struct"] == {"x": "1970-01-01 00:00:00.000001Z"}
     assert said["duration"] == "PT4611686018427.387904S"
