@@ -17,6 +17,7 @@ What becomes of what is stored:
                                 `imir`; what is unreadable counts as upright
     other metadata, texts       ignored, whatever their size
     animation, several pages    the first frame
+    JPEG cut and closed again   rejected as truncated (`pipeline.jpeg` says what is seen)
 
 and what is rejected as `unsupported`, because nothing says what its numbers mean, or because Pillow
 would read it as something else:
@@ -41,7 +42,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import AvifImagePlugin, ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
-from pipeline import png, tiff
+from pipeline import jpeg, png, tiff
 from pipeline.errors import in_one_line
 from pipeline.schema import Reason, Rejection
 
@@ -201,6 +202,8 @@ def _reject_kind(image: Image.Image, data: bytes) -> Rejection | None:
 
 def _view(image: Image.Image, how: Preprocess, data: bytes) -> View:
     image.load()
+    if image.format in {"JPEG", "MPO"} and jpeg.is_closed_early(image, data):
+        raise OSError("the image data is truncated, and has an end mark all the same")
     flat = _flatten(_upright(_settle(image, data)), how.background)
     width, height = flat.size
     side = min(width, height)
