@@ -9,7 +9,13 @@ from rich.console import Console
 
 from jobs.console import Fields, describe_output, describe_totals, print_fields
 from pipeline import storage, totals
-from pipeline.errors import DamagedShardsError, IncompleteError, TooManyRejectionsError
+from pipeline.card import write_card
+from pipeline.errors import (
+    DamagedShardsError,
+    IncompleteError,
+    StorageError,
+    TooManyRejectionsError,
+)
 from pipeline.losses import describe_losses
 from pipeline.progress import Progress, announce
 from pipeline.survey import find_json
@@ -49,10 +55,20 @@ def finish(
     facts = _facts_of(progress)
     lasting = facts if progress.images else _find_last(writer.sink, facts)
     totals.write_summary(writer.sink, writer.plan, found, lasting)
+    card = _write_card(writer, found)
     error = error or _conclude(writer, found, allowed)
-    _print_summary(writer, found, _describe_work(progress, facts))
+    _print_summary(writer, found, [*_describe_work(progress, facts), *card])
     if error:
         raise error
+
+
+def _write_card(writer: Writer, found: Totals) -> Fields:
+    """Writes the sink's README.md, without which it is as complete; returns why not, in a line."""
+    try:
+        write_card(writer.sink, writer.run, found, len(writer.plan))
+    except StorageError as error:
+        return [("README.md", f"not written, which changes nothing else: {error}")]
+    return []
 
 
 def _conclude(writer: Writer, found: Totals, allowed: Allowance) -> IncompleteError | None:

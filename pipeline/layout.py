@@ -4,7 +4,7 @@
     rejected/<shard>.parquet                                 its rejections, where there are any
     staging/<shard>/<first>-<last>[-of-<total>][.<edition>].parquet   rows of one that is not yet
     plans/<sha256>.parquet                                   the plan that run.json names
-    plan.parquet, run.json, summary.json, _SUCCESS
+    plan.parquet, run.json, summary.json, README.md, _SUCCESS
 
 What is done is written down nowhere: it is what `data/` and `staging/` hold.
 """

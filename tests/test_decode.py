@@ -138,9 +138,8 @@ def test_decode_to_tars_holds_images_text_and_metadata(encoded, expected):
 def test_decode_to_parquet_is_read_back_as_a_source(encoded, expected):
     sink = encoded / "parquet"
     decode(encoded / "codes", sink, "--layout", "parquet", "--format", "png", "--keep", "n")
-    assert listed(sink) == {"run.json", "plan.parquet", "summary.json", "_SUCCESS"} | {
-        f"data/{name}.parquet" for name in expected
-    }
+    of_run = {"run.json", "plan.parquet", "summary.json", "README.md", "_SUCCESS"}
+    assert listed(sink) == of_run | {f"data/{name}.parquet" for name in expected}
     for shard, images in expected.items():
         for row in pq.read_table(sink / "data" / f"{shard}.parquet").to_pylist():
             check_pixels(row["image"], images[row["key"]])
@@ -348,7 +347,7 @@ def test_decode_from_s3_to_s3_gives_every_image_and_can_be_run_again(bucket):
             text = row["file"].replace(".png", ".txt")
             assert members[text].decode() == row["txt"] == f"of {row['key']}"
         assert len(members) == 2 * len(S3_KEYS)
-    run = {"run.json", "plan.parquet", "summary.json", "_SUCCESS"}
+    run = {"run.json", "plan.parquet", "summary.json", "README.md", "_SUCCESS"}
     run |= {f"data/{shard}.parquet" for shard in shards}
     assert {name for name in folder if not name.startswith("plans/")} == run | files
     assert {name for name in tars if not name.startswith("plans/")} == run | places

@@ -82,9 +82,8 @@ def check_complete(sink, expected):
     assert commands.rows(sink, "rejected") == []
     assert json.loads((sink / "_SUCCESS").read_bytes())["encoded"] == len(expected)
     found = {str(p.relative_to(sink)) for p in sink.rglob("*") if p.is_file()}
-    assert found == {"run.json", "plan.parquet", "summary.json", "_SUCCESS"} | {
-        f"data/{shard}.parquet" for shard in range(SHARDS)
-    }
+    of_run = {"run.json", "plan.parquet", "summary.json", "README.md", "_SUCCESS"}
+    assert found == of_run | {f"data/{shard}.parquet" for shard in range(SHARDS)}
 
 
 def check_partial(sink, expected):
