@@ -236,6 +236,42 @@ def test_open_image_cmyk_without_adobes_mark_is_unsupported():
     assert reason_of(cmyk[:at] + cmyk[end:]) == Reason.UNSUPPORTED
 
 
+def segments(marker, head, size):
+    """Returns JPEG segments of one kind, together of some size (ITU-T T.81, B.2.4)."""
+    body = head + bytes(65_000)
+    return (bytes((0xFF, marker)) + struct.pack(">H", len(body) + 2) + body) * (size // 65_000)
+
+
+def with_metadata(kind, size):
+    """Returns files of one picture with metadata of some size, by what it is."""
+    if kind == "GIF":
+        data = encoded(NOISE, kind)
+        at = data.index(b"\x2c\0\0\0\0")  # the image descriptor; a block has 255 bytes at most
+        comment = b"\x21\xfe" + (b"\xff" + bytes(255)) * (size // 256) + b"\0"
+        return {"comment": data[:at] + comment + data[at:]}
+    if kind == "JPEG":
+        data = encoded(NOISE, kind)
+        kinds = {"exif": (0xE1, b"Exif\0\0"), "xmp": (0xE1, b"http://ns.adobe.com/xap/1.0/\0")}
+        kinds |= {"icc": (0xE2, b"ICC_PROFILE\0\1\xff"), "comment": (0xFE, b"")}
+        return {name: data[:2] + segments(*how, size) + data[2:] for name, how in kinds.items()}
+    lossless = {"lossless": True} if kind == "WEBP" else {}
+    xmp = {"xmp": bytes(size)} if kind == "WEBP" else {"tiffinfo": {700: bytes(size)}}
+    icc = encoded(NOISE, kind, icc_profile=bytes(size), **lossless)
+    return {"icc": icc, "xmp": encoded(NOISE, kind, **xmp, **lossless)}
+
+
+@pytest.mark.fault(21)
+@pytest.mark.parametrize("kind", ["GIF", "JPEG", "TIFF", "WEBP"])
+def test_open_image_large_metadata_changes_nothing(kind):
+    lossless = {"lossless": True} if kind == "WEBP" else {}
+    plain = open_image(encoded(NOISE, kind, **lossless), HOW)
+    for name, data in with_metadata(kind, 2**23).items():
+        assert len(data) > 2**22
+        found = open_image(data, HOW)
+        assert isinstance(found, View), (name, found)
+        np.testing.assert_array_equal(found.pixels, plain.pixels)
+
+
 @pytest.mark.fault(18)
 def test_open_image_zero_bytes_is_empty():
     assert reason_of(b"") == Reason.EMPTY
