@@ -2,7 +2,8 @@
 
     data/<shard>.parquet                                     a committed shard
     rejected/<shard>.parquet                                 its rejections, where there are any
-    staging/<shard>/<first>-<last>[-of-<total>][.<edition>].parquet   rows of one that is not yet
+    staging/<shard>/<first>-<last>[-of-<total>][.<edition>].parquet   rows of one that is not yet;
+                    [-cut-<total>]                           the last one stands for what is lost
     plans/<sha256>.parquet                                   the plan that run.json names
     plan.parquet, run.json, summary.json, README.md, _SUCCESS
 
@@ -41,6 +42,11 @@ class Staged:
         firsts, lasts = self._merged
         place = bisect.bisect_right(firsts, row) - 1
         return place >= 0 and row < lasts[place]
+
+    @property
+    def end(self) -> int:
+        """Number of the row after the last one that is staged."""
+        return max((last for _, last in self.ranges), default=0)
 
     @functools.cached_property
     def _merged(self) -> tuple[list[int], list[int]]:
@@ -126,7 +132,15 @@ def success_uri(sink: str) -> str:
     return storage.join_uri(sink, "_SUCCESS")
 
 
-def range_uri(sink: str, name: str, rows: RowRange, total: int | None, edition: str = "") -> str:
+def range_uri(
+    sink: str,
+    name: str,
+    rows: RowRange,
+    total: int | None,
+    edition: str = "",
+    *,
+    is_cut: bool = False,
+) -> str:
     """Returns where a row range is staged.
 
     Args:
@@ -136,21 +150,23 @@ def range_uri(sink: str, name: str, rows: RowRange, total: int | None, edition: 
         total: Rows of the whole shard, if known.
         edition: What the rows were made of or for, if not of the shard as it was first planned;
             rows of different editions are never put together.
+        is_cut: Whether the last row stands for all that could not be read.
     """
-    suffix = "" if total is None else f"-of-{total:08d}"
+    suffix = "" if total is None else f"-{'cut' if is_cut else 'of'}-{total:08d}"
     stem = f"{rows[0]:08d}-{rows[1]:08d}{suffix}{edition and '.'}{edition}"
     return storage.join_uri(staging_uri(sink, name), f"{stem}.parquet")
 
 
-_RANGE = re.compile(r"(\d{8,})-(\d{8,})(?:-of-(\d{8,}))?(?:\.(\w+))?\.parquet")
+_RANGE = re.compile(r"(\d{8,})-(\d{8,})(?:-(of|cut)-(\d{8,}))?(?:\.(\w+))?\.parquet")
 
 
 def pick_ranges(uris: Iterable[str], edition: str = "", least: int = 0) -> list[str]:
     """Returns the objects of one staging folder that hold rows of an edition and go together.
 
     A shard may have been read to its end and, on a bad day, to some row before it. Rows behind the
-    end that a range claims show that it was none, and its last row may stand for all that was lost
-    there: such a range is left out, and its rows are read anew.
+    end that a range claims show that it was none. A last row that stands for all that was lost is
+    no row at all: it gives way to what was read in its place, and to an end that was read. What is
+    left out is read anew.
 
     Args:
         uris: The objects.
@@ -158,20 +174,48 @@ def pick_ranges(uris: Iterable[str], edition: str = "", least: int = 0) -> list[
         least: Rows that the shard has at least.
     """
     found = {uri: _parse(uri) for uri in uris}
-    ours = {uri: match for uri, match in found.items() if match and (match[4] or "") == edition}
-    furthest = max(least, *(int(match[2]) for match in ours.values()), 0)
-    return [uri for uri, match in ours.items() if int(match[3] or furthest) >= furthest]
+    ours = {uri: each for uri, each in found.items() if each and each.edition == edition}
+    seen = max(least, *(each.seen for each in ours.values()), 0)
+    ends = [(t, each.is_cut) for each in ours.values() if (t := each.total) is not None]
+    is_read = any(total >= seen and not is_cut for total, is_cut in ends)
+    cuts = [total for total, is_cut in ends if total > seen and is_cut and not is_read]
+    cut = min(cuts, default=None)
+
+    def goes_along(each: _Range) -> bool:
+        return each.total is None or (each.total == cut if each.is_cut else each.total >= seen)
+
+    return [uri for uri, each in ours.items() if goes_along(each)]
 
 
-def _parse(uri: str) -> re.Match[str] | None:
-    return _RANGE.fullmatch(uri.rpartition("/")[2])
+@dataclass(frozen=True)
+class _Range:
+    """What the name of a staged object says."""
+
+    rows: RowRange
+    is_cut: bool
+    total: int | None
+    edition: str
+
+    @property
+    def seen(self) -> int:
+        """Rows that the shard has at least, if it is true."""
+        first, last = self.rows
+        return last - self.is_cut if last - self.is_cut > first else 0
+
+
+def _parse(uri: str) -> _Range | None:
+    match = _RANGE.fullmatch(uri.rpartition("/")[2])
+    if match is None:
+        return None
+    total = None if match[4] is None else int(match[4])
+    return _Range((int(match[1]), int(match[2])), match[3] == "cut", total, match[5] or "")
 
 
 def parse_ranges(uris: Iterable[str], edition: str = "", least: int = 0) -> Staged:
     """Returns what those of the objects of one staging folder hold that go together."""
-    matches = [match for uri in pick_ranges(uris, edition, least) if (match := _parse(uri))]
-    ranges = tuple((int(m[1]), int(m[2])) for m in matches if m[1] != m[2])
-    return Staged(ranges, next((int(m[3]) for m in matches if m[3]), None))
+    found = [each for uri in pick_ranges(uris, edition, least) if (each := _parse(uri))]
+    total = next((each.total for each in found if each.total is not None), None)
+    return Staged(tuple(each.rows for each in found if each.rows[0] != each.rows[1]), total)
 
 
 _EDITION = re.compile(r"(?:g(\d+))?(?:r(\d+)t(\w+))?")
@@ -190,8 +234,8 @@ def is_used_up(uri: str, order: Order, tag: str | None = None) -> bool:
         order: That of the shard's object.
         tag: Of a command that has tried rejected samples again and is done.
     """
-    match = _parse(uri)
-    found = match and _EDITION.fullmatch(match[4] or "")
+    staged = _parse(uri)
+    found = staged and _EDITION.fullmatch(staged.edition)
     if not found:
         return False
     mine = (int(found[1] or 0), int(found[2] or 0))

@@ -30,7 +30,11 @@ def find_damage(rejected: pa.Table) -> dict[str, Any] | None:
     """
     is_damage = pc.equal(rejected["reason"], Reason.SHARD_DAMAGED.value)
     found = rejected.filter(is_damage).select(["row", "lost", "lost_by"]).to_pylist()
-    return found[0] if found else None
+    if not found:
+        return None
+    numbers = [each["lost"] for each in found]  # several where rows behind it could be read once
+    lost = None if None in numbers else sum(numbers)
+    return {"row": found[0]["row"], "lost": lost, "lost_by": found[-1]["lost_by"]}
 
 
 def add_up(damaged: dict[str, Loss]) -> dict[str, Any]:

@@ -57,14 +57,19 @@ def publish_shard(
 
 
 def _publish_both(writer: Writer, index: int, data: Content, rejected: bytes | None) -> None:
-    """Publishes `rejected/`, if there is to be one, and then `data/`."""
-    name = writer.plan.name(index)
-    with _withdrawn(writer, index):
-        if rejected is not None:
-            _publish(writer, index, layout.rejected_uri(writer.sink, name), rejected)
-        is_first = _publish(writer, index, layout.data_uri(writer.sink, name), data)
-        if writer.replaces(index) or (rejected is not None and not is_first):
-            settle_rejected(writer.sink, name)
+    """Publishes `rejected/`, if there is to be one, and then `data/`.
+
+    Where an object takes the place of another it is the other way round: what lies in `rejected/`
+    changes only for whoever has come to be in `data/`, and no row is in neither of them meanwhile.
+    """
+    name, replaces = writer.plan.name(index), writer.replaces(index)
+    if rejected is not None and not replaces:
+        storage.publish(layout.rejected_uri(writer.sink, name), rejected)
+    is_first = _publish(writer, index, layout.data_uri(writer.sink, name), data)
+    if replaces or (rejected is not None and not is_first):
+        settle_rejected(writer.sink, name)
+    if replaces:  # another command may have come to its end meanwhile
+        storage.delete(layout.success_uri(writer.sink))
 
 
 @contextmanager
@@ -93,31 +98,19 @@ def _place_said(writer: Writer, index: int) -> str | None:
     return cast(str, read_footer(file).origin[PLACE])
 
 
-@contextmanager
-def _withdrawn(writer: Writer, index: int) -> Iterator[None]:
-    """Withdraws `_SUCCESS` where objects are replaced: it may speak of those before.
-
-    And once more after, since another command may have come to its end meanwhile.
-    """
-    if writer.replaces(index):
-        storage.delete(layout.success_uri(writer.sink))
-    yield
-    if writer.replaces(index):
-        storage.delete(layout.success_uri(writer.sink))
-
-
 def _publish(writer: Writer, index: int, uri: str, data: Content) -> bool:
-    """Publishes an object of a shard; returns False if one was there that has to stay."""
+    """Publishes an object of a shard; returns False if one was there that has to stay.
+
+    Where it is to take the place of another, `_SUCCESS` may speak of that, and is withdrawn.
+    """
     if not writer.replaces(index):
         return storage.publish(uri, data)
     for _ in range(_ATTEMPTS):
         found = _look(uri)
-        if found is None:
-            if storage.publish(uri, data):
-                return True
-        elif found[1] >= writer.order(index):
+        if found and found[1] >= writer.order(index):
             return False
-        elif storage.replace_if(found[0], data):
+        storage.delete(layout.success_uri(writer.sink))
+        if storage.replace_if(found[0], data) if found else storage.publish(uri, data):
             return True
     raise IncompleteError(f"other commands keep replacing {uri}: run the same command again")
 

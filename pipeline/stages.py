@@ -10,6 +10,7 @@ row with a reason.
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,7 @@ from pipeline.audit import NO_AUDIT, Audit
 from pipeline.images import Opened, Preprocess, View, open_images
 from pipeline.layout import Staged
 from pipeline.samples import columns_of, kept_bytes
-from pipeline.schema import Reason, Rejection, Sample
+from pipeline.schema import UNKNOWN, Loss, Reason, Rejection, Sample
 
 BLOCK_BYTES = 32 * 2**20
 """Most bytes of images and text in a table that is read, unless one sample has more."""
@@ -49,7 +50,8 @@ def read_rows(
     """
     block: list[Sample] = []
     size, total, seen = 0, None, 0
-    for sample, is_last in _mark_last(iter(() if staged.complete else samples)):
+    all_samples = _fill_up(() if staged.complete else samples, staged)
+    for sample, is_last in _mark_last(all_samples):
         seen = sample.row + 1
         if staged.holds(sample.row):
             continue
@@ -84,6 +86,29 @@ def gather_tables(tables: Iterable[pa.Table], most_rows: int) -> Iterator[pa.Tab
             held = []
     if held:
         yield pa.concat_tables(held)
+
+
+def _fill_up(samples: Iterable[Sample], staged: Staged) -> Iterator[Sample]:
+    """Yields samples; what stands for an unreadable rest does so for all of it that was once read.
+
+    Rows behind it may be staged, by a command that could read on. Those that are missing among them
+    are lost now, one by one; and behind them nobody knows, if no one came to the end of the shard.
+    """
+    for sample in samples:
+        if sample.rejection is None or sample.rejection.reason != Reason.SHARD_DAMAGED:
+            yield sample
+            continue
+        end = max(sample.row, staged.end) + 1 if staged.total is None else staged.total
+        for row in range(sample.row, max(end, sample.row + 1)):
+            is_one = row + 1 < end or staged.total is not None
+            loss = Loss(1, "known") if is_one else _lost_from(row, sample)
+            yield replace(sample, row=row, rejection=replace(sample.rejection, loss=loss))
+
+
+def _lost_from(row: int, sample: Sample) -> Loss:
+    """Returns what is lost from a row on, given what stands for all that is from its own on."""
+    loss = (sample.rejection and sample.rejection.loss) or UNKNOWN
+    return Loss(loss.images and max(1, loss.images - (row - sample.row)), loss.by)
 
 
 def _mark_last(samples: Iterator[Sample]) -> Iterator[tuple[Sample, bool]]:

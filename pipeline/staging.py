@@ -2,6 +2,7 @@
 
     <first>-<last>            rows of a block that nobody could complete the shard with
     <first>-<last>-of-<total> the same, of the block with the shard's last row
+    <first>-<last>-cut-<total> the same, if that stands for all that could not be read
     00000000-00000000         no rows: the last row is there, or about to be; look who comes
 
 To look whether a shard is complete is to list its folder, and a listing after every block would
@@ -28,7 +29,7 @@ from pipeline.errors import DamagedError, StorageError
 from pipeline.footer import ORIGIN
 from pipeline.layout import RowRange, Staged
 from pipeline.objects import pack_object, parse_object
-from pipeline.schema import File
+from pipeline.schema import File, Reason
 from pipeline.threads import map_ahead
 from pipeline.writer import Writer, origin_of
 
@@ -92,12 +93,16 @@ def _runs(rows: pa.Table, base: Base | None) -> Iterator[pa.Table]:
 def _put(writer: Writer, index: int, block: pa.Table, rows: RowRange) -> None:
     total = block["total"][-1].as_py() if len(block) else None
     footer = {ORIGIN: json.dumps(origin_of(writer, index))}
-    storage.publish(_uri(writer, index, rows, total), pack_object(block, footer))
+    is_cut = total is not None and block["reason"][-1].as_py() == Reason.SHARD_DAMAGED
+    uri = _uri(writer, index, rows, total, is_cut=is_cut)
+    storage.publish(uri, pack_object(block, footer))
 
 
-def _uri(writer: Writer, index: int, rows: RowRange, total: int | None = None) -> str:
-    name = writer.plan.name(index)
-    return layout.range_uri(writer.sink, name, rows, total, writer.edition(index))
+def _uri(
+    writer: Writer, index: int, rows: RowRange, total: int | None = None, *, is_cut: bool = False
+) -> str:
+    name, edition = writer.plan.name(index), writer.edition(index)
+    return layout.range_uri(writer.sink, name, rows, total, edition, is_cut=is_cut)
 
 
 def _is_last_coming(writer: Writer, index: int) -> bool:

@@ -45,6 +45,20 @@ class Standing:
         self._standing.__exit__(*error)
 
 
+class Amid(Standing):
+    """Has something else happen, once, before the first call of a verb on an object."""
+
+    def __init__(self, verb, uri, action):
+        self._verb, self._uri, self._action = verb, uri, action
+
+    def _call(self, real, *args, **options):
+        where = getattr(args[0], "uri", args[0])
+        if self._action and (real.__name__, where) == (self._verb, self._uri):
+            action, self._action = self._action, None
+            action()
+        return real(*args, **options)
+
+
 class Crashing(Standing):
     """Dies before or after the n-th storage call of a block, in whatever thread that is made."""
 

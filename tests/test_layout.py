@@ -88,6 +88,32 @@ def test_pick_ranges_of_readings_with_other_ends_takes_the_furthest(ranges, leas
 
 
 @pytest.mark.parametrize(
+    ("ranges", "kept", "total"),
+    [
+        pytest.param([(0, 4, None), (4, 6, 6)], [0, 1], 6, id="nothing_else"),
+        pytest.param([(3, 6, None), (5, 6, 6)], [0], None, id="another_row_in_its_place"),
+        pytest.param([(0, 7, None), (5, 6, 6)], [0], None, id="rows_behind"),
+        pytest.param([(4, 6, 6), (5, 6, 6)], [0, 1], 6, id="cut_there_twice"),
+        pytest.param([(0, 5, None), (5, 6, 6)], [0, 1], 6, id="rows_before"),
+    ],
+)
+def test_pick_ranges_row_in_place_of_what_stands_for_the_rest_refutes_it(ranges, kept, total):
+    uris = [
+        layout.range_uri("/s", "a", (first, last), end, is_cut=end is not None)
+        for first, last, end in ranges
+    ]
+    assert layout.pick_ranges(uris) == [uris[i] for i in kept]
+    assert layout.parse_ranges(uris).total == total
+
+
+@pytest.mark.parametrize("row", [4, 5, 6])
+def test_pick_ranges_end_that_was_read_counts_more_than_one_that_was_not(row):
+    cut = layout.range_uri("/s", "a", (row, row + 1), row + 1, is_cut=True)
+    read = layout.range_uri("/s", "a", (4, 6), 6)
+    assert layout.pick_ranges([cut, read]) == [read]
+
+
+@pytest.mark.parametrize(
     ("edition", "order", "tag", "is_so"),
     [
         ("", (0, 0), None, True),

@@ -10,7 +10,7 @@ from pipeline import layout, storage
 from pipeline.errors import MismatchError, SourceChangedError, StorageError
 from pipeline.plan import Growth, Plan, find_plan, load_plan
 from pipeline.run import Run, check_creates_once, check_frozen, load_run, start_run
-from tests.intercept import Standing
+from tests.intercept import Amid
 from tests.makers import FOLDER, GROUPS, SHARDS, TAR, changed
 
 IDENTITY = {"stage": "encode", "keep": ["txt"], "resolution": 256, "key": None, "dtype": "float32"}
@@ -94,20 +94,6 @@ def test_start_run_without_any_plan_left_says_what_to_bring_back(tmp_path):
     for command in (start, load_plan):
         with pytest.raises(StorageError, match=first):
             command(str(tmp_path))
-
-
-class Amid(Standing):
-    """Has something else happen, once, before the first call of a verb on an object."""
-
-    def __init__(self, verb, uri, action):
-        self._verb, self._uri, self._action = verb, uri, action
-
-    def _call(self, real, *args, **options):
-        where = getattr(args[0], "uri", args[0])
-        if self._action and (real.__name__, where) == (self._verb, self._uri):
-            action, self._action = self._action, None
-            action()
-        return real(*args, **options)
 
 
 @pytest.mark.parametrize("verb", ["publish", "read"])

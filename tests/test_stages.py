@@ -9,7 +9,7 @@ from pipeline.audit import Audit
 from pipeline.errors import ConfigError
 from pipeline.images import Preprocess, open_image
 from pipeline.layout import Staged
-from pipeline.schema import Sample, Selection
+from pipeline.schema import Loss, Reason, Rejection, Sample, Selection
 from pipeline.sources import kept_schema, list_shards, read_shard
 from pipeline.stages import NO_ROW, encode_rows, gather_tables, open_rows, read_rows
 from tests.makers import jpeg, tar_of
@@ -157,6 +157,35 @@ def test_read_rows_all_staged_reads_nothing_of_the_source(eight):
     storage.delete(eight[0].files[0].uri)
     (table,) = read(eight, Staged(((0, 5), (4, 8)), 8))
     assert (table["row"].to_pylist(), table["total"].to_pylist()) == ([NO_ROW], [8])
+
+
+@pytest.mark.parametrize(
+    ("staged", "lost", "total"),
+    [
+        pytest.param(Staged(), [3], 4, id="nothing"),
+        pytest.param(Staged(((0, 3),)), [3], 4, id="all_before"),
+        pytest.param(Staged(((2, 4),)), [4], 5, id="the_row_in_its_place"),
+        pytest.param(Staged(((5, 7),)), [3, 4, 7], 8, id="rows_behind"),
+        pytest.param(Staged(((5, 7),), 7), [3, 4], None, id="rows_behind_to_the_end"),
+        pytest.param(Staged(((0, 2), (4, 5)), 7), [3, 5, 6], 7, id="the_end_is_known"),
+    ],
+)
+def test_read_rows_of_a_shard_that_could_once_be_read_further_lose_none_without_a_word(
+    staged, lost, total
+):
+    samples = [Sample(row, f"k{row}", b"image") for row in range(3)]
+    cut = Rejection(Reason.SHARD_DAMAGED, "cut", Loss(9, "estimated"))
+    samples.append(Sample(3, None, rejection=cut))
+    (table,) = read_rows(samples, 5, staged, pa.schema([]), 100)
+    rows = dict(zip(table["row"].to_pylist(), table["reason"].to_pylist(), strict=True))
+    assert [row for row in rows if rows[row] == "shard_damaged"] == lost
+    assert [row for row in rows if rows[row] is None] == [
+        r for r in range(3) if not staged.holds(r)
+    ]
+    assert table["total"].drop_null().to_pylist() == ([] if total is None else [total])
+    numbers = dict(zip(table["row"].to_pylist(), table["lost"].to_pylist(), strict=True))
+    is_open = staged.total is None  # nobody knows where it ends
+    assert [numbers[row] for row in lost] == [1] * (len(lost) - is_open) + [12 - lost[-1]] * is_open
 
 
 def test_read_rows_rejected_samples_stay_as_rows(tmp_path):

@@ -1,5 +1,6 @@
 """Shards that are planned anew, and rejected samples that are tried again, in plain loops."""
 
+import contextlib
 import json
 import shutil
 from dataclasses import replace
@@ -18,6 +19,7 @@ from pipeline.products import CodesProduct
 from pipeline.run import is_complete, start_run
 from pipeline.verify import verify
 from pipeline.writer import Attempt
+from tests.intercept import Amid
 from tests.runs import (
     check_committed,
     codes_of,
@@ -334,6 +336,92 @@ def test_late_writer_of_an_older_generation_leaves_the_new_one_alone(tmp_path):
         commit(second, 0)
     check_committed(third, [5])
     assert is_complete(writer.sink)
+
+
+def test_changed_shard_that_is_what_it_was_again_is_no_prey_of_a_late_writer(tmp_path):
+    writer = start(tmp_path)
+    commit(writer, 0)
+    finish(writer)
+    wrong = grown(writer, tar_shard("a", version="2"))  # reads all of it, and is slow to commit
+    right = grown(wrong, tar_shard("a", version="1"))
+    assert list(left_of(right)) == [0]
+    commit(right, 0)
+    finish(right)
+    before = (tmp_path / "data" / "a.parquet").read_bytes()
+    for numbers in (None, range(3), range(3, 5)):
+        with contextlib.suppress(IncompleteError):
+            commit(wrong, 0, 5, numbers, rejected=(1,))
+    assert (tmp_path / "data" / "a.parquet").read_bytes() == before
+    check_committed(right, [TOTAL])
+    assert is_complete(writer.sink)
+    with pytest.raises(IncompleteError):
+        finish(wrong)
+    assert is_complete(writer.sink)
+    finish(right)
+    assert visible(tmp_path, "staging") == []
+
+
+def test_changed_shard_of_which_another_writer_puts_a_newer_one_there_amid_keeps_that(tmp_path):
+    writer = start(tmp_path)
+    commit(writer, 0, rejected=(2,))
+    second = grown(writer, tar_shard("a", version="2"))
+    third = []
+
+    def newer():
+        third.append(grown(second, tar_shard("a", version="3")))
+        commit(third[0], 0, 4, rejected=(0,))
+
+    uri = layout.data_uri(writer.sink, "a")
+    with Amid("replace_if", uri, newer):
+        commit(second, 0, 5)
+    check_committed(third[0], [4], rejected=(0,))
+    assert json.loads(read_data(writer)[1][b"vqpipe"])["generation"] == 2
+    finish(third[0])
+
+
+def test_staged_ranges_that_disagree_about_the_end_are_read_anew_and_committed(tmp_path):
+    writer = start(tmp_path)
+    rows = damaged(encoded_rows(writer, 0, 5, (2, 3, 4), rejected=(4,)), 2)
+    commit_rows(rows, writer)  # a bad day: the shard could not be read past row 4
+    commit(writer, 0, numbers=range(5, 8))  # a good one: it goes on to row 7
+    assert left_of(writer) == {0: layout.Staged(((5, 8),), TOTAL)}
+    commit(writer, 0, numbers=range(5))
+    check_committed(writer, [TOTAL])
+    finish(writer)
+    assert visible(tmp_path, "staging") == []
+
+
+def test_staged_end_that_another_row_was_read_at_is_none(tmp_path):
+    """Together they would make a shard of six rows, and what lies behind would be gone."""
+    writer = start(tmp_path)
+    commit_rows(damaged(encoded_rows(writer, 0, 6, (5,), rejected=(5,)), 0), writer)
+    commit(writer, 0, numbers=range(6))
+    assert visible(tmp_path, "data") == []
+    commit(writer, 0, numbers=range(6, 8))
+    check_committed(writer, [TOTAL])
+
+
+def test_retry_that_cannot_read_as_far_as_before_takes_nothing_back(tmp_path):
+    writer = start(tmp_path)
+    commit(writer, 0, rejected=(4, 6))
+    before = (tmp_path / "data" / "a.parquet").read_bytes()
+    commit_rows(damaged(encoded_rows(writer, 0, 5, (4,), rejected=(4,)), 0), retry(writer))
+    assert (tmp_path / "data" / "a.parquet").read_bytes() == before
+    commit(retry(writer), 0, numbers=(4, 6))
+    check_committed(writer, [TOTAL])
+
+
+def test_sweep_leaves_what_other_commands_have_staged_for_later_objects(tmp_path):
+    writer = start(tmp_path, names=("a", "b"))
+    commit(writer, 0, rejected=(2, 5))
+    commit(writer, 1)
+    other = retry(writer, "r2")
+    commit(other, 0, numbers=(2,))
+    finish(writer)
+    commit(other, 0, numbers=(5,))
+    check_committed(writer, [TOTAL, TOTAL])
+    finish(writer)
+    assert visible(tmp_path, "staging") == []
 
 
 def test_retry_of_what_another_retry_has_just_revised_takes_nothing_back(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +12,12 @@ from pipeline.commit import commit_rows
 from pipeline.errors import IncompleteError, StorageError
 from pipeline.footer import pack_histogram
 from pipeline.objects import pack_object
+from pipeline.plan import Growth, Plan
+from pipeline.run import start_run
 from pipeline.totals import Totals, mark_success, read_totals, write_summary
-from tests.runs import encoded_rows, flips_of, query, start, visible
+from pipeline.writer import Attempt
+from tests.intercept import Amid
+from tests.runs import encoded_rows, flips_of, query, start, tar_shard, visible
 
 NAMES = ("a", "a/b", "c")
 ROWS = (5, 1, 7)
@@ -191,6 +196,61 @@ def test_mark_success_failing_sweep_leaves_no_success(tmp_path, monkeypatch, ver
     with pytest.raises(StorageError):
         mark_success(writer.sink, writer.plan, found)
     assert not (tmp_path / "_SUCCESS").exists()
+
+
+def revised(writer):
+    """Tries the rejected samples of the first shard again; they are good now."""
+    again = replace(writer, attempt=Attempt("r1", {0: 1}, {"max_pixels": 5}))
+    commit_rows(encoded_rows(again, 0, ROWS[0], numbers=REJECTED[0]), again)
+
+
+def grown(writer):
+    """Takes a new shard in."""
+    shards = [tar_shard(name) for name in (*NAMES, "new")]
+    start_run(writer.sink, writer.run, Plan.of(shards), Growth(extend=True))
+
+
+@pytest.mark.parametrize("change", [revised, grown])
+@pytest.mark.parametrize("verb", ["stat", "publish"])
+def test_mark_success_of_a_sum_that_is_outdated_just_then_is_withdrawn(tmp_path, change, verb):
+    writer = finished(tmp_path)
+    found = totals_of(writer)
+    amid = Amid(verb, f"{writer.sink}/_SUCCESS", lambda: change(writer))
+    with amid, pytest.raises(IncompleteError):
+        mark_success(writer.sink, writer.plan, found)
+    assert not (tmp_path / "_SUCCESS").exists()
+
+
+def test_mark_success_of_an_older_sum_leaves_the_right_one(tmp_path):
+    writer = finished(tmp_path)
+    older = totals_of(writer)
+    revised(writer)
+    right = totals_of(writer)
+    mark_success(writer.sink, writer.plan, right)
+    before = (tmp_path / "_SUCCESS").read_bytes()
+    with pytest.raises(IncompleteError):
+        mark_success(writer.sink, writer.plan, older)
+    assert (tmp_path / "_SUCCESS").read_bytes() == before
+
+    def other():
+        revised(writer)
+        mark_success(writer.sink, writer.plan, totals_of(writer))
+
+    writer = finished(tmp_path / "again")
+    with Amid("publish", f"{writer.sink}/_SUCCESS", other), pytest.raises(IncompleteError):
+        mark_success(writer.sink, writer.plan, totals_of(writer))
+    document = json.loads((tmp_path / "again" / "_SUCCESS").read_bytes())
+    assert document["objects"] == right.to_dict()["objects"]
+
+
+def test_totals_say_which_objects_they_count(tmp_path):
+    writer, other = finished(tmp_path / "one"), start(tmp_path / "other", names=NAMES)
+    for index in (2, 0, 1):
+        commit_rows(encoded_rows(other, index, ROWS[index], rejected=REJECTED[index]), other)
+    before = totals_of(writer).to_dict()["objects"]
+    assert totals_of(other).to_dict()["objects"] == before
+    revised(writer)
+    assert totals_of(writer).to_dict()["objects"] != before
 
 
 def test_write_summary_again_replaces_it(tmp_path):
