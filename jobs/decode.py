@@ -310,7 +310,12 @@ def _introduce(job: Decode, source: _Source, work: Work, step: Decoding) -> Fiel
 
 
 def _describe_memory(job: Decode, source: _Source, step: Decoding) -> Fields:
-    """Returns a warning if the images of the largest shard, which meet in one worker, are many."""
+    """Returns a warning if the images of the largest shard, which meet in one worker, are many.
+
+    In Parquet they go through it some at a time.
+    """
+    if job.layout == "parquet":
+        return []
     largest = max(source.shards, key=lambda shard: shard.size)
     rows = count_rows(largest) or 0
     most = rows * step.row_bytes * (1 if job.format == "png" else _OF_LOSSY)
