@@ -13,7 +13,7 @@ from rich.text import Text
 
 from pipeline.losses import describe_losses
 from pipeline.run import Run
-from pipeline.totals import MADE
+from pipeline.totals import MADE, made
 
 Fields = list[tuple[str, object]]
 """Names and values, in order."""
@@ -138,6 +138,19 @@ def describe_missing(totals: dict[str, Any]) -> Fields:
         *([("images lost", Prose(stand))] if images > totals["rejected"] else []),
         *([("damaged", Prose(printable(damaged, 500)))] if damaged else []),
         *([("passed over", Prose(taken))] if over else []),
+        *_describe_nulls(totals),
+    ]
+
+
+def _describe_nulls(totals: dict[str, Any]) -> Fields:
+    """Returns the lines about kept columns that are null, where samples did not have them."""
+    good = made(totals)
+    return [
+        (
+            "take care" if count >= good else "null",
+            Prose(printable(f"{name}, which is kept, is null in {count:,} of {good:,}")),
+        )
+        for name, count in totals["kept_nulls"].items()
     ]
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 from jobs.console import Fields, Prose
 from jobs.identity import check_kept, facts_of, find_whole_run, grid_of, identity_of, settle_codec
 from jobs.kept import begun_with
+from jobs.members import AskedKeys, settle_members
 from jobs.model import ModelOptions
 from jobs.places import check_lengths, check_places
 from jobs.stage import (
@@ -64,6 +65,10 @@ class Encode(GrowthOptions, RunOptions, ModelOptions, Places):
     """Parquet column or tar extension with the image; found if there is only one."""
     key: str | None = None
     """Parquet column with each image's name; default: file name and row number."""
+    key_until: AskedKeys = "auto"
+    """Where a key ends in the name of a tar's member: by the first dot 0001.seg.png is seg.png of
+    0001, as webdataset has it; by the last one st.martin_001.jpg is an image of its own. auto looks
+    at the names in some tars, and asks if they can be read either way."""
     keep: tuple[str, ...] = ()
     """Parquet columns or tar extensions to copy beside the codes, such as caption or txt."""
     resolution: int = 256
@@ -122,11 +127,11 @@ def _prepare(job: Encode) -> Prepared:
     weights = job.load_weights()
     grid = grid_of(job.resolution, weights)
     begun = find_whole_run(sink)
-    listing, selection, kept = _find(job, source, begun, find_plan(sink))
+    listing, selection, kept, notes = _find(job, source, begun, find_plan(sink))
     _check_names(source, sink, listing)
     listed = Plan.of(listing.shards)
     codec, findings = settle_codec(job, begun, weights)
-    asking = replace(job, image=selection.image)
+    asking = replace(job, image=selection.image, key_until=selection.key_until)
     identity = identity_of(asking, source, listing.format, weights, codec)
     if begun and job.retry_rejected:  # the one choice that may change: what is refused unopened
         identity["max_pixels"] = begun.identity.get("max_pixels")
@@ -153,7 +158,7 @@ def _prepare(job: Encode) -> Prepared:
         weights=weights,
         todo=left | again,
     )
-    introduction = _introduce(job, work, listing, codec, len(again))
+    introduction = [*_introduce(job, work, listing, codec, len(again)), *notes]
     return Prepared(
         work,
         introduction,
@@ -164,14 +169,16 @@ def _prepare(job: Encode) -> Prepared:
 
 def _find(
     job: Encode, source: str, begun: Run | None, planned: Plan | None
-) -> tuple[Listing, Selection, pa.Schema]:
-    """Returns what there is, what to read of each sample, and what of it is kept."""
+) -> tuple[Listing, Selection, pa.Schema, Fields]:
+    """Returns what there is, what to read of each sample, what to keep, and what to say of it."""
     earlier = planned.shards() if planned else ()
     listing = list_shards(source, job.format, planned=earlier, read=read_quarantined)
     selection = _select(job, begun, listing)
     if listing.format == "parquet" and not begun:
         announce("looking at the columns of", len(listing.shards))  # later, those of new files
-    return listing, selection, kept_schema(listing, selection, begun_with(begun, planned, job.keep))
+    kept = kept_schema(listing, selection, begun_with(begun, planned, job.keep))
+    selection, notes = settle_members(job.key_until, begun, listing, selection)
+    return listing, selection, kept, notes
 
 
 def _select(job: Encode, begun: Run | None, listing: Listing) -> Selection:

@@ -39,7 +39,7 @@ from pipeline.quality.lpips import load_lpips
 from pipeline.readers import PairReader, SampleReader
 from pipeline.report import render_report
 from pipeline.run import Run, is_complete, start_run
-from pipeline.schema import File, Selection, Shard
+from pipeline.schema import File, KeyUntil, Selection, Shard
 from pipeline.sources import list_shards
 from pipeline.steps import Evaluating
 from pipeline.writer import Writer
@@ -148,7 +148,8 @@ def _prepare(job: Evaluate, codes: Sink) -> Prepared:
     if left:
         storage.delete(layout.success_uri(sink))
     product = ScoresProduct(tuple(step.scores))
-    selection = Selection(identity["image"], identity["key"])
+    until: KeyUntil = identity["key_until"] or "first-dot"
+    selection = Selection(identity["image"], identity["key"], key_until=until)
     kept = pa.schema([])
     work = Work(
         writer=Writer(sink, run, frozen, kept, product),

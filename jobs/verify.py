@@ -146,7 +146,12 @@ def _open_again(job: Verify, found: Run, max_pixels: int) -> Iterator[Again]:
     )
     with closing(Sandbox(preprocess)) as sandbox:
         yield Again(
-            Selection(identity["image"], identity["key"], tuple(identity["keep"])),
+            Selection(
+                identity["image"],
+                identity["key"],
+                tuple(identity["keep"]),
+                key_until=identity["key_until"] or "first-dot",
+            ),
             preprocess,
             codec.encode,
             lambda images, target, _: sandbox.open(images, target),

@@ -185,6 +185,8 @@ class _Ledger:
         self.total = total
         self.passed_over = 0
         """Images of good samples that have another one, which was taken."""
+        self.nulls = Counter[str]()
+        """Good samples of which a kept column is null, by column as it travels."""
         self._rejected = [schema.REJECTED.empty_table()]
 
     def good(self, name: str) -> Iterator[pa.Table]:
@@ -198,6 +200,8 @@ class _Ledger:
             good, bad = _split(table)
             self._rejected.append(bad.select(schema.REJECTED.names).cast(schema.REJECTED))
             self.passed_over += _sum(good["passed_over"])
+            kept = (each for each in good.column_names if each.startswith(schema.KEPT))
+            self.nulls.update({each: good[each].null_count for each in kept})
             yield good
         if count != self.total:
             self._refuse(name, f"has {count} rows")
@@ -287,6 +291,7 @@ def _describe(
         "rejected_images": least_images(rejected),
         "damage": find_damage(rejected),
         "passed_over": before.get("passed_over", 0) + ledger.passed_over,
+        "kept_nulls": {each: ledger.nulls[schema.KEPT + each] for each in writer.kept.names},
         EXAMPLES: _examples(rejected),
         **_describe_retries(writer, index, before),
     }

@@ -219,6 +219,10 @@ class Sample:
     """Other images of the sample, which are not taken."""
 
 
+KeyUntil = Literal["first-dot", "last-dot"]
+"""Where in the name of a tar's member its key ends and its extension begins."""
+
+
 @dataclass(frozen=True)
 class Selection:
     """Which parts of a sample to read; the same for every shard of a run."""
@@ -229,6 +233,8 @@ class Selection:
     """Parquet column that holds the key; None makes keys from the shard's name and the row."""
     keep: tuple[str, ...] = ()
     """Parquet columns or webdataset extensions to copy into the output."""
+    key_until: KeyUntil = "first-dot"
+    """Where keys of a webdataset end."""
     shape: tuple[int, ...] = ()
     """Of what is decoded: (h, w) of codes, (C, h, w) of latents."""
     run: str | None = None

@@ -181,6 +181,7 @@ def _scale_up(survey: Survey, found: Sum) -> dict[str, Any]:
     return totals | {
         "shards": done,
         "rejected_by_reason": {reason: round(number * factor) for reason, number in reasons},
+        "kept_nulls": {name: round(n * factor) for name, n in totals["kept_nulls"].items()},
         "data_bytes": sum(file.size for file in survey.objects.values()),
     }
 

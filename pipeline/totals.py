@@ -75,6 +75,8 @@ class Totals:
     """Shards that could not be read to their end, by name, with what is lost of each."""
     passed_over: int = 0
     """Images of good samples that have another one, which was taken."""
+    kept_nulls: Counter[str] = field(default_factory=Counter)
+    """Good samples of which a kept column is null, by column."""
     examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """The first few rejections of each reason: shard, key, row, message."""
     listed: dict[str, File] = field(default_factory=dict)
@@ -149,6 +151,7 @@ class Totals:
             "rejected_by_reason": dict(sorted(self.reasons.items())),
             "rejected_images": self.rejected_images,
             "passed_over": self.passed_over,
+            "kept_nulls": {name: count for name, count in self.kept_nulls.items() if count},
             **losses.add_up(self.damaged),
             "data_bytes": self.data_bytes,
             **({IMAGE_BYTES: self.image_bytes} if self.made == MADE["decode"] else {}),
@@ -188,6 +191,7 @@ class Totals:
         self.histogram += footer.histogram
         self.rejected_images += origin["rejected_images"]
         self.passed_over += origin["passed_over"]
+        self.kept_nulls.update(origin["kept_nulls"])
         if origin["damage"]:
             lost = Loss(origin["damage"]["lost"], origin["damage"]["lost_by"])
             self.damaged[origin["shard"]] = lost

@@ -285,6 +285,7 @@ def _wrong_counts(shard: _Shard, run: Run, *_: object) -> str | None:
         "reasons": dict(Counter(rejections["reason"].to_pylist())),
         "rejected_images": least_images(rejections),
         "damage": find_damage(rejections),
+        "kept_nulls": {name: shard.table[name].null_count for name in run.facts.get("kept", {})},
     }
     wrong = [name for name, value in counted.items() if said.get(name) != value]
     if wrong:

@@ -25,6 +25,7 @@ IDENTITY = {
     "image": None,
     "key": None,
     "keep": [],
+    "key_until": "first-dot",
     "resolution": 32,
     "resample": "bicubic",
     "background": [255, 255, 255],
@@ -231,6 +232,7 @@ def _object(writer, index, rows, rejected):
         "rejected_images": rejected,
         "damage": None,
         "passed_over": 0,
+        "kept_nulls": {},
         "audited": 0,
         "flips": 0,
         "examples": {

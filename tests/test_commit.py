@@ -465,6 +465,7 @@ def test_commit_rows_footer_equals_a_recount_by_duckdb(tmp_path, ranges):
         "rejected_images": reasons.total(),
         "damage": None,
         "passed_over": 0,
+        "kept_nulls": {"caption": 0, "score": 0},
         "audited": len(audited),
         "flips": sum(audited),
         "psnr_images": len(known),

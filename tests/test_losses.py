@@ -204,3 +204,19 @@ def test_least_images_counts_one_where_nothing_is_known():
 )
 def test_describe_loss_says_how_it_is_known(lost, by, said):
     assert describe_loss({"lost": lost, "lost_by": by}) == said
+
+
+def test_kept_column_that_is_null_is_counted_and_said(tmp_path, capsys):
+    def lose(rows):
+        for row in rows:
+            row["kept.caption"] = None
+
+    writer = sinks.begin(tmp_path, ("a", "b"))
+    sinks.commit(writer, 0, 6, rejected=(2,), change=lose)
+    sinks.commit(writer, 1, 6)
+    sinks.end(writer)
+    found = json.loads(printed(capsys, writer.sink, json=True))
+    nulls = query(tmp_path, "data", "count(*) - count(caption)")
+    assert found["kept_nulls"] == {"caption": 5}
+    assert nulls == [(5,)]
+    assert "caption, which is kept, is null in 5 of 11" in printed(capsys, writer.sink)

@@ -20,9 +20,10 @@ from pipeline.errors import ConfigError
 from pipeline.schema import UNKNOWN, File, Loss, Reason, Rejection, Sample, Selection, Shard
 from pipeline.sources.archive import Archive
 from pipeline.sources.contents import HEAD_BYTES, is_image
-from pipeline.sources.damage import PARSER_ERRORS, Pace, brief, damaged
+from pipeline.sources.damage import Pace, brief, damaged
 from pipeline.sources.extensions import IMAGE_EXTENSIONS
 from pipeline.sources.keys import Keys, check_count
+from pipeline.sources.members import TAR_ERRORS, image_ranks, is_wanted, readable, split_name
 from pipeline.sources.names import shard_names
 
 MAX_IMAGE_BYTES = 2**30
@@ -32,8 +33,6 @@ MAX_TEXT_BYTES = 16 * 2**20
 
 MAX_MEMBERS = 1_000
 """Most members of a sample; the next one begins another of the same key."""
-
-_TAR_ERRORS = (tarfile.TarError, *PARSER_ERRORS)
 
 
 def list_shards(root: str, files: list[File]) -> list[Shard]:
@@ -51,7 +50,7 @@ def kept_schema(selection: Selection) -> pa.Schema:
     if selection.key is not None:
         raise ConfigError("a webdataset's keys are the names of its members: drop the key option")
     for name in selection.keep:
-        if name.lower() in _image_ranks(selection):
+        if name.lower() in image_ranks(selection):
             raise ConfigError(f"keep names {name!r}, which is the image: leave it out")
     return pa.schema([pa.field(name, pa.string()) for name in selection.keep])
 
@@ -109,7 +108,7 @@ def _read_drafts(file: BinaryIO, selection: Selection, kept: pa.Schema) -> Itera
         drafts = _Drafts(archive, selection, kept)
         try:
             yield from drafts.whole()
-        except _TAR_ERRORS as error:
+        except TAR_ERRORS as error:
             yield from drafts.broken(error)
 
 
@@ -118,8 +117,8 @@ class _Drafts:
 
     def __init__(self, archive: Archive, selection: Selection, kept: pa.Schema) -> None:
         self._archive, self._kept = archive, kept
-        self._ranks = _image_ranks(selection)
-        self._takes_bare = selection.image is None
+        self._ranks = image_ranks(selection)
+        self._selection = selection
         self._texts = {name.lower(): name for name in kept.names}
         self._draft: _Draft | None = None
         self._pace = Pace(archive.size)
@@ -129,13 +128,15 @@ class _Drafts:
         """Yields the samples.
 
         Raises:
-            One of `_TAR_ERRORS`: If the tar cannot be read on.
+            One of `TAR_ERRORS`: If the tar cannot be read on.
         """
         for member in self._archive.members():
-            if not _is_wanted(member, self._ranks):
+            if not is_wanted(member, self._selection):
                 continue
-            self._place = f"in or after member {_text(member.name)!r} at byte {member.offset_data}"
-            key, extension = _split_name(member.name)
+            self._place = (
+                f"in or after member {readable(member.name)!r} at byte {member.offset_data}"
+            )
+            key, extension = split_name(member.name, self._selection.key_until)
             if self._draft is not None and not self._draft.takes(key, extension):
                 self._pace.advance(self._archive.place(member))
                 yield from self._take()
@@ -165,38 +166,15 @@ class _Drafts:
         draft.extensions.append(extension)
         draft.images += rank is not None or extension.rpartition(".")[2] in IMAGE_EXTENSIONS
         if not member.isfile():
-            draft.links.append(_text(member.name))
+            draft.links.append(readable(member.name))
         elif rank is not None and rank < draft.rank:
             draft.rank = rank
             draft.image = _read_image(draft, self._archive, member)
         elif text is not None:
             draft.kept[text] = _read_text(draft, self._archive, member)
-        if not extension and draft.image is None and self._takes_bare:
+        if not extension and draft.image is None and self._selection.image is None:
             draft.image = _read_bare(self._archive, member)
             draft.images += draft.image is not None
-
-
-def _image_ranks(selection: Selection) -> dict[str, int]:
-    wanted = IMAGE_EXTENSIONS if selection.image is None else (selection.image.lower(),)
-    return {extension: rank for rank, extension in enumerate(wanted)}
-
-
-def _split_name(name: str) -> tuple[str, str]:
-    """Returns key and lower-case extension of a member, both valid Unicode."""
-    folder, slash, base = _text(name).removeprefix("./").rpartition("/")
-    stem, _, extension = base.partition(".")
-    return folder + slash + stem, extension.lower()
-
-
-def _text(name: str) -> str:
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def _is_wanted(member: tarfile.TarInfo, ranks: dict[str, int]) -> bool:
-    """Tells what belongs to a sample from folders, hidden files and links beside the images."""
-    if member.name.rpartition("/")[2].startswith(".") or member.isdir():
-        return False
-    return member.isfile() or _split_name(member.name)[1] in ranks
 
 
 def _read_image(draft: _Draft, tar: Archive, member: tarfile.TarInfo) -> bytes | None:
@@ -217,7 +195,7 @@ def _read_bare(tar: Archive, member: tarfile.TarInfo) -> bytes | None:
 
 
 def _read_text(draft: _Draft, tar: Archive, member: tarfile.TarInfo) -> str | None:
-    name = brief(_text(member.name))
+    name = brief(readable(member.name))
     if member.issparse() or member.size > MAX_TEXT_BYTES:
         message = f"{name}: {_describe_refusal(member, MAX_TEXT_BYTES)}"
         draft.rejection = Rejection(Reason.BAD_METADATA, message)
@@ -269,4 +247,6 @@ def _no_image(draft: _Draft) -> Rejection | None:
     else:
         names = ", ".join(f".{extension}" for extension in draft.extensions[:10])
         message = f"no member is an image; there is {brief(names)}"
+        if draft.images:
+            message += "; --image names one of these, --key-until says where keys end"
     return Rejection(Reason.NO_IMAGE, message)
