@@ -10,7 +10,7 @@ from types import FrameType
 from rich.console import Console
 
 from jobs import summary
-from jobs.console import Fields, print_fields, printable
+from jobs.console import Fields, harmless, print_fields, printable
 from jobs.summary import Allowance
 from pipeline import cluster, engine, storage
 from pipeline.device import Device
@@ -199,12 +199,12 @@ def _work(
             for tick in engine.run(prepared.work, resources):
                 if tick.counts.devices != progress.devices:
                     said = _describe_devices(tick.counts)
-                    console.print(said, style="dim", markup=False)
+                    console.print(harmless(said), style="dim", markup=False)
                 known = len(progress.dropped)
                 _count(progress, tick)
                 reports = [f"Ray: {printable(each, 400)}" for each in cluster.take_reports()]
                 for said in (*progress.dropped[known:], *reports):
-                    console.print(f"  {said}", style="yellow", markup=False)
+                    console.print(f"  {harmless(said)}", style="yellow", markup=False)
                 progress.note()
                 display.show(progress)
                 if prepared.can_judge_early and _can_judge(options, progress):

@@ -8,6 +8,7 @@ from typing import Literal
 
 import tyro
 
+from jobs.console import harmless
 from pipeline import submission
 from pipeline.errors import ConfigError, VqpipeError
 
@@ -90,5 +91,5 @@ runpy.run_module("jobs." + command, run_name="__main__", alter_sys=True)
 
 
 def _pass_on(text: str) -> None:
-    sys.stdout.write(text)
+    sys.stdout.write(harmless(text))  # a worker's traceback may hold names from data
     sys.stdout.flush()

@@ -101,6 +101,14 @@ def _without(name):
     return change
 
 
+def _without_all(pattern):
+    def change(sink):
+        for path in sink.glob(pattern):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    return change
+
+
 def _with(name, content):
     def change(sink):
         (sink / name).write_bytes(content)
@@ -155,6 +163,9 @@ SINKS = {
     "run.json with an identity that is text": _edit_run(identity="x"),
     "run.json with a strange stage": _edit_run(identity={"stage": ["encode"]}),
     "run.json with strange facts": _edit_run(grid="x", codebook_size="many", kept=7, created=None),
+    "no plan": _without("plan.parquet"),
+    "no first plan": _without_all("plans"),
+    "no plan at all": _without_all("plan*"),
     "plan cut": _with("plan.parquet", b"PAR1"),
     "plan of other columns": _other_parquet("plan.parquet"),
     "plan of other shards": _plan_of_others,
