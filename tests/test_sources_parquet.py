@@ -160,6 +160,7 @@ def test_kept_column_comes_back_as_it_was(source, name):
         (pa.array(["a", None]).dictionary_encode(), pa.string()),
         (pa.array(["a", None], pa.string_view()), pa.string()),
         (pa.array([b"a", None], pa.binary_view()), pa.binary()),
+        (pa.array([[], [None] * 3]), pa.list_(pa.string())),
         (
             pa.array([["a", "a"], None]).cast(pa.list_(pa.dictionary(pa.int32(), pa.string()))),
             pa.list_(pa.string()),

@@ -145,7 +145,9 @@ class _Agreement:
             raise ConfigError(no_footer(files))
         features = {name: said for name, (said, _) in self.features.items()}
         described = {FEATURES: json.dumps({"info": {"features": features}})} if features else None
-        return pa.schema([(name, self.common[name]) for name in self.keep], metadata=described)
+        # Arrow 26 damages lists of nulls when it casts them, even to the type that they have
+        kinds = [(name, plain_kind(self.common[name], pa.string())) for name in self.keep]
+        return pa.schema(kinds, metadata=described)
 
     def _describe_strangers(self, files: int) -> str:
         if not (self.good or self.begun):

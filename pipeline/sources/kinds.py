@@ -6,25 +6,37 @@ numbers and floats, of years and nanoseconds, a single value may still not fit; 
 
 import pyarrow as pa
 
+_NULL = pa.null()
 
-def plain_kind(kind: pa.DataType) -> pa.DataType:
+
+def plain_kind(kind: pa.DataType, nothing: pa.DataType = _NULL) -> pa.DataType:
     """Returns a type for the same values that says little of how they are stored.
 
     A dictionary is what it holds, and anything but a map's key may be null.
+
+    Args:
+        kind: The type.
+        nothing: What stands for nulls in lists, maps and structs.
     """
+
+    def inner(child: pa.DataType) -> pa.DataType:
+        return nothing if pa.types.is_null(child) else plain_kind(child, nothing)
+
     if pa.types.is_dictionary(kind):
-        return plain_kind(kind.value_type)
+        return plain_kind(kind.value_type, nothing)
     if pa.types.is_struct(kind):
-        return pa.struct([pa.field(each.name, plain_kind(each.type)) for each in kind])
+        return pa.struct([pa.field(each.name, inner(each.type)) for each in kind])
     if pa.types.is_map(kind):
-        return pa.map_(plain_kind(kind.key_type), plain_kind(kind.item_type))
-    if pa.types.is_fixed_size_list(kind):
-        return pa.list_(plain_kind(kind.value_type), kind.list_size)
-    if pa.types.is_large_list(kind):
-        return pa.large_list(plain_kind(kind.value_type))
-    if pa.types.is_list(kind):
-        return pa.list_(plain_kind(kind.value_type))
+        return pa.map_(inner(kind.key_type), inner(kind.item_type))
+    if _is_list(kind):
+        return _list_like(kind, inner(kind.value_type))
     return _OF_VIEWS.get(kind, kind)  # those of lists stay: Arrow 26 casts them to damaged lists
+
+
+def _list_like(kind: pa.DataType, item: pa.DataType) -> pa.DataType:
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(item, kind.list_size)
+    return pa.large_list(item) if pa.types.is_large_list(kind) else pa.list_(item)
 
 
 _OF_VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
