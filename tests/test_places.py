@@ -26,10 +26,8 @@ def normalised(base, path):
 
 
 @pytest.mark.fault(31)
-@pytest.mark.parametrize(
-    "source", ["photos", "link", "other/../photos", "loop/photos", "./photos/"]
-)
-@pytest.mark.parametrize("below", ["", "/codes", "/deep", "/no/such/../codes", "//codes"])
+@pytest.mark.parametrize("source", ["photos", "link", "other/../photos"])
+@pytest.mark.parametrize("below", ["", "/deep", "//no/such/../codes"])
 @pytest.mark.parametrize(
     "sink", ["photos", "link", "missing/../photos", "loop/loop/link", "/photos"]
 )
