@@ -123,8 +123,8 @@ class File:
     size: int
     """Bytes."""
     version: str
-    """ETag, or modification time where the store has no ETags; `NO_FILE` and what it is of what
-    stands in a source's folder and is no file."""
+    """ETag, generation, or time of change and imprint (`pipeline.imprints`); `NO_FILE` and what it
+    is of what stands in a source's folder and is no file."""
 
     @property
     def obstacle(self) -> str | None:

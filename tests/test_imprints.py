@@ -10,8 +10,9 @@ import pytest
 from pipeline import storage
 from pipeline.errors import SourceChangedError
 from pipeline.plan import Growth, Plan
-from pipeline.schema import File
+from pipeline.schema import File, Shard
 from pipeline.sources import list_shards
+from pipeline.sources.versions import imprint_shards
 from tests.makers import jpeg, tar_of
 
 KINDS = ["tar", "parquet", "folder"]
@@ -136,3 +137,11 @@ def test_version_of_a_folder_shard_needs_few_of_its_images(tmp_path):
     assert sum("/" in file.version for file in shard.files) == 8
     with storage.open_file(shard.files[0]) as opened:
         assert opened.read() == jpeg(40, 30)
+
+
+def test_imprint_shards_opens_nothing_that_is_no_file(tmp_path):
+    """A pipe would wait for a writer."""
+    os.mkfifo(tmp_path / "0.tar")
+    (listed,) = storage.list_source(str(tmp_path)).files
+    shard = Shard("0", "webdataset", (listed,))
+    assert imprint_shards([shard]) == [shard]

@@ -32,9 +32,9 @@ def imprint_shards(shards: Sequence[Shard]) -> list[Shard]:
 
 
 def _pick(shard: Shard) -> Sequence[File]:
+    there = [file for file in shard.files if not file.obstacle]
     if not shard.root:
-        return shard.files
-    there = (file for file in shard.files if not file.obstacle)
+        return there
     return heapq.nsmallest(_IMAGES, there, key=lambda file: _number(shard.root, file))
 
 
