@@ -88,7 +88,7 @@ def _describe_numbers(totals: dict[str, Any]) -> str:
     known, estimated, unknown = (totals[f"lost_{by}"] for by in ("known", "estimated", "unknown"))
     said = [
         *([f"{known:,} image(s) are lost that are counted"] if known else []),
-        *([f"about {estimated:,} judged by bytes"] if estimated else []),
-        *([f"an unknown number in {unknown:,} of them"] if unknown else []),
+        *([f"about {estimated:,} image(s) judged by bytes"] if estimated else []),
+        *([f"an unknown number of images in {unknown:,} of them"] if unknown else []),
     ]
     return ", ".join(said)
