@@ -17,14 +17,14 @@ def rows_of(*levels):
     """Opened rows whose pixels all have one level, or that are rejected (None)."""
     data = [None if level is None else bytes([level]) * (SIDE * SIDE * 3) for level in levels]
     count = len(levels)
+    head = {field.name: pa.nulls(count, field.type) for field in schema.HEAD}
     return pa.table(
-        {
+        head
+        | {
             "shard": pa.array([0] * count, pa.int32()),
             "row": pa.array(range(count), pa.int32()),
-            "total": pa.nulls(count, pa.int32()),
-            "key": [f"k{i}" for i in range(count)],
+            "key": pa.array([f"k{i}" for i in range(count)]),
             "reason": pa.array([None if each else "corrupt" for each in data], pa.string()),
-            "message": pa.nulls(count, pa.string()),
             "place": pa.array([10 * i for i in range(count)], pa.int32()),
             "codes": pa.array([[i, i] for i in range(count)], pa.list_(pa.uint16(), 2)),
             "pixels": pa.array(data, pa.binary(SIDE * SIDE * 3)),
