@@ -149,7 +149,8 @@ def test_replace_if_lost_answer_is_told_from_another_writer(bucket, proxy, truth
 def test_publish_in_parts_lost_answers_give_the_one_object(
     bucket, proxy, truth, publish, monkeypatch
 ):
-    monkeypatch.setattr(s3, "_PUT_BYTES", 10 * 2**20)  # S3 takes no smaller parts
+    monkeypatch.setattr(s3, "_PUT_BYTES", 10 * 2**20)
+    monkeypatch.setattr(s3, "_PART_BYTES", 5 * 2**20)  # S3 takes no smaller parts
     data = LARGE * 11
     proxy.faults = Faults(first="lose")
     publish(f"{bucket}/a", data)

@@ -159,7 +159,7 @@ def test_names_of_classes_stand_in_data_and_in_what_is_decoded_of_it(tmp_path):
     commit(writer, rows, {"codes": pa.array([[1, 2]], CODES.type)})
     found = pq.read_schema(sink / "data" / "a.parquet").metadata[b"huggingface"]
     assert json.loads(found) == {"info": {"features": {"label": label}}}
-    decoding = Selection("codes", "key", ("label",), (1, 2))
+    decoding = Selection("codes", "key", ("label",), shape=(1, 2))
     shards = codes.list_shards(f"{sink}/data", "codes")
     again = codes.kept_schema(shards, decoding)
     assert json.loads(again.metadata[b"huggingface"]) == json.loads(found)

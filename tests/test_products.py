@@ -13,13 +13,16 @@ KEYS = ["astronaut.png", "x/cat.JPG", "x/cat.gif", "plain", "notes.txt"]
 def finish(layout, keys):
     product = ImagesProduct(pa.schema([]), ImageFormat("png"), layout, (8, 8))
     rows = [{"row": row, "key": key, "image": key.encode()} for row, key in enumerate(keys)]
-    return product.finish(pa.Table.from_pylist(rows, schema=product.rows), "a", {})
+    written = []
+    table = pa.Table.from_pylist(rows, schema=product.rows)
+    finished = product.finish([table], "a", {}, written.append)
+    return pa.concat_tables(written), finished.beside
 
 
 @pytest.mark.parametrize("layout", ["folder", "webdataset"])
 def test_images_product_files_have_the_ending_of_their_new_format_and_no_other(layout):
-    finished = finish(layout, KEYS)
-    files = finished.columns["file"].to_pylist()
+    columns, beside = finish(layout, KEYS)
+    files = columns["file"].to_pylist()
     dot = "." if layout == "folder" else "%2E"  # a webdataset's key ends at its first dot
     assert files == [
         "astronaut.png",
@@ -28,9 +31,9 @@ def test_images_product_files_have_the_ending_of_their_new_format_and_no_other(l
         "plain.png",
         f"notes{dot}txt.png",
     ]
-    assert finished.columns["key"].to_pylist() == KEYS
+    assert columns["key"].to_pylist() == KEYS
     if layout == "folder":
-        assert finished.beside.files == {f: k.encode() for f, k in zip(files, KEYS, strict=True)}
+        assert beside.files == {f: k.encode() for f, k in zip(files, KEYS, strict=True)}
     else:
-        with tarfile.open(fileobj=io.BytesIO(finished.beside.files[""])) as tar:
+        with tarfile.open(fileobj=io.BytesIO(beside.files[""])) as tar:
             assert tar.getnames() == files

@@ -93,8 +93,8 @@ def test_publish_racing_threads_exactly_one_wins(base):
 
 @pytest.mark.fault(13)
 def test_publish_local_interrupted_leaves_nothing(tmp_path):
-    with pytest.raises(TypeError):
-        storage.publish(str(tmp_path / "object"), "text, which cannot be written as bytes")
+    with pytest.raises(AttributeError):
+        storage.publish(str(tmp_path / "object"), "text, which is neither bytes nor a file")
     assert list(tmp_path.iterdir()) == []
 
 
