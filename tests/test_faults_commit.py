@@ -101,7 +101,11 @@ LIVES = {
 @pytest.mark.fault(7)
 @pytest.mark.parametrize(
     ("name", "after"),
-    [("first", False), *((name, True) for name in LIVES)],  # before a call is after the one before
+    [
+        ("first", False),  # before a call is after the one before
+        *((name, True) for name in LIVES if name != "retried_all"),
+        pytest.param("retried_all", True, marks=pytest.mark.soak),
+    ],
 )
 def test_life_that_dies_at_any_storage_call_is_completed_by_the_next(tmp_path, name, after):
     before, life = LIVES[name]

@@ -211,7 +211,7 @@ def test_submit_prints_commands_that_follow_and_stop_the_job_as_they_are(cluster
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.soak
 def test_submit_two_nodes_gives_the_codes_of_one_machine(cluster, source, submitted, tmp_path):
     alone = cluster.vqpipe("encode", *options(source, tmp_path / "codes"))
     assert alone.returncode == 0, alone.stderr
