@@ -96,7 +96,14 @@ def test_run_with_damaged_shards_ends_with_2_each_time_and_says_what_is_lost(tmp
             end(writer, Allowance(0.99))
         assert caught.value.exit_code == 2
         said = caught.value.message
-        for part in ("3 shard(s)", "(a, b, c)", "60 image(s)", "about 13", "unknown number in 1"):
+        parts = (
+            "3 shard(s)",
+            "(a, b, c)",
+            "60 image(s)",
+            "about 13",
+            "unknown number of images in 1",
+        )
+        for part in parts:
             assert part in said
         assert not (tmp_path / "_SUCCESS").exists()
     for cure in ("--replace-changed", "--retry-rejected", "--allow-damaged-shards"):
