@@ -83,7 +83,7 @@ class Decode(GrowthOptions, RunOptions, ModelOptions, Places):
     and row number."""
     keep: tuple[str, ...] | None = None
     """Columns to copy beside the images; default: what the source's run kept. In a tar, text
-    becomes a member of that name, everything else goes to .json."""
+    becomes a member of that name, unless that is long; everything else goes to .json."""
     pixel_range: AskedRange = "auto"
     """What the model was trained on: signed is [-1, 1], unit is [0, 1]; auto takes that of the
     source's run, or finds out with photos."""

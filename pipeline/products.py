@@ -24,6 +24,10 @@ from pipeline.sources.extensions import IMAGE_EXTENSIONS
 from pipeline.tars import write_tar
 from pipeline.texts import documents, is_text
 
+_MAX_ENDING_BYTES = 40
+"""Of a member of a tar that is called as a column is: its name begins with up to
+`filenames.MAX_BYTES` of the key's, and file systems take 255 in all."""
+
 Facts = dict[str, object]
 Write = Callable[[pa.Table], None]
 
@@ -266,7 +270,8 @@ def _not_null(
 def _texts(kept: pa.Table, taken: str) -> Iterator[list[tuple[str, str]]]:
     """Yields ending and text of each member of a tar that holds what was kept of an image.
 
-    Text is a member of its own, all else is a field in one of JSON; what is null is left out.
+    Text is a member of its own, unless its column has a long name; all else is a field in one of
+    JSON. What is null is left out.
 
     Args:
         kept: Kept values, a row an image.
@@ -275,7 +280,7 @@ def _texts(kept: pa.Table, taken: str) -> Iterator[list[tuple[str, str]]]:
     columns = {each.name: kept[each.name].combine_chunks() for each in kept.schema}
     values = {name: documents(each) for name, each in columns.items()}
     is_there = {name: each.is_valid().to_pylist() for name, each in columns.items()}
-    strings = {each.name for each in kept.schema if is_text(each.type)}
+    strings = {each.name for each in kept.schema if is_text(each.type) and _is_ending(each.name)}
     for row in range(len(kept)):
         found = {name: each[row] for name, each in values.items() if is_there[name][row]}
         texts = {name: value for name, value in found.items() if name in strings}
@@ -288,10 +293,19 @@ def _members_of(
 ) -> Iterator[tuple[str, str]]:
     endings = {taken}
     for name, text in texts.items():
-        yield _free(safe_name(name).replace("/", "%2F"), "txt", endings), text
+        yield _free(_ending_of(name), "txt", endings), text
     if rest:
         document = json.dumps(rest, ensure_ascii=False, allow_nan=False)
         yield _free("json", "json", endings), document
+
+
+def _ending_of(column: str) -> str:
+    return safe_name(column).replace("/", "%2F")
+
+
+def _is_ending(column: str) -> bool:
+    """Tells whether a member's name has room for a column's, whatever the key is."""
+    return len(_ending_of(column)) <= _MAX_ENDING_BYTES
 
 
 def _free(ending: str, more: str, taken: set[str]) -> str:

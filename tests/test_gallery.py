@@ -377,6 +377,9 @@ def test_commit_of_a_changed_shard_has_new_images_beside_the_old_until_they_are_
         ({"b": b"\0\xff", "l": [b"a", None]}, {"json": '{"b": "AP8=", "l": ["YQ==", null]}'}),
         ({"d": datetime.date(2026, 1, 2)}, {"json": '{"d": "2026-01-02"}'}),
         ({"a/b.c": "x"}, {"a%2Fb.c": "x"}),
+        ({"c" * 40: "x"}, {"c" * 40: "x"}),
+        ({"c" * 41: "x", "n": 1}, {"json": '{"' + "c" * 41 + '": "x", "n": 1}'}),
+        ({"ü" * 14: "x"}, {"json": '{"' + "ü" * 14 + '": "x"}'}),  # %C3%BC, each of them
     ],
 )
 def test_texts_of_a_tar_have_names_of_their_own(row, members):
