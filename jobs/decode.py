@@ -133,6 +133,8 @@ class _Source:
     run: Run | None
     """That made it, if it is a sink of `vqpipe encode`."""
     shards: tuple[Shard, ...]
+    followed: tuple[str, ...] = ()
+    """URIs of linked folders that were searched."""
 
     @classmethod
     def of(cls, job: Decode) -> "_Source":
@@ -141,8 +143,9 @@ class _Source:
         found = None if uri.endswith(".parquet") else find_whole_run(uri)
         if found:
             check_encoded(found, uri)
-        shards = _finished(job, uri, found) if found else list_shards(uri, job.kind)
-        return cls(uri, found, tuple(shards))
+            return cls(uri, found, tuple(_finished(job, uri, found)))
+        listing = list_shards(uri, job.kind)
+        return cls(uri, None, listing.shards, listing.followed)
 
     @property
     def alike(self) -> tuple[Shard, ...]:
@@ -204,7 +207,7 @@ def _prepare(job: Decode) -> Prepared:
     """Returns what is to be done, with plan and identity frozen in the sink."""
     sink = storage.normalise_uri(job.sink)
     source = _Source.of(job)
-    check_places(source.uri, sink)
+    check_places(source.uri, sink, source.followed)
     check_lengths(sink, (shard.name for shard in source.shards))
     weights = load_for_codes(job, source.run, source.uri)
     form = source.form(job, weights)

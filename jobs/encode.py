@@ -39,7 +39,8 @@ from pipeline.quarantine import read_quarantined
 from pipeline.readers import SampleReader
 from pipeline.run import Run, start_run
 from pipeline.schema import Selection
-from pipeline.sources import Listing, find_image, kept_schema, list_shards
+from pipeline.sources import find_image, kept_schema, list_shards
+from pipeline.sources.listing import Listing
 from pipeline.steps import Encoding
 from pipeline.writer import Attempt, Writer
 

@@ -8,7 +8,8 @@ from jobs.console import Fields, Prose, printable
 from pipeline.errors import ConfigError
 from pipeline.run import Run
 from pipeline.schema import Selection
-from pipeline.sources import Listing, members
+from pipeline.sources import members
+from pipeline.sources.listing import Listing
 
 AskedKeys = Literal["auto", "first-dot", "last-dot"]
 """Where keys end, as an operator says it."""

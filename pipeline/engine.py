@@ -167,8 +167,10 @@ def _graph(
     images = max(1, min(BLOCK_IMAGES[kind], PIXEL_BYTES // row_bytes))
     rows = setup.batch_size * math.ceil(images / setup.batch_size)
     _set_up_data(rows * row_bytes)
-    todo = ray.data.from_arrow(todo_rows(work.todo, _TODO_BLOCKS))
-    data = _map(todo, Stage(read, (writer, work.reader, rows, counter)), READ_CORES, readers)
+    todo = todo_rows(work.todo, _TODO_BLOCKS)
+    most = readers and min(readers, len(todo))  # else Ray warns of blocks that are too few
+    reads = Stage(read, (writer, work.reader, rows, counter))
+    data = _map(ray.data.from_arrow(todo), reads, READ_CORES, most)
     if work.opens:
         data = _map(data, Stage(open_views, (work.opens, counter)))
     data = data.map_batches(

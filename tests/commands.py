@@ -1,6 +1,7 @@
 """Runs commands as a user does, and reads what they leave with tools that are not ours."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -28,13 +29,15 @@ def run(*arguments, expect=0, timeout_s=240):
 
 
 def finish(process, expect=0, timeout_s=240):
-    """Waits for a command; returns what it printed on both streams."""
+    """Waits for a command; returns what it printed on both streams, none of it for programmers."""
     try:
         output, errors = process.communicate(timeout=timeout_s)
     finally:
         process.kill()
-    assert process.returncode == expect, output + errors
-    return output + errors
+    printed = output + errors
+    assert process.returncode == expect, printed
+    assert not re.findall(r"(?m)^.*(?:Warning: |Traceback ).*$", printed), printed
+    return printed
 
 
 def start_encode(source, sink, *options, model=CHECKPOINT, resolution=64):

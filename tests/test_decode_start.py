@@ -56,6 +56,18 @@ def begin(writer, **options):
     return prepared.work.writer.plan.names, dict(prepared.introduction)
 
 
+def test_decode_into_a_folder_that_a_link_in_its_source_leads_to_exits_4(writer, tmp_path, capsys):
+    """The next run would read what this one wrote."""
+    source, sink = tmp_path / "others", Path(f"{writer.sink}-images")
+    source.mkdir()
+    pq.write_table(pa.table({"codes": [[0] * 64]}), source / "a.parquet")
+    (source / "more").symlink_to(tmp_path)
+    code, said = refused(writer, capsys, "--grid", 8, 8, source=source)
+    assert code == 4
+    assert f"the sink {sink} is inside the source {source}" in said
+    assert f"which {source}/more leads to" in said
+
+
 def grow(writer, *shards):
     growth = Growth(extend=True, replace_changed=True)
     run, plan = start_run(writer.sink, writer.run, Plan.of(shards), growth)

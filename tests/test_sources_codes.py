@@ -20,7 +20,7 @@ PLAIN = Selection(image="codes")
 
 
 def read(folder, selection=PLAIN, kind="codes", kept=NO_KEPT):
-    shards = codes.list_shards(str(folder), kind)
+    shards = codes.list_shards(str(folder), kind).shards
     return [sample for shard in shards for sample in read_shard(shard, selection, kept)]
 
 
@@ -126,14 +126,14 @@ def test_read_latents_as_float32(tmp_path):
 )
 def test_kept_schema_column_that_is_no_list_of_numbers_is_config_error(tmp_path, column, kind):
     write(tmp_path, {"codes": column})
-    shards = codes.list_shards(str(tmp_path), kind)
+    shards = codes.list_shards(str(tmp_path), kind).shards
     with pytest.raises(ConfigError, match=r"column 'codes' is .*; it must be a list of"):
         codes.kept_schema(shards, Selection("codes", shape=(1, 2)))
 
 
 def test_kept_schema_missing_column_names_those_that_are_there(tmp_path):
     write(tmp_path, {"tokens": pa.array(CODES)})
-    shards = codes.list_shards(str(tmp_path), "codes")
+    shards = codes.list_shards(str(tmp_path), "codes").shards
     with pytest.raises(ConfigError, match=r"no column 'codes'.*tokens"):
         codes.kept_schema(shards, Selection("codes", shape=(1, 2)))
 
@@ -151,7 +151,7 @@ def test_kept_schema_missing_column_names_those_that_are_there(tmp_path):
 )
 def test_kept_schema_lists_that_may_have_the_grid_pass(tmp_path, kind, shape):
     write(tmp_path, {"codes": pa.array([], kind)})
-    shards = codes.list_shards(str(tmp_path), "codes")
+    shards = codes.list_shards(str(tmp_path), "codes").shards
     assert codes.kept_schema(shards, Selection("codes", shape=shape)) == NO_KEPT
 
 
@@ -166,7 +166,7 @@ def test_kept_schema_lists_that_may_have_the_grid_pass(tmp_path, kind, shape):
 )
 def test_kept_schema_lists_of_another_size_are_config_error(tmp_path, kind, shape, said):
     write(tmp_path, {"codes": pa.array([], kind)})
-    shards = codes.list_shards(str(tmp_path), "codes")
+    shards = codes.list_shards(str(tmp_path), "codes").shards
     with pytest.raises(ConfigError, match="--grid") as raised:
         codes.kept_schema(shards, Selection("codes", shape=shape))
     assert said in raised.value.message
@@ -175,7 +175,7 @@ def test_kept_schema_lists_of_another_size_are_config_error(tmp_path, kind, shap
 def test_kept_schema_is_that_of_the_files_that_can_be_read(tmp_path):
     write(tmp_path, {"codes": pa.array(CODES), "n": pa.array([1, 2, 3], pa.int8())}, "b")
     (tmp_path / "a.parquet").write_bytes(b"PAR1 cut short")
-    shards = codes.list_shards(str(tmp_path), "codes")
+    shards = codes.list_shards(str(tmp_path), "codes").shards
     selection = Selection("codes", keep=("n",), shape=(2, 2))
     assert codes.kept_schema(shards, selection) == pa.schema([pa.field("n", pa.int8())])
     with pytest.raises(ConfigError, match=r"none of 1 file\(s\) .*a\.parquet"):
@@ -202,7 +202,7 @@ def test_read_codes_of_a_damaged_file_ends_in_one_rejection(tmp_path):
     data = bytearray(path.read_bytes())
     data[40] ^= 0xFF
     path.write_bytes(data)
-    (shard,) = codes.list_shards(str(tmp_path), "codes")
+    (shard,) = codes.list_shards(str(tmp_path), "codes").shards
     assert isinstance(shard, Shard)
     samples = read(tmp_path)
     assert samples[-1].rejection.reason == Reason.SHARD_DAMAGED

@@ -11,7 +11,7 @@ A bad sample is a rejected `Sample`, and a damaged shard ends in one; what the s
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pyarrow as pa
 
@@ -22,6 +22,7 @@ from pipeline.sources import codes, columns, folder, parquet, webdataset
 from pipeline.sources.agreement import Begun
 from pipeline.sources.columns import Read
 from pipeline.sources.formats import sort_out
+from pipeline.sources.listing import Listing
 from pipeline.sources.names import check_keep, check_names, check_unicode, visible_files
 from pipeline.sources.patterns import find_files
 from pipeline.sources.versions import imprint_shards
@@ -31,22 +32,6 @@ RESERVED = {field.name for field in (*HEAD, *VIEW)} | {"codes"}
 
 HIDDEN = "hidden (a name or a folder that begins with _)"
 """What is said of files that are passed over by their names."""
-
-
-@dataclass(frozen=True)
-class Listing:
-    """The shards of one source, and what was left out."""
-
-    format: str
-    """`webdataset`, `parquet` or `folder`."""
-    shards: tuple[Shard, ...]
-    """Sorted by name."""
-    ignored: dict[str, int]
-    """How many files of which extension were found and not taken."""
-    followed: tuple[str, ...] = ()
-    """URIs of linked folders that were searched."""
-    repeated: tuple[str, ...] = ()
-    """URIs of folders, linked or behind a link, that are read under another name."""
 
 
 def list_shards(

@@ -29,6 +29,7 @@ from pipeline.sources.extensions import extension
 from pipeline.sources.formats import check_obstacles
 from pipeline.sources.growth import check_growth, most_bytes
 from pipeline.sources.keys import Keys, check_count
+from pipeline.sources.listing import Listing
 from pipeline.sources.names import check_names, check_unicode, shard_names, visible_files
 from pipeline.sources.parquet import BATCH_ROWS, count_rows, open_parquet, unique
 from pipeline.sources.patterns import find_files
@@ -42,8 +43,8 @@ DTYPE: dict[str, np.dtype[Any]] = {"codes": np.dtype("<i8"), "latents": np.dtype
 _ENDING = ".parquet"
 
 
-def list_shards(source: str, kind: Kind) -> list[Shard]:
-    """Returns one shard a file, by name; the codes of a sink of ours are `todo.finished`.
+def list_shards(source: str, kind: Kind) -> Listing:
+    """Returns one shard a file; the codes of a sink of ours are `todo.finished`.
 
     Args:
         source: A folder, a file or a pattern.
@@ -64,7 +65,8 @@ def list_shards(source: str, kind: Kind) -> list[Shard]:
     names = shard_names(found.root, files)
     shards = [Shard(name, kind, (file,)) for name, file in zip(names, files, strict=True)]
     check_names(shards)
-    return sorted(imprint_shards(shards), key=lambda shard: shard.name)
+    named = sorted(imprint_shards(shards), key=lambda shard: shard.name)
+    return Listing(kind, tuple(named), {}, found.followed, found.repeated)
 
 
 def kept_schema(
