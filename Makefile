@@ -36,8 +36,10 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Ray takes the whole machine for itself; what needs none goes on two cores at once, torch on one each.
 test: lint $(AZURITE)
-	$(BIN)/python -m pytest --timeout 300
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --timeout 300 -m "not soak and not ray" --numprocesses 2 --dist worksteal
+	$(BIN)/python -m pytest --timeout 300 -m "not soak and ray"
 
 # Only the files that have such tests: the others need Ray and more, which a GPU machine may lack.
 gpu:

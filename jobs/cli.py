@@ -21,11 +21,11 @@ from jobs.doctor import Doctor
 from jobs.encode import Encode
 from jobs.evaluate import Evaluate
 from jobs.inspect import Inspect
-from jobs.pipes import outlive_readers
+from jobs.pipes import find_failure, outlive_readers
 from jobs.submit import Submit
 from jobs.verify import Verify
 from pipeline import storage
-from pipeline.errors import ConfigError, VqpipeError
+from pipeline.errors import ConfigError, MachineError, VqpipeError
 
 _DESCRIPTION = """Turn image datasets into discrete VQ codes and back, on one machine or a Ray
 cluster, with nothing lost and nothing twice.
@@ -77,6 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         job = parse(arguments)
         _RUN[type(job)](job)
+        _check_said(job)
     except VqpipeError as error:
         return _fail(error.message, error.exit_code)
     except Exception as error:  # noqa: BLE001 (no person shall be left with a traceback alone)
@@ -84,6 +85,20 @@ def main(argv: list[str] | None = None) -> int:
         said = f"{type(error).__name__} in vqpipe itself, which is a bug"
         return _fail(f"{said}: please report it with the lines above", VqpipeError.exit_code)
     return 0
+
+
+def _check_said(job: Job) -> None:
+    """Checks that what a command prints was printed, if it does nothing else.
+
+    Raises:
+        MachineError: If not.
+    """
+    failure = find_failure()
+    if failure and isinstance(job, _REPORTS):
+        raise MachineError(f"what was found could not be written to standard output: {failure}")
+
+
+_REPORTS = (Diff, Doctor, Inspect, Verify)
 
 
 def _fail(message: str, code: int) -> int:

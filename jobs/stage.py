@@ -192,7 +192,7 @@ def _work(
         batch_size=options.batch_size,
         stall_timeout_s=options.stall_timeout_s,
     )
-    with cluster.connect(resources.address) as logs, stoppable():  # Ray sets handlers too
+    with cluster.connect(resources.address) as logs:
         console.print(f"  {logs}", style="dim", markup=False, soft_wrap=True)
         with Display(console, name) as display:
             display.show(progress)

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from jobs.console import Fields, describe_output, describe_totals, print_fields
-from pipeline import storage, totals
+from pipeline import layout, storage, totals
 from pipeline.card import write_card
 from pipeline.errors import (
     DamagedShardsError,
@@ -79,6 +79,9 @@ def _conclude(writer: Writer, found: Totals, allowed: Allowance) -> IncompleteEr
         check_budget(allowed.max_rejected, found.reasons, found.rejected_images, found.images)
         tag = writer.attempt.tag if writer.attempt else None
         totals.mark_success(writer.sink, writer.plan, found, tag)
+    except (DamagedShardsError, TooManyRejectionsError) as error:
+        storage.delete(layout.success_uri(writer.sink))  # of a command that put up with more
+        return error
     except IncompleteError as error:
         return error
     return None

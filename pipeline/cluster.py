@@ -84,7 +84,7 @@ def connect(address: str | None) -> Iterator[str]:
         stack.enter_context(_listening())
         stack.callback(ray.shutdown)
         try:
-            with _muted_stderr(), _environment(mark), _loopback(only=not address):
+            with _handlers_kept(), _muted_stderr(), _environment(mark), _loopback(only=not address):
                 context = ray.init(**({"address": address} if address else local), **quiet)
         except SystemExit:  # Ray's own handler of SIGTERM, there while it starts
             raise stopped_by(signal.SIGTERM) from None
@@ -220,6 +220,17 @@ def _loopback(*, only: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Puts the handlers of signals back that `ray.init` takes the place of, for good."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
 def _muted_stderr() -> Iterator[None]:
     """Keeps what C++ prints off the terminal: it announces the log level that is set above."""
     terminal = os.dup(2)
@@ -243,8 +254,10 @@ class Head:
         self._address = str(ray.get_runtime_context().gcs_address)
         self._answered = math.inf  # only one that has answered can cease to
 
-    def check(self) -> None:
-        """Asks whether it is there; call it every few seconds.
+    def is_there(self) -> bool:
+        """Tells whether it answers; to be called every few seconds, and before what asks it.
+
+        Ray waits without end for what a head knows that is gone.
 
         Raises:
             IncompleteError: If it has not been there for half a minute.
@@ -254,6 +267,7 @@ class Head:
             place = host.strip("[]"), int(port)
             socket.create_connection(place, timeout=_ANSWER_TIMEOUT_S).close()
             self._answered = time.monotonic()
+            return True
         gone_s = time.monotonic() - self._answered
         if gone_s > _HEAD_TIMEOUT_S:
             raise IncompleteError(
@@ -261,6 +275,7 @@ class Head:
                 ": it or its machine is gone. Everything committed is safe: run the same command "
                 "again when there is a cluster"
             )
+        return False
 
 
 def cores() -> int:

@@ -37,70 +37,85 @@ class Gathered:
     """Blocks that wait to be committed together."""
 
     _blocks: list[Block] = field(default_factory=list)
-    _since: float = 0.0
+    _came: list[float] = field(default_factory=list)
+    """When each of them came, in seconds."""
+
+    def __bool__(self) -> bool:
+        return bool(self._blocks)
 
     def add(self, block: Block) -> None:
         """Takes a block in."""
-        if not self._blocks:
-            self._since = time.monotonic()
         self._blocks.append(block)
+        self._came.append(time.monotonic())
 
     def take(self, *, at_once: bool = False) -> list[Any]:
-        """Returns the blocks and forgets them if they are enough, or have waited; else none.
+        """Returns the first blocks, as many as make a commit, and forgets them.
+
+        None are returned if they are too few for one and have not waited for long.
 
         Args:
             at_once: Whether nothing more is to come.
         """
-        if not (self._blocks and (at_once or self._is_due())):
+        count, is_enough = self._measure()
+        if not (is_enough or at_once or self._waited_s() >= GATHER_S):
             return []
-        found, self._blocks = [block.ref for block in self._blocks], []
-        return found
+        found, self._blocks = self._blocks[:count], self._blocks[count:]
+        self._came = self._came[count:]
+        return [block.ref for block in found]
 
-    def _is_due(self) -> bool:
-        rows = sum(block.rows for block in self._blocks)
-        size = sum(block.size for block in self._blocks)
-        waited = time.monotonic() - self._since
-        return rows >= GATHER_ROWS or size >= GATHER_BYTES or waited >= GATHER_S
+    def _measure(self) -> tuple[int, bool]:
+        """Returns how many of the blocks a commit takes, and whether that is a full one."""
+        rows = size = 0
+        for count, block in enumerate(self._blocks, start=1):
+            rows, size = rows + block.rows, size + block.size
+            if rows >= GATHER_ROWS or size >= GATHER_BYTES:
+                return count, True
+        return len(self._blocks), False
+
+    def _waited_s(self) -> float:
+        return time.monotonic() - self._came[0] if self._came else 0.0
 
 
 class Committer:
     """Commits what is gathered, several commits at a time."""
 
-    def __init__(self, launch: Callable[..., Any], cores: Callable[[], float]) -> None:
+    def __init__(self, launch: Callable[..., Any]) -> None:
         """Begins with nothing.
 
         Args:
             launch: Starts a commit of blocks on a worker, and returns a reference to its receipts.
-            cores: Tells how many cores the cluster has now.
         """
         self._launch = launch
-        self._cores = cores
+        self._most: float = _LEAST_AT_WORK
         self._gathered = Gathered()
         self._at_work: list[Any] = []
 
     @property
     def is_idle(self) -> bool:
         """Whether everything that was added has been committed."""
-        return not self._at_work
+        return not (self._at_work or self._gathered)
 
     @property
     def is_full(self) -> bool:
         """Whether the store is slower than the codecs, so that these have to wait."""
-        count = len(self._at_work)
-        return count >= _LEAST_AT_WORK and count >= self._cores()
+        return len(self._at_work) >= self._most
+
+    def widen(self, cores: float) -> None:
+        """Has as many commits at a time as the cluster has cores."""
+        self._most = max(_LEAST_AT_WORK, cores)
 
     def add(self, block: Block) -> None:
         """Takes a block of finished rows in."""
         self._gathered.add(block)
 
     def work(self, *, at_once: bool, wait_s: float) -> Iterator[pa.Table]:
-        """Starts a commit if one is due, and yields the receipts of those that have ended.
+        """Starts the commits that are due, and yields the receipts of those that have ended.
 
         Args:
             at_once: Whether nothing more is to come.
             wait_s: Most seconds to wait for one to end.
         """
-        if blocks := self._gathered.take(at_once=at_once):
+        while not self.is_full and (blocks := self._gathered.take(at_once=at_once)):
             self._at_work.append(self._launch(*blocks))
         if not self._at_work:
             return

@@ -138,7 +138,7 @@ def run(work: Work, resources: Resources, codec: type[Codec] = Codec) -> Iterato
         # named ones for these; 2.64 is to remove them, hence the bound in pyproject.toml.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         dataset = _graph(work, (setup, weights, counter), pool, kind, readers)
-    commits = Committer(_launcher(ray.put(work.writer)), cluster.count_cores)
+    commits = Committer(_launcher(ray.put(work.writer)))
     needs = Needs(kind, opens=work.opens is not None)
     yield from watch(dataset, commits, counter, resources.stall_timeout_s, needs)
 

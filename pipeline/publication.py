@@ -68,8 +68,6 @@ def _publish_both(writer: Writer, index: int, data: Content, rejected: bytes | N
     is_first = _publish(writer, index, layout.data_uri(writer.sink, name), data)
     if replaces or (rejected is not None and not is_first):
         settle_rejected(writer.sink, name)
-    if replaces:  # another command may have come to its end meanwhile
-        storage.delete(layout.success_uri(writer.sink))
 
 
 @contextmanager
@@ -101,7 +99,8 @@ def _place_said(writer: Writer, index: int) -> str | None:
 def _publish(writer: Writer, index: int, uri: str, data: Content) -> bool:
     """Publishes an object of a shard; returns False if one was there that has to stay.
 
-    Where it is to take the place of another, `_SUCCESS` may speak of that, and is withdrawn.
+    Where it is to take the place of another, `_SUCCESS` may speak of that, and is withdrawn, and
+    once more if a command has come to its end between the two.
     """
     if not writer.replaces(index):
         return storage.publish(uri, data)
@@ -111,6 +110,7 @@ def _publish(writer: Writer, index: int, uri: str, data: Content) -> bool:
             return False
         storage.delete(layout.success_uri(writer.sink))
         if storage.replace_if(found[0], data) if found else storage.publish(uri, data):
+            storage.delete(layout.success_uri(writer.sink))
             return True
     raise IncompleteError(f"other commands keep replacing {uri}: run the same command again")
 

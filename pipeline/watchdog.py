@@ -70,8 +70,24 @@ def watch(
 
     Raises:
         NoProgressError: If nothing moves for that long, or devices fail again and again.
-        VqpipeError: Whatever a stage raised.
+        VqpipeError: Whatever a stage raised, or the handler of a signal.
     """
+    shell: SystemError | None = None
+    try:
+        yield from _rounds(dataset, commits, counter, stall_timeout_s, needs)
+    except SystemError as error:  # what a handler raises in a wait of Ray's comes out in one
+        shell = error
+    if shell:
+        raise explain(shell)
+
+
+def _rounds(
+    dataset: ray.data.Dataset,
+    commits: Committer,
+    counter: ActorHandle[Any],
+    stall_timeout_s: float,
+    needs: "Needs",
+) -> Iterator[Tick]:
     results: queue.Queue[Any] = queue.Queue(_AHEAD)
     threading.Thread(target=_pump, args=(dataset, results), daemon=True).start()
     counts, head, seen, has_ended = Counts(), cluster.Head(), _Seen(), False
@@ -81,7 +97,8 @@ def watch(
         for receipts in _work(commits, at_once=has_ended):
             seen.receive(receipts)
             yield Tick(receipts, counts)
-        head.check()
+        if head.is_there():
+            commits.widen(cluster.count_cores())
         counts = _poll(counter, counts)
         seen.count(counts)
         yield Tick(None, counts)

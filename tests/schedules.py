@@ -10,6 +10,7 @@ the end, by DuckDB.
 """
 
 import argparse
+import atexit
 import contextlib
 import functools
 import hashlib
@@ -33,6 +34,7 @@ from pipeline import layout, publication, schema, storage, todo, totals
 from pipeline import verify as verification
 from pipeline.commit import commit_rows
 from pipeline.errors import SourceChangedError, VqpipeError
+from pipeline.objects import read_rejections
 from pipeline.plan import Growth, Plan, load_plan
 from pipeline.products import CodesProduct
 from pipeline.run import Run, is_complete, load_run, start_run
@@ -441,6 +443,8 @@ class World:
         good = dict(zip(*parse(data).select(["row", "codes"]).to_pydict().values(), strict=True))
         reasons = parse(bad).select(["row", "reason"]).to_pydict().values() if bad else ((), ())
         rejected = dict(zip(*reasons, strict=True))
+        if self._is_revising():  # `rejected/` repeats what is in `data/`, and comes after it
+            rejected |= self._rejections(name)
         found = sorted({*good, *rejected} if self._is_revising() else [*good, *rejected])
         total = self.source.totals[name, version]
         if "shard_damaged" in rejected.values() and len(found) <= total + 1:
@@ -450,6 +454,11 @@ class World:
         if any(codes != codes_of(name, version, row) for row, codes in good.items()):
             yield f"_SUCCESS, and codes of {name} are not those of version {version}"
         counts.update(encoded=len(good), rejected=len(rejected))
+
+    def _rejections(self, name):
+        """Returns row and reason of each rejection that a shard's object has in itself."""
+        _, found = read_rejections(self.store.stat(f"{SINK}/data/{name}.parquet"))
+        return dict(zip(found["row"].to_pylist(), found["reason"].to_pylist(), strict=True))
 
     def _check_end(self):
         """Checks a sink whose last command has ended with 0, by DuckDB and by `vqpipe verify`."""
@@ -482,7 +491,9 @@ class World:
 
 @functools.cache
 def _database():
-    return duckdb.connect()
+    connection = duckdb.connect()
+    atexit.register(connection.close)  # its threads must not outlive the interpreter
+    return connection
 
 
 def _place(key, versions):

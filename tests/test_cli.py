@@ -1,7 +1,11 @@
 """The command line as a person meets it: words that are no command, pipes, odd sinks."""
 
+import contextlib
+import errno
+import io
 import json
 import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -12,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import cli
+from jobs.pipes import Tolerant
 from pipeline.plan import Plan
 from tests import commands, sinks
 from tests.makers import jpeg
@@ -72,6 +77,54 @@ def test_main_reader_that_goes_away_changes_no_exit_code(complete, stream, place
     os.close(write)
     assert done.returncode == code
     assert b"Traceback" not in (done.stderr or b"")
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize("why", ["disk", "terminal", "closed"])
+def test_main_output_that_cannot_be_written_is_an_error_only_where_it_is_the_work(
+    complete, stream, why
+):
+    command = [sys.executable, "-m", "jobs.cli", "inspect", str(complete), "--json"]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    if why == "closed":  # no stream at all, as a shell's `>&-` leaves it
+        number = {"stdout": 1, "stderr": 2}[stream]
+        command = ["bash", "-c", f'exec "$@" {number}>&-', "bash", *command]
+        done = subprocess.run(command, **streams, timeout=60)
+    else:
+        with broken(why) as end:
+            done = subprocess.run(command, **streams | {stream: end}, timeout=60)
+    says_so = stream == "stdout" and why != "closed"
+    assert done.returncode == (4 if says_so else 0)
+    said = (done.stderr or b"").decode()
+    assert "Traceback" not in said
+    assert ("could not be written to standard output" in said) == says_so
+    if stream == "stderr":
+        assert json.loads(done.stdout)["shards"]
+
+
+@contextlib.contextmanager
+def broken(why):
+    """Yields a file that nothing can be written to: of a full disk, or a terminal that is gone."""
+    if why == "disk":
+        with open("/dev/full", "wb") as full:
+            yield full
+        return
+    here, there = pty.openpty()
+    os.close(here)
+    yield there
+    os.close(there)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "gone"), OSError(errno.ENOSPC, "full")])
+def test_tolerant_stream_drops_what_cannot_be_written_and_says_why(error):
+    class Stream(io.StringIO):
+        def write(self, _):
+            raise error
+
+    stream = Tolerant(Stream())
+    assert stream.write("some words") == len("some words")
+    stream.flush()
+    assert stream.failure is error
 
 
 HOSTILE = "a\x1b]0;pwned\x07\x1b[2Jb\u202etxt\r"

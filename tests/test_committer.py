@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline import committer
-from pipeline.committer import GATHER_BYTES, GATHER_ROWS, GATHER_S, Block, Gathered
+from pipeline.committer import GATHER_BYTES, GATHER_ROWS, GATHER_S, Block, Committer, Gathered
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def commits_of(clock, blocks, seconds, poll_s=0.5):
     while left:
         while left and begun + left[0][0] <= clock.now:
             gathered.add(left.pop(0)[1])
-        if taken := gathered.take(at_once=not left):
+        while taken := gathered.take(at_once=not left):
             found.append((clock.now - begun, taken))
         clock.now += poll_s
     return found
@@ -44,11 +44,60 @@ def test_gathered_fast_codecs_commit_thousands_of_rows_at_once(clock):
     assert len(found) <= 64 * 256 // GATHER_ROWS + 1
 
 
-def test_gathered_large_rows_are_committed_by_their_bytes(clock):
+@pytest.mark.usefixtures("clock")
+def test_gathered_large_rows_are_committed_by_their_bytes():
     gathered = Gathered()
     for number in range(3):
         assert gathered.take() == []
         gathered.add(Block(number, 10, GATHER_BYTES // 3 + 1))
     assert gathered.take() == [0, 1, 2]
     assert gathered.take(at_once=True) == []
-    clock.now += 1
+
+
+class Store:
+    """Commits in Ray's place, which end when they are told to."""
+
+    def __init__(self, monkeypatch):
+        self.begun, self.ended = [], []
+        monkeypatch.setattr(committer, "ray", SimpleNamespace(wait=self._wait, get=list))
+
+    def launch(self, *blocks):
+        self.begun.append(blocks)
+        return blocks
+
+    def _wait(self, refs, **_):
+        return [ref for ref in refs if ref in self.ended], [
+            ref for ref in refs if ref not in self.ended
+        ]
+
+
+@pytest.mark.parametrize("size", [GATHER_BYTES // 10, GATHER_BYTES // 2 + 1, 3 * GATHER_BYTES])
+@pytest.mark.parametrize("cores", [1, 8])
+def test_committer_slow_store_has_no_more_commits_than_cores_and_none_larger(
+    monkeypatch, size, cores
+):
+    store = Store(monkeypatch)
+    commits = Committer(store.launch)
+    commits.widen(cores)
+    most = max(4, cores)
+    for number in range(200):
+        commits.add(Block(number, 16, size))
+    while not commits.is_idle:
+        list(commits.work(at_once=True, wait_s=0))
+        assert len(store.begun) - len(store.ended) <= most
+        store.ended = store.begun[: len(store.ended) + 1]
+    assert commits.is_idle
+    assert list(itertools.chain.from_iterable(store.begun)) == list(range(200))
+    assert all(len(blocks) * size < GATHER_BYTES + size for blocks in store.begun)
+
+
+def test_committer_with_blocks_that_wait_for_others_to_be_committed_is_not_idle(monkeypatch):
+    store = Store(monkeypatch)
+    commits = Committer(store.launch)
+    assert commits.is_idle
+    commits.add(Block("a", 1, 1))
+    assert not commits.is_idle
+    assert list(commits.work(at_once=True, wait_s=0)) == []
+    store.ended = list(store.begun)
+    assert list(commits.work(at_once=True, wait_s=0)) == [("a",)]
+    assert commits.is_idle

@@ -110,6 +110,19 @@ def test_run_with_damaged_shards_ends_with_2_each_time_and_says_what_is_lost(tmp
         assert cure in said
 
 
+def test_run_with_damaged_shards_that_another_command_accepted_is_no_longer_complete(tmp_path):
+    """Exit code and `_SUCCESS` say the same, whatever was said before."""
+    writer = damaged_sink(tmp_path)
+    for accepted in (Allowance(75, damaged_shards=True), Allowance(0.99, damaged_shards=True)):
+        end(writer, accepted)
+        assert (tmp_path / "_SUCCESS").exists()
+    for refused in (Allowance(0.99), Allowance(74, damaged_shards=True)):
+        end(writer, accepted)
+        with pytest.raises(IncompleteError):
+            end(writer, refused)
+        assert not (tmp_path / "_SUCCESS").exists()
+
+
 def test_run_that_may_have_damaged_shards_is_complete_and_counts_them(tmp_path, capsys):
     writer = damaged_sink(tmp_path)
     end(writer, Allowance(0.99, damaged_shards=True))

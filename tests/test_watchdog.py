@@ -1,4 +1,5 @@
 import itertools
+import signal
 from types import SimpleNamespace
 
 import pyarrow as pa
@@ -7,7 +8,7 @@ import pytest
 from pipeline import cluster, tasks, watchdog
 from pipeline.commit import RECEIPT
 from pipeline.committer import Committer
-from pipeline.errors import NoProgressError
+from pipeline.errors import IncompleteError, NoProgressError, stopped_by
 from pipeline.images import Preprocess, open_images
 from pipeline.stages import open_rows
 from pipeline.tasks import Counts, open_views
@@ -21,8 +22,8 @@ CPU = Needs("cpu", opens=True)
 
 
 class Head:
-    def check(self):
-        pass
+    def is_there(self):
+        return False
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ class Receipts(Committer):
     """Commits that end when they do."""
 
     def __init__(self, receipts):
-        super().__init__(None, lambda: 0)
+        super().__init__(None)
         self._receipts = iter(receipts)
 
     def work(self, **_):
@@ -112,6 +113,43 @@ def test_watch_standstill_of_what_opens_nothing_blames_no_opening(monkeypatch):
     polls = itertools.repeat(Counts(codecs=1, read=7))
     _, message = watch(monkeypatch, polls, needs=Needs("cuda", opens=False))
     assert "codecs have work" in message
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("where", ["work", "poll"])
+def test_watch_stopped_in_a_wait_of_ray_ends_as_the_signal_says(monkeypatch, where):
+    """Ray 2.60 has what a handler raises in its C++ come out as `SystemError`, raised from it."""
+
+    def wait(*_, **__):
+        try:
+            raise stopped_by(signal.SIGTERM)
+        except IncompleteError as error:
+            raise SystemError("returned a result with an exception set") from error
+
+    commits = Receipts([])
+    monkeypatch.setattr(watchdog, "_poll", lambda *_: Counts())
+    monkeypatch.setattr(*{"work": (commits, "work"), "poll": (watchdog, "_poll")}[where], wait)
+    with pytest.raises(IncompleteError, match="SIGTERM"):
+        list(watchdog.watch(None, commits, None, 10, CPU))
+
+
+@pytest.mark.usefixtures("alone")
+def test_watch_error_of_the_interpreter_that_no_signal_led_to_is_seen_in_full(monkeypatch):
+    def fail(*_):
+        raise SystemError("a bug")
+
+    monkeypatch.setattr(watchdog, "_poll", fail)
+    with pytest.raises(SystemError, match="a bug"):
+        list(watchdog.watch(None, Receipts([]), None, 10, CPU))
+
+
+@pytest.mark.usefixtures("alone")
+def test_watch_head_that_does_not_answer_is_asked_for_nothing(monkeypatch):
+    def cores():
+        raise AssertionError("Ray would wait for it without end")
+
+    monkeypatch.setattr(cluster, "count_cores", cores)
+    watch(monkeypatch, itertools.repeat(Counts()))
 
 
 def test_open_views_says_from_time_to_time_how_many_are_through(eight, monkeypatch):
