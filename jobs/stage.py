@@ -3,7 +3,7 @@
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
@@ -194,9 +194,10 @@ def _work(
     )
     with cluster.connect(resources.address) as logs:
         console.print(f"  {logs}", style="dim", markup=False, soft_wrap=True)
-        with Display(console, name) as display:
+        running = closing(engine.run(prepared.work, resources))
+        with Display(console, name) as display, running as ticks:
             display.show(progress)
-            for tick in engine.run(prepared.work, resources):
+            for tick in ticks:
                 if tick.counts.devices != progress.devices:
                     said = _describe_devices(tick.counts)
                     console.print(harmless(said), style="dim", markup=False)

@@ -18,7 +18,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn, cast
 
@@ -39,6 +39,7 @@ from pipeline.device import Device, choose_device, device_name, watch_device
 from pipeline.errors import DeviceError
 from pipeline.images import Preprocess
 from pipeline.layout import Staged
+from pipeline.outlet import remember_executors
 from pipeline.pace import Pace, hand_on
 from pipeline.readers import Reader
 from pipeline.steps import Step
@@ -106,8 +107,12 @@ class Work:
     """What becomes of rows between the codec and the commit."""
 
 
-def run(work: Work, resources: Resources, codec: type[Codec] = Codec) -> Iterator[Tick]:
+def run(
+    work: Work, resources: Resources, codec: type[Codec] = Codec
+) -> Generator[Tick, None, None]:
     """Does and commits all shards that are left, yielding a tick at least every second or so.
+
+    To be closed if it is not taken to its end: threads of Ray Data have to rest before Ray ends.
 
     Args:
         work: What to do.
@@ -214,6 +219,7 @@ def _set_up_data(block_bytes: int) -> None:
     # Its own guard ends a run that has not moved for half an hour; ours is the user's to set.
     data.execution_no_progress_timeout_s = -1
     keep_blocks()
+    remember_executors(data)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,8 @@
 """What the driver sees of a graph that runs: receipts, counts, and whether anything moves."""
 
 import contextlib
-import queue
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,17 +14,16 @@ from ray.actor import ActorHandle
 
 from pipeline import cluster
 from pipeline.attempts import ATTEMPTS
-from pipeline.committer import Block, Committer
+from pipeline.committer import Committer
 from pipeline.errors import DeviceError, NoProgressError
 from pipeline.failures import explain
+from pipeline.outlet import Outlet
 from pipeline.tasks import Counts
 
 CODEC_CORES = 0.5
 """Logical cores that a codec needs, beside its device."""
 
 _POLL_S = 0.5
-_AHEAD = 16
-"""Blocks that the graph may be ahead of the commits."""
 
 
 @dataclass(frozen=True)
@@ -49,16 +46,13 @@ class Needs:
     """Whether images are opened before."""
 
 
-_END = object()
-
-
 def watch(
     dataset: ray.data.Dataset,
     commits: Committer,
     counter: ActorHandle[Any],
     stall_timeout_s: float,
     needs: "Needs",
-) -> Iterator[Tick]:
+) -> Generator[Tick, None, None]:
     """Yields ticks until all is committed, and gives up when nothing has moved for too long.
 
     Args:
@@ -74,7 +68,8 @@ def watch(
     """
     shell: SystemError | None = None
     try:
-        yield from _rounds(dataset, commits, counter, stall_timeout_s, needs)
+        with contextlib.closing(Outlet(dataset)) as outlet:
+            yield from _rounds(outlet, commits, counter, stall_timeout_s, needs)
     except SystemError as error:  # what a handler raises in a wait of Ray's comes out in one
         shell = error
     if shell:
@@ -82,18 +77,16 @@ def watch(
 
 
 def _rounds(
-    dataset: ray.data.Dataset,
+    outlet: Outlet,
     commits: Committer,
     counter: ActorHandle[Any],
     stall_timeout_s: float,
     needs: "Needs",
 ) -> Iterator[Tick]:
-    results: queue.Queue[Any] = queue.Queue(_AHEAD)
-    threading.Thread(target=_pump, args=(dataset, results), daemon=True).start()
     counts, head, seen, has_ended = Counts(), cluster.Head(), _Seen(), False
     while not (has_ended and commits.is_idle):
         if not (has_ended or commits.is_full):
-            has_ended = _take(results, commits)
+            has_ended = _take(outlet, commits)
         for receipts in _work(commits, at_once=has_ended):
             seen.receive(receipts)
             yield Tick(receipts, counts)
@@ -138,7 +131,7 @@ class _Seen:
         self.moved, self.before = time.monotonic(), self.counts
 
 
-def _take(results: "queue.Queue[Any]", commits: Committer) -> bool:
+def _take(outlet: Outlet, commits: Committer) -> bool:
     """Hands over all finished blocks, after a while of waiting if there are none.
 
     What became durable is not to wait for the counter's answers, which take long on a busy machine:
@@ -147,16 +140,16 @@ def _take(results: "queue.Queue[Any]", commits: Committer) -> bool:
     Returns:
         Whether the graph has ended.
     """
-    with contextlib.suppress(queue.Empty):
-        item = results.get(timeout=_POLL_S)
-        while True:
-            if item is _END:
-                return True
-            if isinstance(item, BaseException):
-                raise explain(item)
-            commits.add(item)
-            item = results.get_nowait()
-    return False
+    failed: BaseException | None = None
+    try:
+        blocks, has_ended = outlet.take(_POLL_S)
+    except Exception as error:  # noqa: BLE001 (whatever ended the graph)
+        failed = explain(error)
+    if failed:
+        raise failed
+    for block in blocks:
+        commits.add(block)
+    return has_ended
 
 
 def _work(commits: Committer, *, at_once: bool) -> Iterator[pa.Table]:
@@ -169,17 +162,6 @@ def _work(commits: Committer, *, at_once: bool) -> Iterator[pa.Table]:
         failed = explain(error)
     if failed:
         raise failed
-
-
-def _pump(dataset: ray.data.Dataset, results: "queue.Queue[Any]") -> None:
-    try:
-        for bundle in dataset.iter_internal_ref_bundles():
-            for block in bundle.blocks:
-                rows, size = block.metadata.num_rows or 0, block.metadata.size_bytes or 0
-                results.put(Block(block.ref, rows, size))
-        results.put(_END)
-    except BaseException as error:  # noqa: BLE001 (handed to the main thread, which raises it)
-        results.put(error)
 
 
 def _poll(counter: ActorHandle[Any], before: Counts) -> Counts:

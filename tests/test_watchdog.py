@@ -26,12 +26,25 @@ class Head:
         return False
 
 
+class Closed:
+    """A graph that hands nothing on."""
+
+    def __init__(self, _):
+        pass
+
+    def take(self, _):
+        return [], False
+
+    def close(self):
+        pass
+
+
 @pytest.fixture
 def alone(monkeypatch):
     """A graph that hands nothing on, a cluster without anything, and a clock of whole seconds."""
     seconds = itertools.count()
     monkeypatch.setattr(watchdog, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
-    monkeypatch.setattr(watchdog, "_pump", lambda *_: None)
+    monkeypatch.setattr(watchdog, "Outlet", Closed)
     monkeypatch.setattr(watchdog, "_POLL_S", 0.001)
     monkeypatch.setattr(cluster, "Head", Head)
     monkeypatch.setattr(cluster, "resources", dict)
