@@ -17,14 +17,15 @@ What becomes of what is stored:
                                 `imir`; what is unreadable counts as upright
     other metadata, texts       ignored, whatever their size
     animation, several pages    the first frame
-    JPEG cut and closed again   rejected as truncated (`pipeline.jpeg` says what is seen)
+    GIF's or WebP's space       around the first frame: transparent, as browsers have it
+    data cut and closed again   rejected as truncated; `pipeline.jpeg`, `png`, `tiff`: what is seen
 
 and what is rejected as `unsupported`, because nothing says what its numbers mean, or because Pillow
 would read it as something else:
 
     TIFF    signed or floating-point samples, CIELab, other inks than CMYK, no word on whether 0 is
             black or white, and what `pipeline.tiff` names; any kind that Pillow does not know
-    PNG     a transparent colour in 16-bit RGB
+    PNG     a transparent colour in 16-bit RGB; something before its header
     JPEG    CMYK without Adobe's mark: nothing says whether it is inverted
     any     what this Pillow is built without
 
@@ -40,9 +41,16 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import AvifImagePlugin, ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import (
+    AvifImagePlugin,
+    ExifTags,
+    GifImagePlugin,
+    Image,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+)
 
-from pipeline import jpeg, png, tiff
+from pipeline import jpeg, png, tiff, webp
 from pipeline.errors import in_one_line
 from pipeline.schema import Reason, Rejection
 
@@ -119,11 +127,11 @@ def open_image(data: bytes, how: Preprocess) -> View | Rejection:
     """
     if not data:
         return Rejection(Reason.EMPTY, "the image has zero bytes")
-    data = png.without_ballast(data)
+    data = webp.with_alpha(png.without_ballast(data))
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             rejection = _reject_large(image, how) or _reject_kind(image, data)
-            return rejection or _view(image, how, data)
+            return rejection or _reject_gaps(image, data) or _view(image, how, data)
     except MemoryError:
         raise  # the machine's trouble, not the image's
     except UnidentifiedImageError:
@@ -200,10 +208,25 @@ def _reject_kind(image: Image.Image, data: bytes) -> Rejection | None:
     return Rejection(Reason.UNSUPPORTED, f"a {image.format} file: {reason}") if reason else None
 
 
+def _reject_gaps(image: Image.Image, data: bytes) -> Rejection | None:
+    """Rejects a TIFF of which strips or tiles are not there."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return None
+    gap = tiff.find_missing(image.tag_v2, data)
+    return Rejection(Reason.TRUNCATED, f"a TIFF file: {gap}") if gap else None
+
+
+def _check_end(image: Image.Image, data: bytes) -> None:
+    """Raises OSError if a loaded image lacks what its decoder filled up without a word."""
+    if image.format in {"JPEG", "MPO"} and jpeg.is_closed_early(image, data):
+        raise OSError("the image data is truncated, and has an end mark, or another, all the same")
+    if image.format == "PNG" and png.is_closed_early(image, data):
+        raise OSError("the image data is truncated: it ends properly, and before the last row")
+
+
 def _view(image: Image.Image, how: Preprocess, data: bytes) -> View:
     image.load()
-    if image.format in {"JPEG", "MPO"} and jpeg.is_closed_early(image, data):
-        raise OSError("the image data is truncated, and has an end mark all the same")
+    _check_end(image, data)
     flat = _flatten(_upright(_settle(image, data)), how.background)
     width, height = flat.size
     side = min(width, height)
@@ -220,6 +243,8 @@ def _settle(image: Image.Image, data: bytes) -> Image.Image:
     """Returns the image with what only its format can tell: levels, palette, transparent grey."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return _settle_tiff(image)
+    if isinstance(image, GifImagePlugin.GifImageFile):
+        return _settle_gif(image)
     if image.format == "AVIF":
         image.info.pop("xmp", None)  # whose orientation does not count; Pillow would take it
     transparent = image.info.get("transparency")
@@ -237,6 +262,16 @@ def _settle_tiff(image: TiffImagePlugin.TiffImageFile) -> Image.Image:
     if image.mode in {"P", "PA"} and (palette := tiff.palette_of_bytes(image.tag_v2)):
         image.putpalette(palette)
     return image.convert("LA") if image.mode == "La" else image
+
+
+def _settle_gif(image: GifImagePlugin.GifImageFile) -> Image.Image:
+    """Returns the frame on a transparent screen; Pillow's has the palette's first colour."""
+    box = image.dispose_extent
+    if box is None or box == (0, 0, *image.size):
+        return image
+    screen = Image.new("RGBA", image.size)
+    screen.paste(image.crop(box).convert("RGBA"), box)
+    return screen
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -312,9 +347,4 @@ def _rejection(data: bytes, error: Exception) -> Rejection:
 
 def _reason(data: bytes, error: Exception) -> Reason:
     is_cut = isinstance(error, EOFError) or "truncated" in str(error).lower()
-    return Reason.TRUNCATED if is_cut or _is_cut_riff(data) else Reason.CORRUPT
-
-
-def _is_cut_riff(data: bytes) -> bool:
-    """Tells a WebP that is shorter than it says: libwebp refuses it without naming a cause."""
-    return data[:4] == b"RIFF" and int.from_bytes(data[4:8], "little") + 8 > len(data)
+    return Reason.TRUNCATED if is_cut or webp.is_cut(data) else Reason.CORRUPT

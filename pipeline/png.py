@@ -5,11 +5,18 @@
 Pillow inflates texts and profiles while it looks for pixels, and gives an image up at which they
 are large, or damaged. Here they are taken out before: of the ancillary chunks (PNG 3, section 11.3)
 only those stay that say something of pixels.
+
+A stream that ends at the end of a row, before the last one, is none of Pillow's errors: the rows
+that are missing stay zeros. So where the last row is zeros the stream is inflated once more, and
+its bytes are counted.
 """
 
 import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_TEXT_BYTES = 2**20
@@ -20,6 +27,18 @@ _SAYS_ORIENTATION = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")
 _TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
 _FRAME_BYTES = 12  # of a chunk: length, type, checksum
 _COLOUR = 2  # of IHDR's colour types, red, green and blue
+_CHANNELS = {0: 1, _COLOUR: 3, 3: 1, 4: 2, 6: 4}  # by IHDR's colour type
+_WHOLE = ((0, 0, 1, 1),)
+_ADAM7 = (
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)  # of a pass, its first column and row, and the steps to the next; PNG 3, section 8.1
+_INFLATED_AT_ONCE = 2**13  # bytes of the stream; zlib makes at most 1032 times as many of them
 
 
 class _Chunk(NamedTuple):
@@ -56,11 +75,58 @@ def transparent_level(data: bytes, stored: int) -> int:
 
 def find_unsupported(data: bytes) -> str | None:
     """Returns why a PNG that Pillow opens would come out wrong, or None."""
+    if data[12:16] != b"IHDR":
+        return "its first chunk is no IHDR"
     if _depth(data) < 16 or data[25] != _COLOUR:
         return None
     if any(chunk.kind == b"tRNS" for chunk in _chunks(data)):
         return "a transparent colour of 16 bits, of which Pillow compares the wrong ones"
     return None
+
+
+def is_closed_early(image: Image.Image, data: bytes) -> bool:
+    """Returns whether a PNG that is loaded lacks rows at its end."""
+    last = image.height - 1
+    if _is_interlaced(data):
+        last = image.height // 2 * 2 - 1  # of the last pass, which has every second row
+    if last >= 0 and np.asarray(image.crop((0, last, image.width, last + 1))).any():
+        return False
+    return not _has_bytes(data, _bytes_of_pixels(data, image.width, image.height))
+
+
+def _is_interlaced(data: bytes) -> bool:
+    return data[28] != 0
+
+
+def _bytes_of_pixels(data: bytes, width: int, height: int) -> int:
+    """Returns how many bytes there must be, with the one before each row that names its filter."""
+    bits, total = _depth(data) * _CHANNELS[data[25]], 0
+    for left, top, right, down in _ADAM7 if _is_interlaced(data) else _WHOLE:
+        columns, rows = len(range(left, width, right)), len(range(top, height, down))
+        total += rows * (1 + (columns * bits + 7) // 8) if columns else 0
+    return total
+
+
+def _has_bytes(data: bytes, least: int) -> bool:
+    """Returns whether a stream inflates to so many bytes, of which few are held at a time."""
+    inflater, count = zlib.decompressobj(), 0
+    try:
+        for part in _stream(data):
+            count += len(inflater.decompress(part))
+            if count >= least or inflater.eof:
+                break
+    except zlib.error:
+        return True  # behind the pixels, or the decoder would have refused it
+    return count >= least
+
+
+def _stream(data: bytes) -> Iterator[memoryview]:
+    view = memoryview(data)
+    for chunk in _chunks(data):
+        if chunk.kind == b"IDAT":
+            body = view[chunk.start + 8 : chunk.end - 4]
+            for start in range(0, len(body), _INFLATED_AT_ONCE):
+                yield body[start : start + _INFLATED_AT_ONCE]
 
 
 def _depth(data: bytes) -> int:

@@ -58,7 +58,7 @@ class Reason(enum.StrEnum):
         "not_an_image",
         "The bytes are none of the formats that are opened (an HTML page, a video, an EPS, ...).",
     )
-    TRUNCATED = "truncated", "The image data ends early."
+    TRUNCATED = "truncated", "The image data ends early, or part of it is not there."
     CORRUPT = "corrupt", "The image claims a known format, and its decoder refused it."
     UNSUPPORTED = (
         "unsupported",

@@ -24,19 +24,34 @@ ALPHA = np.clip(X / 40, 0, 1)[..., None]
 GREY, COLOUR, PALETTE, GREY_ALPHA, COLOUR_ALPHA = 0, 2, 3, 4, 6
 ORIENTATION_6 = b"MM\0*\0\0\0\x08\0\1\x01\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"  # EXIF 2.32
 MEGABYTE = 2**20
+ADAM7 = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)]  # first column, row; steps
+ADAM7 += [(0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+KINDS = [(depth, GREY) for depth in (1, 2, 4, 8, 16)]
+KINDS += [(depth, PALETTE) for depth in (1, 2, 4, 8)]
+KINDS += [(depth, kind) for depth in (8, 16) for kind in (COLOUR, GREY_ALPHA, COLOUR_ALPHA)]
+SIZES = [(48, 48), (48, 47), (37, 48), (9, 1), (1, 9), (2, 2), (3, 1), (1, 2), (5, 5)]
 
 
 def chunk(kind, data):
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def png_of(samples, depth, colour, *chunks, behind=()):
+def lines_of(samples, depth, interlaced=False):
+    """Returns the lines of a PNG, each with its filter, as its stream has them (PNG 3, 7.2)."""
+    if interlaced:
+        passes = (samples[y::down, x::right] for x, y, right, down in ADAM7)
+        return [line for part in passes if part.size for line in lines_of(part, depth)]
+    places = (samples[..., None].astype(np.int64) >> np.arange(depth)[::-1]) & 1
+    lines = np.packbits(places.reshape(len(samples), -1).astype(np.uint8), axis=1)
+    return [b"\0" + line.tobytes() for line in lines]
+
+
+def png_of(samples, depth, colour, *chunks, behind=(), interlaced=False, pixels=None):
     """Returns a PNG of integers, with chunks before and behind its pixels (PNG 3, section 11)."""
     height, width = samples.shape[:2]
-    places = (samples[..., None].astype(np.int64) >> np.arange(depth)[::-1]) & 1
-    lines = np.packbits(places.reshape(height, -1).astype(np.uint8), axis=1)
-    pixels = zlib.compress(b"".join(b"\0" + line.tobytes() for line in lines))
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    if pixels is None:
+        pixels = zlib.compress(b"".join(lines_of(samples, depth, interlaced)))
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
     parts = [(b"IHDR", header), *chunks, (b"IDAT", pixels), *behind, (b"IEND", b"")]
     return png.SIGNATURE + b"".join(chunk(*part) for part in parts)
 
@@ -225,3 +240,113 @@ def test_png_animation_with_large_texts_gives_the_first_frame():
     data = encoded(frames[0], "PNG", save_all=True, append_images=frames[1:])
     data = data[:33] + chunk(b"zTXt", text_of(b"zTXt", 2 * MEGABYTE)) + data[33:]
     assert open_image(data, HOW).pixels[0, 0].tolist() == [255, 0, 0]
+
+
+def of_kind(depth, colour, width=SIDE, height=SIDE, level=None):
+    """Returns what `png_of` takes of a kind of PNG; of one level, or of a picture without 0."""
+    channels = {GREY: (), PALETTE: (), COLOUR: (3,), GREY_ALPHA: (2,), COLOUR_ALPHA: (4,)}[colour]
+    rng = np.random.default_rng(0)
+    samples = rng.integers(1, 2**depth, (height, width, *channels))
+    samples = samples if level is None else np.full_like(samples, level)
+    palette = rng.integers(0, 256, (2**depth, 3), np.uint8).tobytes()
+    return samples, depth, colour, *([(b"PLTE", palette)] if colour == PALETTE else [])
+
+
+def check_truncated(data):
+    found = open_image(data, HOW)
+    assert getattr(found, "reason", None) == Reason.TRUNCATED
+    assert "truncated" in found.message
+    with pytest.raises(imagecodecs.PngError):
+        imagecodecs.png_decode(data)
+
+
+@pytest.mark.fault(18)
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize(("depth", "colour"), KINDS)
+def test_png_whose_stream_ends_before_its_last_rows_is_truncated(depth, colour, interlaced):
+    for width, height in SIZES:
+        kind = of_kind(depth, colour, width, height)
+        lines = lines_of(kind[0], depth, interlaced)
+        for count in {1, len(lines) // 2, len(lines) - 1} - {0, len(lines)}:
+            short = zlib.compress(b"".join(lines[:count]))
+            check_truncated(png_of(*kind, interlaced=interlaced, pixels=short))
+
+
+@pytest.mark.fault(18)
+@pytest.mark.parametrize(
+    ("depth", "colour", "transparent"),
+    [(1, GREY, 2), (8, GREY, 2), (16, GREY, 2), (8, COLOUR, 6), (4, PALETTE, 1)],
+)
+def test_png_whose_missing_rows_would_be_transparent_is_truncated(depth, colour, transparent):
+    kind = (*of_kind(depth, colour), (b"tRNS", bytes(transparent)))
+    half = zlib.compress(b"".join(lines_of(*kind[:2])[: SIDE // 2]))
+    check_truncated(png_of(*kind, pixels=half))
+    assert isinstance(open_image(png_of(*kind), HOW), View)
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize(("depth", "colour"), KINDS)
+def test_png_of_zeros_to_its_end_is_opened(depth, colour, interlaced):
+    for width, height in SIZES:
+        kind = of_kind(depth, colour, width, height, level=0)
+        lines = b"".join(lines_of(kind[0], depth, interlaced))
+        for stream in (
+            zlib.compress(lines),
+            zlib.compress(lines, 0),
+            zlib.compress(lines + b"x" * 99),
+        ):
+            data = png_of(*kind, interlaced=interlaced, pixels=stream)
+            assert isinstance(open_image(data, HOW), View)
+        assert imagecodecs.png_decode(png_of(*kind, interlaced=interlaced)).max() <= 255
+
+
+@pytest.mark.fault(18)
+@pytest.mark.parametrize("share", [0.5, 1])
+def test_png_stream_is_counted_over_all_of_its_chunks(share):
+    kind = of_kind(8, COLOUR, 300, 200, level=0)
+    lines = lines_of(*kind[:2])
+    stream = zlib.compress(b"".join(lines[: int(share * len(lines))]), 0)
+    parts = [b"", *(stream[at : at + 9_999] for at in range(0, len(stream), 9_999)), b"", b"behind"]
+    chunks = [(b"IDAT", part) for part in parts]
+    data = png_of(*kind, *chunks[:-1], pixels=parts[-1])
+    assert isinstance(open_image(data, HOW), View) == (share == 1)
+
+
+@pytest.mark.fault(18)
+@pytest.mark.parametrize("is_in_animation", [False, True])
+def test_png_animation_whose_first_picture_lacks_rows_is_truncated(is_in_animation):
+    frames = [Image.fromarray(picture(20, 30, seed)) for seed in (0, 1, 2)]
+    whole = encoded(
+        frames[0],
+        "PNG",
+        save_all=True,
+        append_images=frames[1:],
+        default_image=not is_in_animation,
+    )
+    assert isinstance(open_image(whole, HOW), View)
+    at = whole.index(b"IDAT") - 4
+    end = at + 12 + int.from_bytes(whole[at : at + 4], "big")
+    lines = lines_of(np.asarray(frames[0]), 8)
+    short = chunk(b"IDAT", zlib.compress(b"".join(lines[:15])))
+    assert open_image(whole[:at] + short + whole[end:], HOW).reason == Reason.TRUNCATED
+
+
+@pytest.mark.fault(19)
+def test_png_that_inflates_to_much_is_counted_in_little_memory(tmp_path):
+    data = png_of(np.zeros((10_000, 10_000), np.uint8), 8, GREY, pixels=zeros_of(10_000 * 10_001))
+    (tmp_path / "bomb.png").write_bytes(data)
+    outcome, peak_mb = opened_and_peak(tmp_path / "bomb.png", 10**8)
+    assert outcome == "opened"
+    assert peak_mb < 150, "pixels have 96, all that is inflated as much again"
+
+
+def zeros_of(size):
+    return zlib.compress(bytes(size), 9)
+
+
+def test_png_whose_first_chunk_is_no_header_is_named():
+    data = png_of(levels(RGB, 8), 8, COLOUR)
+    moved = data[:8] + chunk(b"eXIf", ORIENTATION_6) + data[8:]
+    assert open_image(moved, HOW).reason == Reason.UNSUPPORTED
+    with pytest.raises((imagecodecs.PngError, UnicodeDecodeError)):  # of libpng's message
+        imagecodecs.png_decode(moved)

@@ -340,3 +340,52 @@ def test_tiff_of_64_bit_offsets_is_the_same():
     data = written(array, "miniswhite", bigtiff=True, byteorder="<")
     check_opened(data, truth(data))
     check_rejected(written(array, "miniswhite", bigtiff=True, byteorder=">"), "64-bit")
+
+
+def with_number(data, tag, number, order="<"):
+    """Returns a TIFF that has another number in a tag, of 16 or 32 bits."""
+    data = bytearray(data)
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        found = file.pages[0].tags[tag]
+    struct.pack_into(
+        f"{order}{ {3: 'H', 4: 'I'}[int(found.dtype)] }", data, found.valueoffset, number
+    )
+    return bytes(data)
+
+
+JFIF = {529: [(299, 1000), (587, 1000), (114, 1000)], 532: [0, 255, 128, 255, 128, 255]}
+OTHERS = {
+    "coefficients of HDTV": {529: [(2126, 10_000), (7152, 10_000), (722, 10_000)]},
+    "levels of video": {532: [16, 235, 128, 240, 128, 240]},
+    "both": {529: [(1, 3), (1, 3), (1, 3)], 532: [16, 235, 128, 240, 128, 240]},
+    "no number": {532: [(0, 0), 255, 128, 255, 128, 255]},
+    "no coefficients": {529: [(0, 1), (0, 1), (0, 1)]},
+}
+USUAL = {
+    "as usual": JFIF,
+    "in other words": {529: [(2990, 10_000), (5870, 10_000), (1_140, 10_000)]},
+    "of old writers": {529: [(76_544, 256_000), (150_272, 256_000), (29_184, 256_000)]},
+}
+
+
+def ycbcr_with(said, compression):
+    """Returns YCbCr that is not subsampled, with tags of rationals."""
+    levels = np.asarray(Image.fromarray(samples(RGB)).convert("YCbCr"))
+    extra = [(530, "H", 2, (1, 1), True)]
+    for tag, values in said.items():
+        pairs = [value if isinstance(value, tuple) else (value, 1) for value in values]
+        extra.append((tag, "2I", len(pairs), tuple(n for pair in pairs for n in pair), True))
+    data = written(levels, "rgb", compression=compression, extratags=extra)
+    return with_number(data, 262, 6)
+
+
+@pytest.mark.parametrize("said", [*USUAL.values(), *OTHERS.values()], ids=[*USUAL, *OTHERS])
+@pytest.mark.parametrize("compression", [None, "deflate", "lzw", "packbits", "zstd"])
+def test_tiff_ycbcr_of_other_coefficients_or_levels_is_as_libtiff_sees_it_or_named(
+    compression, said
+):
+    data = ycbcr_with(said, compression)
+    if compression is None and said in OTHERS.values():
+        check_rejected(data, "YCbCr has other")
+    elif said in USUAL.values() or isinstance(open_image(data, HOW), View):
+        check_opened(data, libtiff(data))
