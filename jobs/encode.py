@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from jobs.console import Fields, Prose
+from jobs.console import Fields, Prose, printable
 from jobs.identity import check_kept, facts_of, find_whole_run, grid_of, identity_of, settle_codec
 from jobs.kept import begun_with
 from jobs.members import AskedKeys, settle_members
@@ -39,7 +39,7 @@ from pipeline.quarantine import read_quarantined
 from pipeline.readers import SampleReader
 from pipeline.run import Run, start_run
 from pipeline.schema import Selection
-from pipeline.sources import find_image, kept_schema, list_shards
+from pipeline.sources import find_image, find_passed_over, kept_schema, list_shards
 from pipeline.sources.listing import Listing
 from pipeline.steps import Encoding
 from pipeline.writer import Attempt, Writer
@@ -179,7 +179,7 @@ def _find(
         announce("looking at the columns of", len(listing.shards))  # later, those of new files
     kept = kept_schema(listing, selection, begun_with(begun, planned, job.keep))
     selection, notes = settle_members(job.key_until, begun, listing, selection)
-    return listing, selection, kept, notes
+    return listing, selection, kept, [*_describe_column(listing, selection), *notes]
 
 
 def _select(job: Encode, begun: Run | None, listing: Listing) -> Selection:
@@ -188,6 +188,16 @@ def _select(job: Encode, begun: Run | None, listing: Listing) -> Selection:
     if job.image is None and begun and begun.identity.get("format") == listing.format:
         return replace(selection, image=begun.identity.get("image"))
     return find_image(listing, selection, read_quarantined)
+
+
+def _describe_column(listing: Listing, selection: Selection) -> Fields:
+    """Returns which column is taken for the images, and which others of bytes are not read."""
+    if listing.format != "parquet":
+        return []
+    over = find_passed_over(listing, selection)
+    names = ", ".join(map(repr, over[:_NAMED])) + (", ..." if over[_NAMED:] else "")
+    others = f"; {len(over):,} other(s) of bytes are not read: {names}" if over else ""
+    return [("images", Prose(printable(f"column {selection.image!r}{others}", 500)))]
 
 
 def _check_names(source: str, sink: str, listing: Listing) -> None:
@@ -226,15 +236,27 @@ def _introduce(job: Encode, work: Work, listing: Listing, codec: CodecConfig, ag
         ("sink", writer.sink),
         ("left to do", _describe_left(work, again)),
     ]
+    return [*fields, *_describe_unread(listing), *describe_store(writer)]
+
+
+def _describe_unread(listing: Listing) -> Fields:
+    """Returns what was found in the source beside what is read."""
+    fields: Fields = []
     if listing.followed or listing.repeated:
         fields.append(("links", Prose(_describe_links(listing))))
     if listing.ignored:
         others = ", ".join(f"{count:,} {name}" for name, count in listing.ignored.items())
         fields.append(("not read", f"other files beside the shards: {others}"))
+    if listing.unsearched:
+        count, first = len(listing.unsearched), listing.unsearched[0]
+        said = f"{count:,} folder(s) whose names begin with a dot: {printable(first)}"
+        fields.append(("not searched", Prose(said)))
     if listing.format == "folder" and _SIDE_FILES & listing.ignored.keys():
         fields.append(("take care", Prose(_NO_SIDE_FILES)))
-    return [*fields, *describe_store(writer)]
+    return fields
 
+
+_NAMED = 10
 
 _SIDE_FILES = {".txt", ".caption", ".json", ".jsonl", ".csv", ".parquet"}
 _NO_SIDE_FILES = (

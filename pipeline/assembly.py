@@ -198,7 +198,8 @@ class _Ledger:
                 self._refuse(name, f"rows {numbers[0]} to {numbers[-1]} came at place {count}")
             count += len(table)
             good, bad = _split(table)
-            self._rejected.append(bad.select(schema.REJECTED.names).cast(schema.REJECTED))
+            rejected = _with_others(bad).select(schema.REJECTED.names)
+            self._rejected.append(rejected.cast(schema.REJECTED))
             self.passed_over += _sum(good["passed_over"])
             kept = (each for each in good.column_names if each.startswith(schema.KEPT))
             self.nulls.update({each: good[each].null_count for each in kept})
@@ -222,6 +223,20 @@ def _split(rows: pa.Table) -> tuple[pa.Table, pa.Table]:
     is_good = pc.is_null(rows["reason"])
     bad = rows.filter(pc.invert(is_good))
     return (rows.filter(is_good) if len(bad) else rows), bad
+
+
+def _with_others(bad: pa.Table) -> pa.Table:
+    """Returns rejected rows, of which each stands for the images that its sample has beside it."""
+    over = pc.fill_null(bad["passed_over"], 0).cast(pa.int64())
+    if not _sum(over):
+        return bad
+    stands = pc.and_(pc.greater(over, 0), pc.is_null(bad["lost_by"]))
+    columns = {
+        "lost": pc.if_else(stands, pc.add(over, 1), bad["lost"]),
+        "lost_by": pc.if_else(stands, "known", bad["lost_by"]),
+    }
+    found = {name: columns.get(name, bad[name]) for name in bad.column_names}
+    return pa.table(found, schema=bad.schema)
 
 
 def _write(

@@ -50,8 +50,8 @@ class Reason(enum.StrEnum):
 
     NO_IMAGE = (
         "no_image",
-        "The sample has no image member, its image column is null, or its file is a link that "
-        "leads nowhere.",
+        "The sample has no image member, its image column is null, or its file is hidden or a link "
+        "that is not read.",
     )
     EMPTY = "empty", "The image has zero bytes."
     NOT_AN_IMAGE = (

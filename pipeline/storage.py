@@ -57,16 +57,25 @@ def list_files(uri: str, *, recursive: bool = True) -> list[File]:
 
     A prefix that does not exist is an empty list: object stores cannot tell the two apart.
     """
+    return _list(uri, recursive=recursive).files
+
+
+def _list(uri: str, *, recursive: bool) -> "Listing":
     store, path = find_store(uri)
     look = store.find if recursive else store.list_folder
     try:
         found = ask(uri, lambda: look(path))
     except FileNotFoundError:
-        return []
+        return Listing([])
     below, base = path.rstrip("/") + "/", _plain(uri).rstrip("/") + "/"
     names = {name[len(below) :]: each for name, each in found.items() if name.startswith(below)}
-    files = [File(base + name, *each) for name, each in names.items() if not _is_hidden(name)]
-    return sorted(files, key=lambda file: file.uri)
+    files = [File(base + name, *each) for name, each in names.items() if not uris.is_hidden(name)]
+    hidden, folders = uris.hidden_among(names) if len(files) < len(names) else ([], set())
+    return Listing(
+        sorted(files, key=lambda file: file.uri),
+        hidden=tuple(sorted(base + name for name in hidden)),
+        unsearched=tuple(sorted(base + name for name in folders)),
+    )
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,10 @@ class Listing:
     """URIs of links to folders that were followed."""
     repeated: tuple[str, ...] = ()
     """URIs of folders, linked or behind a link, that were listed under another name."""
+    hidden: tuple[str, ...] = ()
+    """URIs of files whose names begin with a dot (not macOS' own, `._name`), sorted."""
+    unsearched: tuple[str, ...] = ()
+    """URIs of folders whose names begin with a dot, sorted: what is below them is not listed."""
 
 
 def list_source(uri: str, depth: int | None = None) -> Listing:
@@ -90,17 +103,15 @@ def list_source(uri: str, depth: int | None = None) -> Listing:
     """
     scheme, path = uris.split_uri(uri)
     if scheme != "file":
-        return Listing(list_files(uri, recursive=depth != 1))
+        return _list(uri, recursive=depth != 1)
     try:
         found = ask(uri, lambda: tree.walk(path, depth))
     except FileNotFoundError:
         return Listing([])
     files = [_linked_file(join_uri(path, name), state) for name, state in found.files.items()]
-    followed, repeated = (
-        tuple(sorted(join_uri(path, name) for name in names))
-        for names in (found.followed, found.repeated)
-    )
-    return Listing(sorted(files, key=lambda file: file.uri), followed, repeated)
+    others = (found.followed, found.repeated, found.hidden, found.unsearched)
+    uris_of = (tuple(sorted(join_uri(path, name) for name in names)) for names in others)
+    return Listing(sorted(files, key=lambda file: file.uri), *uris_of)
 
 
 def _linked_file(path: str, state: tree.State) -> File:
@@ -338,10 +349,6 @@ def _plain(uri: str) -> str:
     """Returns how a URI stands in a `File`."""
     scheme, path = uris.split_uri(uri)
     return path if scheme == "file" else f"{scheme}://{path}"
-
-
-def _is_hidden(relative: str) -> bool:
-    return any(part.startswith(".") for part in relative.split("/"))
 
 
 def _check_version(file: File, found: File | Found) -> None:

@@ -21,10 +21,14 @@ _LEADS_NOWHERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 
 @dataclass
 class Tree:
-    """What is below a folder; paths are relative to it, without hidden ones (`.name`)."""
+    """What is below a folder; paths are relative to it."""
 
     files: dict[str, State] = field(default_factory=dict)
-    """All but folders and links to folders."""
+    """All but folders, links to folders, and hidden ones (`.name`)."""
+    hidden: list[str] = field(default_factory=list)
+    """Hidden files, but for those that macOS puts beside each file (`._name`)."""
+    unsearched: list[str] = field(default_factory=list)
+    """Hidden folders and links to such; they are not walked."""
     followed: list[str] = field(default_factory=list)
     """Links to folders that were walked."""
     repeated: list[str] = field(default_factory=list)
@@ -122,7 +126,9 @@ class _Walker:
         deeper, links = [], []
         for entry in self._entries(folder):
             path = f"{folder}/{entry.name}" if folder else entry.name
-            if entry.is_dir(follow_symlinks=False):
+            if entry.name[0] == ".":
+                self._note_hidden(entry, path)
+            elif entry.is_dir(follow_symlinks=False):
                 deeper.append(path)
             elif (state := _look_at(entry)) == _FOLDER:
                 links.append(path)
@@ -130,15 +136,20 @@ class _Walker:
                 self.tree.files[path] = state
         return deeper, links
 
+    def _note_hidden(self, entry: os.DirEntry[str], path: str) -> None:
+        if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+            self.tree.unsearched.append(path)
+        elif not entry.name.startswith("._"):
+            self.tree.hidden.append(path)
+
     def _entries(self, folder: str) -> list[os.DirEntry[str]]:
         try:
             with os.scandir(os.path.join(self._root, folder)) as found:
-                entries = [entry for entry in found if not entry.name.startswith(".")]
+                return sorted(found, key=lambda entry: entry.name)
         except FileNotFoundError:
             if not folder:
                 raise
             return []  # it went while its neighbours were looked at
-        return sorted(entries, key=lambda entry: entry.name)
 
 
 def _look_at(entry: os.DirEntry[str]) -> State | None:

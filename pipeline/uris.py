@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -73,3 +74,25 @@ def split_uri(uri: str) -> tuple[str, str]:
     if mark and scheme in SCHEMES:
         return scheme, path.rstrip("/") or "/"
     return "file", str(Path(uri).expanduser().absolute()).rstrip("/") or "/"
+
+
+def is_hidden(relative: str) -> bool:
+    """Tells whether a part of a path begins with a dot."""
+    return relative[:1] == "." or "/." in relative
+
+
+def hidden_among(names: Iterable[str]) -> tuple[list[str], set[str]]:
+    """Returns the hidden ones among the names of objects, and the hidden folders of others.
+
+    What macOS puts beside each file (`._name`) is left out.
+    """
+    files: list[str] = []
+    folders: set[str] = set()
+    for name in filter(is_hidden, names):
+        start = 0 if name[0] == "." else name.index("/.") + 1
+        part, slash, _ = name[start:].partition("/")
+        if slash:
+            folders.add(name[:start] + part)
+        elif not part.startswith("._"):
+            files.append(name)
+    return files, folders

@@ -189,6 +189,19 @@ def test_totals_of_some_footers_scale_what_is_lost(tmp_path):
     assert (better["damaged_shards"], better["rejected_images"]) == (3, 75)
 
 
+def test_rejected_sample_stands_for_the_images_that_it_has_beside_it(tmp_path):
+    def change(rows):
+        for number, row in enumerate(rows):
+            row |= {"passed_over": number}  # of good samples 0, 1, 3 and 4 other images
+        rows[5] |= {"lost": 9, "lost_by": "known"}
+
+    writer = sinks.begin(tmp_path, NAMES[:1])
+    sinks.commit(writer, 0, 6, rejected=(2, 5), change=change)
+    found = read_totals(writer.sink, writer.run, writer.plan)
+    assert (found.good, found.passed_over, found.rejected_images) == (4, 0 + 1 + 3 + 4, 3 + 9)
+    assert query(tmp_path, "rejected", "row, lost, lost_by") == [(2, 3, "known"), (5, 9, "known")]
+
+
 def rejected(*rows):
     names = schema.REJECTED.names
     return pa.Table.from_pylist(

@@ -21,7 +21,7 @@ def base(request, tmp_path):
 
 def test_read_shard_folder_gives_relative_paths_in_order(base):
     names = ["b/2.png", "a.JPG", "b/1.jpg", "b/c/d.webp"]
-    for name in [*names, "notes.txt", ".hidden.jpg"]:
+    for name in [*names, "notes.txt", "._a.JPG", ".DS_Store"]:
         storage.publish(f"{base}/images/{name}", name.encode())
     listing = list_shards(f"{base}/images")
     samples = read(listing)

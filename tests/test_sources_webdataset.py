@@ -137,7 +137,7 @@ def test_read_shard_same_member_twice_in_a_row_is_a_duplicate(read):
 
 def test_read_shard_hidden_files_and_folders_are_no_samples(read):
     folder = header("train", type=tarfile.DIRTYPE)
-    members = [(folder, b""), ("train/._a.jpg", b"finder"), (".b.jpg", b""), ("train/a.jpg", b"x")]
+    members = [(folder, b""), ("train/._a.jpg", b"finder"), (".b.txt", b""), ("train/a.jpg", b"x")]
     assert reasons(read(tar_of(members))) == [("train/a", None)]
 
 

@@ -23,14 +23,20 @@ from pipeline.sources.agreement import Begun
 from pipeline.sources.columns import Read
 from pipeline.sources.formats import sort_out
 from pipeline.sources.listing import Listing
-from pipeline.sources.names import check_keep, check_names, check_unicode, visible_files
+from pipeline.sources.names import (
+    check_keep,
+    check_names,
+    check_unicode,
+    count_dotted,
+    visible_files,
+)
 from pipeline.sources.patterns import find_files
 from pipeline.sources.versions import imprint_shards
 
 RESERVED = {field.name for field in (*HEAD, *VIEW)} | {"codes"}
 """Columns that the output has of its own."""
 
-HIDDEN = "hidden (a name or a folder that begins with _)"
+HIDDEN = "hidden (a name that begins with _ or a dot, or a folder with _)"
 """What is said of files that are passed over by their names."""
 
 
@@ -58,14 +64,16 @@ def list_shards(
     """
     found = find_files(source)
     visible = visible_files(storage.normalise_uri(source), found.root, found.files)
-    fmt, taken, ignored = sort_out(source, visible, fmt, read or read_shard)
+    hidden = len(found.files) - len(visible) + count_dotted(found.dotted)
+    passed_over = {HIDDEN: hidden} if hidden else {}
+    fmt, taken, ignored = sort_out(source, visible, fmt, read or read_shard, passed_over)
     check_unicode(taken)
     shards = imprint_shards(_shards(fmt, found.root, taken, planned, max_shard_bytes))
     check_names(shards)
-    if len(visible) < len(found.files):
-        ignored[HIDDEN] = len(found.files) - len(visible)
     shards = sorted(shards, key=lambda shard: shard.name)
-    return Listing(fmt, tuple(shards), ignored, found.followed, found.repeated)
+    return Listing(
+        fmt, tuple(shards), ignored, found.followed, found.repeated, found.dotted_folders
+    )
 
 
 def find_image(listing: Listing, selection: Selection, read: Read | None = None) -> Selection:
@@ -82,6 +90,14 @@ def find_image(listing: Listing, selection: Selection, read: Read | None = None)
     if listing.format != "parquet" or selection.image is not None:
         return selection
     return replace(selection, image=columns.find_image(listing.shards, read or read_shard))
+
+
+def find_passed_over(listing: Listing, selection: Selection) -> list[str]:
+    """Returns the columns that may hold images too, and are neither taken nor kept."""
+    if listing.format != "parquet" or selection.image is None:
+        return []
+    over = columns.find_passed_over(listing.shards, selection.image)
+    return [name for name in over if name != selection.key and name not in selection.keep]
 
 
 def kept_schema(listing: Listing, selection: Selection, begun: Begun | None = None) -> pa.Schema:

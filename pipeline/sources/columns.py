@@ -19,6 +19,8 @@ Read = Callable[[Shard, Selection, pa.Schema], Iterator[Sample]]
 
 _READERS = 32
 _FILES_LOOKED_AT = 100
+_FILES_ASKED = 8
+"""How many files have to tell of the columns beside one that looks like images."""
 _COLUMNS_READ = 4
 _VALUES, _ROWS = 16, 256
 """How many values, in how many rows, have to tell whether a column holds images."""
@@ -28,25 +30,50 @@ _MAX_COLUMNS_TEXT = 2_000
 def find_image(shards: Iterable[Shard], read: Read) -> str:
     """Returns the column of images, the only one whose first values are some.
 
-    Where all values at the beginning are null, the type has to do.
+    Where all values at the beginning are null, the type has to do, if no other column holds images.
+    A column that may hold images as well, and of which nobody can tell, is a question.
 
     Args:
         shards: Those of a source; the first ones from which it can be told are looked at.
         read: Reads samples. The first file may be one over which parsers crash.
 
     Raises:
-        ConfigError: If no column is, or several are; says what there is.
+        ConfigError: If no column is, or several are or may be; says what there is.
     """
     error: ConfigError | None = None
     files = list(dict.fromkeys(shard.files[0] for shard in shards))
-    for file in files[:_FILES_LOOKED_AT]:
+    seen: dict[str, bool | None] = {}
+    for number, file in enumerate(files[:_FILES_LOOKED_AT]):
         schema = find_schema(file)
-        if schema is not None:
-            try:
-                return _find_in(file, schema, read)
-            except ConfigError as found:
-                error = error or found
+        if schema is None:
+            continue
+        try:
+            return _find_in(file, schema, seen, read)
+        except ConfigError as found:
+            error = error or found
+            if any(seen.values()) and not _may_be_told(schema, seen, number):
+                break
     raise error or ConfigError(no_footer(files))
+
+
+def _may_be_told(schema: pa.Schema, seen: dict[str, bool | None], files: int) -> bool:
+    """Tells whether another file may say which of several columns holds the images."""
+    is_one = sum(map(bool, seen.values())) == 1
+    return is_one and not _unread(schema) and files + 1 < _FILES_ASKED
+
+
+def find_passed_over(shards: Iterable[Shard], image: str) -> list[str]:
+    """Returns the columns that may hold images too and are not taken, by the first readable file.
+
+    Args:
+        shards: Those of a source.
+        image: The column that is taken.
+    """
+    files = dict.fromkeys(shard.files[0] for shard in shards)
+    schemas = map(find_schema, itertools.islice(files, _FILES_LOOKED_AT))
+    schema = next((each for each in schemas if each is not None), pa.schema([]))
+    may = (each.name for each in schema if holds_image(each.type) or _hides(each.type))
+    return [name for name in may if name != image]
 
 
 def no_footer(files: Sequence[File]) -> str:
@@ -71,7 +98,7 @@ def may_hold_images(files: Sequence[File], read: Read) -> bool:
     """Tells whether any of some Parquet files may hold images, or cannot be looked into."""
     read_yet = 0
     for file, schema in zip(files, map_ahead(find_schema, files, _READERS), strict=True):
-        if schema is None:
+        if schema is None or _unread(schema):
             return True
         for name in _candidates(schema) if read_yet < _COLUMNS_READ else ():
             read_yet += 1
@@ -80,11 +107,15 @@ def may_hold_images(files: Sequence[File], read: Read) -> bool:
     return False
 
 
-def _find_in(file: File, schema: pa.Schema, read: Read) -> str:
+def _find_in(file: File, schema: pa.Schema, seen: dict[str, bool | None], read: Read) -> str:
+    """Returns the column of images; adds what a file shows to what others have shown."""
     names = _candidates(schema)
-    seen = {name: _looks(file, name, read) for name in names}
-    found = [name for name in names if seen[name]]
-    found = found or [name for name in names if seen[name] is None]
+    for name in names:
+        if not seen.get(name):
+            looks = _looks(file, name, read)
+            seen[name] = seen.get(name) if looks is None else looks
+    found = [name for name in names if seen[name] is not False]
+    found += [each.name for each in _unread(schema)] if found else []
     if len(found) == 1:
         return found[0]
     raise ConfigError(f"{file.uri}: {_describe(schema, names, found)}; {columns_of(schema)}")
@@ -94,19 +125,55 @@ def _describe(schema: pa.Schema, names: list[str], found: list[str]) -> str:
     if found:
         several = ", ".join(map(repr, found))
         return f"several columns may hold the images, {several}: name one with --image"
+    unread = [_why_unread(each) for each in _unread(schema)]
     if names:
+        only = f"; {unread[0]}" if unread else ""
         return (
             f"the values of {', '.join(map(repr, names))} do not begin as images do; if they are, "
-            "name the column with --image"
+            f"name the column with --image{only}"
         )
-    lists = [each.name for each in schema if holds_images(each.type)]
-    if lists:
-        return f"column {lists[0]!r} is a list of images, which is not read yet: store one in a row"
+    if unread:
+        return unread[0]
     return "no column holds binary data; if there is one with images, name it with --image"
 
 
 def _candidates(schema: pa.Schema) -> list[str]:
     return [each.name for each in schema if holds_image(each.type) and extension_name(each) is None]
+
+
+def _unread(schema: pa.Schema) -> list[pa.Field]:
+    """Returns the columns that may hold images in a way that is not read."""
+    return [each for each in schema if not holds_image(each.type) and _hides(each.type)]
+
+
+def _hides(kind: pa.DataType) -> bool:
+    """Tells whether a type holds bytes in lists or dictionaries, or images in structs."""
+    if pa.types.is_struct(kind):
+        fields = [each.type for each in kind]
+        return any(map(_hides, fields)) or any(map(_is_image_struct, fields))
+    inner = kind.item_type if pa.types.is_map(kind) else getattr(kind, "value_type", None)
+    return inner is not None and (holds_image(inner) or _hides(inner))
+
+
+def _is_image_struct(kind: pa.DataType) -> bool:
+    return pa.types.is_struct(kind) and holds_image(kind)
+
+
+def _why_unread(column: pa.Field) -> str:
+    """Returns why the images of a column are not read, and what to do."""
+    name, kind = column.name, column.type
+    if pa.types.is_dictionary(kind):
+        return (
+            f"column {name!r} holds bytes in a dictionary ({kind}), which is not read: write it "
+            "anew as plain binary, as Arrow's cast(pa.binary()) makes it"
+        )
+    if pa.types.is_struct(kind):
+        return (
+            f"column {name!r} holds bytes deeper in a struct ({kind}), which is not read: write "
+            "them anew as a column of plain binary"
+        )
+    many = "map" if pa.types.is_map(kind) else "list"
+    return f"column {name!r} is a {many} of images, which is not read yet: store one in a row"
 
 
 def _looks(file: File, name: str, read: Read) -> bool | None:
@@ -126,11 +193,6 @@ def holds_image(kind: pa.DataType) -> bool:
     return is_bytes(kind)
 
 
-def holds_images(kind: pa.DataType) -> bool:
-    """Tells whether a column of a type may hold lists of images."""
-    return pa.types.is_nested(kind) and hasattr(kind, "value_type") and holds_image(kind.value_type)
-
-
 def check_image(uri: str, schema: pa.Schema, name: str) -> pa.DataType:
     """Returns the type of the column of images.
 
@@ -138,18 +200,12 @@ def check_image(uri: str, schema: pa.Schema, name: str) -> pa.DataType:
         ConfigError: If it is not there, or cannot hold any.
     """
     check_column(uri, schema, name)
-    kind = schema.field(name).type
-    if holds_images(kind):
-        raise ConfigError(
-            f"{uri}: column {name!r} is a list of images, which is not read yet: store one in a "
-            f"row; {columns_of(schema)}"
-        )
-    if not holds_image(kind):
-        raise ConfigError(
-            f"{uri}: column {name!r} is {kind}, and an image is binary or "
-            f"struct<bytes: binary>; {columns_of(schema)}"
-        )
-    return kind
+    field = schema.field(name)
+    if not holds_image(field.type):
+        plain = f"column {name!r} is {field.type}, and an image is binary or struct<bytes: binary>"
+        why = _why_unread(field) if _hides(field.type) else plain
+        raise ConfigError(f"{uri}: {why}; {columns_of(schema)}")
+    return field.type
 
 
 def check_key(uri: str, schema: pa.Schema, name: str) -> None:

@@ -19,7 +19,7 @@ CANNOT_BE_READ = "(link that leads nowhere, pipe or device)"
 
 
 def sort_out(
-    source: str, files: Sequence[File], fmt: str | None, read: Read
+    source: str, files: Sequence[File], fmt: str | None, read: Read, passed_over: dict[str, int]
 ) -> tuple[str, list[File], dict[str, int]]:
     """Returns a source's format, the files of it, and how many others there are by extension.
 
@@ -32,6 +32,7 @@ def sort_out(
         files: What was found there.
         fmt: The format, or None to find it.
         read: Reads samples, of Parquet files beside images.
+        passed_over: What else was found, and how much of it; is among the others.
 
     Raises:
         ConfigError: If there is none, or several and nothing says which one is meant.
@@ -44,9 +45,10 @@ def sort_out(
     chosen = _choose(source, groups, read) if fmt is None else check_format(fmt)
     taken = groups.get(chosen, []) if chosen else []
     if chosen is None or not taken:
-        raise ConfigError(_nothing_found(source, fmt, files))
+        raise ConfigError(_nothing_found(source, fmt, _count(files) | passed_over))
     kept = {file.uri for file in taken}
-    return chosen, taken, _count([file for file in files if file.uri not in kept])
+    others = _count([file for file in files if file.uri not in kept])
+    return chosen, taken, others | passed_over
 
 
 def check_obstacles(files: Sequence[File]) -> None:
@@ -121,9 +123,9 @@ def _count(files: Sequence[File]) -> dict[str, int]:
     return counts | ({CANNOT_BE_READ: obstacles} if obstacles else {})
 
 
-def _nothing_found(source: str, fmt: str | None, files: Sequence[File]) -> str:
+def _nothing_found(source: str, fmt: str | None, counts: dict[str, int]) -> str:
     wanted = [kind for name, kinds in FORMATS.items() if fmt in {None, name} for kind in kinds]
-    found = ", ".join(f"{count:,} {kind}" for kind, count in _count(files).items())
+    found = ", ".join(f"{count:,} {kind}" for kind, count in counts.items())
     return (
         f"{source} holds nothing to read: looked for {' '.join(wanted)}, found "
         f"{found or 'no files at all'}; check the path, or set the format if it was set wrongly"

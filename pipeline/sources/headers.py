@@ -23,6 +23,12 @@ class NoHeaderError(tarfile.ReadError):
         self.block = block
 
 
+_MAGIC_AT, _PREFIX_AT = slice(257, 265), slice(345, 500)
+"""Where ustar has its magic and the folders that a name begins with; GNU's own format has another
+magic and the times of access and change there, which `tarfile` takes for folders all the same:
+https://www.gnu.org/software/tar/manual/html_node/Standard.html, `struct oldgnu_header`."""
+_WITHOUT_PREFIX = cast(Any, tarfile).GNU_TYPES
+
 _EMPTY, _ZEROS = cast(Any, tarfile).EmptyHeaderError, cast(Any, tarfile).EOFHeaderError
 _RECORD_BYTES = 10_240  # in which tars are written as a rule; its rest may be anything
 _MOST_ZEROS = 2**22  # the longest records that writers know of
@@ -83,6 +89,9 @@ class Header(tarfile.TarInfo):
             raise NoHeaderError(f"no valid header: {error}", bytes(buf)) from error
         if header.type in _METADATA and header.size > _MAX_EXTENDED_BYTES:
             raise tarfile.ReadError(f"an extended header claims {header.size} bytes")
+        if buf[_MAGIC_AT] == tarfile.GNU_MAGIC and header.type not in _WITHOUT_PREFIX:
+            times = cast(Any, tarfile).nts(buf[_PREFIX_AT], encoding, errors)
+            header.name = header.name.removeprefix(f"{times}/") if times else header.name
         return header
 
     def _block(self, count: int) -> int:

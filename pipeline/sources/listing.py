@@ -19,3 +19,5 @@ class Listing:
     """URIs of linked folders that were searched."""
     repeated: tuple[str, ...] = ()
     """URIs of folders, linked or behind a link, that are read under another name."""
+    unsearched: tuple[str, ...] = ()
+    """URIs of folders that were not searched: their names begin with a dot."""

@@ -24,6 +24,8 @@ TAR_ERRORS = (tarfile.TarError, *PARSER_ERRORS)
 
 _TARS, _MEMBERS, _BYTES = 4, 1_000, 2**28
 _FEW = 0.05
+_NO_FILES = (b"D", b"V")
+"""Types of members with which GNU tar lists a folder (`-g`) and labels a tar (`-V`)."""
 _SHOWN = 10
 
 
@@ -49,11 +51,39 @@ def readable(name: str) -> str:
 
 def is_wanted(member: tarfile.TarInfo, selection: Selection) -> bool:
     """Tells what belongs to a sample from folders, hidden files and links beside the images."""
-    if member.name.rpartition("/")[2].startswith(".") or member.isdir():
+    if _base(member).startswith(".") or is_folder(member):
         return False
     if member.isfile():
         return True
-    return split_name(member.name, selection.key_until)[1] in image_ranks(selection)
+    extension = split_name(member.name, selection.key_until)[1]
+    return not extension or is_image_name(extension, selection)
+
+
+def is_hidden_image(member: tarfile.TarInfo, selection: Selection) -> bool:
+    """Tells whether a member is an image by its name, and hidden by it (`.name`).
+
+    What macOS puts beside each file, `._name`, is none.
+    """
+    base = _base(member)
+    if not base.startswith(".") or base.startswith("._") or is_folder(member):
+        return False
+    return is_image_name(base.lower(), selection)
+
+
+def is_folder(member: tarfile.TarInfo) -> bool:
+    """Tells whether a member is a folder, a list of a folder's files, or a label of the tar."""
+    return member.isdir() or member.type in _NO_FILES
+
+
+def is_image_name(extension: str, selection: Selection) -> bool:
+    """Tells whether an extension, or the last part of one, is that of an image."""
+    last = _last(extension)
+    ranks = image_ranks(selection)
+    return extension in ranks or last in ranks or last in IMAGE_EXTENSIONS
+
+
+def _base(member: tarfile.TarInfo) -> str:
+    return member.name.rpartition("/")[2]
 
 
 @dataclass(frozen=True)

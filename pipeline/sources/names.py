@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from pipeline.errors import ConfigError
 from pipeline.schema import File, Shard
-from pipeline.sources.extensions import IMAGE_EXTENSIONS, extension, stem
+from pipeline.sources.extensions import FORMATS, IMAGE_EXTENSIONS, extension, stem
 
 MAX_NAME_BYTES = 220
 """Longest part of a shard's name: file systems take 255 bytes, and a sink's files add endings."""
@@ -27,6 +27,12 @@ def visible_files(source: str, root: str, files: Iterable[File]) -> list[File]:
         for file in files
         if file.uri == source or not _is_hidden(relative_path(root, file.uri))
     ]
+
+
+def count_dotted(uris: Iterable[str]) -> int:
+    """Returns how many of some files would be read if their names did not begin with a dot."""
+    known = {kind for kinds in FORMATS.values() for kind in kinds}
+    return sum(extension(f"_{uri.rpartition('/')[2]}") in known for uri in uris)
 
 
 def _is_hidden(path: str) -> bool:

@@ -1,5 +1,6 @@
 """What the operator typed as a source, and the files that it stands for."""
 
+import contextlib
 import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -28,6 +29,10 @@ class Found:
     """URIs of linked folders that were listed."""
     repeated: tuple[str, ...] = ()
     """URIs of folders, linked or behind a link, that were listed under another name."""
+    dotted: tuple[str, ...] = ()
+    """URIs of files that would be there if their names did not begin with a dot."""
+    dotted_folders: tuple[str, ...] = ()
+    """URIs of folders that would have been searched if their names did not."""
 
 
 def find_files(source: str) -> Found:
@@ -35,9 +40,11 @@ def find_files(source: str) -> Found:
 
     A source is a folder (searched at any depth, links followed), one file, or a pattern. `{a,b}`
     and `{000..127}` are expanded as in bash, and each result has to exist, as a file or as a folder
-    whose name has no dot. `*`, `?` and `[...]` match within one part of a path, `**` any number of
-    parts; they match files only. What exists is taken as it is spelled before it is read as a
-    pattern, the folders that a path begins with too.
+    whose name has no dot behind its first letter. `*`, `?` and `[...]` match within one part of a
+    path, `**` any number of parts; they match files only. What exists is taken as it is spelled
+    before it is read as a pattern, the folders that a path begins with too.
+
+    Names that begin with a dot are hidden, of files and of folders, unless they are spelled out.
 
     Raises:
         ConfigError: If the pattern cannot be expanded, or names files that do not exist.
@@ -59,7 +66,8 @@ def _find_plain(source: str) -> Found:
         return Found(source.rpartition("/")[0] or "/", [storage.stat(source)])
     except FileNotFoundError:
         listing = storage.list_source(source)
-        return Found(source, listing.files, listing.followed, listing.repeated)
+        others = (listing.followed, listing.repeated, listing.hidden, listing.unsearched)
+        return Found(source, listing.files, *others)
 
 
 def _literal_folder(folder: str, source: str) -> str:
@@ -97,8 +105,7 @@ def _find_expanded(source: str, root: str, patterns: list[str]) -> Found:
     for pattern in patterns:
         base, parts = _split_constant(root, pattern)
         if _GLOB.search(pattern):
-            depth = None if "**" in parts else len(parts)
-            matches = _match(base, parts, lists.files(base, depth))
+            matches = _match(base, parts, lists)
         else:
             matches = _named(base, parts[-1], lists)
         found |= matches
@@ -106,7 +113,8 @@ def _find_expanded(source: str, root: str, patterns: list[str]) -> Found:
             missing.append(storage.join_uri(root, pattern))
     _check_missing(source, len(patterns), missing)
     files = sorted(found.values(), key=lambda file: file.uri)
-    return Found(root, files, tuple(sorted(lists.followed)), tuple(sorted(lists.repeated)))
+    others = (lists.followed, lists.repeated, lists.dotted - found.keys(), lists.dotted_folders)
+    return Found(root, files, *(tuple(sorted(uris)) for uris in others))
 
 
 class _Lists:
@@ -115,16 +123,33 @@ class _Lists:
     def __init__(self) -> None:
         self.followed: set[str] = set()
         self.repeated: set[str] = set()
-        self._made: dict[tuple[str, int | None], dict[str, File]] = {}
+        self.dotted: set[str] = set()
+        self.dotted_folders: set[str] = set()
+        self._made: dict[tuple[str, int | None], _Listed] = {}
 
     def files(self, folder: str, depth: int | None) -> dict[str, File]:
         """Returns what is below a folder, as many levels as are wanted, by URI."""
+        return self.look(folder, depth).files
+
+    def look(self, folder: str, depth: int | None) -> "_Listed":
+        """Returns what is below a folder, as many levels as are wanted."""
         if (folder, depth) not in self._made:
             listing = storage.list_source(folder, depth)
             self.followed.update(listing.followed)
             self.repeated.update(listing.repeated)
-            self._made[folder, depth] = {file.uri: file for file in listing.files}
+            files = {file.uri: file for file in listing.files}
+            self._made[folder, depth] = _Listed(files, listing.hidden, listing.unsearched)
         return self._made[folder, depth]
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """What is below a folder."""
+
+    files: dict[str, File]
+    """By URI."""
+    hidden: tuple[str, ...]
+    unsearched: tuple[str, ...]
 
 
 def _split_constant(root: str, pattern: str) -> tuple[str, list[str]]:
@@ -138,17 +163,31 @@ def _named(folder: str, name: str, lists: _Lists) -> dict[str, File]:
     uri, siblings = storage.join_uri(folder, name), lists.files(folder, 1)
     if uri in siblings:
         return {uri: siblings[uri]}
-    return {} if "." in name else lists.files(uri, None)
+    if name.startswith("."):
+        with contextlib.suppress(FileNotFoundError):
+            return {uri: storage.stat(uri)}
+    if "." in name[1:]:
+        return {}
+    listed = lists.look(uri, None)
+    lists.dotted.update(listed.hidden)
+    lists.dotted_folders.update(listed.unsearched)
+    return listed.files
 
 
-def _match(base: str, pattern: list[str], candidates: dict[str, File]) -> dict[str, File]:
+def _match(base: str, pattern: list[str], lists: _Lists) -> dict[str, File]:
     """Returns what matches, and of what cannot be read also what may stand for folders that do."""
+    listed = lists.look(base, None if "**" in pattern else len(pattern))
+    folders = pattern if "**" in pattern else pattern[:-1]
+
+    def split(uri: str) -> list[str]:
+        return relative_path(base, uri).split("/")
 
     def matches(file: File) -> bool:
-        parts = relative_path(base, file.uri).split("/")
-        return _leads(parts, pattern) if file.obstacle else _matches(parts, pattern)
+        return (_leads if file.obstacle else _matches)(split(file.uri), pattern)
 
-    return {uri: file for uri, file in candidates.items() if matches(file)}
+    lists.dotted.update(uri for uri in listed.hidden if _matches(split(uri), pattern))
+    lists.dotted_folders.update(uri for uri in listed.unsearched if _leads(split(uri), folders))
+    return {uri: file for uri, file in listed.files.items() if matches(file)}
 
 
 def _leads(parts: list[str], pattern: list[str]) -> bool:

@@ -5,6 +5,9 @@ extension: `train/0001.seg.png` is `seg.png` of `train/0001`. A member without a
 image if it begins as one and no other member is. The layout is webdataset's own:
 https://github.com/webdataset/webdataset, `webdataset/tariterators.py`, `base_plus_ext`.
 
+Links, and images whose names begin with a dot, are rejections: they are not read, nor passed over
+in silence. So is a tar of which no member is read.
+
 Nothing is extracted to disk or unpickled, and only images and kept text are read into memory.
 """
 
@@ -23,7 +26,15 @@ from pipeline.sources.contents import HEAD_BYTES, is_image
 from pipeline.sources.damage import Pace, brief, damaged
 from pipeline.sources.extensions import IMAGE_EXTENSIONS
 from pipeline.sources.keys import Keys, check_count
-from pipeline.sources.members import TAR_ERRORS, image_ranks, is_wanted, readable, split_name
+from pipeline.sources.members import (
+    TAR_ERRORS,
+    image_ranks,
+    is_folder,
+    is_hidden_image,
+    is_wanted,
+    readable,
+    split_name,
+)
 from pipeline.sources.names import shard_names
 
 MAX_IMAGE_BYTES = 2**30
@@ -83,9 +94,14 @@ class _Draft:
     """Members that are images by their names, whether they are taken or not."""
     rank: int = _NO_RANK
     """Place of `image` in the order of preference; smaller is better."""
-    links: list[str] = field(default_factory=list)
+    links: int = 0
+    """Members that are no files."""
+    link: str = ""
+    """What is to be said of the first of them."""
     kept: dict[str, str | None] = field(default_factory=dict)
     rejection: Rejection | None = None
+    is_aside: bool = False
+    """Whether it is a rejection that stands for no sample."""
     damage: Exception | None = None
     place: str = ""
     """Where in the tar the damage is."""
@@ -96,6 +112,11 @@ class _Draft:
         """Tells whether a member that comes next belongs to this sample."""
         has_room = len(self.extensions) < MAX_MEMBERS
         return self.key == key and has_room and extension not in self.extensions
+
+    @property
+    def claims_key(self) -> bool:
+        """Tells whether the key is this sample's: links alone may be to one that comes later."""
+        return not self.is_aside and self.links < len(self.extensions)
 
     def is_complete(self, kept: pa.Schema) -> bool:
         """Tells whether nothing that is wanted can be missing."""
@@ -123,6 +144,9 @@ class _Drafts:
         self._draft: _Draft | None = None
         self._pace = Pace(archive.size)
         self._place = "byte 0"
+        self._is_any_read = False
+        self._unread: str | None = None
+        """The first member that is not read and no folder, if there is one."""
 
     def whole(self) -> Iterator[_Draft]:
         """Yields the samples.
@@ -132,7 +156,9 @@ class _Drafts:
         """
         for member in self._archive.members():
             if not is_wanted(member, self._selection):
+                yield from self._pass_over(member)
                 continue
+            self._is_any_read = True
             self._place = (
                 f"in or after member {readable(member.name)!r} at byte {member.offset_data}"
             )
@@ -143,6 +169,16 @@ class _Drafts:
             self._draft = self._draft or _Draft(key)
             self._add(self._draft, extension, member)
         yield from self._take()
+        if self._unread is not None and not self._is_any_read:
+            yield _aside(self._unread, _NOTHING_READ)
+
+    def _pass_over(self, member: tarfile.TarInfo) -> Iterator[_Draft]:
+        """Yields the rejection of a member that is in no sample, if it is an image by its name."""
+        if is_hidden_image(member, self._selection):
+            self._is_any_read = True
+            yield _aside(member.name, _HIDDEN)
+        elif self._unread is None and not is_folder(member):
+            self._unread = member.name
 
     def broken(self, error: Exception) -> Iterator[_Draft]:
         """Yields what remains when a tar cannot be read on: the last draft is its damage."""
@@ -166,15 +202,43 @@ class _Drafts:
         draft.extensions.append(extension)
         draft.images += rank is not None or extension.rpartition(".")[2] in IMAGE_EXTENSIONS
         if not member.isfile():
-            draft.links.append(readable(member.name))
+            draft.links += 1
+            draft.link = draft.link or _describe_link(member)
         elif rank is not None and rank < draft.rank:
             draft.rank = rank
             draft.image = _read_image(draft, self._archive, member)
         elif text is not None:
             draft.kept[text] = _read_text(draft, self._archive, member)
-        if not extension and draft.image is None and self._selection.image is None:
-            draft.image = _read_bare(self._archive, member)
-            draft.images += draft.image is not None
+        if not extension and member.isfile():
+            self._add_bare(draft, member)
+
+    def _add_bare(self, draft: _Draft, member: tarfile.TarInfo) -> None:
+        """Takes in a member without an extension if it begins as an image; others are not read."""
+        if member.issparse() or member.size > MAX_IMAGE_BYTES:
+            return
+        reader = self._archive.open(member)
+        head = reader.read(HEAD_BYTES)
+        if is_image(head):
+            draft.images += 1
+            if draft.image is None and self._selection.image is None:
+                draft.image = head + reader.read()
+
+
+_HIDDEN = (
+    "its name begins with a dot, and hidden files are not read: rename it and make the tar anew if "
+    "it belongs to the data"
+)
+_NOTHING_READ = (
+    "no member of this tar is read, this being the first: all are folders, hidden files (names "
+    "that begin with a dot) or links that have no image's name; look whether it is the right tar"
+)
+
+
+def _aside(name: str, said: str) -> _Draft:
+    """Returns the rejection of a member, or of a tar by one of its members, as no sample's."""
+    name = readable(name).removeprefix("./")
+    message = f"{brief(name)}: {said}"
+    return _Draft(name, rejection=Rejection(Reason.NO_IMAGE, message), is_aside=True)
 
 
 def _read_image(draft: _Draft, tar: Archive, member: tarfile.TarInfo) -> bytes | None:
@@ -183,15 +247,6 @@ def _read_image(draft: _Draft, tar: Archive, member: tarfile.TarInfo) -> bytes |
         draft.rejection = Rejection(Reason.CORRUPT, message)
         return None
     return tar.read(member)
-
-
-def _read_bare(tar: Archive, member: tarfile.TarInfo) -> bytes | None:
-    """Returns a member without an extension if it begins as an image; others are not read."""
-    if not member.isfile() or member.issparse() or member.size > MAX_IMAGE_BYTES:
-        return None
-    reader = tar.open(member)
-    head = reader.read(HEAD_BYTES)
-    return head + reader.read() if is_image(head) else None
 
 
 def _read_text(draft: _Draft, tar: Archive, member: tarfile.TarInfo) -> str | None:
@@ -215,7 +270,8 @@ def _describe_refusal(member: tarfile.TarInfo, most: int) -> str:
 
 def _finish(row: int, draft: _Draft, seen: Keys) -> Sample:
     assert draft.key is not None, "only damage has no key"
-    rejection = _duplicate(draft.key, seen) or draft.rejection or _no_image(draft)
+    doubled = _duplicate(draft.key, seen) if draft.claims_key else None
+    rejection = doubled or draft.rejection or _no_image(draft)
     kept = {name: pa.array([text], pa.string()) for name, text in draft.kept.items()}
     if rejection is not None:
         return Sample(row, draft.key, None, _stand_for(draft, rejection), kept)
@@ -223,8 +279,8 @@ def _finish(row: int, draft: _Draft, seen: Keys) -> Sample:
 
 
 def _stand_for(draft: _Draft, rejection: Rejection) -> Rejection:
-    """Returns a rejection that says how many images it stands for, if none of them is the one."""
-    if draft.rank != _NO_RANK or draft.images < 2:
+    """Returns a rejection that says how many images it stands for, if that is more than one."""
+    if draft.images < 2:
         return rejection
     return replace(rejection, loss=Loss(draft.images, "known"))
 
@@ -243,10 +299,24 @@ def _no_image(draft: _Draft) -> Rejection | None:
     if draft.image is not None:
         return None
     if draft.links:
-        message = f"{brief(draft.links[0])} is a link or a device, not a file"
+        message = draft.link
     else:
         names = ", ".join(f".{extension}" for extension in draft.extensions[:10])
         message = f"no member is an image; there is {brief(names)}"
         if draft.images:
             message += "; --image names one of these, --key-until says where keys end"
     return Rejection(Reason.NO_IMAGE, message)
+
+
+def _describe_link(member: tarfile.TarInfo) -> str:
+    """Returns what a member is that is no file, and what would make one of it."""
+    message = f"{brief(readable(member.name))} is a link or a device, not a file"
+    target = brief(readable(member.linkname))
+    if member.islnk():
+        message += (
+            f": a hard link to {target}, of which the tar has the content only once; GNU tar "
+            "stores it again with --hard-dereference"
+        )
+    elif member.issym():
+        message += f": a symbolic link to {target}; tar stores what it leads to with --dereference"
+    return message
