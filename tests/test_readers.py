@@ -21,7 +21,7 @@ def write_codes(folder):
     grids = np.random.default_rng(0).integers(0, 16384, (ROWS, 256))
     table = pa.table({"codes": pa.array(list(grids), kind)})
     pq.write_table(table, folder / "a.parquet", compression="zstd")
-    return codes.list_shards(str(folder), "codes"), Selection("codes")
+    return codes.list_shards(str(folder), "codes").shards, Selection("codes")
 
 
 def write_images(folder, row_group_size=None):
