@@ -17,6 +17,8 @@ _HISTORY_S = 60.0
 _LEAST_S, _LEAST_IMAGES = 15.0, 10
 """What has to be seen before the time that is left is told: seconds of work, and images, or a tenth
 of all if these are fewer."""
+_LEAST_WORKING_S = 3.0
+"""Of work before a speed is shown: the codec may be noticed when its first images are through."""
 CURVE_POINTS = 200
 """Most points of the curve of images over time."""
 _MANY_SHARDS = 500
@@ -175,7 +177,8 @@ class Progress:
         shards = f"{self.shards_before + self.shards:,}/{self.shards_total:,} shards"
         images = f"{self.images:,}" + (f"/~{total:,}" if total else "") + " images"
         eta = "ETA " + ("?" if left_s is None else _clock(left_s))
-        return shards, images, f"{self.rate:,.1f} images/s", f"{self.rejected:,} rejected", eta
+        rate = f"{self.rate:,.1f}" if self.working_s >= _LEAST_WORKING_S else "?"
+        return shards, images, f"{rate} images/s", f"{self.rejected:,} rejected", eta
 
 
 def _clock(seconds: float) -> str:

@@ -233,3 +233,14 @@ def test_announce_says_what_takes_a_while_and_nothing_of_a_few_shards(capsys):
     captured = capsys.readouterr()
     assert "adding up 100,000 shards" in captured.err
     assert captured.out == ""
+
+
+def test_describe_first_images_at_once_show_no_speed(clock):
+    state = at(clock, devices=("cpu",), start_up_s=0.0)
+    state.encoded = 9
+    clock.now += 0.0001
+    assert state.describe()[2] == "? images/s"
+    clock.now += 2.9
+    assert state.describe()[2] == "? images/s"
+    clock.now += 0.1
+    assert state.describe()[2] == "3.0 images/s"
