@@ -86,15 +86,20 @@ class Progress:
 
     @property
     def images(self) -> int:
-        """Images that are through, one way or the other."""
-        return max(self.encoded + self.rejected, self.durable)
+        """Images that are through; until all are, what dead workers had done counts twice."""
+        return self.durable if self.is_through else max(self.encoded + self.rejected, self.durable)
+
+    @property
+    def is_through(self) -> bool:
+        """Whether every shard is committed."""
+        return self.shards_before + self.shards == self.shards_total
 
     @property
     def images_total(self) -> int | None:
         """Images of this command, judged from the bytes of those read; None before any."""
         if not self.read_bytes:
             return None
-        if self.shards_before + self.shards == self.shards_total:
+        if self.is_through:
             return self.images
         return max(self.images, round(self.read * self.bytes_total / self.read_bytes))
 

@@ -57,6 +57,21 @@ def test_finish_first_command_that_gets_nowhere_says_so(tmp_path, capsys):
     assert "perplexity" not in shown, "there is none of no codes"
 
 
+def test_finish_complete_run_whose_workers_died_counts_no_image_twice(tmp_path, capsys):
+    writer = sinks.begin(tmp_path)
+    for index in range(3):
+        sinks.commit(writer, index, 20)
+    progress = Progress(3, 300, encoded=67, durable=60, start_up_s=0.0, codecs=1, busy_s=1.0)
+    progress.devices = ("cpu",)
+    for index in range(3):
+        progress.commit(index)
+    summary.finish(writer, progress, Allowance(0.5), None)
+    shown = capsys.readouterr().out
+    assert "60 images in" in shown
+    assert "not safe" not in shown
+    assert said(tmp_path)["throughput"][-1][1] == 60
+
+
 def test_finish_command_that_does_something_has_its_own_speed(tmp_path):
     writer = sinks.begin(tmp_path)
     for images in (40, 20):
