@@ -8,10 +8,10 @@ STAMP := $(VENV)/.installed
 
 help:
 	@echo "make demo    encode about 200 sample photos and show the result"
-	@echo "make test    lint, types, import contracts and tests, about 20 minutes"
+	@echo "make test    lint, types, import contracts and tests, a quarter of an hour"
 	@echo "make gpu     what wants a GPU: tests and benchmark, with PYTHON=$(PYTHON) as it is"
 	@echo "make bench   throughput of the whole pipeline and of its parts, some minutes"
-	@echo "make soak    faults at random and all at once, fuzzing, the demo; an hour and a half"
+	@echo "make soak    faults at random and all at once, fuzzing, the demo; two hours"
 	@echo "make clean   remove .venv and the demo's output"
 
 $(STAMP): pyproject.toml constraints.txt
