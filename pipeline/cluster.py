@@ -84,7 +84,7 @@ def connect(address: str | None) -> Iterator[str]:
         stack.enter_context(_listening())
         stack.callback(ray.shutdown)
         try:
-            with _handlers_kept(), _muted_stderr(), _environment(mark), _loopback(only=not address):
+            with handlers_kept(), _muted_stderr(), _environment(mark), _loopback(only=not address):
                 context = ray.init(**({"address": address} if address else local), **quiet)
         except SystemExit:  # Ray's own handler of SIGTERM, there while it starts
             raise stopped_by(signal.SIGTERM) from None
@@ -220,11 +220,15 @@ def _loopback(*, only: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _handlers_kept() -> Iterator[None]:
-    """Puts the handlers of signals back that `ray.init` takes the place of, for good."""
+def handlers_kept() -> Iterator[tuple[signal.Signals, ...]]:
+    """Puts the handlers back of the signals that stop a command; `ray.init` sets others, for good.
+
+    Yields:
+        These signals.
+    """
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield
+        yield tuple(before)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

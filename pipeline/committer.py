@@ -36,17 +36,15 @@ class Block(NamedTuple):
 class Gathered:
     """Blocks that wait to be committed together."""
 
-    _blocks: list[Block] = field(default_factory=list)
-    _came: list[float] = field(default_factory=list)
-    """When each of them came, in seconds."""
+    _waiting: list[tuple[float, Block]] = field(default_factory=list)
+    """With the seconds at which each came."""
 
     def __bool__(self) -> bool:
-        return bool(self._blocks)
+        return bool(self._waiting)
 
     def add(self, block: Block) -> None:
         """Takes a block in."""
-        self._blocks.append(block)
-        self._came.append(time.monotonic())
+        self._waiting.append((time.monotonic(), block))
 
     def take(self, *, at_once: bool = False) -> list[Any]:
         """Returns the first blocks, as many as make a commit, and forgets them.
@@ -59,21 +57,20 @@ class Gathered:
         count, is_enough = self._measure()
         if not (is_enough or at_once or self._waited_s() >= GATHER_S):
             return []
-        found, self._blocks = self._blocks[:count], self._blocks[count:]
-        self._came = self._came[count:]
-        return [block.ref for block in found]
+        found, self._waiting = self._waiting[:count], self._waiting[count:]
+        return [block.ref for _, block in found]
 
     def _measure(self) -> tuple[int, bool]:
         """Returns how many of the blocks a commit takes, and whether that is a full one."""
         rows = size = 0
-        for count, block in enumerate(self._blocks, start=1):
+        for count, (_, block) in enumerate(self._waiting, start=1):
             rows, size = rows + block.rows, size + block.size
             if rows >= GATHER_ROWS or size >= GATHER_BYTES:
                 return count, True
-        return len(self._blocks), False
+        return len(self._waiting), False
 
     def _waited_s(self) -> float:
-        return time.monotonic() - self._came[0] if self._came else 0.0
+        return time.monotonic() - self._waiting[0][0] if self._waiting else 0.0
 
 
 class Committer:

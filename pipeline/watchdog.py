@@ -66,14 +66,14 @@ def watch(
         NoProgressError: If nothing moves for that long, or devices fail again and again.
         VqpipeError: Whatever a stage raised, or the handler of a signal.
     """
-    shell: SystemError | None = None
+    failed: BaseException | None = None
     try:
         with contextlib.closing(Outlet(dataset)) as outlet:
             yield from _rounds(outlet, commits, counter, stall_timeout_s, needs)
-    except SystemError as error:  # what a handler raises in a wait of Ray's comes out in one
-        shell = error
-    if shell:
-        raise explain(shell)
+    except Exception as error:  # noqa: BLE001 (in a SystemError comes what a signal's handler raises)
+        failed = explain(error)
+    if failed:
+        raise failed
 
 
 def _rounds(
@@ -90,7 +90,7 @@ def _rounds(
         for receipts in _work(commits, at_once=has_ended):
             seen.receive(receipts)
             yield Tick(receipts, counts)
-        if head.is_there():
+        if head.is_there() and commits.is_full:
             commits.widen(cluster.count_cores())
         counts = _poll(counter, counts)
         seen.count(counts)
@@ -140,28 +140,16 @@ def _take(outlet: Outlet, commits: Committer) -> bool:
     Returns:
         Whether the graph has ended.
     """
-    failed: BaseException | None = None
-    try:
-        blocks, has_ended = outlet.take(_POLL_S)
-    except Exception as error:  # noqa: BLE001 (whatever ended the graph)
-        failed = explain(error)
-    if failed:
-        raise failed
+    blocks, has_ended = outlet.take(_POLL_S)
     for block in blocks:
         commits.add(block)
     return has_ended
 
 
 def _work(commits: Committer, *, at_once: bool) -> Iterator[pa.Table]:
-    """Has commits started, and yields the receipts of those that have ended."""
+    """Has commits started, and returns the receipts of those that have ended."""
     wait_s = _POLL_S if at_once or commits.is_full else 0.0
-    failed: BaseException | None = None
-    try:
-        yield from commits.work(at_once=at_once, wait_s=wait_s)
-    except ray.exceptions.RayError as error:
-        failed = explain(error)
-    if failed:
-        raise failed
+    return commits.work(at_once=at_once, wait_s=wait_s)
 
 
 def _poll(counter: ActorHandle[Any], before: Counts) -> Counts:

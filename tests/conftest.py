@@ -31,6 +31,12 @@ def bucket(s3_server):
     return f"s3://{name}"
 
 
+@pytest.fixture(params=["local", pytest.param("bucket", marks=pytest.mark.s3)])
+def base(request, tmp_path):
+    """URI of an empty place, in a folder and in a bucket."""
+    return str(tmp_path) if request.param == "local" else request.getfixturevalue("bucket")
+
+
 @pytest.fixture
 def proxy(s3_server, monkeypatch):
     """A proxy before the S3 server that breaks what it is told to; the environment points to it.

@@ -5,21 +5,7 @@ import pytest
 from pipeline import storage
 from pipeline.errors import ConfigError
 from pipeline.sources import HIDDEN, list_shards
-
-LOCAL_AND_S3 = ["local", pytest.param("bucket", marks=pytest.mark.s3)]
-
-
-@pytest.fixture(params=LOCAL_AND_S3)
-def base(request, tmp_path):
-    """URI of an empty place, in a folder and in a bucket."""
-    if request.param == "local":
-        return str(tmp_path)
-    return request.getfixturevalue("bucket")
-
-
-def fill(base, *names):
-    for name in names:
-        storage.publish(f"{base}/{name}", b"x")
+from tests.makers import fill
 
 
 def shard_names(source, fmt=None):

@@ -12,13 +12,6 @@ def read(listing):
     return [sample for shard in listing.shards for sample in read_shard(shard, Selection(), schema)]
 
 
-@pytest.fixture(params=["local", pytest.param("bucket", marks=pytest.mark.s3)])
-def base(request, tmp_path):
-    if request.param == "local":
-        return str(tmp_path)
-    return request.getfixturevalue("bucket")
-
-
 def test_read_shard_folder_gives_relative_paths_in_order(base):
     names = ["b/2.png", "a.JPG", "b/1.jpg", "b/c/d.webp"]
     for name in [*names, "notes.txt", "._a.JPG", ".DS_Store"]:

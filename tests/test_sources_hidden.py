@@ -6,26 +6,10 @@ import tarfile
 import pytest
 
 from jobs import encode
-from pipeline import storage
 from pipeline.errors import ConfigError
 from pipeline.schema import Reason, Selection
 from pipeline.sources import HIDDEN, kept_schema, list_shards, members, read_shard
-from tests.makers import jpeg, tar_of
-
-LOCAL_AND_S3 = ["local", pytest.param("bucket", marks=pytest.mark.s3)]
-
-
-@pytest.fixture(params=LOCAL_AND_S3)
-def base(request, tmp_path):
-    """URI of an empty place, in a folder and in a bucket."""
-    if request.param == "local":
-        return str(tmp_path)
-    return request.getfixturevalue("bucket")
-
-
-def fill(base, *names):
-    for name in names:
-        storage.publish(f"{base}/{name}", b"x")
+from tests.makers import fill, jpeg, tar_of
 
 
 def paths(listing, base):

@@ -93,9 +93,7 @@ def find_image(listing: Listing, selection: Selection, read: Read | None = None)
 
 
 def find_passed_over(listing: Listing, selection: Selection) -> list[str]:
-    """Returns the columns that may hold images too, and are neither taken nor kept."""
-    if listing.format != "parquet" or selection.image is None:
-        return []
+    """Returns the columns of Parquet files that may hold images too, neither taken nor kept."""
     over = columns.find_passed_over(listing.shards, selection.image)
     return [name for name in over if name != selection.key and name not in selection.keep]
 

@@ -62,7 +62,7 @@ def _may_be_told(schema: pa.Schema, seen: dict[str, bool | None], files: int) ->
     return is_one and not _unread(schema) and files + 1 < _FILES_ASKED
 
 
-def find_passed_over(shards: Iterable[Shard], image: str) -> list[str]:
+def find_passed_over(shards: Iterable[Shard], image: str | None) -> list[str]:
     """Returns the columns that may hold images too and are not taken, by the first readable file.
 
     Args:
