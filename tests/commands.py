@@ -15,7 +15,7 @@ CHECKPOINT = Path(__file__).parent.parent / "infra" / "demo" / "checkpoint"
 def start(*arguments):
     """Starts `vqpipe`; the caller waits for it or kills it."""
     return subprocess.Popen(
-        [sys.executable, "-m", "jobs.cli", *map(str, arguments)],
+        [sys.executable, "-m", "vqpipe.commands.cli", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

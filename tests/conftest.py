@@ -41,10 +41,10 @@ def base(request, tmp_path):
 def proxy(s3_server, monkeypatch):
     """A proxy before the S3 server that breaks what it is told to; the environment points to it.
 
-    Both `pipeline.storage` in this process and commands in others go through it; `bucket` makes
+    Both `vqpipe.storage.verbs` in this process and commands in others go through it; `bucket` makes
     its bucket directly, and so does `s3_server`'s endpoint.
     """
-    from pipeline import storage
+    from vqpipe import storage
 
     with fault_proxy.serve(s3_server) as served:
         monkeypatch.setenv("AWS_ENDPOINT_URL", served.endpoint)
@@ -63,7 +63,7 @@ def cloud(request, tmp_path_factory):
 @pytest.fixture
 def container(cloud, request, monkeypatch):
     """A new, empty container in an emulator; the environment points to it."""
-    from pipeline import storage
+    from vqpipe import storage
 
     for name, value in cloud.environment(cloud.endpoint).items():
         monkeypatch.setenv(name, value)
@@ -75,7 +75,7 @@ def container(cloud, request, monkeypatch):
 @pytest.fixture
 def cloud_proxy(cloud, container, monkeypatch):  # noqa: ARG001 (made past the proxy)
     """A proxy before the emulator that breaks what it is told to; the environment points to it."""
-    from pipeline import storage
+    from vqpipe import storage
 
     with fault_proxy.serve(cloud.endpoint) as served:
         for name, value in cloud.environment(served.endpoint).items():

@@ -6,8 +6,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import seal
-from pipeline.objects import pack_object
+from vqpipe.sink import seal
+from vqpipe.sink.objects import pack_object
 
 
 def rewrite(path, change=lambda table: table, metadata=None):

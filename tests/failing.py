@@ -11,11 +11,12 @@ import time
 
 import numpy as np
 
-from jobs import cli
-from pipeline import engine, pace
-from pipeline.codec import Codec
-from pipeline.errors import ConfigError
 from tests.makers import encoded
+from vqpipe.codec.codec import Codec
+from vqpipe.commands import cli
+from vqpipe.engine import graph as engine
+from vqpipe.engine import pace
+from vqpipe.errors import ConfigError
 
 RAISES, KILLS = (255, 0, 0), (0, 255, 0)
 

@@ -22,15 +22,15 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.errors import VqpipeError
-from pipeline.images import FORMATS, Preprocess, View, open_image
-from pipeline.layout import Staged
-from pipeline.sandbox import Sandbox
-from pipeline.schema import Rejection, Selection
-from pipeline.sources import find_image, kept_schema, list_shards, read_shard
-from pipeline.stages import read_rows
 from tests import thrift
 from tests.makers import encoded, jpeg, picture, tar_of
+from vqpipe.errors import VqpipeError
+from vqpipe.images import FORMATS, Preprocess, View, open_image
+from vqpipe.images.sandbox import Sandbox
+from vqpipe.schema import Rejection, Selection
+from vqpipe.sink.layout import Staged
+from vqpipe.sources import find_image, kept_schema, list_shards, read_shard
+from vqpipe.stages.read import read_rows
 
 MEMORY_BYTES = 6 * 2**30  # a page of Parquet may claim 2 GiB, as may its dictionary
 EXAMPLE_S = 60

@@ -1,4 +1,4 @@
-"""Stands before every call of `pipeline.storage`, to count, delay or end them."""
+"""Stands before every call of `vqpipe.storage.verbs`, to count, delay or end them."""
 
 import contextlib
 import functools
@@ -6,7 +6,8 @@ import threading
 
 import pytest
 
-from pipeline import storage
+from vqpipe import storage
+from vqpipe.storage import verbs
 
 VERBS = (
     "list_files",
@@ -25,7 +26,9 @@ def intercept(call):
     """Has `call(real, *arguments, **options)` made in place of each storage call of a block."""
     with pytest.MonkeyPatch.context() as patch:
         for verb in VERBS:
-            patch.setattr(storage, verb, functools.partial(call, getattr(storage, verb)))
+            standing = functools.partial(call, getattr(storage, verb))
+            for module in (storage, verbs):
+                patch.setattr(module, verb, standing)
         yield
 
 

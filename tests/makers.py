@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from pipeline import storage
-from pipeline.schema import File, Shard
+from vqpipe import storage
+from vqpipe.schema import File, Shard
 
 TAR = Shard("train/a", "webdataset", (File("s3://b/train/a.tar", 2**33, "etag-1"),))
 GROUPS = Shard("b-00001", "parquet", (File("/d/b.parquet", 7, "1.5"),), row_groups=(0, 3))

@@ -9,9 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-from pipeline.errors import VqpipeError
-from pipeline.schema import Selection
-from pipeline.sources import kept_schema, list_shards, read_shard
+from vqpipe.errors import VqpipeError
+from vqpipe.schema import Selection
+from vqpipe.sources import kept_schema, list_shards, read_shard
 
 
 def _read(path):

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from pipeline.report import (
+from tests.makers import jpeg
+from vqpipe.report import (
     Counts,
     Drift,
     Example,
@@ -16,7 +17,6 @@ from pipeline.report import (
     Report,
     Throughput,
 )
-from tests.makers import jpeg
 
 
 def make_metric(name, mean, **changes):

@@ -7,14 +7,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.kept import facts_of_kept
-from pipeline import schema, todo
-from pipeline.plan import Growth, Plan
-from pipeline.products import CodesProduct
-from pipeline.run import Run, start_run
-from pipeline.schema import File, Shard
-from pipeline.stages import NO_ROW
-from pipeline.writer import Writer
+from vqpipe import schema
+from vqpipe.commands.kept import facts_of_kept
+from vqpipe.schema import File, Shard
+from vqpipe.sink import todo
+from vqpipe.sink.plan import Growth, Plan
+from vqpipe.sink.product import CodesProduct
+from vqpipe.sink.run import Run, start_run
+from vqpipe.sink.writer import Writer
+from vqpipe.stages.read import NO_ROW
 
 KEPT = pa.schema([pa.field("caption", pa.string()), pa.field("score", pa.float32())])
 

@@ -29,20 +29,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.kept import facts_of_kept
-from pipeline import layout, publication, schema, storage, todo, totals
-from pipeline import verify as verification
-from pipeline.commit import commit_rows
-from pipeline.errors import SourceChangedError, VqpipeError
-from pipeline.objects import read_rejections
-from pipeline.plan import Growth, Plan, load_plan
-from pipeline.products import CodesProduct
-from pipeline.run import Run, is_complete, load_run, start_run
-from pipeline.schema import UNKNOWN, File, Reason, Rejection, Sample
-from pipeline.stages import read_rows
-from pipeline.writer import Attempt, Writer
 from tests.intercept import Crash
 from tests.runs import KEPT, tar_shard
+from vqpipe import schema, storage
+from vqpipe.commands.kept import facts_of_kept
+from vqpipe.errors import SourceChangedError, VqpipeError
+from vqpipe.inspection import verify as verification
+from vqpipe.schema import UNKNOWN, File, Reason, Rejection, Sample
+from vqpipe.sink import layout, publication, todo, totals
+from vqpipe.sink.commit import commit_rows
+from vqpipe.sink.objects import read_rejections
+from vqpipe.sink.plan import Growth, Plan, load_plan
+from vqpipe.sink.product import CodesProduct
+from vqpipe.sink.run import Run, is_complete, load_run, start_run
+from vqpipe.sink.writer import Attempt, Writer
+from vqpipe.stages.read import read_rows
 
 SINK = "/sink"
 GRID, CODEBOOK = (2, 3), 16
@@ -81,7 +82,7 @@ class Habits:
 
 
 class Store:
-    """`pipeline.storage` in memory; each verb is one step, taken at once."""
+    """`vqpipe.storage.verbs` in memory; each verb is one step, taken at once."""
 
     def __init__(self, habits, rng):
         self.objects, self.changes = {}, 0
@@ -226,7 +227,7 @@ def standing_in(store):
             patch.setattr(storage, verb, functools.partial(call, getattr(store, verb)))
         patch.setattr(storage, "sweep", lambda _: None)
         for name, module in sys.modules.items():
-            if name.startswith("pipeline.") and hasattr(module, "ThreadPoolExecutor"):
+            if name.startswith("vqpipe.") and hasattr(module, "ThreadPoolExecutor"):
                 patch.setattr(module, "ThreadPoolExecutor", AtOnce)
         yield
 

@@ -6,17 +6,18 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipeline import schema, storage, totals
-from pipeline.commit import commit_rows
-from pipeline.footer import HISTOGRAM, ORIGIN, pack_histogram
-from pipeline.images import ImageFormat
-from pipeline.objects import digest, pack_object, pack_rejections
-from pipeline.plan import Growth, Plan, pick_names
-from pipeline.products import ImagesProduct, ScoresProduct
-from pipeline.run import Run, start_run
-from pipeline.schema import REJECTED, data_schema
-from pipeline.writer import Writer
 from tests.runs import encoded_rows, start, tar_shard
+from vqpipe import schema, storage
+from vqpipe.images import ImageFormat
+from vqpipe.schema import REJECTED, data_schema
+from vqpipe.sink import totals
+from vqpipe.sink.commit import commit_rows
+from vqpipe.sink.footer import HISTOGRAM, ORIGIN, pack_histogram
+from vqpipe.sink.objects import digest, pack_object, pack_rejections
+from vqpipe.sink.plan import Growth, Plan, pick_names
+from vqpipe.sink.product import ImagesProduct, ScoresProduct
+from vqpipe.sink.run import Run, start_run
+from vqpipe.sink.writer import Writer
 
 IDENTITY = {
     "stage": "encode",

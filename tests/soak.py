@@ -24,11 +24,11 @@ import boto3
 import s3fs
 from rich.console import Console
 
-from jobs.console import print_fields
 from tests import commands, corpus, poison
 from tests.fault_proxy import Faults, serve
 from tests.killer import KINDS, Killer, descendants
 from tests.servers import AWS, serve_moto
+from vqpipe.commands.console import print_fields
 
 SHARDS, IMAGES, RESOLUTION = 48, 120, 96
 FAULTS = Faults(refuse=0.2, drop=0.02, lose=0.02, cut=0.02)
@@ -135,7 +135,7 @@ def start_driver():
     places = ("--source", f"s3://{BUCKET}/source", "--sink", f"s3://{BUCKET}/sink")
     arguments = ("encode", *places, "--model", commands.CHECKPOINT, *OPTIONS)
     return subprocess.Popen(
-        [sys.executable, "-m", "jobs.cli", *map(str, arguments)],
+        [sys.executable, "-m", "vqpipe.commands.cli", *map(str, arguments)],
         env={**os.environ, "RAY_ADDRESS": ""},
     )
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import AvifImagePlugin, Image, WebPImagePlugin
 
-from pipeline.images import Preprocess, View, open_image
-from pipeline.schema import Reason
 from tests.makers import encoded, picture
 from tests.test_images import assert_is_view, opened_and_peak
+from vqpipe.images import Preprocess, View, open_image
+from vqpipe.schema import Reason
 
 HOW = Preprocess(32)
 PIXELS = picture(60, 40)

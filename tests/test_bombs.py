@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.errors import ConfigError
-from pipeline.schema import Reason, Selection
-from pipeline.sources import kept_schema, keys, list_shards, parquet, read_shard, webdataset
 from tests import thrift
 from tests.makers import tar_of
+from vqpipe.errors import ConfigError
+from vqpipe.schema import Reason, Selection
+from vqpipe.sources import kept_schema, keys, list_shards, parquet, read_shard, webdataset
 
 BLOCK = 512
 MEGABYTE = 2**20

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.images import Preprocess, open_image
 from tests.makers import encoded, picture
+from vqpipe.images import Preprocess, open_image
 
 
 def gif_on_screen(transparent, background, *, is_local=False, has_palette=True):

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from pipeline.card import write_card
-from pipeline.run import load_run
-from pipeline.totals import read_totals
 from tests import sinks
+from vqpipe.sink.card import write_card
+from vqpipe.sink.run import load_run
+from vqpipe.sink.totals import read_totals
 
 LOAD = """
 import json, sys, datasets

@@ -15,12 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import cli
-from jobs.pipes import Tolerant
-from pipeline.plan import Plan
 from tests import commands, sinks
 from tests.makers import jpeg
 from tests.runs import tar_shard
+from vqpipe.commands import cli
+from vqpipe.commands.pipes import Tolerant
+from vqpipe.sink.plan import Plan
 
 
 def main(*arguments):
@@ -71,7 +71,14 @@ def complete(tmp_path):
 def test_main_reader_that_goes_away_changes_no_exit_code(complete, stream, place, code):
     read, write = os.pipe()
     os.close(read)
-    command = [sys.executable, "-m", "jobs.cli", "inspect", str(complete / place), "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "vqpipe.commands.cli",
+        "inspect",
+        str(complete / place),
+        "--json",
+    ]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: write}
     done = subprocess.run(command, **streams, timeout=60)
     os.close(write)
@@ -84,7 +91,7 @@ def test_main_reader_that_goes_away_changes_no_exit_code(complete, stream, place
 def test_main_output_that_cannot_be_written_is_an_error_only_where_it_is_the_work(
     complete, stream, why
 ):
-    command = [sys.executable, "-m", "jobs.cli", "inspect", str(complete), "--json"]
+    command = [sys.executable, "-m", "vqpipe.commands.cli", "inspect", str(complete), "--json"]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     if why == "closed":  # no stream at all, as a shell's `>&-` leaves it
         number = {"stdout": 1, "stderr": 2}[stream]

@@ -11,16 +11,18 @@ import traceback
 import numpy as np
 import pytest
 
-from pipeline import retries, storage, totals
-from pipeline.commit import commit_rows
-from pipeline.errors import ConfigError, SourceChangedError, StorageError
-from pipeline.run import check_creates_once, is_complete
-from pipeline.sources import list_shards
-from pipeline.verify import verify
 from tests import commands, runs
 from tests.fault_proxy import SHARES, Faults
 from tests.intercept import Crash, Crashing
 from tests.makers import jpeg, tar_of
+from vqpipe import storage
+from vqpipe.errors import ConfigError, SourceChangedError, StorageError
+from vqpipe.inspection.verify import verify
+from vqpipe.sink import totals
+from vqpipe.sink.commit import commit_rows
+from vqpipe.sink.run import check_creates_once, is_complete
+from vqpipe.sources import list_shards
+from vqpipe.storage import retries
 
 pytestmark = pytest.mark.cloud
 
@@ -104,7 +106,7 @@ def test_publish_and_replace_if_racing_threads_exactly_one_wins(container):
 def test_list_files_of_several_pages_is_whole_and_without_hidden_and_folder_marks(
     container, monkeypatch
 ):
-    for name in ("pipeline.azure", "pipeline.gcs"):
+    for name in ("vqpipe.storage.azure", "vqpipe.storage.gcs"):
         monkeypatch.setattr(importlib.import_module(name), "_PAGE", 7)
     names = [f"run/{i:04}" for i in range(20)] + ["run/deep/er/x", "run2/x", "run/.hidden"]
     for name in [*names, "run/deep/", "run/empty/"]:
@@ -322,7 +324,7 @@ def nowhere(monkeypatch):
     """An environment that points to no store; what was imported for one is forgotten."""
     for name in [name for name in os.environ if name.startswith(("AZURE_", "STORAGE_EMULATOR"))]:
         monkeypatch.delenv(name)
-    for module in ("pipeline.azure", "pipeline.gcs"):
+    for module in ("vqpipe.storage.azure", "vqpipe.storage.gcs"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     storage.forget()
     yield monkeypatch

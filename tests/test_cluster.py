@@ -9,8 +9,8 @@ import psutil
 import pytest
 import ray
 
-from pipeline import cluster, submission
-from pipeline.errors import ConfigError, IncompleteError
+from vqpipe.engine import cluster, submission
+from vqpipe.errors import ConfigError, IncompleteError
 
 
 @pytest.mark.fault(32)

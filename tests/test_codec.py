@@ -6,13 +6,13 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from pipeline.codec import Codec, CodecConfig
-from pipeline.device import choose_device
-from pipeline.doctor import load_probes
-from pipeline.errors import ConfigError, DeviceError
-from pipeline.vqgan.files import WEIGHTS_FILE
-from pipeline.weights import Weights
 from tests.vqgan_configs import make_oracle
+from vqpipe.codec.codec import Codec, CodecConfig
+from vqpipe.codec.device import choose_device
+from vqpipe.codec.doctor import load_probes
+from vqpipe.codec.weights import Weights
+from vqpipe.errors import ConfigError, DeviceError
+from vqpipe.vqgan.files import WEIGHTS_FILE
 
 DEMO = Path(__file__).parents[1] / "infra" / "demo" / "checkpoint"
 SCALES = {"signed": (2.0, -1.0), "unit": (1.0, 0.0)}

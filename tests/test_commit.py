@@ -12,15 +12,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import layout, schema, storage, todo
-from pipeline.commit import RECEIPT, commit_rows
-from pipeline.errors import AccountingError, StorageError
-from pipeline.footer import unpack_histogram
-from pipeline.images import Preprocess
-from pipeline.schema import Selection
-from pipeline.sources import list_shards, read_shard
-from pipeline.stages import encode_rows, open_rows, read_rows
-from pipeline.totals import read_totals
 from tests.intercept import Crash, Standing
 from tests.makers import jpeg, tar_of
 from tests.runs import (
@@ -37,6 +28,16 @@ from tests.runs import (
     start,
     visible,
 )
+from vqpipe import schema, storage
+from vqpipe.errors import AccountingError, StorageError
+from vqpipe.images import Preprocess
+from vqpipe.schema import Selection
+from vqpipe.sink import layout, todo
+from vqpipe.sink.commit import RECEIPT, commit_rows
+from vqpipe.sink.footer import unpack_histogram
+from vqpipe.sink.totals import read_totals
+from vqpipe.sources import list_shards, read_shard
+from vqpipe.stages.read import encode_rows, open_rows, read_rows
 
 TOTAL = 8
 REJECTED = (2, 5)

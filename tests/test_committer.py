@@ -3,8 +3,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline import committer
-from pipeline.committer import GATHER_BYTES, GATHER_ROWS, GATHER_S, Block, Committer, Gathered
+from vqpipe.engine import committer
+from vqpipe.engine.committer import GATHER_BYTES, GATHER_ROWS, GATHER_S, Block, Committer, Gathered
 
 
 @pytest.fixture

@@ -5,12 +5,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from jobs import cli
-from pipeline import storage
-from pipeline.vqgan import VQModel
-from pipeline.weights import Weights
 from tests import commands, compvis
 from tests.compvis import make_vqgan
+from vqpipe import storage
+from vqpipe.codec.weights import Weights
+from vqpipe.commands import cli
+from vqpipe.vqgan import VQModel
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 

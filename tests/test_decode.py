@@ -16,10 +16,10 @@ import pytest
 import torch
 from PIL import Image
 
-from jobs import cli
-from pipeline.weights import Weights
 from tests import commands
 from tests.makers import jpeg
+from vqpipe.codec.weights import Weights
+from vqpipe.commands import cli
 
 KEYS = ["plain", "a/b.jpg", "../../up", "/abs", "nul\0", "<b>é😀", "x" * 3000, "a.b.c"]
 SIDE, GRID = 32, (8, 8)

@@ -8,14 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import cli, decode
-from jobs.decode import Decode
-from pipeline.commit import commit_rows
-from pipeline.plan import Growth, Plan
-from pipeline.run import start_run
-from pipeline.weights import Weights
 from tests import commands, sinks
 from tests.runs import encoded_rows, tar_shard
+from vqpipe.codec.weights import Weights
+from vqpipe.commands import cli, decode
+from vqpipe.commands.decode import Decode
+from vqpipe.sink.commit import commit_rows
+from vqpipe.sink.plan import Growth, Plan
+from vqpipe.sink.run import start_run
 
 GRID = (8, 8)
 

@@ -5,10 +5,10 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from pipeline import schema
-from pipeline.decoding import Form, compress_rows, decode_rows
-from pipeline.images import ImageFormat
-from pipeline.schema import Reason
+from vqpipe import schema
+from vqpipe.images import ImageFormat
+from vqpipe.schema import Reason
+from vqpipe.stages.decode import Form, compress_rows, decode_rows
 
 FORM = Form((2, 3), 16)
 LATENTS = Form((2, 3), 16, channels=4)

@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from infra.demo.photos import HELD_OUT, TRAIN, crop_square, open_photo
-from pipeline.vqgan import VQModel
+
+from vqpipe.vqgan import VQModel
 
 CHECKPOINT = Path(__file__).parents[1] / "infra" / "demo" / "checkpoint"
 MAX_BYTES = 3_000_000

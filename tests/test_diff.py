@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from jobs import cli
 from tests import sinks
+from vqpipe.commands import cli
 
 NAMES = [f"s{index:02d}" for index in range(20)]
 

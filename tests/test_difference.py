@@ -6,18 +6,18 @@ from dataclasses import replace
 import duckdb
 import pytest
 
-from pipeline import difference
-from pipeline.difference import (
+from tests import sinks
+from tests.runs import tar_shard
+from vqpipe.errors import StorageError
+from vqpipe.inspection import difference
+from vqpipe.inspection.difference import (
     compare_codes,
     compare_fields,
     compare_plans,
     why_incomparable,
 )
-from pipeline.errors import StorageError
-from pipeline.plan import Plan
-from pipeline.run import Run
-from tests import sinks
-from tests.runs import tar_shard
+from vqpipe.sink.plan import Plan
+from vqpipe.sink.run import Run
 
 NAMES = ("a", "b/c", "d")
 ROWS = (9, 4, 6)

@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.doctor import check_start, decide_range, diagnose, load_probes, probe_range
-from pipeline.errors import ConfigError
-from pipeline.vqgan import VQModel
-from pipeline.weights import Weights
 from tests.vqgan_configs import CONFIGS
+from vqpipe.codec.doctor import check_start, decide_range, diagnose, load_probes, probe_range
+from vqpipe.codec.weights import Weights
+from vqpipe.errors import ConfigError
+from vqpipe.vqgan import VQModel
 
 DEMO = Path(__file__).parents[1] / "infra" / "demo" / "checkpoint"
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from scipy.spatial import distance
 
-from pipeline import drift, totals
-from pipeline.footer import read_footer
 from tests import sinks
+from vqpipe.inspection import drift
+from vqpipe.sink import totals
+from vqpipe.sink.footer import read_footer
 
 
 def turn(listed):

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageOps
 
-from jobs import cli
 from tests import commands
 from tests.makers import encoded, jpeg, picture, tar_of
+from vqpipe.commands import cli
 
 RESOLUTION = 64
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

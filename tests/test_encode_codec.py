@@ -5,14 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from jobs import cli
-from pipeline import cluster
-from pipeline.codec import Codec, CodecConfig
-from pipeline.footer import ORIGIN
-from pipeline.weights import Weights
 from tests import commands
 from tests.makers import jpeg, tar_of
 from tests.test_doctor import checkpoints, make_unit  # noqa: F401 (a fixture)
+from vqpipe.codec.codec import Codec, CodecConfig
+from vqpipe.codec.weights import Weights
+from vqpipe.commands import cli
+from vqpipe.engine import cluster
+from vqpipe.sink.footer import ORIGIN
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 SIDE = 64
@@ -38,7 +38,7 @@ def read_json(root, name):
 
 def codes_in(root, dtype):
     """Codes by key, of the codec alone, fed with what Pillow opens."""
-    from pipeline.images import Preprocess, open_image
+    from vqpipe.images import Preprocess, open_image
 
     how = CodecConfig(dtype=dtype, pixel_range="unit")
     # As many threads as a run takes: torch's group norm divides its sums between them.

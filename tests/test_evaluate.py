@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from jobs import cli
 from tests import commands
 from tests.damage import rewrite, set_column
 from tests.makers import jpeg, picture, tar_of
+from vqpipe.commands import cli
 
 SIDE, SHARDS, IMAGES = 64, 3, 12
 MARKUP = "<b>&"

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from jobs import evaluate
-from jobs.evaluate import Evaluate
-from pipeline.errors import ConfigError
-from pipeline.evaluation import Sink
-from pipeline.plan import Plan
-from pipeline.sources import folder, list_shards
-from pipeline.sources.names import relative_path
 from tests import sinks
 from tests.runs import start
+from vqpipe.commands import evaluate
+from vqpipe.commands.evaluate import Evaluate
+from vqpipe.errors import ConfigError
+from vqpipe.inspection.evaluation import Sink
+from vqpipe.sink.plan import Plan
+from vqpipe.sources import folder, list_shards
+from vqpipe.sources.names import relative_path
 
 
 def pick(writer):

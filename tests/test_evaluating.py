@@ -5,9 +5,9 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from pipeline import schema
-from pipeline.evaluating import Measured, measure_rows, pick_rows, picture_rows, share_out
-from pipeline.schema import Reason
+from vqpipe import schema
+from vqpipe.schema import Reason
+from vqpipe.stages.evaluate import Measured, measure_rows, pick_rows, picture_rows, share_out
 
 SCORES = schema.score_fields(has_lpips=False, has_features=False)
 SIDE = 4

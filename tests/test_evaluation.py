@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import evaluation
-from pipeline.drift import measure_drift
-from pipeline.evaluation import Sink
-from pipeline.report import render_report
-from pipeline.totals import read_totals
 from tests import sinks
+from vqpipe.inspection import evaluation
+from vqpipe.inspection.drift import measure_drift
+from vqpipe.inspection.evaluation import Sink
+from vqpipe.report import render_report
+from vqpipe.sink.totals import read_totals
 
 NAMES = [f"s{index:02d}" for index in range(30)]
 PICKED = NAMES[::6]

@@ -4,8 +4,8 @@ import pyarrow as pa
 import pytest
 from ray import exceptions
 
-from pipeline.errors import ConfigError, StorageError
-from pipeline.failures import explain
+from vqpipe.engine.failures import explain
+from vqpipe.errors import ConfigError, StorageError
 
 
 def from_worker(cause):

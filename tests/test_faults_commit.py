@@ -13,15 +13,6 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.kept import facts_of_kept
-from pipeline import schema, storage, todo, totals
-from pipeline.commit import commit_rows
-from pipeline.errors import IncompleteError
-from pipeline.plan import Growth, Plan, load_plan
-from pipeline.products import CodesProduct
-from pipeline.run import Run, find_run, is_complete, start_run
-from pipeline.verify import verify
-from pipeline.writer import Attempt, Writer
 from tests.intercept import Crash, Crashing, intercept
 from tests.runs import (
     KEPT,
@@ -32,13 +23,23 @@ from tests.runs import (
     tar_shard,
     visible,
 )
+from vqpipe import schema, storage
+from vqpipe.commands.kept import facts_of_kept
+from vqpipe.errors import IncompleteError
+from vqpipe.inspection.verify import verify
+from vqpipe.sink import todo, totals
+from vqpipe.sink.commit import commit_rows
+from vqpipe.sink.plan import Growth, Plan, load_plan
+from vqpipe.sink.product import CodesProduct
+from vqpipe.sink.run import Run, find_run, is_complete, start_run
+from vqpipe.sink.writer import Attempt, Writer
 
 TOTAL, CUTS = 6, (0, 2, 3, 6)
 GRID, CODEBOOK = (2, 3), 16
 
 
 def live(sink, version="1", tag=None, rejected=()):
-    """One command on a sink with one shard, as jobs/encode.py goes about it, in a plain loop."""
+    """One command on a sink with one shard, as vqpipe encode goes about it, in a plain loop."""
     listed = Plan.of([tar_shard("a", version=version)])
     facts = {"grid": list(GRID), "codebook_size": CODEBOOK, **facts_of_kept(KEPT)}
     asked = Run({"model": "m"}, facts, listed.sha256())

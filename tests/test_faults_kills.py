@@ -10,11 +10,11 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import cli
 from tests import commands
 from tests.killer import KINDS, Killer, descendants, seeded
 from tests.ray_cluster import LOOPBACK, RayCluster
 from tests.test_encode import photos, write_tars
+from vqpipe.commands import cli
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -11,17 +11,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import cli
-from pipeline import retries, s3, storage
-from pipeline.commit import commit_rows
-from pipeline.errors import SourceChangedError, StorageError
-from pipeline.run import check_creates_once
-from pipeline.schema import Selection
-from pipeline.sources import kept_schema, list_shards, read_shard
 from tests import runs
 from tests.commands import CHECKPOINT
 from tests.fault_proxy import SHARES, Faults
 from tests.makers import tar_of
+from vqpipe import storage
+from vqpipe.commands import cli
+from vqpipe.errors import SourceChangedError, StorageError
+from vqpipe.schema import Selection
+from vqpipe.sink.commit import commit_rows
+from vqpipe.sink.run import check_creates_once
+from vqpipe.sources import kept_schema, list_shards, read_shard
+from vqpipe.storage import retries, s3
 
 pytestmark = pytest.mark.s3
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.filenames import MAX_BYTES, drop_endings, safe_folder, safe_name, safe_names
+from vqpipe.sink.filenames import MAX_BYTES, drop_endings, safe_folder, safe_name, safe_names
 
 KEYS = [
     "train/0001",

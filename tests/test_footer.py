@@ -2,10 +2,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline import footer, storage
-from pipeline.errors import DamagedError
-from pipeline.footer import pack_histogram, read_footer
-from pipeline.objects import pack_object
+from vqpipe import storage
+from vqpipe.errors import DamagedError
+from vqpipe.sink import footer
+from vqpipe.sink.footer import pack_histogram, read_footer
+from vqpipe.sink.objects import pack_object
 
 
 def write(path, metadata, column=b"x"):

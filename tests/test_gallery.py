@@ -16,20 +16,21 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from jobs import cli
-from jobs.kept import facts_of_kept
-from pipeline import products, todo, totals
-from pipeline.commit import commit_rows
-from pipeline.images import ImageFormat, compress
-from pipeline.layout import data_uri
-from pipeline.plan import Growth, Plan
-from pipeline.products import ImagesProduct
-from pipeline.run import Run, start_run
-from pipeline.verify import verify
-from pipeline.writer import Writer
 from tests import damage, sinks
 from tests.intercept import Crash, Crashing, intercept
 from tests.runs import no_rows, tar_shard
+from vqpipe.commands import cli
+from vqpipe.commands.kept import facts_of_kept
+from vqpipe.images import ImageFormat, compress
+from vqpipe.inspection.verify import verify
+from vqpipe.sink import product as products
+from vqpipe.sink import todo, totals
+from vqpipe.sink.commit import commit_rows
+from vqpipe.sink.layout import data_uri
+from vqpipe.sink.plan import Growth, Plan
+from vqpipe.sink.product import ImagesProduct
+from vqpipe.sink.run import Run, start_run
+from vqpipe.sink.writer import Writer
 
 SIZE = (6, 8)
 SHARDS = ("a", "deep/b")

@@ -7,9 +7,9 @@ import duckdb
 import numpy as np
 import pytest
 
-from jobs import cli
 from tests import commands
 from tests.makers import encoded, jpeg, picture, tar_of
+from vqpipe.commands import cli
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load, save
 
-from pipeline import hub
-from pipeline.vqgan.files import CONFIG_FILE, PICKLE_FILE, WEIGHTS_FILE
-from pipeline.weights import Weights
 from tests import commands, compvis, hub_server
 from tests.makers import jpeg
+from vqpipe.codec import hub
+from vqpipe.codec.weights import Weights
+from vqpipe.vqgan.files import CONFIG_FILE, PICKLE_FILE, WEIGHTS_FILE
 
 DEMO = {name: (commands.CHECKPOINT / name).read_bytes() for name in (CONFIG_FILE, WEIGHTS_FILE)}
 HALF = save({name: tensor.half() for name, tensor in load(DEMO[WEIGHTS_FILE]).items()})
@@ -44,8 +44,8 @@ REPOSITORIES = {
 }
 LOAD = """
 import json, sys
-from pipeline.errors import VqpipeError
-from pipeline.weights import Weights
+from vqpipe.errors import VqpipeError
+from vqpipe.codec.weights import Weights
 for options in json.loads(sys.argv[1]):
     try:
         weights = Weights.load(**options)
@@ -191,7 +191,7 @@ def test_hub_is_repository_tells_names_from_paths(name, expected):
 
 
 def test_hub_client_is_not_imported_before_it_is_needed():
-    code = "import sys, jobs.cli; sys.exit('huggingface_hub' in sys.modules)"
+    code = "import sys, vqpipe.commands.cli; sys.exit('huggingface_hub' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
-from pipeline.images import FORMATS, ImageFormat, Preprocess, View, compress, open_image
-from pipeline.schema import Reason, Rejection
 from tests.makers import encoded, jpeg, picture
+from vqpipe.images import FORMATS, ImageFormat, Preprocess, View, compress, open_image
+from vqpipe.schema import Reason, Rejection
 
 HOW = Preprocess(32)
 NOISE = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
@@ -357,7 +357,7 @@ def png_of_zeros(side):
 OPEN_AND_MEASURE = """
 import sys
 from pathlib import Path
-from pipeline.images import Preprocess, open_image
+from vqpipe.images.views import Preprocess, open_image
 
 def peak():  # getrusage's is that of the parent, too
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) // 1024

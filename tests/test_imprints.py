@@ -7,13 +7,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import storage
-from pipeline.errors import SourceChangedError
-from pipeline.plan import Growth, Plan
-from pipeline.schema import File, Shard
-from pipeline.sources import list_shards
-from pipeline.sources.versions import imprint_shards
 from tests.makers import jpeg, tar_of
+from vqpipe import storage
+from vqpipe.errors import SourceChangedError
+from vqpipe.schema import File, Shard
+from vqpipe.sink.plan import Growth, Plan
+from vqpipe.sources import list_shards
+from vqpipe.sources.versions import imprint_shards
 
 KINDS = ["tar", "parquet", "folder"]
 

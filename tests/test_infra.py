@@ -8,8 +8,8 @@ import jsonschema
 import pytest
 import yaml
 
-from jobs import cli
-from jobs.encode import Encode
+from vqpipe.commands import cli
+from vqpipe.commands.encode import Encode
 
 ROOT = Path(__file__).parents[1]
 MANIFEST = ROOT / "infra/kuberay/encode.yaml"

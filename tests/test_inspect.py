@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from jobs import cli
-from pipeline import survey, todo
-from pipeline.commit import commit_rows
-from pipeline.plan import Growth, Plan
-from pipeline.run import start_run
-from pipeline.writer import Attempt
 from tests import sinks
 from tests.runs import encoded_rows, query, tar_shard
+from vqpipe.commands import cli
+from vqpipe.inspection import survey
+from vqpipe.sink import todo
+from vqpipe.sink.commit import commit_rows
+from vqpipe.sink.plan import Growth, Plan
+from vqpipe.sink.run import start_run
+from vqpipe.sink.writer import Attempt
 
 NAMES = ("a", "b")
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.images import Preprocess, View, open_image
-from pipeline.schema import Reason
 from tests.makers import encoded
+from vqpipe.images import Preprocess, View, open_image
+from vqpipe.schema import Reason
 
 HOW = Preprocess(32)
 END = b"\xff\xd9"

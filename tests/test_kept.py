@@ -10,20 +10,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline import schema
-from pipeline.commit import commit_rows
-from pipeline.images import ImageFormat
-from pipeline.layout import Staged
-from pipeline.plan import Growth, Plan
-from pipeline.products import CodesProduct, ImagesProduct
-from pipeline.quarantine import read_quarantined
-from pipeline.run import Run, start_run
-from pipeline.schema import Selection
-from pipeline.sources import codes, kept_schema, list_shards, read_shard
-from pipeline.stages import read_rows
-from pipeline.texts import documents, texts
-from pipeline.writer import Writer
 from tests.test_sources_parquet import KEPT
+from vqpipe import schema
+from vqpipe.images import ImageFormat
+from vqpipe.schema import Selection
+from vqpipe.sink.commit import commit_rows
+from vqpipe.sink.layout import Staged
+from vqpipe.sink.plan import Growth, Plan
+from vqpipe.sink.product import CodesProduct, ImagesProduct
+from vqpipe.sink.run import Run, start_run
+from vqpipe.sink.writer import Writer
+from vqpipe.sources import codes, kept_schema, list_shards, read_shard
+from vqpipe.sources.texts import documents, texts
+from vqpipe.stages.quarantine import read_quarantined
+from vqpipe.stages.read import read_rows
 
 IMAGE = "image"
 CODES = schema.codes_field(16, (1, 2))

@@ -4,8 +4,9 @@ import random
 import numpy as np
 import pytest
 
-from pipeline import layout, storage
-from pipeline.layout import Staged
+from vqpipe import storage
+from vqpipe.sink import layout
+from vqpipe.sink.layout import Staged
 
 
 @pytest.mark.parametrize("seed", range(200))

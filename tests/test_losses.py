@@ -5,22 +5,23 @@ import json
 import pyarrow as pa
 import pytest
 
-from jobs import summary
-from jobs.inspect import Inspect
-from jobs.inspect import run as inspect
-from jobs.summary import Allowance
-from jobs.verify import Verify
-from jobs.verify import run as verify
-from pipeline import schema, survey
-from pipeline.errors import DamagedShardsError, IncompleteError, TooManyRejectionsError
-from pipeline.footer import read_footer
-from pipeline.losses import describe_loss, find_damage, least_images
-from pipeline.progress import Progress
-from pipeline.storage import stat
-from pipeline.todo import retriable
-from pipeline.totals import read_totals
 from tests import sinks
 from tests.runs import query
+from vqpipe import schema
+from vqpipe.commands import summary
+from vqpipe.commands.inspect import Inspect
+from vqpipe.commands.inspect import run as inspect
+from vqpipe.commands.progress import Progress
+from vqpipe.commands.summary import Allowance
+from vqpipe.commands.verify import Verify
+from vqpipe.commands.verify import run as verify
+from vqpipe.errors import DamagedShardsError, IncompleteError, TooManyRejectionsError
+from vqpipe.inspection import survey
+from vqpipe.sink.footer import read_footer
+from vqpipe.sink.losses import describe_loss, find_damage, least_images
+from vqpipe.sink.todo import retriable
+from vqpipe.sink.totals import read_totals
+from vqpipe.storage import stat
 
 NAMES = ("a", "b", "c", "d")
 

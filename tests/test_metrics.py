@@ -6,8 +6,8 @@ import scipy.linalg
 import scipy.stats
 from scipy.spatial import distance
 
-from pipeline import metrics
-from pipeline.metrics import Moments
+from vqpipe import metrics
+from vqpipe.metrics import Moments
 
 HISTOGRAMS = {
     "even": [5] * 16,

@@ -12,23 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import objects, storage, todo
-from pipeline.commit import commit_rows
-from pipeline.errors import DamagedError, StorageError
-from pipeline.footer import HISTOGRAM, pack_histogram, read_footer
-from pipeline.objects import (
-    pack_object,
-    pack_rejections,
-    parse_object,
-    read_object,
-    read_rejections,
-    read_whole,
-)
-from pipeline.schema import REJECTED, Selection, Shard
-from pipeline.sources.codes import read_shard
-from pipeline.totals import mark_success, read_totals
-from pipeline.verify import verify
-from pipeline.writer import Attempt
 from tests.damage import rewrite, set_column
 from tests.runs import (
     check_committed,
@@ -38,6 +21,24 @@ from tests.runs import (
     rows_left,
     start,
 )
+from vqpipe import storage
+from vqpipe.errors import DamagedError, StorageError
+from vqpipe.inspection.verify import verify
+from vqpipe.schema import REJECTED, Selection, Shard
+from vqpipe.sink import objects, todo
+from vqpipe.sink.commit import commit_rows
+from vqpipe.sink.footer import HISTOGRAM, pack_histogram, read_footer
+from vqpipe.sink.objects import (
+    pack_object,
+    pack_rejections,
+    parse_object,
+    read_object,
+    read_rejections,
+    read_whole,
+)
+from vqpipe.sink.totals import mark_success, read_totals
+from vqpipe.sink.writer import Attempt
+from vqpipe.sources.codes import read_shard
 
 TOTAL, BAD = 24, (5, 11)
 

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline import outlet
-from pipeline.outlet import Outlet
+from vqpipe.engine import outlet
+from vqpipe.engine.outlet import Outlet
 
 
 class Executor(threading.Thread):

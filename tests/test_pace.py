@@ -5,12 +5,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline import pace
-from pipeline.attempts import Notes, run_bounded
-from pipeline.errors import CodecError
-from pipeline.pace import HAND_ON_S, Pace, hand_on
 from tests.test_attempts import ITEM, images, stage, views_of
 from tests.test_stages import fake_encode, pixels_table
+from vqpipe.engine import pace
+from vqpipe.engine.pace import HAND_ON_S, Pace, hand_on
+from vqpipe.errors import CodecError
+from vqpipe.stages.attempts import Notes, run_bounded
 
 
 @pytest.fixture

@@ -3,12 +3,13 @@ import re
 
 import pytest
 
-from jobs.places import check_lengths, check_places
-from pipeline import layout, storage
-from pipeline.commit import commit_rows
-from pipeline.errors import ConfigError
-from pipeline.sources.names import MAX_NAME_BYTES
 from tests import runs
+from vqpipe import storage
+from vqpipe.commands.places import check_lengths, check_places
+from vqpipe.errors import ConfigError
+from vqpipe.sink import layout
+from vqpipe.sink.commit import commit_rows
+from vqpipe.sources.names import MAX_NAME_BYTES
 
 
 @pytest.fixture

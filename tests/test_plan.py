@@ -6,10 +6,11 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import layout, storage
-from pipeline.errors import SourceChangedError
-from pipeline.plan import Growth, Plan, load_plan
 from tests.makers import FOLDER, GROUPS, SHARDS, TAR, changed
+from vqpipe import storage
+from vqpipe.errors import SourceChangedError
+from vqpipe.sink import layout
+from vqpipe.sink.plan import Growth, Plan, load_plan
 
 
 def test_plan_written_and_loaded_gives_the_same_shards(tmp_path):

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from pipeline import png
-from pipeline.images import Preprocess, View, open_image
-from pipeline.schema import Reason
 from tests.makers import encoded, picture
 from tests.test_images import opened_and_peak
+from vqpipe.images import Preprocess, View, open_image, png
+from vqpipe.schema import Reason
 
 SIDE = 48
 HOW = Preprocess(SIDE)

@@ -5,9 +5,9 @@ from collections import Counter
 import pyarrow as pa
 import pytest
 
-from pipeline import schema
-from pipeline.images import ImageFormat
-from pipeline.products import ImagesProduct
+from vqpipe import schema
+from vqpipe.images import ImageFormat
+from vqpipe.sink.product import ImagesProduct
 
 KEYS = ["astronaut.png", "x/cat.JPG", "x/cat.gif", "plain", "notes.txt"]
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from pipeline import progress
-from pipeline.progress import Display, Progress, announce
+from vqpipe.commands import progress
+from vqpipe.commands.progress import Display, Progress, announce
 
 
 @pytest.fixture

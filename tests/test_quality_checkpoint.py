@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from pipeline.errors import CheckpointError
-from pipeline.quality.checkpoint import (
+from tests import hub_server
+from vqpipe.errors import CheckpointError
+from vqpipe.quality.judges import (
     Judge,
     build_network,
     digest_state,
@@ -18,14 +19,13 @@ from pipeline.quality.checkpoint import (
     load_same,
     read_state,
 )
-from tests import hub_server
 
 OLD, NEW = (save({"weight": torch.full((2,), value)}) for value in (1.0, 2.0))
 FILES = {"main": {"nets/a.safetensors": NEW}, "v1": {"nets/a.safetensors": OLD}}
 READ = """
 import json, sys
-from pipeline.errors import VqpipeError
-from pipeline.quality.checkpoint import read_state
+from vqpipe.errors import VqpipeError
+from vqpipe.quality.judges import read_state
 for where in json.loads(sys.argv[1]):
     try:
         print(json.dumps(read_state(where)["weight"].tolist()))

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.quality.images import compare_images
-from pipeline.quality.inception import extract_features, load_inception
-from pipeline.quality.lpips import load_lpips, measure_lpips
 from tests import judges
 from tests.makers import picture
+from vqpipe.quality.inception import extract_features, load_inception
+from vqpipe.quality.lpips import load_lpips, measure_lpips
+from vqpipe.quality.pixels import compare_images
 
 pytestmark = [
     pytest.mark.gpu,

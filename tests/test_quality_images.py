@@ -7,8 +7,8 @@ from PIL import Image, ImageFilter
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from pipeline import metrics
-from pipeline.quality.images import WINDOW_PX, compare_images
+from vqpipe import metrics
+from vqpipe.quality.pixels import WINDOW_PX, compare_images
 
 
 def jpeg_again(photo, quality):

@@ -8,9 +8,9 @@ import torch
 from skimage import data
 from torch.nn import functional
 
-from pipeline.errors import CheckpointError
-from pipeline.quality.inception import extract_features, load_inception
 from tests import judges
+from vqpipe.errors import CheckpointError
+from vqpipe.quality.inception import extract_features, load_inception
 
 PHOTOS = np.stack([data.astronaut()[100:299, 150:300], data.coffee()[50:249, 200:350]])
 

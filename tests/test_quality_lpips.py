@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import save_file, save_model
 from skimage import data
 
-from pipeline.errors import CheckpointError
-from pipeline.quality.lpips import MIN_SIDE_PX, load_lpips, measure_lpips
 from tests import judges
+from vqpipe.errors import CheckpointError
+from vqpipe.quality.lpips import MIN_SIDE_PX, load_lpips, measure_lpips
 
 PHOTOS = np.stack([data.astronaut()[100:180, 150:240], data.coffee()[50:130, 200:290]])
 NOISE = np.random.default_rng(0).normal(0, 1, PHOTOS.shape)

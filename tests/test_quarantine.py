@@ -8,15 +8,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import storage
-from pipeline.errors import ConfigError, SourceChangedError
-from pipeline.layout import Staged
-from pipeline.quarantine import read_quarantined
-from pipeline.schema import Loss, Selection
-from pipeline.sources import kept_schema, list_shards, read_shard
-from pipeline.stages import read_rows
 from tests import failing
 from tests.makers import jpeg, tar_of
+from vqpipe import storage
+from vqpipe.errors import ConfigError, SourceChangedError
+from vqpipe.schema import Loss, Selection
+from vqpipe.sink.layout import Staged
+from vqpipe.sources import kept_schema, list_shards, read_shard
+from vqpipe.stages.quarantine import read_quarantined
+from vqpipe.stages.read import read_rows
 
 
 def tar(folder, *names):
@@ -79,7 +79,7 @@ def test_read_quarantined_row_that_kills_ends_the_shard(tmp_path, monkeypatch):
 
 _KILLS_IN_PARQUET = """
 import ctypes
-from pipeline.sources import parquet
+from vqpipe.sources import parquet
 
 _unique = parquet.unique
 

@@ -3,14 +3,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.layout import Staged
-from pipeline.plan import Plan
-from pipeline.progress import Progress
-from pipeline.readers import PairReader, SampleReader
-from pipeline.schema import Selection
-from pipeline.sources import codes, list_shards
-from pipeline.tasks import bytes_taken
 from tests.makers import jpeg, tar_of
+from vqpipe.commands.progress import Progress
+from vqpipe.engine.tasks import bytes_taken
+from vqpipe.schema import Selection
+from vqpipe.sink.layout import Staged
+from vqpipe.sink.plan import Plan
+from vqpipe.sources import codes, list_shards
+from vqpipe.stages.readers import PairReader, SampleReader
 
 ROWS = 200
 NO_KEPT = pa.schema([])

@@ -1,9 +1,9 @@
 import pytest
 
-from pipeline import readiness, survey
-from pipeline.readiness import check_codes, judge
-from pipeline.run import load_run
 from tests import sinks
+from vqpipe.inspection import readiness, survey
+from vqpipe.inspection.readiness import check_codes, judge
+from vqpipe.sink.run import load_run
 
 FACTS = {"grid": [16, 16], "codebook_size": 1024}
 SOUND = {

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from jobs import cli
-from jobs.submit import Submit
-from pipeline.schema import Reason
 from tests import commands, compvis
 from tests.makers import jpeg, tar_of
+from vqpipe.commands import cli
+from vqpipe.commands.submit import Submit
+from vqpipe.schema import Reason
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -6,13 +6,13 @@ import shutil
 
 import pytest
 
-from jobs import cli
-from pipeline.plan import Plan
-from pipeline.reencode import pick_shards
 from tests import commands
 from tests.damage import rewrite, set_column
 from tests.makers import jpeg, tar_of
 from tests.runs import tar_shard
+from vqpipe.commands import cli
+from vqpipe.inspection.reencode import pick_shards
+from vqpipe.sink.plan import Plan
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -80,7 +80,7 @@ def test_verify_deep_source_that_is_another_is_refused_by_name(encoded, sink, ca
 
 
 def test_verify_deep_with_another_model_is_refused(sink, capsys, tmp_path):
-    from pipeline.vqgan import VQModel
+    from vqpipe.vqgan import VQModel
 
     VQModel(block_out_channels=(64,), num_vq_embeddings=16).save_pretrained(tmp_path / "other")
     assert verify(sink, capsys, "--model", str(tmp_path / "other"))[0] == 3

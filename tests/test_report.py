@@ -8,10 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.report import Drift, Pictures, Quality, Report, Throughput, render_report
-from pipeline.report.formats import elide, fixed, rough, share
-from pipeline.report.page import LIMIT_BYTES
-from pipeline.report.pictures import fit_pictures
 from tests.makers import jpeg
 from tests.reports import (
     make_counts,
@@ -21,6 +17,10 @@ from tests.reports import (
     make_rejected,
     make_report,
 )
+from vqpipe.report import Drift, Pictures, Quality, Report, Throughput, render_report
+from vqpipe.report.formats import elide, fixed, rough, share
+from vqpipe.report.page import LIMIT_BYTES
+from vqpipe.report.pictures import fit_pictures
 
 HOSTILE = (
     "<script>alert(1)</script>",

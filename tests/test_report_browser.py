@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from pipeline.report import render_report
 from tests.reports import make_report
+from vqpipe.report import render_report
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None

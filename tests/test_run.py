@@ -6,12 +6,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import layout, storage
-from pipeline.errors import MismatchError, SourceChangedError, StorageError
-from pipeline.plan import Growth, Plan, find_plan, load_plan
-from pipeline.run import Run, check_creates_once, check_frozen, load_run, start_run
 from tests.intercept import Amid
 from tests.makers import FOLDER, GROUPS, SHARDS, TAR, changed
+from vqpipe import storage
+from vqpipe.errors import MismatchError, SourceChangedError, StorageError
+from vqpipe.sink import layout
+from vqpipe.sink.plan import Growth, Plan, find_plan, load_plan
+from vqpipe.sink.run import Run, check_creates_once, check_frozen, load_run, start_run
 
 IDENTITY = {"stage": "encode", "keep": ["txt"], "resolution": 256, "key": None, "dtype": "float32"}
 NO_GROWTH = Growth()

@@ -9,12 +9,12 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from pipeline.errors import ConfigError
-from pipeline.images import Preprocess, View, open_images
-from pipeline.sandbox import Sandbox
-from pipeline.schema import Reason, Rejection
 from tests import commands, poison
 from tests.makers import encoded, jpeg, picture, tar_of
+from vqpipe.errors import ConfigError
+from vqpipe.images import Preprocess, View, open_images
+from vqpipe.images.sandbox import Sandbox
+from vqpipe.schema import Reason, Rejection
 
 HOW = Preprocess(32, max_pixels=1_000_000)
 BAD = (b"", b"<html>", jpeg(50, 40)[:400], encoded(picture(1100, 1000), "PNG"))
@@ -168,8 +168,8 @@ def test_close_ends_the_child(sandbox):
 
 
 PARENT = """
-from pipeline.images import Preprocess
-from pipeline.sandbox import Sandbox
+from vqpipe.images.views import Preprocess
+from vqpipe.images.sandbox import Sandbox
 from tests import poison
 from tests.test_sandbox import target_of
 
@@ -200,8 +200,8 @@ def test_parent_that_is_killed_takes_its_child_along(tmp_path, images):
 
 
 OPEN_ONE = """
-from pipeline.images import Preprocess, View
-from pipeline.sandbox import Sandbox
+from vqpipe.images.views import Preprocess, View
+from vqpipe.images.sandbox import Sandbox
 from tests import poison
 from tests.test_sandbox import target_of
 

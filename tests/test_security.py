@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 from packaging.requirements import Requirement
 
-from jobs import cli
-from pipeline import storage
-from pipeline.errors import ConfigError
 from tests import commands
 from tests.makers import jpeg, tar_of
+from vqpipe import storage
+from vqpipe.commands import cli
+from vqpipe.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
 SECRETS = (

@@ -2,10 +2,10 @@ import os
 
 import pytest
 
-from pipeline import storage
-from pipeline.errors import ConfigError
-from pipeline.sources import HIDDEN, list_shards
 from tests.makers import fill
+from vqpipe import storage
+from vqpipe.errors import ConfigError
+from vqpipe.sources import HIDDEN, list_shards
 
 
 def shard_names(source, fmt=None):

@@ -6,14 +6,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.kept import begun_with, facts_of_kept
-from pipeline.errors import ConfigError, MismatchError
-from pipeline.plan import Plan
-from pipeline.run import Run
-from pipeline.schema import Reason, Selection
-from pipeline.sources import find_image, kept_schema, list_shards, read_shard
-from pipeline.sources.kinds import common_kind
 from tests.makers import jpeg, tar_of
+from vqpipe.commands.kept import begun_with, facts_of_kept
+from vqpipe.errors import ConfigError, MismatchError
+from vqpipe.schema import Reason, Selection
+from vqpipe.sink.plan import Plan
+from vqpipe.sink.run import Run
+from vqpipe.sources import find_image, kept_schema, list_shards, read_shard
+from vqpipe.sources.kinds import common_kind
 
 IMAGE = b"\x89PNG\r\n\x1a\n..."
 SELECTION = Selection("image", keep=("x",))

@@ -3,9 +3,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.errors import ConfigError
-from pipeline.schema import Loss, Reason, Selection, Shard
-from pipeline.sources import codes, read_shard
+from vqpipe.errors import ConfigError
+from vqpipe.schema import Loss, Reason, Selection, Shard
+from vqpipe.sources import codes, read_shard
 
 CODES = [[1, 2, 3, 4], [5, 6, 7, 8], [0, 0, 0, 65535]]
 NO_KEPT = pa.schema([])

@@ -8,12 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.encode import _describe_column
-from pipeline.errors import ConfigError
-from pipeline.schema import Selection
-from pipeline.sources import columns, find_image, find_passed_over, kept_schema, list_shards
-from pipeline.sources import read_shard as read
 from tests.makers import encoded, jpeg, picture
+from vqpipe.commands.encode import _describe_column
+from vqpipe.errors import ConfigError
+from vqpipe.schema import Selection
+from vqpipe.sources import columns, find_image, find_passed_over, kept_schema, list_shards
+from vqpipe.sources import read_shard as read
 
 PHOTO, MASK = jpeg(seed=1), encoded(picture(8, 8), "PNG")
 FEATURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

@@ -1,10 +1,10 @@
 import pytest
 
-from pipeline import storage
-from pipeline.errors import ConfigError, SourceChangedError
-from pipeline.schema import Reason, Selection
-from pipeline.sources import folder, kept_schema, list_shards, read_shard
 from tests.makers import jpeg
+from vqpipe import storage
+from vqpipe.errors import ConfigError, SourceChangedError
+from vqpipe.schema import Reason, Selection
+from vqpipe.sources import folder, kept_schema, list_shards, read_shard
 
 
 def read(listing):

@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline import storage
-from pipeline.errors import ConfigError
-from pipeline.schema import Reason, Selection
-from pipeline.sources import contents, find_image, kept_schema, list_shards, read_shard
 from tests.makers import encoded, jpeg, picture, tar_of
+from vqpipe import storage
+from vqpipe.errors import ConfigError
+from vqpipe.schema import Reason, Selection
+from vqpipe.sources import contents, find_image, kept_schema, list_shards, read_shard
 
 KINDS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
 

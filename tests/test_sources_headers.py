@@ -7,10 +7,10 @@ import tarfile
 
 import pytest
 
-from pipeline.schema import Reason, Selection
-from pipeline.sources import kept_schema, list_shards, read_shard
-from pipeline.sources.archive import Archive
 from tests.makers import jpeg
+from vqpipe.schema import Reason, Selection
+from vqpipe.sources import kept_schema, list_shards, read_shard
+from vqpipe.sources.archive import Archive
 
 LONG = "a/" + "folder/" * 16 + "0001.jpg"
 MAGIC = slice(257, 265)

@@ -5,11 +5,11 @@ import tarfile
 
 import pytest
 
-from jobs import encode
-from pipeline.errors import ConfigError
-from pipeline.schema import Reason, Selection
-from pipeline.sources import HIDDEN, kept_schema, list_shards, members, read_shard
 from tests.makers import fill, jpeg, tar_of
+from vqpipe.commands import encode
+from vqpipe.errors import ConfigError
+from vqpipe.schema import Reason, Selection
+from vqpipe.sources import HIDDEN, kept_schema, list_shards, members, read_shard
 
 
 def paths(listing, base):

@@ -4,12 +4,12 @@ import subprocess
 
 import pytest
 
-from pipeline import storage
-from pipeline.errors import ConfigError, StorageError
-from pipeline.plan import Plan
-from pipeline.schema import Reason, Selection
-from pipeline.sources import codes, kept_schema, list_shards, read_shard
 from tests.makers import jpeg, tar_of
+from vqpipe import storage
+from vqpipe.errors import ConfigError, StorageError
+from vqpipe.schema import Reason, Selection
+from vqpipe.sink.plan import Plan
+from vqpipe.sources import codes, kept_schema, list_shards, read_shard
 
 
 def paths(listing, root):

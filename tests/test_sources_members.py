@@ -4,13 +4,13 @@ import gzip
 
 import pytest
 
-from jobs.members import settle_members
-from pipeline.errors import ConfigError
-from pipeline.run import Run
-from pipeline.schema import Loss, Reason, Selection
-from pipeline.sources import kept_schema, list_shards, members, read_shard
-from pipeline.sources.members import check_kept, count_passed_over, judge_keys, look
 from tests.makers import jpeg, tar_of
+from vqpipe.commands.members import settle_members
+from vqpipe.errors import ConfigError
+from vqpipe.schema import Loss, Reason, Selection
+from vqpipe.sink.run import Run
+from vqpipe.sources import kept_schema, list_shards, members, read_shard
+from vqpipe.sources.members import check_kept, count_passed_over, judge_keys, look
 
 DOTS = [f"st.martin_{i:03d}.jpg" for i in range(300)]
 STEREO = [f"{i}.{side}.png" for i in range(3) for side in ("left", "right")]

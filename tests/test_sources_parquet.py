@@ -5,10 +5,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import storage
-from pipeline.errors import ConfigError, SourceChangedError, StorageError
-from pipeline.schema import Loss, Reason, Selection
-from pipeline.sources import find_image, kept_schema, list_shards, parquet, read_shard
+from vqpipe import storage
+from vqpipe.errors import ConfigError, SourceChangedError, StorageError
+from vqpipe.schema import Loss, Reason, Selection
+from vqpipe.sources import find_image, kept_schema, list_shards, parquet, read_shard
 
 PNG = b"\x89PNG\r\n\x1a\n..."
 PLAIN = {"use_dictionary": False, "compression": "none", "write_statistics": False}

@@ -7,10 +7,10 @@ import tarfile
 
 import pytest
 
-from jobs.members import settle_members
-from pipeline.schema import Loss, Reason, Selection
-from pipeline.sources import kept_schema, list_shards, read_shard
 from tests.makers import jpeg, tar_of
+from vqpipe.commands.members import settle_members
+from vqpipe.schema import Loss, Reason, Selection
+from vqpipe.sources import kept_schema, list_shards, read_shard
 
 LINKS = [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE]
 

@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline import storage
-from pipeline.errors import ConfigError, SourceChangedError
-from pipeline.schema import Loss, Reason, Selection
-from pipeline.sources import kept_schema, list_shards, read_shard, webdataset
 from tests.makers import jpeg, tar_of
+from vqpipe import storage
+from vqpipe.errors import ConfigError, SourceChangedError
+from vqpipe.schema import Loss, Reason, Selection
+from vqpipe.sources import kept_schema, list_shards, read_shard, webdataset
 
 BLOCK = 512
 

@@ -4,15 +4,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline import schema, stages, storage
-from pipeline.audit import Audit
-from pipeline.errors import ConfigError
-from pipeline.images import Preprocess, open_image
-from pipeline.layout import Staged
-from pipeline.schema import Loss, Reason, Rejection, Sample, Selection
-from pipeline.sources import kept_schema, list_shards, read_shard
-from pipeline.stages import NO_ROW, encode_rows, gather_tables, open_rows, read_rows
 from tests.makers import jpeg, tar_of
+from vqpipe import schema, storage
+from vqpipe.errors import ConfigError
+from vqpipe.images import Preprocess, open_image
+from vqpipe.schema import Loss, Reason, Rejection, Sample, Selection
+from vqpipe.sink.layout import Staged
+from vqpipe.sources import kept_schema, list_shards, read_shard
+from vqpipe.stages import read as stages
+from vqpipe.stages.audit import Audit
+from vqpipe.stages.read import NO_ROW, encode_rows, gather_tables, open_rows, read_rows
 
 SELECTION = Selection(keep=("txt",))
 HOW = Preprocess(8)

@@ -7,11 +7,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import layout, objects, staging, storage
-from pipeline.commit import commit_rows
-from pipeline.writer import Attempt
 from tests.intercept import Crash, Crashing, Standing
 from tests.runs import check_committed, encoded_rows, no_rows, rows_left, start, visible
+from vqpipe import storage
+from vqpipe.sink import layout, objects, staging
+from vqpipe.sink.commit import commit_rows
+from vqpipe.sink.writer import Attempt
 
 
 class Asked(Standing):
@@ -120,7 +121,7 @@ def test_retried_rows_with_good_ones_between_are_one_range(tmp_path):
 
 def test_merge_of_many_ranges_makes_few_row_groups(tmp_path, monkeypatch):
     monkeypatch.setattr(objects, "SPOOL_BYTES", 1000)
-    monkeypatch.setattr("pipeline.assembly.SPOOL_BYTES", 1000)  # so that files take part
+    monkeypatch.setattr("vqpipe.sink.assembly.SPOOL_BYTES", 1000)  # so that files take part
     writer = start(tmp_path)
     for table in blocks(writer, 200, 5):
         commit_rows(table, writer)
@@ -130,7 +131,7 @@ def test_merge_of_many_ranges_makes_few_row_groups(tmp_path, monkeypatch):
 
 @pytest.mark.s3
 def test_merge_into_a_bucket_from_a_file_is_one_request(bucket, monkeypatch):
-    monkeypatch.setattr("pipeline.assembly.SPOOL_BYTES", 1000)
+    monkeypatch.setattr("vqpipe.sink.assembly.SPOOL_BYTES", 1000)
     writer = start(bucket + "/run")
     for table in blocks(writer, 200, 50):
         commit_rows(table, writer)

@@ -3,11 +3,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from pipeline.codec import CodecConfig
-from pipeline.errors import CheckpointError
-from pipeline.quality.checkpoint import Judge
-from pipeline.steps import Evaluating
 from tests import judges
+from vqpipe.codec.codec import CodecConfig
+from vqpipe.errors import CheckpointError
+from vqpipe.quality.judges import Judge
+from vqpipe.stages.step import Evaluating
 
 HOW = CodecConfig(dtype="float32", pixel_range="signed", eager=True)
 

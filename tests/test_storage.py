@@ -10,8 +10,8 @@ import threading
 
 import pytest
 
-from pipeline import storage
-from pipeline.errors import ConfigError, SourceChangedError, StorageError
+from vqpipe import storage
+from vqpipe.errors import ConfigError, SourceChangedError, StorageError
 
 LARGE = bytes(range(256)) * 2**14
 S3 = pytest.param("bucket", marks=pytest.mark.s3)

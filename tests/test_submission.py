@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from ray._private.authentication.http_token_authentication import format_authentication_http_error
 
-from jobs.submit import describe_entry
-from pipeline import submission
+from vqpipe.commands.submit import describe_entry
+from vqpipe.engine import submission
 
 ROOT = Path(__file__).parents[1]
 VERSION = metadata.version("vqpipe")
@@ -124,7 +124,9 @@ def test_describe_refusal_wrong_token_says_where_it_came_from(tokenless, monkeyp
 
 def test_submit_without_the_token_that_was_announced_names_the_file(tokenless):
     """Ray finds it before it asks anybody; its mode is read once a process."""
-    script = "from pipeline.submission import submit; submit('http://127.0.0.1:1', 'true', print)"
+    script = (
+        "from vqpipe.engine.submission import submit; submit('http://127.0.0.1:1', 'true', print)"
+    )
     missing = str(tokenless / "no-such-token")
     env = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": missing}
     done = subprocess.run(

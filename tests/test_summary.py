@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from jobs import summary
-from jobs.summary import Allowance
-from pipeline.errors import IncompleteError
-from pipeline.progress import Progress
 from tests import sinks
+from vqpipe.commands import summary
+from vqpipe.commands.progress import Progress
+from vqpipe.commands.summary import Allowance
+from vqpipe.errors import IncompleteError
 
 
 def finish(writer, *, images, before=0, error=None):

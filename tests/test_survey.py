@@ -6,14 +6,24 @@ from collections import Counter
 
 import pytest
 
-from pipeline import layout, storage, survey, totals
-from pipeline.commit import commit_rows
-from pipeline.errors import StorageError
-from pipeline.plan import Growth, Plan, pick_names
-from pipeline.run import start_run
-from pipeline.survey import add_up, count, count_rejections, expect_samples, find_pace, look, refine
 from tests import sinks
 from tests.runs import encoded_rows, query, tar_shard
+from vqpipe import storage
+from vqpipe.errors import StorageError
+from vqpipe.inspection import survey
+from vqpipe.inspection.survey import (
+    add_up,
+    count,
+    count_rejections,
+    expect_samples,
+    find_pace,
+    look,
+    refine,
+)
+from vqpipe.sink import layout, totals
+from vqpipe.sink.commit import commit_rows
+from vqpipe.sink.plan import Growth, Plan, pick_names
+from vqpipe.sink.run import start_run
 
 MANY = [f"train/{index:03d}" for index in range(40)]
 

@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from pipeline.threads import map_ahead
+from vqpipe.storage.ahead import map_ahead
 
 
 def test_map_ahead_yields_all_in_order_and_asks_for_few_at_a_time():

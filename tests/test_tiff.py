@@ -10,8 +10,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from pipeline.images import Preprocess, View, open_image
-from pipeline.schema import Reason
+from vqpipe.images import Preprocess, View, open_image
+from vqpipe.schema import Reason
 
 SIDE = 48
 HOW = Preprocess(SIDE)

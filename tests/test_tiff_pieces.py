@@ -9,8 +9,6 @@ import pytest
 import tifffile
 from PIL import Image
 
-from pipeline.images import open_image
-from pipeline.schema import Reason
 from tests.test_tiff import (
     HOW,
     RAMP,
@@ -27,6 +25,8 @@ from tests.test_tiff import (
     with_number,
     written,
 )
+from vqpipe.images import open_image
+from vqpipe.schema import Reason
 
 
 def places_of(data):

@@ -10,15 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import layout, storage, todo, totals
-from pipeline.commit import commit_rows
-from pipeline.errors import IncompleteError, StorageError
-from pipeline.footer import read_footer, unpack_histogram
-from pipeline.plan import Growth, Plan
-from pipeline.products import CodesProduct
-from pipeline.run import is_complete, start_run
-from pipeline.verify import verify
-from pipeline.writer import Attempt
 from tests.intercept import Amid
 from tests.runs import (
     check_committed,
@@ -32,6 +23,16 @@ from tests.runs import (
     tar_shard,
     visible,
 )
+from vqpipe import storage
+from vqpipe.errors import IncompleteError, StorageError
+from vqpipe.inspection.verify import verify
+from vqpipe.sink import layout, todo, totals
+from vqpipe.sink.commit import commit_rows
+from vqpipe.sink.footer import read_footer, unpack_histogram
+from vqpipe.sink.plan import Growth, Plan
+from vqpipe.sink.product import CodesProduct
+from vqpipe.sink.run import is_complete, start_run
+from vqpipe.sink.writer import Attempt
 
 TOTAL = 8
 ATTEMPT = Attempt("r1", {0: 1}, {"max_pixels": 5})

@@ -7,17 +7,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline import storage
-from pipeline.commit import commit_rows
-from pipeline.errors import IncompleteError, StorageError
-from pipeline.footer import pack_histogram
-from pipeline.objects import pack_object
-from pipeline.plan import Growth, Plan
-from pipeline.run import start_run
-from pipeline.totals import Totals, mark_success, read_totals, write_summary
-from pipeline.writer import Attempt
 from tests.intercept import Amid
 from tests.runs import encoded_rows, flips_of, query, start, tar_shard, visible
+from vqpipe import storage
+from vqpipe.errors import IncompleteError, StorageError
+from vqpipe.sink.commit import commit_rows
+from vqpipe.sink.footer import pack_histogram
+from vqpipe.sink.objects import pack_object
+from vqpipe.sink.plan import Growth, Plan
+from vqpipe.sink.run import start_run
+from vqpipe.sink.totals import Totals, mark_success, read_totals, write_summary
+from vqpipe.sink.writer import Attempt
 
 NAMES = ("a", "a/b", "c")
 ROWS = (5, 1, 7)

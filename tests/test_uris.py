@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline import uris
-from pipeline.errors import ConfigError
+from vqpipe.errors import ConfigError
+from vqpipe.storage import uris
 
 SECRET = "canary-5Ecr3t"
 SIGNED = (

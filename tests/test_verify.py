@@ -7,13 +7,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import cli
-from pipeline import totals
-from pipeline.commit import commit_rows
-from pipeline.verify import CHECKS
 from tests import sinks
 from tests.damage import rewrite, set_column
 from tests.runs import encoded_rows
+from vqpipe.commands import cli
+from vqpipe.inspection.verify import CHECKS
+from vqpipe.sink import totals
+from vqpipe.sink.commit import commit_rows
 
 NAMES, ROWS, REJECTED = ("a", "b/c", "d"), (9, 4, 6), {0: (2, 5), 1: (), 2: (0,)}
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from pipeline.errors import CheckpointError
-from pipeline.vqgan import VQModel, checkpoint
-from pipeline.vqgan.tensors import parse_weights
 from tests.vqgan_configs import CONFIGS, make_oracle, make_pair, make_pixels
+from vqpipe.errors import CheckpointError
+from vqpipe.vqgan import VQModel, checkpoint
+from vqpipe.vqgan.tensors import parse_weights
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 PICKLE = "diffusion_pytorch_model.bin"

@@ -12,11 +12,11 @@ import pytest
 import torch
 from safetensors.torch import save as save_safetensors
 
-from pipeline.errors import CheckpointError
-from pipeline.vqgan import checkpoint
-from pipeline.vqgan.compvis import read_compvis
 from tests import compvis
 from tests.compvis import DDCONFIGS, make_config, make_vqgan, to_yaml
+from vqpipe.errors import CheckpointError
+from vqpipe.vqgan import checkpoint
+from vqpipe.vqgan.compvis import read_compvis
 
 YAML, CKPT = "s3://bucket/model.yaml", "s3://bucket/last.ckpt"
 SOME_TENSOR = "decoder.up.1.block.0.conv1.weight"

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from pipeline.vqgan import VQConfig
+from vqpipe.vqgan import VQConfig
 
 
 def test_config_lists_become_tuples():

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.vqgan import DecoderOutput, VQModel
 from tests.commands import CHECKPOINT
 from tests.vqgan_configs import make_pair, make_pixels
+from vqpipe.vqgan import DecoderOutput, VQModel
 
 PAGE = Path(__file__).parent.parent / "pipeline" / "vqgan" / "README.md"
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from pipeline.vqgan import DecoderOutput, VQConfig, VQEncoderOutput, VQModel
 from tests.vqgan_configs import CONFIGS, make_oracle, make_pair, make_pixels
+from vqpipe.vqgan import DecoderOutput, VQConfig, VQEncoderOutput, VQModel
 
 every_config = pytest.mark.parametrize("name", CONFIGS)
 

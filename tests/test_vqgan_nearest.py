@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.vqgan import VQModel, nearest
-from pipeline.vqgan.nearest import find_nearest
+from vqpipe.vqgan import VQModel, nearest
+from vqpipe.vqgan.nearest import find_nearest
 
 DEMO = Path(__file__).parent.parent / "infra/demo/checkpoint"
 
@@ -158,7 +158,7 @@ def test_find_nearest_keeps_precision_flags_and_ignores_them(precision):
 def test_find_nearest_large_batch_stays_within_256_mb():
     script = """
 import torch
-from pipeline.vqgan.nearest import find_nearest
+from vqpipe.vqgan.nearest import find_nearest
 from tests.benchmarks.nearest import measure_peak
 torch.manual_seed(0)
 find_nearest(torch.randn(8, 4), torch.randn(8, 4))

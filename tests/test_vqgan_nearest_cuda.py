@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from pipeline.vqgan import nearest
-from pipeline.vqgan.nearest import find_nearest
 from tests.benchmarks.nearest import measure_peak
+from vqpipe.vqgan import nearest
+from vqpipe.vqgan.nearest import find_nearest
 
 pytestmark = [
     pytest.mark.gpu,

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from pipeline.vqgan.nearest import _make_table
+from vqpipe.vqgan.nearest import _make_table
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="needs triton, which has no build for here"
@@ -17,8 +17,8 @@ pytestmark = pytest.mark.skipif(
 SCRIPT = """
 import sys
 import torch
-from pipeline.vqgan.nearest import _make_table
-from pipeline.vqgan.nearest_triton import search
+from vqpipe.vqgan.nearest import _make_table
+from vqpipe.vqgan.nearest_triton import search
 
 found = {}
 for name, (z, codebook) in torch.load(sys.argv[1], weights_only=True).items():

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pipeline.vqgan import VectorQuantizer
+from vqpipe.vqgan import VectorQuantizer
 
 
 def make_latents(count, dim, seed=0):

@@ -5,15 +5,15 @@ from types import SimpleNamespace
 import pyarrow as pa
 import pytest
 
-from pipeline import cluster, tasks, watchdog
-from pipeline.commit import RECEIPT
-from pipeline.committer import Committer
-from pipeline.errors import IncompleteError, NoProgressError, stopped_by
-from pipeline.images import Preprocess, open_images
-from pipeline.stages import open_rows
-from pipeline.tasks import Counts, open_views
-from pipeline.watchdog import Needs
 from tests.test_stages import eight, read
+from vqpipe.engine import cluster, tasks, watchdog
+from vqpipe.engine.committer import Committer
+from vqpipe.engine.tasks import Counts, open_views
+from vqpipe.engine.watchdog import Needs
+from vqpipe.errors import IncompleteError, NoProgressError, stopped_by
+from vqpipe.images import Preprocess, open_images
+from vqpipe.sink.commit import RECEIPT
+from vqpipe.stages.read import open_rows
 
 __all__ = ["eight"]  # a fixture
 

@@ -8,12 +8,12 @@ import torch
 from diffusers.training_utils import EMAModel
 from safetensors.torch import load, save
 
-from pipeline import storage
-from pipeline.errors import CheckpointError, ConfigError
-from pipeline.vqgan.files import CONFIG_FILE, PICKLE_FILE, WEIGHTS_FILE
-from pipeline.weights import Weights
 from tests import compvis
 from tests.compvis import DDCONFIGS, make_config, make_vqgan, to_yaml
+from vqpipe import storage
+from vqpipe.codec.weights import Weights
+from vqpipe.errors import CheckpointError, ConfigError
+from vqpipe.vqgan.files import CONFIG_FILE, PICKLE_FILE, WEIGHTS_FILE
 
 DEMO = Path(__file__).parents[1] / "infra" / "demo" / "checkpoint"
 

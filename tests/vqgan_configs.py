@@ -5,7 +5,7 @@ import functools
 import pytest
 import torch
 
-from pipeline.vqgan import VQModel
+from vqpipe.vqgan import VQModel
 
 DOWN, ATTN_DOWN = "DownEncoderBlock2D", "AttnDownEncoderBlock2D"
 UP, ATTN_UP = "UpDecoderBlock2D", "AttnUpDecoderBlock2D"

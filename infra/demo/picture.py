@@ -9,8 +9,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from infra.demo.photos import HELD_OUT
-from pipeline.metrics import psnr
-from pipeline.vqgan import VQModel
+from vqpipe.metrics import psnr
+from vqpipe.vqgan import VQModel
 
 COLUMNS, SIDE, GAP, TEXT = 5, 256, 12, 44
 

@@ -18,8 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 from infra.demo.photos import HELD_OUT, TRAIN, crop_square, open_photo
-from pipeline.vqgan import VQConfig, VQModel
-from pipeline.vqgan.nearest import find_nearest
+from vqpipe.vqgan import VQConfig, VQModel
+from vqpipe.vqgan.nearest import find_nearest
 
 CONFIG = VQConfig(
     block_out_channels=(32, 48, 56),

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipeline import schema
-from pipeline.audit import Audit
-from pipeline.codec import Codec, CodecConfig
-from pipeline.steps import Encoding
-from pipeline.weights import Weights
+from vqpipe import schema
+from vqpipe.codec.codec import Codec, CodecConfig
+from vqpipe.codec.weights import Weights
+from vqpipe.stages.audit import Audit
+from vqpipe.stages.step import Encoding
 
 CHECKPOINT = Path(__file__).parents[2] / "infra" / "demo" / "checkpoint"
 SIDE, ROWS, SHARE, GRID = 64, 1000, 0.001, (16, 16)

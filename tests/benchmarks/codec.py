@@ -24,11 +24,11 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.codec import Codec, CodecConfig
-from pipeline.metrics import mean_psnr
-from pipeline.vqgan import VQModel
-from pipeline.vqgan.checkpoint import write_checkpoint
-from pipeline.weights import Weights
+from vqpipe.codec.codec import Codec, CodecConfig
+from vqpipe.codec.weights import Weights
+from vqpipe.metrics import mean_psnr
+from vqpipe.vqgan import VQModel
+from vqpipe.vqgan.checkpoint import write_checkpoint
 
 try:
     import diffusers

@@ -19,9 +19,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pipeline.survey import FEW
 from tests import sinks
 from tests.servers import AWS, serve_moto
+from vqpipe.inspection.survey import FEW
 
 MODEL = {"codebook_size": 16384, "grid": (16, 16)}
 ROWS = 1000
@@ -43,7 +43,9 @@ def measure(arguments, rounds):
     for _ in range(rounds):
         started, computed = time.perf_counter(), computed_s()
         subprocess.run(
-            [sys.executable, "-m", "jobs.cli", *arguments], check=True, stdout=subprocess.DEVNULL
+            [sys.executable, "-m", "vqpipe.commands.cli", *arguments],
+            check=True,
+            stdout=subprocess.DEVNULL,
         )
         times.append((time.perf_counter() - started, computed_s() - computed))
     return [statistics.median(each) for each in zip(*times, strict=True)]

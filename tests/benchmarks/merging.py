@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipeline.commit import commit_rows
 from tests.intercept import Standing
 from tests.runs import start
+from vqpipe.sink.commit import commit_rows
 
 CODEBOOK = 16384
 

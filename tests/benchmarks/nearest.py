@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from pipeline.vqgan import nearest
-from pipeline.vqgan.nearest import find_nearest
+from vqpipe.vqgan import nearest
+from vqpipe.vqgan.nearest import find_nearest
 
 SHAPES = [(4096, 16384, 4), (4096, 16384, 256), (4096, 8192, 64)]
 LARGE = (128 * 32 * 32, 16384, 4)

@@ -27,23 +27,25 @@ import cloudpickle
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from infra.demo.photos import PACKAGED, open_photo
 from PIL import Image
 
-from infra.demo.photos import PACKAGED, open_photo
-from pipeline import cluster, engine, schema
-from pipeline.blocks import KeepBlocks
-from pipeline.codec import CodecConfig
-from pipeline.images import Preprocess, open_image
-from pipeline.layout import Staged
-from pipeline.plan import Growth, Plan
-from pipeline.products import CodesProduct
-from pipeline.readers import SampleReader
-from pipeline.run import Run, start_run
-from pipeline.schema import Selection
-from pipeline.sources import list_shards, read_shard
-from pipeline.steps import Encoding
-from pipeline.weights import Weights
-from pipeline.writer import Writer
+from vqpipe import schema
+from vqpipe.codec.codec import CodecConfig
+from vqpipe.codec.weights import Weights
+from vqpipe.engine import cluster
+from vqpipe.engine import graph as engine
+from vqpipe.engine.blocks import KeepBlocks
+from vqpipe.images import Preprocess, open_image
+from vqpipe.schema import Selection
+from vqpipe.sink.layout import Staged
+from vqpipe.sink.plan import Growth, Plan
+from vqpipe.sink.product import CodesProduct
+from vqpipe.sink.run import Run, start_run
+from vqpipe.sink.writer import Writer
+from vqpipe.sources import list_shards, read_shard
+from vqpipe.stages.readers import SampleReader
+from vqpipe.stages.step import Encoding
 
 STEADY = 0.3, 0.95
 """Between which shares of the images the rate is taken: past the start of all workers, which goes

@@ -18,10 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.layout import Staged
-from pipeline.schema import Selection
-from pipeline.sources import kept_schema, list_shards, read_shard
-from pipeline.stages import read_rows
+from vqpipe.schema import Selection
+from vqpipe.sink.layout import Staged
+from vqpipe.sources import kept_schema, list_shards, read_shard
+from vqpipe.stages.read import read_rows
 
 KEEP = ("caption", "score", "when", "tags")
 BLOCK_ROWS, IMAGE_BYTES = 128, 4_000

@@ -1,0 +1,347 @@
+"""Batches of uint8 images in, codes out, and codes in, uint8 images out, on one device and dtype.
+
+    encode          (N, H, W, 3) uint8         ->  (N, h, w) codes and a mask of finite latents
+    decode          (N, h, w) codes            ->  (N, H, W, 3) uint8 and a mask of finite pixels
+    decode_latents  (N, C, h, w) before the codebook look-up  ->  the same
+
+Every forward runs at one fixed batch shape, the last batch padded, so that a code does not depend
+on how many images happened to come along. The network runs in the chosen dtype, the quantiser in
+float32 always. Pixels lie channels-last, as they come, which convolutions like best. On a GPU the
+network is compiled for its shape, and copies of one batch overlap with arithmetic of another. A CPU
+takes one image at a time: it gains nothing from more, and torch's group norm there divides the sums
+of a batch between threads, so that in half precision a code would depend on its image's place.
+"""
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from vqpipe.codec.device import is_out_of_memory, watch_device
+from vqpipe.codec.weights import Weights
+from vqpipe.errors import ConfigError
+from vqpipe.vqgan import VQModel
+from vqpipe.vqgan.checkpoint import build_model
+from vqpipe.vqgan.nearest import find_nearest
+
+DType = Literal["float32", "tf32", "bfloat16", "float16"]
+PixelRange = Literal["signed", "unit"]
+
+Images = npt.NDArray[np.uint8]
+"""(N, H, W, 3) RGB."""
+Codes = npt.NDArray[np.int64]
+"""(N, h, w), 0 <= code < codebook size."""
+Mask = npt.NDArray[np.bool_]
+"""(N,)."""
+Forward = Callable[[Tensor], tuple[Tensor, ...]]
+"""One batch on the device to one or more results, all of the fixed batch shape."""
+OnBatch = Callable[[int], None]
+"""Told how many items each finished batch held."""
+
+BATCH_SIZE = {"cuda": 64, "cpu": 1}
+"""Images in one forward: on a GPU by default, on a CPU always."""
+
+SCALE_SHIFT: dict[PixelRange, tuple[float, float]] = {"signed": (2.0, -1.0), "unit": (1.0, 0.0)}
+"""What takes [0, 1] to the range that the network was trained on."""
+
+_NETWORK_DTYPE = {
+    "float32": torch.float32,
+    "tf32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+_TORCH_DTYPE: dict[type, torch.dtype] = {
+    np.uint8: torch.uint8,
+    np.int64: torch.int64,
+    np.float32: torch.float32,
+}
+_COMPILATIONS = 64
+_IN_FLIGHT = 2  # batches: one computes while the next is copied
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecConfig:
+    """How pixels become codes; every field changes some codes."""
+
+    dtype: DType = "float32"
+    """Arithmetic of the network. `tf32` is float32 with products of 10-bit mantissas on GPUs that
+    can; elsewhere it is float32."""
+    pixel_range: PixelRange = "signed"
+    """What the network was trained on: [-1, 1] or [0, 1]."""
+    eager: bool = False
+    """Whether a GPU, as a CPU always does, runs the network's kernels one by one. Those that
+    `torch.compile` fuses for it are faster and round less often."""
+
+
+class Codec:
+    """A VQ model on one device, ready to encode and decode."""
+
+    def __init__(
+        self,
+        weights: Weights,
+        how: CodecConfig,
+        *,
+        device: str = "cpu",
+        batch_size: int | None = None,
+        threads: int | None = None,
+    ) -> None:
+        if threads and device == "cpu":
+            torch.set_num_threads(threads)
+        self.how = how
+        self.device = torch.device(device)
+        has_cuda = self.device.type == "cuda"
+        self.batch_size = (has_cuda and batch_size) or BATCH_SIZE[self.device.type]
+        self._dtype = _NETWORK_DTYPE[how.dtype]
+        with watch_device():
+            self._network = self._place(build_model(*weights.parsed, dtype=torch.float32))
+        self._latents_of: Callable[[Tensor], Tensor] = self._to_latents
+        self._pixels_of: Callable[[Tensor], Tensor] = self._to_pixels
+        if has_cuda and not how.eager:
+            self._latents_of, self._pixels_of = _fuse(self._to_latents), _fuse(self._to_pixels)
+        self._copies = torch.cuda.Stream() if has_cuda else None  # type: ignore[no-untyped-call]
+
+    def warm_up(self, height: int, width: int) -> float:
+        """Encodes a black batch, as a `warm_up_by`."""
+        return self.warm_up_by(lambda: self.encode(np.zeros((1, height, width, 3), np.uint8)))
+
+    def warm_up_by(self, work: Callable[[], object]) -> float:
+        """Does something once, which has a GPU compile and choose kernels; returns the seconds.
+
+        A CPU has nothing to choose, and a batch may take it minutes.
+        """
+        started = time.perf_counter()
+        if self.device.type == "cuda":
+            work()
+        return time.perf_counter() - started
+
+    def encode(self, images: Images, on_batch: OnBatch = lambda _: None) -> tuple[Codes, Mask]:
+        """Returns the codes of images, and which of them had finite latents.
+
+        A device that runs out of memory halves the batch, once and for all, and carries on.
+
+        Args:
+            images: (N, H, W, 3) uint8 RGB, N from 1, H and W multiples of the downsample factor.
+            on_batch: Told how many images each finished batch held.
+
+        Raises:
+            ConfigError: If not even one image fits into memory.
+            DeviceError: If the device fails, for good in this process.
+        """
+        codes, finite = self._run(self._encode_batch, images, on_batch)
+        return codes, finite
+
+    def decode(
+        self, codes: npt.NDArray[np.integer], on_batch: OnBatch = lambda _: None
+    ) -> tuple[Images, Mask]:
+        """Returns the images that codes stand for, and which of them are finite throughout.
+
+        Images are (N, h * factor, w * factor, 3) uint8 RGB. Pixels are clamped to the network's
+        range and rounded to the nearest of 256 levels, a half to the even one.
+
+        Args:
+            codes: (N, h, w), N from 1, any integers, 0 <= code < codebook size.
+            on_batch: Told how many images each finished batch held.
+
+        Raises:
+            ValueError: If a code is out of range.
+            ConfigError: If not even one image fits into memory.
+        """
+        size = self._network.config.num_vq_embeddings
+        if codes.size and not 0 <= codes.min() <= codes.max() < size:
+            found = f"[{codes.min()}, {codes.max()}]"
+            raise ValueError(f"codes lie in {found}; they must be in [0, {size})")
+        images, finite = self._run(self._decode_batch, codes.astype(np.int64, copy=False), on_batch)
+        return images, finite
+
+    def decode_latents(
+        self, latents: npt.NDArray[np.float32], on_batch: OnBatch = lambda _: None
+    ) -> tuple[Images, Mask]:
+        """Returns the images of latents, looked up in the codebook first; otherwise as `decode`.
+
+        Args:
+            latents: (N, C, h, w) float32, N from 1; those that are not finite give no finite image.
+            on_batch: Told how many images each finished batch held.
+
+        Raises:
+            ConfigError: If not even one image fits into memory.
+        """
+        images, finite = self._run(self._decode_latents_batch, latents, on_batch)
+        return images, finite
+
+    def _encode_batch(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns codes (B, h, w) and mask (B,) of images (B, H, W, 3) uint8."""
+        with _arithmetic(self.how.dtype):
+            latents = self._latents_of(images)
+        finite = latents.isfinite().flatten(1).all(1)
+        return self._look_up(latents), finite
+
+    def _look_up(self, latents: Tensor) -> Tensor:
+        """Returns codes (B, h, w) of latents (B, C, h, w) float32."""
+        vectors = latents.permute(0, 2, 3, 1)  # (B, h, w, C)
+        codebook = self._network.quantize.embedding.weight
+        return find_nearest(vectors.flatten(0, 2), codebook).view(vectors.shape[:3])
+
+    def _decode_latents_batch(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns images (B, H, W, 3) uint8 and mask (B,) of latents (B, C, h, w) float32."""
+        images, finite = self._decode_batch(self._look_up(latents))
+        return images, finite & latents.isfinite().flatten(1).all(1)
+
+    def _decode_batch(self, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns images (B, H, W, 3) uint8 and mask (B,) of codes (B, h, w)."""
+        scale, shift = SCALE_SHIFT[self.how.pixel_range]
+        with _arithmetic(self.how.dtype):
+            pixels = self._pixels_of(codes)
+        finite = pixels.isfinite().flatten(1).all(1)
+        unit = ((pixels - shift) / scale).nan_to_num()
+        levels = (unit.clamp(0.0, 1.0) * 255.0).round()
+        return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous(), finite
+
+    def _to_latents(self, images: Tensor) -> Tensor:
+        """Returns latents (B, C, h, w) float32 of images (B, H, W, 3) uint8."""
+        scale, shift = SCALE_SHIFT[self.how.pixel_range]
+        unit = images.permute(0, 3, 1, 2).to(torch.float32) / 255.0  # stays channels-last
+        pixels = (unit * scale + shift).to(self._dtype)
+        return self._network.encode(pixels).latents.float()
+
+    def _to_pixels(self, codes: Tensor) -> Tensor:
+        """Returns pixels (B, 3, H, W) float32, not clamped, in the network's range."""
+        quantized = self._network.quantize.embedding(codes).permute(0, 3, 1, 2)  # (B, C, h, w)
+        quantized = quantized.to(self._dtype)
+        return self._network.decode_quantized(quantized).float()
+
+    def _place(self, network: VQModel) -> VQModel:
+        """Returns the network on the device and in its dtype; the codebook stays float32."""
+        network.to(self.device)
+        codebook = network.quantize.embedding.weight.data
+        network.to(self._dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.quantize.embedding.weight.data = codebook
+        return network
+
+    def _run(
+        self, forward: Forward, items: npt.NDArray[Any], on_batch: OnBatch
+    ) -> list[npt.NDArray[Any]]:
+        """Returns each result of `forward` over all items."""
+        with torch.inference_mode(), watch_device():
+            return self._run_batches(forward, items, on_batch)
+
+    def _run_batches(
+        self, forward: Forward, items: npt.NDArray[Any], on_batch: OnBatch
+    ) -> list[npt.NDArray[Any]]:
+        """Returns each result of `forward` over all items, batch by batch."""
+        done: list[list[npt.NDArray[Any]]] = []
+        pending: deque[_Launched] = deque()
+        start = 0
+        while start < len(items) or pending:
+            if start < len(items) and len(pending) < _IN_FLIGHT:
+                batch = items[start : start + self.batch_size]
+                launched = self._launch(forward, batch)
+                if launched is None:
+                    self._halve_batch()
+                    continue
+                pending.append(launched)
+                start += len(batch)
+            else:
+                done.append(pending[0].collect())
+                on_batch(pending.popleft().size)
+        return [np.concatenate(results) for results in zip(*done, strict=True)]
+
+    def _launch(self, forward: Forward, batch: npt.NDArray[Any]) -> "_Launched | None":
+        """Starts one batch on the device; returns None if it does not fit into memory.
+
+        The caller makes room, since the exception keeps the tensors of its frames alive.
+        """
+        try:
+            outputs = forward(self._send(batch))
+            return _Launched.of(outputs, len(batch))
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
+
+    def _send(self, batch: npt.NDArray[Any]) -> Tensor:
+        """Returns the batch on the device, padded; copied beside the arithmetic under way there."""
+        host = self._pad(batch)
+        if self._copies is None:
+            return host
+        computing = torch.cuda.current_stream()
+        with torch.cuda.stream(self._copies):
+            sent = host.to(self.device, non_blocking=True)
+        computing.wait_stream(self._copies)
+        sent.record_stream(computing)
+        return sent
+
+    def _pad(self, batch: npt.NDArray[Any]) -> Tensor:
+        """Returns exactly `batch_size` items on the host, zeros added; pinned for a GPU."""
+        shape = (self.batch_size, *batch.shape[1:])
+        dtype = _TORCH_DTYPE[batch.dtype.type]
+        padded = torch.empty(shape, dtype=dtype, pin_memory=self._copies is not None)
+        padded.numpy()[: len(batch)] = batch
+        padded[len(batch) :] = 0
+        return padded
+
+    def _halve_batch(self) -> None:
+        if self.batch_size == 1:
+            raise ConfigError(
+                f"{self.device} runs out of memory with a single image; use a smaller --resolution "
+                "or --dtype bfloat16"
+            )
+        self.batch_size //= 2
+        torch.cuda.empty_cache()
+
+
+class _Launched(NamedTuple):
+    """A batch that is under way on the device."""
+
+    outputs: list[Tensor]
+    """On the host, filled once `ready` has come."""
+    ready: "torch.cuda.Event | None"
+    size: int
+    """Items that are no padding."""
+
+    @classmethod
+    def of(cls, outputs: tuple[Tensor, ...], size: int) -> "_Launched":
+        """Starts the copies to the host; on a CPU everything is there already."""
+        host = [output.to("cpu", non_blocking=True) for output in outputs]  # pinned by torch
+        if not outputs[0].is_cuda:
+            return cls(host, None, size)
+        ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        ready.record()
+        return cls(host, ready, size)
+
+    def collect(self) -> list[npt.NDArray[Any]]:
+        """Waits for the batch and returns its results, without the padding."""
+        if self.ready is not None:
+            self.ready.synchronize()
+        return [output[: self.size].numpy() for output in self.outputs]
+
+
+@contextlib.contextmanager
+def _arithmetic(dtype: DType) -> Iterator[None]:
+    """Allows or forbids TF32 for the length of a block; these switches are the process's."""
+    switches: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [switch.allow_tf32 for switch in switches]
+    try:
+        for switch in switches:
+            switch.allow_tf32 = dtype == "tf32"
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.allow_tf32 = value
+
+
+def _fuse(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Returns the function with kernels made for the shape that it is called with.
+
+    One graph, or an error: a break would be slow without a word. Kernels are chosen by rule, not by
+    timing (`max-autotune`), so that all machines of a kind round alike. Every shape and every codec
+    of a process counts as a recompilation, of which torch allows eight.
+    """
+    torch._dynamo.config.cache_size_limit = _COMPILATIONS  # noqa: SLF001 (it has no other name)
+    return torch.compile(function, dynamic=False, fullgraph=True)

@@ -1,0 +1,159 @@
+"""What `vqpipe inspect` says of the sinks of one stage, beside what is true of all of them.
+
+A stage is named by `stage` in its run's identity; one that is not listed here has nothing to add.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vqpipe import schema
+from vqpipe.commands.console import Fields, Prose, describe_psnr
+from vqpipe.inspection.readiness import Reason, check_codes
+from vqpipe.inspection.survey import Evaluated
+from vqpipe.sink.run import Run
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What is known of a sink when it is described."""
+
+    sink: str
+    run: Run
+    totals: dict[str, Any]
+    about: str
+    """`about ` before numbers that are estimates."""
+    evaluation: Evaluated | None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What there is to say of one stage's sinks."""
+
+    question: str
+    """Name of the line that says whether the sink is fit for use."""
+    check: Callable[[Contents], list[Reason]]
+    """What there is to say against using it."""
+    explain: Callable[[Contents], dict[str, Any]]
+    """What a reader of its rows needs to know; stands in `--json` as `reader`."""
+    describe: Callable[[Contents], Fields]
+    """The lines about its rows."""
+
+
+def find_stage(run: Run) -> Stage:
+    """Returns what there is to say of the stage of a run."""
+    return _STAGES.get(run.identity.get("stage", ""), _PLAIN)
+
+
+def _check_codes(contents: Contents) -> list[Reason]:
+    evaluated = contents.evaluation
+    said = evaluated.said if evaluated and not evaluated.outdated else None
+    return check_codes(contents.run.facts, contents.totals, said)
+
+
+def _explain_codes(contents: Contents) -> dict[str, Any]:
+    facts, identity = contents.run.facts, contents.run.identity
+    return {
+        "codes_dtype": str(schema.code_type(facts["codebook_size"])),
+        "codes_per_image": int(np.prod(facts["grid"])),
+        "grid": facts["grid"],
+        "codebook_size": facts["codebook_size"],
+        "resolution": identity.get("resolution"),
+        "pixel_range": identity.get("pixel_range"),
+        "model": facts.get("model"),
+        "model_sha256": identity.get("model_sha256"),
+    }
+
+
+def _describe_codes(contents: Contents) -> Fields:
+    facts, identity = contents.run.facts, contents.run.identity
+    reader = _explain_codes(contents)
+    height, width = facts["grid"]
+    codes = (
+        f"{height * width:,} an image ({height} x {width}), {reader['codes_dtype']}, of "
+        f"{facts['codebook_size']:,} entries"
+    )
+    pixels = (
+        f"{identity['resolution']} px, {identity['resample']}, {identity['pixel_range']} range, "
+        f"{identity['dtype']}"
+    )
+    return [
+        ("format", identity["format"]),
+        ("codes", Prose(codes)),
+        *_describe_use(contents),
+        *_describe_audit(contents),
+        *describe_psnr(contents.totals),
+        ("model", Prose(f"{facts['model']}, sha256 {identity['model_sha256'][:12]}")),
+        ("pixels", Prose(pixels)),
+    ]
+
+
+def _describe_use(contents: Contents) -> Fields:
+    totals = contents.totals
+    if not totals["encoded"]:
+        return []
+    usage, perplexity = totals["codebook_usage"], totals["codebook_perplexity"]
+    least = "at least " if contents.about else ""  # more shards may use more entries
+    said = f"{least}{usage:.1%} of the entries, perplexity {perplexity:,.1f}"
+    return [("codebook usage", Prose(said))]
+
+
+def _describe_audit(contents: Contents) -> Fields:
+    totals = contents.totals
+    if totals["flip_rate"] is None:
+        return []
+    share, images = totals["flip_rate"], totals["audited"]
+    said = f"{share:.2%} of the codes, measured on {contents.about}{images:,} image(s)"
+    return [("unlike float32", Prose(said))]
+
+
+def _explain_images(contents: Contents) -> dict[str, Any]:
+    identity, facts = contents.run.identity, contents.run.facts
+    names = ("format", "quality", "layout", "dtype", "pixel_range", "model_sha256")
+    return {**{name: identity[name] for name in names}, "size": facts["size"]}
+
+
+def _describe_images(contents: Contents) -> Fields:
+    identity, facts = contents.run.identity, contents.run.facts
+    height, width = facts["size"]
+    model = f"{facts['model']}, sha256 {identity['model_sha256'][:12]}"
+    fields: Fields = [
+        ("images", Prose(f"{width} x {height} px, {identity['format']}")),
+        ("decoded from", Prose(f"{identity['kind']}, {identity['dtype']}")),
+        ("model", Prose(model)),
+    ]
+    if identity["layout"] != "parquet":
+        fields.append(("image files", f"{contents.sink}/images/"))
+    return fields
+
+
+_STAGES = {
+    "encode": Stage("train on it", _check_codes, _explain_codes, _describe_codes),
+    "decode": Stage("use it", lambda _: [], _explain_images, _describe_images),
+}
+_PLAIN = Stage("use it", lambda _: [], lambda _: {}, lambda _: [])
+
+
+def describe_evaluation(contents: Contents) -> Fields:
+    """Returns the lines about what `vqpipe evaluate` measured, if it did."""
+    evaluated = contents.evaluation
+    if evaluated is None:
+        return []
+    found = evaluated.said
+    means = {name: each.get("mean") for name, each in (found.get("metrics") or {}).items()}
+    means["rfid"] = found.get("rfid")
+    said = [form.format(means[name]) for name, form in _METRICS if means.get(name) is not None]
+    images = f"on {found.get('samples', 0):,} image(s)"
+    fields: Fields = [("reconstruction", Prose(", ".join(said) + f", {images}"))]
+    return [*fields, *([("evaluation", Prose(evaluated.outdated))] if evaluated.outdated else [])]
+
+
+_METRICS = (
+    ("psnr_db", "PSNR {:.2f} dB"),
+    ("ssim", "SSIM {:.3f}"),
+    ("l1", "L1 {:.4f}"),
+    ("lpips", "LPIPS {:.3f}"),
+    ("rfid", "rFID {:.2f}"),
+)

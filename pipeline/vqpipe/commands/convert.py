@@ -1,0 +1,80 @@
+"""Write any checkpoint that vqpipe reads in diffusers' layout."""
+
+import shlex
+from dataclasses import dataclass
+
+import tyro
+from rich.console import Console
+
+from vqpipe import storage
+from vqpipe.codec.weights import Weights
+from vqpipe.commands.console import print_fields
+from vqpipe.commands.model import ModelOptions
+from vqpipe.errors import ConfigError
+from vqpipe.vqgan.files import CONFIG_FILE, STEM
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convert(ModelOptions):
+    """Write any checkpoint that vqpipe reads in diffusers' layout.
+
+    The result is config.json and diffusion_pytorch_model.safetensors; tensors keep their dtype.
+    Every name, shape and value is checked first. Needs no Ray.
+
+    Example: vqpipe convert logs/vqgan/checkpoints/last.ckpt vqgan/
+    """
+
+    model: tyro.conf.Positional[str]
+    """A folder (local or s3://) of a diffusers VQModel, a Hugging Face repository (org/name), or
+    one file with weights (.ckpt, .pth, .pt, .safetensors, .bin), such as a VQGAN of CompVis."""
+    out: tyro.conf.Positional[str]
+    """Folder or s3://bucket/prefix to write; another checkpoint there is never overwritten."""
+
+
+def run(job: Convert) -> None:
+    """Writes the checkpoint and prints what it is.
+
+    Raises:
+        VqpipeError: It could not be read or written.
+    """
+    out = storage.normalise_uri(job.out)
+    weights = job.load_weights()
+    _refuse_other(out, weights.files)
+    for name, data in weights.files.items():
+        storage.publish(storage.join_uri(out, name), data)
+    _refuse_other(out, weights.files)  # nobody else wrote there meanwhile
+    _print(out, weights)
+
+
+def _refuse_other(out: str, files: dict[str, bytes]) -> None:
+    """Refuses a folder that holds another checkpoint, or a part of one.
+
+    Raises:
+        ConfigError: It does.
+    """
+    for file in storage.list_files(out, recursive=False):
+        name = file.uri.rpartition("/")[2]
+        is_part = name == CONFIG_FILE or name.startswith(STEM)
+        if is_part and (name not in files or storage.read(file.uri) != files[name]):
+            raise ConfigError(
+                f"{file.uri} is of another checkpoint, which is not overwritten; give an empty "
+                "folder, or remove that one"
+            )
+
+
+def _print(out: str, weights: Weights) -> None:
+    config, state = weights.parsed
+    dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in state.values()})
+    channels = ", ".join(map(str, config.block_out_channels))
+    at = f", commit {weights.commit}" if weights.commit else ""
+    fields: list[tuple[str, object]] = [
+        ("read", f"{weights.where}{at}"),
+        ("parameters", f"{sum(tensor.numel() for tensor in state.values()):,}"),
+        ("codebook", f"{config.num_vq_embeddings:,} entries of {config.embed_dim}"),
+        ("network", f"{config.downsample_factor} px a code along a side, channels {channels}"),
+        ("dtype", ", ".join(dtypes)),
+        ("sha256", weights.sha256()),
+        ("output", f"{out}/"),
+        ("use it", f"vqpipe encode --source photos/ --sink codes/ --model {shlex.quote(out)}"),
+    ]
+    print_fields(Console(highlight=False), "convert", fields)

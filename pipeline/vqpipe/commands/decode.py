@@ -1,0 +1,346 @@
+"""Decode Parquet shards of codes back into images."""
+
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from vqpipe import storage
+from vqpipe.codec import doctor
+from vqpipe.codec.codec import CodecConfig, DType
+from vqpipe.codec.doctor import AskedRange
+from vqpipe.codec.weights import Weights
+from vqpipe.commands.console import Fields
+from vqpipe.commands.identity import check_encoded, check_kept, find_whole_run, versions
+from vqpipe.commands.kept import begun_with, facts_of_kept
+from vqpipe.commands.launch import (
+    GrowthOptions,
+    Places,
+    Prepared,
+    RunOptions,
+    check_uris,
+    describe_store,
+    run_stage,
+)
+from vqpipe.commands.model import ModelOptions, load_for_codes
+from vqpipe.commands.places import check_lengths, check_places
+from vqpipe.commands.progress import announce
+from vqpipe.engine.graph import Stage, Work
+from vqpipe.errors import ConfigError
+from vqpipe.images import ImageFormat
+from vqpipe.schema import Selection, Shard
+from vqpipe.sink import layout, todo
+from vqpipe.sink.plan import Plan, find_plan
+from vqpipe.sink.product import ImagesProduct
+from vqpipe.sink.run import Run, is_complete, start_run
+from vqpipe.sink.writer import Writer
+from vqpipe.sources import count_rows
+from vqpipe.sources.agreement import Begun
+from vqpipe.sources.codes import Kind, kept_schema, list_shards
+from vqpipe.sources.names import check_keep
+from vqpipe.stages.decode import Form, compress_rows
+from vqpipe.stages.readers import SampleReader
+from vqpipe.stages.step import Decoding
+
+RESERVED = {"key", "row", "image", "file", "bytes", "sha256", "width", "height"}
+"""Columns that the output has of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decode(GrowthOptions, RunOptions, ModelOptions, Places):
+    """Decode Parquet shards of codes back into images.
+
+    The source is a sink of vqpipe encode, which knows its model, or any Parquet files with a column
+    of codes, given --model and --grid. Run the same command again to resume. Options marked [speed]
+    may change between runs on one sink; all others belong to the sink's identity.
+
+    Example: vqpipe decode --source codes/ --sink images/
+    """
+
+    source: str
+    """Where the codes are: a sink of vqpipe encode, or a folder, file or pattern of .parquet."""
+    sink: str
+    """Where the images go: a folder or s3://bucket/prefix. One run, one sink."""
+    model: str = ""
+    """The model, as for vqpipe encode; default: that of the source's run. Another one must have the
+    same codebook, such as one whose decoder was trained on."""
+    format: Literal["jpeg", "png", "webp"] = "jpeg"
+    """Of the images; png has no losses."""
+    quality: int = 95
+    """1 to 100, of jpeg and webp."""
+    layout: Literal["webdataset", "parquet", "folder"] = "webdataset"
+    """A tar a shard, a Parquet file a shard, or a file an image. data/ lists the images of each
+    shard in every layout."""
+    codes: str = "codes"
+    """Column of the codes: lists of whole numbers, row-major."""
+    latents: str | None = None
+    """Column of latents, to decode these instead of codes: lists of numbers as (channels, height,
+    width), before the look-up in the codebook."""
+    grid: tuple[int, int] | None = None
+    """Rows and columns of codes in an image; a sink of vqpipe encode knows them."""
+    key: str | None = None
+    """Column with each image's name; default: key in a sink of vqpipe encode, elsewhere file name
+    and row number."""
+    keep: tuple[str, ...] | None = None
+    """Columns to copy beside the images; default: what the source's run kept. In a tar, text
+    becomes a member of that name, unless that is long; everything else goes to .json."""
+    pixel_range: AskedRange = "auto"
+    """What the model was trained on: signed is [-1, 1], unit is [0, 1]; auto takes that of the
+    source's run, or finds out with photos."""
+    dtype: DType = "float32"
+    """Arithmetic of the network."""
+    eager: bool = False
+    """Have GPUs run the network's kernels one by one instead of fused ones (torch.compile)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_uris(self, "source", "sink", "model_config")
+        if self.model:
+            check_uris(self, "model")
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f"--quality is {self.quality}; it must be in 1 to 100")
+        if self.latents is not None and self.codes != "codes":
+            raise ValueError("--codes and --latents cannot go together: one of them is decoded")
+        if self.grid is not None and min(self.grid) < 1:
+            raise ValueError(f"--grid is {self.grid}; both must be at least 1")
+        check_keep(self.keep or (), RESERVED)
+
+    @property
+    def kind(self) -> Kind:
+        """What is decoded."""
+        return "codes" if self.latents is None else "latents"
+
+    @property
+    def how(self) -> ImageFormat:
+        """How images are stored."""
+        return ImageFormat(self.format, self.quality)
+
+
+def run(job: Decode) -> None:
+    """Decodes what is left of the source and prints a summary.
+
+    Raises:
+        VqpipeError: If the run could not be completed; the exit code is the error's.
+    """
+    run_stage("decode", job, lambda: _prepare(job))
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What is decoded, as far as it is known of it."""
+
+    uri: str
+    run: Run | None
+    """That made it, if it is a sink of `vqpipe encode`."""
+    shards: tuple[Shard, ...]
+    followed: tuple[str, ...] = ()
+    """URIs of linked folders that were searched."""
+
+    @classmethod
+    def of(cls, job: Decode) -> "_Source":
+        """Returns the source that a command names."""
+        uri = storage.normalise_uri(job.source)
+        found = None if uri.endswith(".parquet") else find_whole_run(uri)
+        if found:
+            check_encoded(found, uri)
+            return cls(uri, found, tuple(_finished(job, uri, found)))
+        listing = list_shards(uri, job.kind)
+        return cls(uri, None, listing.shards, listing.followed)
+
+    @property
+    def alike(self) -> tuple[Shard, ...]:
+        """Shards of which each may have other types; those of a run have the same ones."""
+        return self.shards[:1] if self.run else self.shards
+
+    def selection(self, job: Decode) -> Selection:
+        """Returns which columns to read."""
+        kept = tuple(self.run.facts["kept"]) if self.run else ()
+        if job.keep is None and RESERVED & set(kept):
+            raise ConfigError(
+                f"the source's run kept {', '.join(sorted(RESERVED & set(kept)))}, names that the "
+                "output has of its own: say with --keep what to keep"
+            )
+        key = job.key or ("key" if self.run else None)
+        keep = kept if job.keep is None else job.keep
+        run = self.run.fingerprint if self.run else None
+        return Selection(job.latents or job.codes, key, keep, run=run)
+
+    def form(self, job: Decode, weights: Weights) -> Form:
+        """Returns what the codes or latents of an image look like."""
+        config = weights.config
+        channels = 0 if job.latents is None else config.embed_dim
+        return Form(self._grid(job), config.num_vq_embeddings, channels)
+
+    def _grid(self, job: Decode) -> tuple[int, int]:
+        if self.run:
+            height, width = self.run.facts["grid"]
+            is_own = (job.kind, job.codes) == ("codes", "codes")  # not a column that was kept
+            if job.grid and is_own and job.grid != (height, width):
+                raise ConfigError(
+                    f"--grid is {job.grid[0]} {job.grid[1]}, and codes of the run in {self.uri} "
+                    f"have {height} rows and {width} columns: leave --grid out"
+                )
+            return job.grid or (height, width)
+        if job.grid is None:
+            raise ConfigError(
+                f"{self.uri} is no sink of vqpipe encode, so that nothing says how many rows and "
+                "columns of codes an image has: add --grid ROWS COLUMNS"
+            )
+        return job.grid
+
+
+def _finished(job: Decode, source: str, run: Run) -> list[Shard]:
+    """Returns the shards that a run has codes of.
+
+    Codes of an earlier version of a shard, which wait to be replaced, are taken only where the
+    decoding sink has planned them.
+    """
+    planned = find_plan(storage.normalise_uri(job.sink))
+    known = {file for shard in planned.shards() for file in shard.files} if planned else set()
+    files = todo.finished(source, run, known)
+    if not files:
+        raise ConfigError(f"{source} has no finished shard yet: run vqpipe encode first")
+    return [Shard(name, job.kind, (file,)) for name, file in files.items()]
+
+
+def _prepare(job: Decode) -> Prepared:
+    """Returns what is to be done, with plan and identity frozen in the sink."""
+    sink = storage.normalise_uri(job.sink)
+    source = _Source.of(job)
+    check_places(source.uri, sink, source.followed)
+    check_lengths(sink, (shard.name for shard in source.shards))
+    weights = load_for_codes(job, source.run, source.uri)
+    form = source.form(job, weights)
+    selection = replace(source.selection(job), shape=form.shape)
+    announce("looking at the columns of", len(source.alike))
+    kept = kept_schema(source.alike, selection, _begun(sink, selection))
+    how, findings = _settle_codec(job, source.run, weights)
+    step = Decoding(form, how, weights.config.downsample_factor)
+    listed = Plan.of(source.shards)
+    facts = _facts_of(job, weights, step, kept) | {"doctor": findings}
+    identity = _identity_of(job, source, selection, weights, step)
+    run, frozen = start_run(sink, Run(identity, facts, listed.sha256()), listed, job.growth)
+    check_kept(run, kept)
+    left = todo.unfinished(sink, run, frozen)
+    product = ImagesProduct(kept, job.how, job.layout, step.size)
+    if left:
+        storage.delete(layout.success_uri(sink))
+    work = Work(
+        writer=Writer(sink, run, frozen, kept, product),
+        reader=SampleReader(selection, kept),
+        step=step,
+        after=Stage(compress_rows, (job.how, step.size)),
+        weights=weights,
+        todo=left,
+    )
+    introduction = _introduce(job, source, work, step)
+    return Prepared(work, introduction, allows_damage=job.allow_damaged_shards)
+
+
+def _begun(sink: str, selection: Selection) -> Begun | None:
+    return begun_with(find_whole_run(sink), find_plan(sink), selection.keep)
+
+
+def _settle_codec(
+    job: Decode, run: Run | None, weights: Weights
+) -> tuple[CodecConfig, dict[str, Any] | None]:
+    """Returns how codes become pixels, and what the doctor found out about it."""
+    findings = None
+    if not run or (job.model and job.pixel_range != "auto"):
+        settled, findings = doctor.check_start(weights, "float32", job.pixel_range)
+    else:
+        settled = run.identity["pixel_range"]
+        if job.pixel_range not in {"auto", settled}:
+            raise ConfigError(
+                f"--pixel-range is {job.pixel_range}, and the run used its model with {settled}: "
+                "leave it out"
+            )
+    return CodecConfig(dtype=job.dtype, pixel_range=settled, eager=job.eager), findings
+
+
+def _identity_of(
+    job: Decode, source: _Source, selection: Selection, weights: Weights, step: Decoding
+) -> dict[str, Any]:
+    """Returns every choice that changes results."""
+    return {
+        "stage": "decode",
+        "source": source.uri,
+        "codes": source.run and source.run.fingerprint,
+        "kind": job.kind,
+        "column": selection.image,
+        "key": selection.key,
+        "keep": list(selection.keep),
+        "grid": list(step.form.grid),
+        "format": job.format,
+        "quality": None if job.format == "png" else job.quality,
+        "layout": job.layout,
+        **asdict(step.how),
+        "model_sha256": weights.sha256(),
+    }
+
+
+def _facts_of(job: Decode, weights: Weights, step: Decoding, kept: pa.Schema) -> dict[str, Any]:
+    """Returns what a reader of the images may want to know."""
+    return {
+        "size": list(step.size),
+        "model": weights.where,
+        "model_commit": weights.commit,
+        "model_options": job.record(weights) if job.model else None,
+        **facts_of_kept(kept),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": versions(),
+    }
+
+
+def _introduce(job: Decode, source: _Source, work: Work, step: Decoding) -> Fields:
+    """Returns what was found and what is about to happen."""
+    height, width = step.size
+    size = sum(shard.size for shard in source.shards)
+    fields: Fields = [
+        ("source", f"{job.kind}, {size / 1e6:,.1f} MB in {len(source.shards):,} shard(s)"),
+        ("model", f"{work.weights.where}, {step.form.codebook_size:,} codes"),
+        ("pixels", f"{width} x {height} px, {step.how.pixel_range} range, {step.how.dtype}"),
+        ("images", f"{job.format}, layout {job.layout}"),
+        ("sink", work.writer.sink),
+        ("left to do", f"{len(work.todo):,} of {len(work.writer.plan):,} shard(s)"),
+    ]
+    if source.run and not is_complete(source.uri):
+        more = (
+            "once that is so, the same command with --extend (and --replace-changed) does the rest"
+        )
+        fields.append(("take care", f"the source is not complete yet: {more}"))
+    return [*fields, *_describe_memory(job, source, step), *describe_store(work.writer)]
+
+
+def _describe_memory(job: Decode, source: _Source, step: Decoding) -> Fields:
+    """Returns a warning if the images of the largest shard, which meet in one worker, are many.
+
+    In Parquet they go through it some at a time.
+    """
+    if job.layout == "parquet":
+        return []
+    largest = max(source.shards, key=lambda shard: shard.size)
+    rows = count_rows(largest) or 0
+    most = rows * step.row_bytes * (1 if job.format == "png" else _OF_LOSSY)
+    if most < _MUCH_MEMORY:
+        return []
+    cure = "" if source.run else ", or write the codes in files of fewer rows"
+    said = (
+        f"the {rows:,} images of shard {largest.name} may take {most / 1e9:,.0f} GB, and the worker"
+        f" that commits them holds them about three times: give it as much memory{cure}"
+    )
+    return [("take care", said)]
+
+
+_OF_LOSSY = 1 / 4
+"""Size of a JPEG of quality 95 by that of its pixels, at most, of photos."""
+_MUCH_MEMORY = 4e9
+"""Bytes of compressed images."""
+
+
+if __name__ == "__main__":
+    from vqpipe.commands.cli import run_to_end
+
+    run_to_end(["decode", *sys.argv[1:]])

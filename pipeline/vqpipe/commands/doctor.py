@@ -1,0 +1,128 @@
+"""Say what a checkpoint is and what it bears: pixel range, code grid, safe precisions."""
+
+import json
+import shlex
+from dataclasses import dataclass, fields
+from typing import Any
+
+import tyro
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from vqpipe import schema
+from vqpipe.codec import doctor
+from vqpipe.codec.device import Device, choose_device
+from vqpipe.codec.doctor import AskedRange, Diagnosis, Precision
+from vqpipe.codec.weights import Weights
+from vqpipe.commands.console import print_fields
+from vqpipe.commands.model import ModelOptions
+from vqpipe.errors import ConfigError
+
+_SAFE = """  safe: vqpipe encode takes it here, and the network's numbers stay finite; how many
+  codes it changes is shown beside it, and is for you to judge
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doctor(ModelOptions):
+    """Say what a checkpoint is and what it bears: pixel range, code grid, safe precisions.
+
+    Encodes and decodes a few packaged photos on this machine, without Ray. Every vqpipe encode
+    begins with a quick form of it. A precision is safe if vqpipe encode takes it on this device and
+    the network's numbers stay finite in it; how many codes it changes is another matter, and shown.
+
+    Example: vqpipe doctor vqgan/
+    """
+
+    model: tyro.conf.Positional[str]
+    """What to examine: see --model of vqpipe encode."""
+    resolution: int = 256
+    """Side of the photos, in pixels."""
+    pixel_range: AskedRange = "auto"
+    """What to take the model for: signed is [-1, 1], unit is [0, 1]; auto finds out."""
+    device: Device = "auto"
+    """Where to run; precisions are judged on this device."""
+    json: bool = False
+    """Print one JSON object instead of tables."""
+
+    def __post_init__(self) -> None:
+        if self.resolution < 1:
+            raise ValueError(f"--resolution is {self.resolution}; it must be at least 1")
+
+
+def run(job: Doctor) -> None:
+    """Prints the findings.
+
+    Raises:
+        CheckpointError: If the checkpoint is damaged.
+        ConfigError: If its pixel range does not show and was not given.
+    """
+    weights = job.load_weights()
+    factor = weights.config.downsample_factor
+    if job.resolution % factor:
+        raise ConfigError(
+            f"--resolution {job.resolution} is no multiple of {factor}, the pixels per code"
+        )
+    device = choose_device(job.device)
+    found = doctor.diagnose(weights, job.resolution, job.pixel_range, device)
+    if job.json:
+        print(json.dumps(_facts(weights, found)))  # noqa: T201
+        return
+    console = Console(highlight=False)
+    print_fields(console, weights.where, _describe(weights, found))
+    console.print(_tabulate(found.precisions, device))
+    console.print(_SAFE, soft_wrap=True)
+    console.print(_advise(job, found), soft_wrap=True, markup=False)
+
+
+def _facts(weights: Weights, found: Diagnosis) -> dict[str, Any]:
+    return {
+        "model": weights.where,
+        "model_sha256": weights.sha256(),
+        "codebook_size": weights.config.num_vq_embeddings,
+        "downsample_factor": weights.config.downsample_factor,
+        **found.to_dict(),
+    }
+
+
+def _describe(weights: Weights, found: Diagnosis) -> list[tuple[str, object]]:
+    config = weights.config
+    size, factor = config.num_vq_embeddings, config.downsample_factor
+    height, width = found.grid
+    count = sum(tensor.numel() for tensor in weights.parsed[1].values())
+    return [
+        ("weights", f"{count / 1e6:,.1f} million, sha256 {weights.sha256()[:12]}"),
+        ("codebook", f"{size:,} entries of {config.embed_dim} numbers"),
+        (
+            "code grid",
+            f"{height} x {width} at {found.side_px} px, one code for {factor} x {factor}",
+        ),
+        ("stored as", f"{height * width:,} codes an image, {schema.code_type(size)}"),
+        ("pixel range", f"{found.pixel_range}: {found.probe.describe()}"),
+        (
+            "codebook usage",
+            f"{found.codes_used:,} entries in {len(doctor.PROBES)} photos, perplexity "
+            f"{found.perplexity:,.1f}",
+        ),
+        ("round trip", f"{found.again:.1%} of the codes come back from the decoded photos"),
+    ]
+
+
+def _tabulate(precisions: tuple[Precision, ...], device: str) -> Table:
+    table = Table(box=box.SIMPLE, title=f"\n  precisions on {device}", title_justify="left")
+    for name in ("--dtype", "codes unlike float32", "PSNR of the photos", "safe"):
+        table.add_column(name, no_wrap=name != "safe")
+    for found in precisions:
+        safe = "yes" if found.is_safe else f"no: {found.refused or 'latents are not finite'}"
+        psnr = f"{found.psnr_db:.2f} dB" if found.finite else "-"
+        table.add_row(found.dtype, f"{found.flips:.2%}", psnr, safe)
+    return table
+
+
+def _advise(job: Doctor, found: Diagnosis) -> str:
+    names = [option.name for option in fields(ModelOptions)]
+    given = {name: value for name in names if (value := getattr(job, name)) is not None}
+    given |= {"pixel_range": found.pixel_range, "resolution": found.side_px}
+    options = (f"--{name.replace('_', '-')} {shlex.quote(str(given[name]))}" for name in given)
+    return f"  use it with  vqpipe encode --source ... --sink ... {' '.join(options)}"

@@ -1,0 +1,333 @@
+"""Evaluate codes: decode a sample of them, compare with the images, and write a report."""
+
+import json
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from rich.console import Console
+
+from vqpipe import storage
+from vqpipe.codec.codec import CodecConfig
+from vqpipe.commands.console import Fields, Prose, print_fields
+from vqpipe.commands.identity import check_encoded, load_run, versions
+from vqpipe.commands.launch import (
+    Prepared,
+    RunOptions,
+    Source,
+    check_least,
+    check_uris,
+    describe_store,
+    run_stage,
+    stoppable,
+)
+from vqpipe.commands.model import ModelOptions, load_recorded
+from vqpipe.commands.progress import announce
+from vqpipe.engine.graph import Stage, Work
+from vqpipe.errors import ConfigError
+from vqpipe.images import Preprocess
+from vqpipe.inspection import evaluation, reencode
+from vqpipe.inspection.evaluation import Sink
+from vqpipe.quality.inception import load_inception
+from vqpipe.quality.judges import Judge, digest_state, is_hub_file
+from vqpipe.quality.lpips import load_lpips
+from vqpipe.report import render_report
+from vqpipe.schema import File, KeyUntil, Selection, Shard
+from vqpipe.sink import layout, todo
+from vqpipe.sink.footer import read_footer
+from vqpipe.sink.plan import Growth, Plan, digest, load_plan, pick_names
+from vqpipe.sink.product import ScoresProduct
+from vqpipe.sink.run import Run, is_complete, start_run
+from vqpipe.sink.writer import Writer
+from vqpipe.sources import list_shards
+from vqpipe.stages.evaluate import PICTURE_SIDE, picture_rows, share_out
+from vqpipe.stages.readers import PairReader, SampleReader
+from vqpipe.stages.step import Evaluating
+
+MOST_SHARDS = 64
+"""Shards that samples are taken from; of a tar, everything before the last of them is read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(RunOptions, ModelOptions, Source):
+    """Evaluate codes: decode a sample of them, compare with the images, and write a report.
+
+    Writes evaluation.json and report.html into the source, and the scores of every sample, with
+    pictures, below its evaluation/. Run the same command again to resume.
+
+    Example: vqpipe evaluate --source codes/
+    """
+
+    source: str
+    """The codes: a sink of vqpipe encode."""
+    images: str | None = None
+    """Where the images are now, if not where the run had them."""
+    samples: int = 2048
+    """How many samples to look at, picked by a hash of their keys."""
+    shards: int = MOST_SHARDS
+    """How many shards they are taken from at most, picked by a hash of their names."""
+    model: str = ""
+    """Where the model is now, if not where the run had it."""
+    lpips: str | None = None
+    """Weights of LPIPS, to measure it: the state of the lpips package's LPIPS(net="alex") or "vgg",
+    saved to a file, local, s3:// or hf://org/name/file."""
+    inception: str | None = None
+    """Weights of Inception, to measure rFID: pytorch-fid's pt_inception-2015-12-05-6726825d.pth,
+    local, s3:// or hf://org/name/file."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_uris(self, "source", "images", "model_config")
+        if self.model:
+            check_uris(self, "model")
+        _check_judges(self, "lpips", "inception")
+        check_least(self, "samples", "shards")
+
+
+def _check_judges(job: object, *names: str) -> None:
+    """Refuses what can be no file with weights, passwords included.
+
+    Raises:
+        ConfigError: If one is empty, of another scheme, or has credentials in it.
+    """
+    for name in names:
+        where = getattr(job, name)
+        if where is None or not where.startswith("hf://"):
+            check_uris(job, name)
+        elif not is_hub_file(where):
+            raise ConfigError(
+                f"--{name} names no file on the Hugging Face hub: give hf://org/name/file or "
+                "hf://org/name@revision/file; credentials belong in HF_TOKEN, not in a URL"
+            )
+
+
+@dataclass(frozen=True)
+class _Picked:
+    """What is looked at."""
+
+    plan: Plan
+    quotas: dict[str, int]
+    """Samples of each shard, by name."""
+    objects: dict[str, File]
+    """The codes of those shards."""
+
+    def sha256(self) -> str:
+        """Digest of how many samples are taken of what; the plan has the digest of the images."""
+        objects = {name: [file.size, file.version] for name, file in self.objects.items()}
+        return digest([self.quotas, objects])
+
+
+def run(job: Evaluate) -> None:
+    """Measures what is left of the samples, adds up, and writes the report.
+
+    Raises:
+        VqpipeError: If the run could not be completed; the exit code is the error's.
+    """
+    source = storage.normalise_uri(job.source)
+    found = load_run(source)
+    check_encoded(found, source)
+    codes = Sink(source, found, load_plan(source), is_complete(source))
+    with stoppable():
+        work = run_stage("evaluate", job, lambda: _prepare(job, codes))
+        scores = Sink(work.writer.sink, work.writer.run, work.writer.plan, is_complete=True)
+        _finish(codes, scores, _notes(job, codes))
+
+
+def _prepare(job: Evaluate, codes: Sink) -> Prepared:
+    """Returns what is to be done, with plan and identity frozen in the evaluation's own sink."""
+    identity = codes.run.identity
+    weights = load_recorded(job, codes.run)
+    picked = _pick(job, codes)
+    how = CodecConfig(dtype="float32", pixel_range=identity["pixel_range"], eager=True)
+    grid = (codes.run.facts["grid"][0], codes.run.facts["grid"][1])
+    step = Evaluating(how, identity["resolution"], grid, **_find_judges(job))
+    asked = Run(_identity_of(job, codes, picked, step), _facts_of(step), picked.plan.sha256())
+    sink = storage.join_uri(codes.uri, "evaluation", asked.fingerprint[:12])
+    run, frozen = start_run(sink, asked, picked.plan, Growth())
+    left = todo.unfinished(sink, run, frozen)
+    if left:
+        storage.delete(layout.success_uri(sink))
+    product = ScoresProduct(tuple(step.scores))
+    until: KeyUntil = identity["key_until"] or "first-dot"
+    selection = Selection(identity["image"], identity["key"], key_until=until)
+    kept = pa.schema([])
+    work = Work(
+        writer=Writer(sink, run, frozen, kept, product),
+        reader=PairReader(SampleReader(selection, kept), codes.uri, picked.quotas),
+        opens=_preprocess(codes, picked),
+        step=step,
+        after=Stage(picture_rows, (product.rows.names,)),
+        weights=weights,
+        todo=left,
+    )
+    return Prepared(work, _introduce(codes, picked, work))
+
+
+def _find_judges(job: Evaluate) -> dict[str, Judge]:
+    """Returns the weights that are at hand, by field of the step."""
+    found = {}
+    for name, load in (("lpips", load_lpips), ("inception", load_inception)):
+        where = getattr(job, name)
+        if where is not None:
+            resolved = where if where.startswith("hf://") else storage.normalise_uri(where)
+            found[name] = Judge(resolved, digest_state(load(resolved).state_dict()))
+    return found
+
+
+def _pick(job: Evaluate, codes: Sink) -> _Picked:
+    """Returns the shards and how many samples of each are looked at."""
+    left = todo.unfinished(codes.uri, codes.run, codes.plan)
+    done = [name for index, name in enumerate(codes.plan.names) if index not in left]
+    names = pick_names(done, job.shards)
+    objects = {name: storage.stat(layout.data_uri(codes.uri, name)) for name in names}
+    counts = {name: int(read_footer(file).origin["good"]) for name, file in objects.items()}
+    quotas = share_out(job.samples, counts)
+    if not quotas:
+        raise ConfigError(f"{codes.uri} has no codes yet: run vqpipe encode first")
+    shards = _find_images(job, codes, quotas)
+    return _Picked(Plan.of(shards), quotas, {name: objects[name] for name in quotas})
+
+
+def _find_images(job: Evaluate, codes: Sink, quotas: dict[str, int]) -> list[Shard]:
+    """Returns the shards of images that codes were made of, where they are now."""
+    planned = codes.plan.shards()
+    if job.images is None:
+        return [shard for shard in planned if shard.name in quotas]
+    source, kind = storage.normalise_uri(job.images), codes.run.identity["format"]
+    listed = list_shards(source, kind, planned=planned)
+    found = {shard.name: shard for shard in listed.shards if shard.name in quotas}
+    missing = sorted(quotas.keys() - found.keys())
+    if missing:
+        raise ConfigError(
+            f"--images {job.images} has no shard {missing[0]}, of which {codes.uri} has codes: "
+            "give the images that the codes were made of"
+        )
+    return list(found.values())
+
+
+def _preprocess(codes: Sink, picked: _Picked) -> Preprocess:
+    """Returns how the run turned images into views."""
+    identity = codes.run.identity
+    places = {name: index for index, name in enumerate(codes.plan.names)}
+    indices = [places[name] for name in picked.quotas]
+    most = reencode.most_pixels(codes.uri, codes.run, codes.plan, indices)
+    background = tuple(identity["background"])
+    return Preprocess(identity["resolution"], identity["resample"], background, most)
+
+
+def _identity_of(job: Evaluate, codes: Sink, picked: _Picked, step: Evaluating) -> dict[str, Any]:
+    """Returns every choice that changes results, beside the plan of the images."""
+    return {
+        "stage": "evaluate",
+        "source": codes.uri,
+        "codes": codes.run.fingerprint,
+        "samples": job.samples,
+        "shards": job.shards,
+        "picked": picked.sha256(),
+        "model_sha256": codes.run.identity["model_sha256"],
+        "lpips": step.lpips and step.lpips.sha256,
+        "inception": step.inception and step.inception.sha256,
+    }
+
+
+def _facts_of(step: Evaluating) -> dict[str, Any]:
+    """Returns what else is to be known of the scores."""
+    return {
+        "picture_px": min(step.resolution, PICTURE_SIDE),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": versions(),
+        "networks": {"lpips": _where(step.lpips), "inception": _where(step.inception)},
+    }
+
+
+def _where(judge: Judge | None) -> str | None:
+    return judge.where if judge else None
+
+
+_NETWORKS = {
+    "lpips": "LPIPS was not measured: give its weights with --lpips.",
+    "inception": "rFID was not measured: give Inception's weights with --inception.",
+}
+"""What is said where a network's weights are not at hand."""
+
+
+def _notes(job: Evaluate, codes: Sink) -> list[str]:
+    """Returns what a reader of the numbers has to know."""
+    notes = [said for name, said in _NETWORKS.items() if getattr(job, name) is None]
+    if job.inception:
+        notes.append("rFID of few images is too high: compare it only with one of as many.")
+    if not codes.is_complete:
+        notes.append("The run was not complete when this was measured.")
+    return notes
+
+
+def _introduce(codes: Sink, picked: _Picked, work: Work) -> Fields:
+    """Returns what was found and what is about to happen."""
+    samples = sum(picked.quotas.values())
+    return [
+        ("codes", codes.uri),
+        ("model", work.weights.where),
+        ("samples", f"{samples:,} of {len(picked.quotas):,} shard(s), picked by hash"),
+        ("sink", work.writer.sink),
+        ("left to do", f"{len(work.todo):,} of {len(work.writer.plan):,} shard(s)"),
+        *describe_store(work.writer),
+    ]
+
+
+def _finish(codes: Sink, scores: Sink, notes: list[str]) -> None:
+    """Writes evaluation.json and report.html, and says what is in them."""
+    announce("adding up and comparing", len(codes.plan))
+    found = evaluation.gather(codes, scores, notes)
+    document = evaluation.to_document(found)
+    page = render_report(evaluation.to_report(found, scores, document))
+    numbers, report = (storage.join_uri(codes.uri, name) for name in _OUTPUT)
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    storage.replace(numbers, text.encode() + b"\n")
+    storage.replace(report, page.encode())
+    fields = [
+        *_describe(document),
+        *(("note", Prose(note)) for note in notes),
+        ("scores", f"{scores.uri}/data/"),
+        ("numbers", numbers),
+        ("report", report),
+    ]
+    print_fields(Console(highlight=False), "evaluation", fields)
+
+
+_OUTPUT = ("evaluation.json", "report.html")
+
+
+def _describe(document: dict[str, Any]) -> Fields:
+    book = document["codebook"]
+    unlike = document["codes_unlike_float32"]
+    used = (
+        f"{book['usage']:.1%} of {book['size']:,} entries, {book['dead_codes']:,} never; "
+        f"{book['entropy_bits']:.2f} bits a code, perplexity {book['perplexity']:,.1f}"
+    )
+    lines: Fields = [
+        (_NAMES[name], form.format(**said))
+        for name, said in document["metrics"].items()
+        if (form := _FORMS[name]) and said["mean"] is not None
+    ]
+    if document["rfid"] is not None:
+        lines.append(("rFID", f"{document['rfid']:.2f}"))
+    if unlike is not None:
+        lines.append(("unlike float32", f"{unlike:.2%} of the codes"))
+    return [*lines, ("codebook", Prose(used))]
+
+
+_NAMES = {"psnr_db": "PSNR", "ssim": "SSIM", "l1": "L1", "lpips": "LPIPS"}
+_FORMS = {
+    "psnr_db": "{mean:.2f} dB, nine in ten images {p05:.2f} to {p95:.2f}",
+    "ssim": "{mean:.4f}",
+    "l1": "{mean:.4f} of 1",
+    "lpips": "{mean:.4f}",
+}
+
+
+if __name__ == "__main__":
+    from vqpipe.commands.cli import run_to_end
+
+    run_to_end(["evaluate", *sys.argv[1:]])

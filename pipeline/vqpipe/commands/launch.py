@@ -1,0 +1,264 @@
+"""What all stages have in common: options, the run on Ray with its display, the summary."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+from rich.console import Console
+
+from vqpipe import storage
+from vqpipe.codec.device import Device
+from vqpipe.commands import summary
+from vqpipe.commands.console import Fields, harmless, print_fields, printable
+from vqpipe.commands.progress import Display, Progress
+from vqpipe.commands.summary import Allowance
+from vqpipe.engine import cluster
+from vqpipe.engine import graph as engine
+from vqpipe.engine.graph import Resources, Work
+from vqpipe.engine.tasks import Counts
+from vqpipe.engine.watchdog import Tick
+from vqpipe.errors import ConfigError, IncompleteError, stopped_by
+from vqpipe.sink.plan import Growth
+from vqpipe.sink.run import check_creates_once
+from vqpipe.sink.writer import Writer
+
+_ENOUGH_TO_JUDGE = 1000
+"""Images seen before a fraction of rejections can end a run early."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """From where; the last base of a job, so that help begins with it."""
+
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places(Source):
+    """From where to where."""
+
+    sink: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a stage runs; nothing here changes a result."""
+
+    device: Device = "auto"
+    """[speed] Where the codec works; auto takes GPUs if the cluster has any."""
+    batch_size: int | None = None
+    """[speed] Images in one forward of a GPU, by default 64; a CPU takes one at a time."""
+    actors: int | None = None
+    """[speed] Most codecs at work; default one for every GPU of the cluster, or one on a CPU."""
+    max_rejected: float = 0.1
+    """[speed] Most rejected images before the run ends with exit code 2: a fraction below 1, a
+    count from 1."""
+    address: str | None = None
+    """[speed] Ray cluster to join, such as auto or head:6379; default: RAY_ADDRESS, else this
+    machine alone."""
+    stall_timeout_s: float = 900.0
+    """[speed] Seconds without any progress before the run gives up with exit code 5."""
+
+    def __post_init__(self) -> None:
+        check_least(self, "batch_size", "actors")
+        if not self.max_rejected >= 0:
+            raise ValueError(f"--max-rejected is {self.max_rejected}; it must be 0 or more")
+        if not self.stall_timeout_s > 0:
+            raise ValueError(f"--stall-timeout-s is {self.stall_timeout_s}; it must be above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrowthOptions:
+    """What a stage takes in of a source that is not what it was, or not whole."""
+
+    extend: bool = False
+    """Take in shards that the source has gained since the run began."""
+    replace_changed: bool = False
+    """Do shards again whose files have changed since they were planned; their objects in the sink
+    are replaced one by one."""
+    allow_damaged_shards: bool = False
+    """[speed] End with exit code 0 though shards could not be read to their end. What they hold
+    beyond is lost, and the images in it are known by a Parquet footer, judged by a tar's bytes, or
+    not known; without this option the run ends with exit code 2 and says so."""
+
+    @property
+    def growth(self) -> Growth:
+        """What the plan may take in."""
+        return Growth(self.extend, self.replace_changed)
+
+
+def check_least(job: object, *names: str, least: int = 1) -> None:
+    """Checks that options, where they are given, are not below a number.
+
+    Raises:
+        ValueError: If one is; names option, value and bound.
+    """
+    for name in names:
+        value = getattr(job, name)
+        if value is not None and value < least:
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} is {value}; it must be at least {least}")
+
+
+def check_uris(job: object, *names: str) -> None:
+    """Refuses what can be no URI, passwords included: `submit` sends the command on.
+
+    Raises:
+        ConfigError: If one is empty, of another scheme, or has credentials in it.
+    """
+    for name in names:
+        uri = getattr(job, name)
+        if uri is not None and not uri.strip():
+            raise ConfigError(f"--{name.replace('_', '-')} is empty: give a folder or a URL")
+        storage.normalise_uri(uri or "")
+
+
+def describe_store(writer: Writer) -> Fields:
+    """Returns what to take care of with a sink's store, if anything."""
+    if check_creates_once(writer.sink, writer.run):
+        return []
+    return [("take care", "this store ignores create-if-absent: run one command on it at a time")]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a command is about to do."""
+
+    work: Work
+    introduction: Fields
+    """What is said of it before it begins."""
+    can_judge_early: bool = True
+    """Whether the rejections so far say something of the run before it ends."""
+    allows_damage: bool = False
+    """Whether shards that could not be read to their end are put up with."""
+
+
+def run_stage(name: str, options: RunOptions, prepare: Callable[[], Prepared]) -> Work:
+    """Does what is left of a stage, prints a summary, and returns what the work was.
+
+    Raises:
+        VqpipeError: If the run could not be completed; the exit code is the error's.
+    """
+    with stoppable():
+        console = Console(stderr=True, highlight=False)
+        prepared = prepare()
+        print_fields(console, name, prepared.introduction)
+        _run(name, options, prepared, console)
+        return prepared.work
+
+
+def _run(name: str, options: RunOptions, prepared: Prepared, console: Console) -> None:
+    work = prepared.work
+    progress = Progress(
+        shards_total=len(work.writer.plan),
+        shards_before=len(work.writer.plan) - len(work.todo),
+        bytes_total=sum(work.writer.plan.size(index) for index in work.todo),
+    )
+    error: IncompleteError | None = None
+    if work.todo:
+        try:
+            _work(name, options, prepared, progress, console)
+            _check_revised(work, progress)
+        except IncompleteError as stopped:  # the summary says how far it came
+            error = stopped
+    progress.end()
+    allowed = Allowance(options.max_rejected, prepared.allows_damage)
+    summary.finish(work.writer, progress, allowed, error)
+
+
+def _check_revised(work: Work, progress: Progress) -> None:
+    """Checks that every shard whose rejected samples were tried again is through.
+
+    All of them had their objects before, so that the totals do not show it.
+    """
+    attempt = work.writer.attempt
+    left = len(attempt.revisions.keys() - progress.committed) if attempt else 0
+    if left:
+        raise IncompleteError(
+            f"of {left:,} shard(s), the samples that were tried again are not through, since "
+            "another command on this sink came to its end meanwhile: run the same command again"
+        )
+
+
+def _work(
+    name: str, options: RunOptions, prepared: Prepared, progress: Progress, console: Console
+) -> None:
+    """Runs the graph to its end and keeps the display and the error budget."""
+    resources = Resources(
+        address=options.address or os.environ.get("RAY_ADDRESS"),
+        device=options.device,
+        actors=options.actors,
+        batch_size=options.batch_size,
+        stall_timeout_s=options.stall_timeout_s,
+    )
+    with cluster.connect(resources.address) as logs:
+        console.print(f"  {logs}", style="dim", markup=False, soft_wrap=True)
+        running = closing(engine.run(prepared.work, resources))
+        with Display(console, name) as display, running as ticks:
+            display.show(progress)
+            for tick in ticks:
+                if tick.counts.devices != progress.devices:
+                    said = _describe_devices(tick.counts)
+                    console.print(harmless(said), style="dim", markup=False)
+                known = len(progress.dropped)
+                _count(progress, tick)
+                reports = [f"Ray: {printable(each, 400)}" for each in cluster.take_reports()]
+                for said in (*progress.dropped[known:], *reports):
+                    console.print(f"  {harmless(said)}", style="yellow", markup=False)
+                progress.note()
+                display.show(progress)
+                if prepared.can_judge_early and _can_judge(options, progress):
+                    _check_budget(options, progress)
+
+
+def _check_budget(options: RunOptions, progress: Progress) -> None:
+    rejected, hidden = progress.rejected_images, progress.rejected_images - progress.rejected
+    summary.check_budget(
+        options.max_rejected,
+        progress.reasons,
+        rejected,
+        progress.durable + hidden,
+        "that this command went through",
+    )
+
+
+def _can_judge(options: RunOptions, progress: Progress) -> bool:
+    """Tells whether the rejections so far say something of the run."""
+    return progress.durable >= _ENOUGH_TO_JUDGE or options.max_rejected >= 1
+
+
+def _describe_devices(counts: Counts) -> str:
+    warm_up = f", warmed up in {counts.warm_up_s:.1f} s" if counts.warm_up_s >= 1 else ""
+    return f"  the codec is on {', '.join(counts.devices)}{warm_up}"
+
+
+def _count(progress: Progress, tick: Tick) -> None:
+    if tick.counts.devices and progress.start_up_s is None:
+        progress.start_up_s = progress.seconds
+    progress.devices = tick.counts.devices
+    progress.encoded = tick.counts.encoded
+    progress.codecs, progress.busy_s = tick.counts.codecs, tick.counts.busy_s
+    progress.read, progress.read_bytes = tick.counts.read, tick.counts.read_bytes
+    for receipt in tick.receipts.to_pylist() if tick.receipts else ():
+        progress.durable += receipt["good"] + receipt["rejected"]
+        progress.reasons.update(receipt["reasons"])
+        progress.dropped += receipt["dropped"]
+        progress.rejected_images += receipt["rejected_images"]
+        if receipt["committed"] is not None:
+            progress.commit(receipt["shard"])
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Turns SIGTERM, with which spot machines are reclaimed, and Ctrl-C into a clean stop."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise stopped_by(number)
+
+    with cluster.handlers_kept() as signals:
+        for number in signals:
+            signal.signal(number, stop)
+        yield

@@ -1,0 +1,116 @@
+"""The options with which every command that takes a model says which one."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from vqpipe import storage
+from vqpipe.codec.weights import Weights
+from vqpipe.errors import ConfigError, MismatchError
+from vqpipe.sink.run import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Which model; a job declares `model` again where it takes it by position."""
+
+    model: str
+    """A folder (local or s3://) of a diffusers VQModel, a Hugging Face repository (org/name), or
+    one file with weights (.ckpt, .pth, .pt, .safetensors, .bin), such as a VQGAN of CompVis."""
+    subfolder: str | None = None
+    """Folder of the VQModel inside --model, such as vqvae in a diffusers pipeline."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hugging Face repository; run.json records the commit."""
+    variant: str | None = None
+    """Which of a folder's weights to take, such as fp16; the plain ones if not given."""
+    model_config: str | None = None
+    """Config of a --model that is one file: CompVis' YAML or diffusers' JSON; found if it is the
+    only one beside it."""
+
+    def load_weights(self) -> Weights:
+        """Returns the checkpoint, strictly checked.
+
+        Raises:
+            CheckpointError: There is none, or it is damaged or something else.
+            ConfigError: An option does not go with such a model.
+        """
+        return Weights.load(
+            self.model,
+            subfolder=self.subfolder,
+            revision=self.revision,
+            variant=self.variant,
+            config=self.model_config,
+        )
+
+    def record(self, weights: Weights) -> dict[str, Any]:
+        """Returns what another command needs to load the same weights, wherever it is started."""
+        config = self.model_config
+        return {
+            "model": self.model if weights.commit else storage.normalise_uri(self.model),
+            "subfolder": self.subfolder,
+            "revision": weights.commit,
+            "variant": self.variant,
+            "config": config and storage.normalise_uri(config),
+        }
+
+
+def load_recorded(asked: ModelOptions, run: Run) -> Weights:
+    """Returns the weights that a run was made with, from where it had them unless told otherwise.
+
+    Raises:
+        CheckpointError: They are not there, or damaged.
+        ConfigError: Options say more of a model that is not named.
+        MismatchError: They are others.
+    """
+    if asked.model:
+        weights = asked.load_weights()
+    else:
+        _check_alone(asked)
+        weights = Weights.load(**run.facts["model_options"])
+    if weights.sha256() != run.identity["model_sha256"]:
+        raise MismatchError(
+            f"{weights.where} holds other weights than the run was made with, whose SHA-256 is "
+            f"{run.identity['model_sha256']}; give theirs with --model"
+        )
+    return weights
+
+
+def _check_alone(asked: ModelOptions) -> None:
+    """Refuses what is said of a model where none is named.
+
+    Raises:
+        ConfigError: If anything is.
+    """
+    for name in ("subfolder", "revision", "variant", "model_config"):
+        if getattr(asked, name) is not None:
+            option = name.replace("_", "-")
+            raise ConfigError(f"--{option} says more of --model, and there is none: add --model")
+
+
+def load_for_codes(asked: ModelOptions, run: Run | None, source: str) -> Weights:
+    """Returns weights that codes of a run can be decoded with.
+
+    Args:
+        asked: The model, where it is not to be that of the run.
+        run: What made the codes; None for codes of another tool.
+        source: Where they are, for messages.
+
+    Raises:
+        CheckpointError: They are not there, or damaged.
+        ConfigError: Nothing says which ones.
+        MismatchError: Their codebook is another one: codes would stand for other things.
+    """
+    if run and not asked.model:
+        return load_recorded(asked, run)
+    if not asked.model:
+        raise ConfigError(
+            f"{source} is no sink of vqpipe encode, so that nothing says which model its codes are "
+            "of: add --model"
+        )
+    weights = asked.load_weights()
+    if run and weights.codebook_sha256() != run.facts["codebook_sha256"]:
+        raise MismatchError(
+            f"{weights.where} has another codebook than the model that {source} was made with, so "
+            "that its codes would stand for other things; give that model, or one that differs in "
+            "nothing but its encoder or decoder"
+        )
+    return weights

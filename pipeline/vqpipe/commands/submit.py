@@ -1,0 +1,95 @@
+"""Run a command as a job of a Ray cluster, follow its log, and end with its exit code."""
+
+import shlex
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Literal
+
+import tyro
+
+from vqpipe.commands.console import harmless
+from vqpipe.engine import submission
+from vqpipe.errors import ConfigError, VqpipeError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submit:
+    """Run a command as a job of a Ray cluster, follow its log, and end with its exit code.
+
+    The cluster needs vqpipe installed (infra/Dockerfile) and its own access to source, sink and
+    model: paths are the cluster's, and no credentials are sent.
+
+    Example: vqpipe submit encode --address http://head:8265 -- --source s3://bucket/photos
+    --sink s3://bucket/codes --model s3://bucket/vqgan
+    """
+
+    command: tyro.conf.Positional[Literal["encode", "decode", "evaluate"]]
+    """What to run there."""
+    address: str
+    """Address of the cluster's dashboard, such as http://head:8265."""
+    arguments: tyro.conf.Suppress[tuple[str, ...]] = ()
+    """The command's own arguments: what follows -- on the command line."""
+
+    def __post_init__(self) -> None:
+        if "@" in self.address:
+            raise ConfigError(
+                "--address holds credentials; take them out: RAY_AUTH_TOKEN_PATH names a file with "
+                "the cluster's token"
+            )
+
+
+class JobFailedError(VqpipeError):
+    """The submitted job ended with an exit code of its own, which is passed on."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def run(job: Submit) -> None:
+    """Runs the job to its end.
+
+    Raises:
+        JobFailedError: If it ended with anything but exit code 0; carries that code.
+    """
+    entrypoint = describe_entry(job.command, job.arguments, metadata.version("vqpipe"))
+    code = submission.submit(job.address, entrypoint, _pass_on)
+    if code:
+        raise JobFailedError(f"the job ended with exit code {code}; its log is above", code)
+
+
+def describe_entry(command: str, arguments: tuple[str, ...], version: str) -> str:
+    """Returns the shell text of a job: the command, in the Python that the cluster's workers run.
+
+    Its first act is to see that vqpipe is there in the version of this machine.
+    """
+    words = ("-c", _FIRST_LINES, version, command, *arguments)
+    return f'{submission.FIND_PYTHON}; exec "$p" {shlex.join(words)}'
+
+
+_FIRST_LINES = """
+import runpy, sys
+from importlib import metadata
+_, wanted, command, *arguments = sys.argv
+try:
+    found = metadata.version("vqpipe")
+except metadata.PackageNotFoundError:
+    found = None
+if found != wanted:
+    there = f"has vqpipe {found}" if found else "has no vqpipe"
+    print(
+        f"error: the cluster {there} in {sys.executable}, with which Ray runs its workers, and "
+        f"this command comes from vqpipe {wanted}: install that on every node, such as by "
+        "infra/Dockerfile, or submit from a machine that has the cluster's version",
+        file=sys.stderr,
+    )
+    sys.exit(4)
+sys.argv = [command, *arguments]
+runpy.run_module("jobs." + command, run_name="__main__", alter_sys=True)
+"""
+
+
+def _pass_on(text: str) -> None:
+    sys.stdout.write(harmless(text))  # a worker's traceback may hold names from data
+    sys.stdout.flush()

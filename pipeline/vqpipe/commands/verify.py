@@ -1,0 +1,196 @@
+"""Read a whole sink back and check every promise that a run makes of it."""
+
+import json
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import tyro
+from rich.console import Console
+
+from vqpipe import storage
+from vqpipe.codec.codec import Codec, CodecConfig
+from vqpipe.codec.device import Device, choose_device
+from vqpipe.commands.console import describe_missing, print_fields, printable
+from vqpipe.commands.identity import load_run
+from vqpipe.commands.model import ModelOptions, load_recorded
+from vqpipe.errors import ConfigError, DamagedSinkError, IncompleteError
+from vqpipe.images import Preprocess
+from vqpipe.images.sandbox import Sandbox
+from vqpipe.inspection import reencode, verify
+from vqpipe.inspection.reencode import Again, Compared
+from vqpipe.inspection.survey import find_json
+from vqpipe.inspection.verify import Breach
+from vqpipe.schema import Selection
+from vqpipe.sink import layout, totals
+from vqpipe.sink.losses import describe_losses
+from vqpipe.sink.plan import Plan, load_plan
+from vqpipe.sink.run import Run, is_complete
+
+_SHOWN = 10
+_ONLY_AT_THE_END = {"complete", "rejected", "totals"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify(ModelOptions):
+    """Read a whole sink back and check every promise that a run makes of it.
+
+    Reads all of data/ and rejected/, and believes nothing that an object says of itself: rows,
+    keys, codes and histograms are counted again. Needs no Ray, and no model but for --deep.
+
+    Example: vqpipe verify codes/
+    """
+
+    sink: tyro.conf.Positional[str]
+    """Folder or s3://bucket/prefix that vqpipe encode or decode wrote."""
+    deep: bool = False
+    """Encode some shards again from their source, on this machine, and compare the codes."""
+    share: float = 0.01
+    """With --deep: share of the shards, picked by a hash of their names; at least one."""
+    model: str = ""
+    """With --deep: where the model is now, if not where the run had it."""
+    device: Device = "auto"
+    """With --deep: where to encode. Another kind of device than the run's rounds differently."""
+    json: bool = False
+    """Print one JSON object instead of a table."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(f"--share is {self.share}; it must be above 0 and at most 1")
+
+
+def run(job: Verify) -> None:
+    """Prints what was checked and what was found.
+
+    Raises:
+        ConfigError: If there is no run.
+        DamagedSinkError: If anything is not as it must be.
+        IncompleteError: If all is well so far, but the run has not ended.
+        MismatchError: If the model is not the run's.
+        SourceChangedError: If a source to encode again is not what it was.
+    """
+    sink = storage.normalise_uri(job.sink)
+    found = load_run(sink)
+    if job.deep and found.identity["stage"] != "encode":
+        raise ConfigError(
+            f"{sink} is a sink of vqpipe {found.identity['stage']}: --deep encodes again, and only "
+            "codes are encoded; leave it out"
+        )
+    frozen, complete = load_plan(sink), is_complete(sink)
+    breaches = list(verify.verify(sink, found, frozen, is_complete=complete))
+    compared = Compared()
+    if job.deep and not breaches:  # a damaged sink has to be mended first
+        compared = _compare(job, sink, found, frozen)
+        breaches = compared.breaches
+    counted = {} if breaches else _totals(sink, found, frozen, is_complete=complete)
+    if job.json:
+        facts = {"complete": complete, "breaches": [asdict(each) for each in breaches]}
+        facts |= {name: counted.get(name) for name in ("damaged_shards", "rejected_images")}
+        print(json.dumps(facts | ({"deep": _count(compared)} if job.deep else {})))  # noqa: T201
+    else:
+        _print(sink, verify.checks_of(found), breaches, compared, is_complete=complete)
+        _print_missing(counted)
+    if breaches:
+        raise DamagedSinkError(
+            f"{sink} is not as it must be, in {len(breaches):,} place(s). Remove the objects in "
+            f"data/ and rejected/ that are named, and _SUCCESS, and run vqpipe {_stage(found)} "
+            "again: it makes them anew"
+        )
+    if not complete:
+        damage = describe_losses(counted)
+        why = f": {damage}" if damage else ""
+        raise IncompleteError(f"{sink} is not complete yet; what is there is as it must be{why}")
+
+
+def _totals(sink: str, found: Run, frozen: Plan, *, is_complete: bool) -> dict[str, Any]:
+    """Returns the totals of a sink in which nothing is broken."""
+    said = find_json(layout.success_uri(sink)) if is_complete else None
+    return said or totals.read_totals(sink, found, frozen).to_dict()
+
+
+def _print_missing(counted: dict[str, Any]) -> None:
+    """Prints what no check can find: images that no object of the sink is to have."""
+    lines = describe_missing(counted) if counted else []
+    if lines:
+        print_fields(Console(highlight=False), "not in the codes or images", lines)
+
+
+def _stage(run: Run) -> str:
+    return str(run.identity.get("stage", "encode"))
+
+
+def _compare(job: Verify, sink: str, found: Run, frozen: Plan) -> Compared:
+    """Encodes a share of what is committed again."""
+    total = Compared()
+    picked = reencode.pick_shards(frozen, reencode.committed(sink, found, frozen), job.share)
+    max_pixels = reencode.most_pixels(sink, found, frozen, picked)
+    with _open_again(job, found, max_pixels) as again:
+        for index in picked:
+            total.add(reencode.compare_shard(sink, found, frozen, index, again))
+            if not job.json:
+                said = f"  encoded {total.images:,} images of {total.shards:,} shard(s) again"
+                Console(stderr=True, highlight=False).print(said, style="dim")
+    return total
+
+
+@contextmanager
+def _open_again(job: Verify, found: Run, max_pixels: int) -> Iterator[Again]:
+    """Yields what it takes to encode as the run did."""
+    identity = found.identity
+    how = CodecConfig(**{name: identity[name] for name in ("dtype", "pixel_range", "eager")})
+    codec = Codec(load_recorded(job, found), how, device=choose_device(job.device))
+    preprocess = Preprocess(
+        identity["resolution"],
+        identity["resample"],
+        tuple(identity["background"]),
+        max_pixels,
+    )
+    with closing(Sandbox(preprocess)) as sandbox:
+        yield Again(
+            Selection(
+                identity["image"],
+                identity["key"],
+                tuple(identity["keep"]),
+                key_until=identity["key_until"] or "first-dot",
+            ),
+            preprocess,
+            codec.encode,
+            lambda images, target, _: sandbox.open(images, target),
+        )
+
+
+def _count(compared: Compared) -> dict[str, int]:
+    return {name: getattr(compared, name) for name in ("shards", "images", "codes", "unlike")}
+
+
+def _print(
+    sink: str,
+    checks: dict[str, str],
+    breaches: list[Breach],
+    compared: Compared,
+    *,
+    is_complete: bool,
+) -> None:
+    fields: list[tuple[str, object]] = []
+    for check, meaning in {**checks, **(reencode.CHECKS if compared.shards else {})}.items():
+        found = [each for each in breaches if each.check == check]
+        is_later = check in _ONLY_AT_THE_END and not is_complete
+        fields += _describe(check, meaning, found, is_later=is_later)
+    if compared.shards:
+        said = (
+            f"{compared.unlike:,} of {compared.codes:,} codes differ, in {compared.images:,} images"
+        )
+        fields.append(("encoded again", f"{said} of {compared.shards:,} shard(s)"))
+    print_fields(Console(highlight=False), f"verify {sink}", fields)
+
+
+def _describe(
+    check: str, meaning: str, found: list[Breach], *, is_later: bool
+) -> Iterator[tuple[str, object]]:
+    state = "later" if is_later else f"BROKEN, {len(found):,} time(s)" if found else "ok"
+    yield check, f"{state}: {meaning}"
+    for each in found[:_SHOWN]:
+        yield "", printable(f"{each.where}: {each.message}", 300)
+    if len(found) > _SHOWN:
+        yield "", f"and {len(found) - _SHOWN:,} more; --json has them all"

@@ -1,0 +1,301 @@
+"""Where the work runs: the Ray Data graph and its resources.
+
+    encode    shards left -> read -> open -> codec (actor pool)             -> commit -> receipts
+    decode    shards left -> read         -> codec (actor pool) -> compress -> commit -> receipts
+    evaluate  shards left -> read -> open -> codec (actor pool) -> picture  -> commit -> receipts
+
+One graph for every stage. Pixels travel as uint8 between processes. What takes a core and what
+takes a device are separate operators, so that one huge shard uses every core and machines without
+a GPU feed those that have one. A block is what a stage yields at a time, bounded by rows and bytes,
+and one task of the next stage: none waits for more of them, but for a GPU, whose batches are full.
+Commits are the driver's (`committer`): it sees each as it happens, can stop early, and can tell a
+slow run from a stuck one.
+"""
+
+import contextlib
+import functools
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn, cast
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.actor import ActorHandle
+from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
+from ray.util.annotations import RayDeprecationWarning
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from vqpipe.codec.codec import BATCH_SIZE, Codec, CodecConfig
+from vqpipe.codec.device import Device, choose_device, device_name, watch_device
+from vqpipe.codec.weights import Weights
+from vqpipe.engine import cluster
+from vqpipe.engine.blocks import keep_blocks
+from vqpipe.engine.committer import Committer
+from vqpipe.engine.outlet import remember_executors
+from vqpipe.engine.pace import Pace, hand_on
+from vqpipe.engine.tasks import Counter, RemoteLedger, commit, open_views, read, todo_rows
+from vqpipe.engine.watchdog import CODEC_CORES, Needs, Tick, watch
+from vqpipe.errors import DeviceError
+from vqpipe.images import Preprocess
+from vqpipe.sink.layout import Staged
+from vqpipe.sink.writer import Writer
+from vqpipe.stages.attempts import run_bounded
+from vqpipe.stages.readers import Reader
+from vqpipe.stages.step import Step
+
+BLOCK_IMAGES = {"cuda": 256, "cpu": 128}
+"""Most images of a block, within `PIXEL_BYTES`, rounded up to whole batches of the codec."""
+PIXEL_BYTES = 48 * 2**20
+"""Most bytes of a block of opened images, unless one batch of the codec is larger."""
+
+# Logical cores. Reading, encoding and committing mostly wait, for the network or for each other;
+# with a whole core reserved for each, the operators of a two-core machine starve one another.
+READ_CORES, COMMIT_CORES = 0.25, 0.25
+
+# A worker may die, and a spot node be reclaimed, this often before Ray gives the run up. Ray Data's
+# own default is to retry for ever.
+_ARROW: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
+RETRIES = 64
+TASKS = {**_ARROW, "max_retries": RETRIES}
+ACTORS = {**_ARROW, "max_restarts": -1, "max_task_retries": RETRIES}
+
+_REPORT_S = 30.0
+_TODO_BLOCKS = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """Where to run and how wide; nothing here changes a result."""
+
+    address: str | None = None
+    """A Ray cluster to join; None starts one on this machine that ends with the command."""
+    device: Device = "auto"
+    actors: int | None = None
+    """Codec actors; None is one for every GPU, or one on a CPU."""
+    batch_size: int | None = None
+    """Images in one forward."""
+    stall_timeout_s: float = 900.0
+    """Seconds without any progress after which the run is given up."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A function from table to table that needs no device, and its further arguments."""
+
+    function: Callable[..., pa.Table]
+    arguments: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What to do: plain data, the same on any engine."""
+
+    writer: Writer
+    reader: Reader
+    step: Step
+    weights: Weights
+    todo: dict[int, Staged]
+    """Shards left, by place in the plan, with what is staged of each."""
+    opens: Preprocess | None = None
+    """How images become views between the reader and the codec; None if it reads no images."""
+    after: Stage | None = None
+    """What becomes of rows between the codec and the commit."""
+
+
+def run(
+    work: Work, resources: Resources, codec: type[Codec] = Codec
+) -> Generator[Tick, None, None]:
+    """Does and commits all shards that are left, yielding a tick at least every second or so.
+
+    To be closed if it is not taken to its end: threads of Ray Data have to rest before Ray ends.
+
+    Args:
+        work: What to do.
+        resources: Where to run.
+        codec: What encodes and decodes; a benchmark puts one that costs nothing in its place.
+
+    Raises:
+        NoProgressError: If nothing moves for `resources.stall_timeout_s`, or devices or workers
+            fail again and again.
+        MachineError: If a machine runs out of memory or disk.
+        VqpipeError: Whatever a stage raised.
+    """
+    gpus = int(cluster.resources().get("GPU", 0))
+    kind = "cuda" if resources.device == "cuda" or (resources.device == "auto" and gpus) else "cpu"
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    place = {"num_cpus": 0, "scheduling_strategy": here}  # not on a node that may be reclaimed
+    counter = cast(ActorHandle[Any], ray.remote(Counter).options(**place).remote())
+    batch_size = resources.batch_size or BATCH_SIZE[kind]
+    weights = ray.put(replace(work.weights))  # a copy without the parsed tensors
+    is_fair = work.writer.attempt is None
+    setup = _Setup(codec, work.step, batch_size, resources.device, is_fair)
+    actors = resources.actors or (max(1, gpus) if kind == "cuda" else 1)
+    pool = ActorPoolStrategy(min_size=1, max_size=actors)
+    # Each is a process that takes two seconds of a core to start, and a laptop has few cores.
+    readers = None if resources.address else cluster.cores() + 1
+    with warnings.catch_warnings():
+        # Ray 2.60 deprecates `max_retries` and the like in favour of named parameters, but has no
+        # named ones for these; 2.64 is to remove them, hence the bound in pyproject.toml.
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        dataset = _graph(work, (setup, weights, counter), pool, kind, readers)
+    commits = Committer(_launcher(ray.put(work.writer)))
+    needs = Needs(kind, opens=work.opens is not None)
+    yield from watch(dataset, commits, counter, resources.stall_timeout_s, needs)
+
+
+def _launcher(writer: "ray.ObjectRef[Any]") -> Callable[..., Any]:
+    """Returns what has a worker commit blocks, given as references."""
+    task = cast(Any, ray.remote(commit)).options(
+        name="commit",
+        num_cpus=COMMIT_CORES,
+        max_retries=RETRIES,
+        scheduling_strategy="SPREAD",
+    )
+    return functools.partial(task.remote, writer)
+
+
+def _graph(
+    work: Work,
+    arguments: "tuple[_Setup, ray.ObjectRef[Any], ActorHandle[Any]]",
+    pool: ActorPoolStrategy,
+    kind: str,
+    readers: int | None,
+) -> ray.data.Dataset:
+    """Wires the stages together; every one is a plain function from table to table."""
+    (setup, _, counter), writer = arguments, ray.put(work.writer)
+    row_bytes = work.step.row_bytes
+    images = max(1, min(BLOCK_IMAGES[kind], PIXEL_BYTES // row_bytes))
+    rows = setup.batch_size * math.ceil(images / setup.batch_size)
+    _set_up_data(rows * row_bytes)
+    todo = todo_rows(work.todo, _TODO_BLOCKS)
+    most = readers and min(readers, len(todo))  # else Ray warns of blocks that are too few
+    reads = Stage(read, (writer, work.reader, rows, counter))
+    data = _map(ray.data.from_arrow(todo), reads, READ_CORES, most)
+    if work.opens:
+        data = _map(data, Stage(open_views, (work.opens, counter)))
+    data = data.map_batches(
+        _Codec,
+        fn_constructor_args=arguments,
+        compute=pool,
+        batch_size=rows if kind == "cuda" else None,  # a CPU takes one image at a time anyway
+        num_cpus=CODEC_CORES,
+        num_gpus=1 if kind == "cuda" else 0,
+        **ACTORS,
+    )
+    return cast(ray.data.Dataset, _map(data, work.after) if work.after else data)
+
+
+def _map(data: Any, stage: Stage, cores: float = 1, most: int | None = None) -> Any:  # noqa: ANN401
+    """Adds a stage, each block a task: whoever waits for many large ones waits for ever.
+
+    Ray Data hands on no more than a share of its memory, so that a task that is to begin with 128
+    images of 80 MB never does.
+
+    Args:
+        data: What comes before; Ray's types are too narrow.
+        stage: What is done.
+        cores: Logical cores of a task.
+        most: Most tasks at once, if they are not to be as many as there are cores for.
+    """
+    how = {"fn_args": stage.arguments, "batch_size": None, "num_cpus": cores}
+    return data.map_batches(stage.function, compute=TaskPoolStrategy(most), **how, **TASKS)
+
+
+def _set_up_data(block_bytes: int) -> None:
+    """Sets what Ray Data has no argument for.
+
+    Args:
+        block_bytes: About what a large block has; Ray Data counts on it until it has seen some.
+    """
+    data = DataContext.get_current()
+    data.target_max_block_size = block_bytes
+    # By default it wraps what a stage raises, and 2.60 loses the cause.
+    data.raise_original_map_exception = True
+    # Its own guard ends a run that has not moved for half an hour; ours is the user's to set.
+    data.execution_no_progress_timeout_s = -1
+    keep_blocks()
+    remember_executors(data)
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """How the codec works, the same in every process."""
+
+    codec: type[Codec]
+    step: Step
+    batch_size: int
+    device: Device
+    is_fair: bool
+    """Whether its rows are a fair sample of the data; see `attempts.check_finite`."""
+
+
+class _Codec:
+    """The codec as Ray Data's actor: made once, then called with one table after another.
+
+    What goes wrong while it is made is raised at the first call: of an actor that cannot be made
+    Ray tells the driver no more than a text. A device that fails once fails for good in its
+    process, so the process ends, after word to the driver, and Ray puts another in its place.
+    """
+
+    def __init__(
+        self, setup: _Setup, weights: ray.ObjectRef[Any], counter: ActorHandle[Any]
+    ) -> None:
+        self._setup = setup
+        self._counter = counter
+        self._ledger = RemoteLedger(counter)
+        self._error: Exception | None = None
+        try:
+            with watch_device():
+                self._prepare(weights)
+        except DeviceError as error:
+            self._end_process(error)
+        except Exception as error:  # noqa: BLE001 (raised at the first call)
+            self._error = error
+
+    def _prepare(self, weights: ray.ObjectRef[Any]) -> None:
+        setup, has_gpu = self._setup, bool(ray.get_gpu_ids())
+        chosen = choose_device(setup.device, promised=has_gpu)
+        read = cast(Weights, ray.get(weights))
+
+        def make(how: CodecConfig, size: int | None) -> Codec:
+            placed: dict[str, Any] = {"device": chosen, "threads": cluster.cores()}
+            return setup.codec(read, how, batch_size=size or setup.batch_size, **placed)
+
+        ready = setup.step.prepare(make)
+        self._run = ready.run
+        self._pace = Pace(setup.batch_size, self._ledger.agree)
+        unused = chosen == "cpu" and has_gpu
+        note = " (Ray gave it a GPU, but this torch is one for CPUs)" if unused else ""
+        codec_id = ray.get_runtime_context().get_actor_id()
+        self._counter.join.remote(codec_id, device_name(chosen) + note, ready.warm_up())
+
+    def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
+        if self._error:
+            raise self._error
+        yield from hand_on(table, self._finish, self._pace, is_fair=self._setup.is_fair)
+
+    def _finish(self, table: pa.Table) -> pa.Table:
+        started = time.monotonic()
+        try:
+            done = run_bounded(table, self._work, self._ledger, self._setup.step.item)
+        except DeviceError as error:
+            self._end_process(error)
+        self._counter.worked.remote(time.monotonic() - started)
+        return done
+
+    def _work(self, table: pa.Table) -> pa.Table:
+        return self._run(table, self._count)
+
+    def _count(self, images: int) -> None:
+        self._counter.add.remote(images)
+
+    def _end_process(self, error: DeviceError) -> NoReturn:
+        codec = ray.get_runtime_context().get_actor_id()
+        with contextlib.suppress(ray.exceptions.RayError):  # the driver's watchdog remains
+            ray.get(self._counter.fail.remote(codec, error.message), timeout=_REPORT_S)
+        os._exit(1)

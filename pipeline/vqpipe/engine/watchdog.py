@@ -1,0 +1,208 @@
+"""What the driver sees of a graph that runs: receipts, counts, and whether anything moves."""
+
+import contextlib
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import ray.data
+from ray.actor import ActorHandle
+
+from vqpipe.engine import cluster
+from vqpipe.engine.committer import Committer
+from vqpipe.engine.failures import explain
+from vqpipe.engine.outlet import Outlet
+from vqpipe.engine.tasks import Counts
+from vqpipe.errors import DeviceError, NoProgressError
+from vqpipe.stages.attempts import ATTEMPTS
+
+CODEC_CORES = 0.5
+"""Logical cores that a codec needs, beside its device."""
+
+_POLL_S = 0.5
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What the driver learns from time to time."""
+
+    receipts: pa.Table | None
+    """`commit.RECEIPT`: what became durable since the last tick; None if nothing did."""
+    counts: Counts
+    """What the workers have done so far."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a graph cannot do without."""
+
+    kind: str
+    """Kind of device of the codecs, `cuda` or `cpu`."""
+    opens: bool
+    """Whether images are opened before."""
+
+
+def watch(
+    dataset: ray.data.Dataset,
+    commits: Committer,
+    counter: ActorHandle[Any],
+    stall_timeout_s: float,
+    needs: "Needs",
+) -> Generator[Tick, None, None]:
+    """Yields ticks until all is committed, and gives up when nothing has moved for too long.
+
+    Args:
+        dataset: The graph; its rows are finished.
+        commits: What commits them.
+        counter: What the workers report to.
+        stall_timeout_s: Seconds without progress after which the run is given up.
+        needs: What the graph cannot do without.
+
+    Raises:
+        NoProgressError: If nothing moves for that long, or devices fail again and again.
+        VqpipeError: Whatever a stage raised, or the handler of a signal.
+    """
+    failed: BaseException | None = None
+    try:
+        with contextlib.closing(Outlet(dataset)) as outlet:
+            yield from _rounds(outlet, commits, counter, stall_timeout_s, needs)
+    except Exception as error:  # noqa: BLE001 (in a SystemError comes what a signal's handler raises)
+        failed = explain(error)
+    if failed:
+        raise failed
+
+
+def _rounds(
+    outlet: Outlet,
+    commits: Committer,
+    counter: ActorHandle[Any],
+    stall_timeout_s: float,
+    needs: "Needs",
+) -> Iterator[Tick]:
+    counts, head, seen, has_ended = Counts(), cluster.Head(), _Seen(), False
+    while not (has_ended and commits.is_idle):
+        if not (has_ended or commits.is_full):
+            has_ended = _take(outlet, commits)
+        for receipts in _work(commits, at_once=has_ended):
+            seen.receive(receipts)
+            yield Tick(receipts, counts)
+        if head.is_there() and commits.is_full:
+            commits.widen(cluster.count_cores())
+        counts = _poll(counter, counts)
+        seen.count(counts)
+        yield Tick(None, counts)
+        _check_devices(counts)
+        if seen.idle_s > stall_timeout_s:
+            raise NoProgressError(_describe_stall(stall_timeout_s, seen, commits, needs))
+
+
+class _Seen:
+    """What was seen to move, and when."""
+
+    def __init__(self) -> None:
+        self.moved = time.monotonic()
+        self.counts = self.before = Counts()
+        self.durable = 0
+        """Rows staged or committed."""
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since anything moved."""
+        return time.monotonic() - self.moved
+
+    def receive(self, receipts: pa.Table) -> None:
+        """Notes that something became durable."""
+        self.durable += (pc.sum(receipts["good"]).as_py() or 0) + (
+            pc.sum(receipts["rejected"]).as_py() or 0
+        )
+        self._move()
+
+    def count(self, counts: Counts) -> None:
+        """Notes what workers have done; not what is read: what is tried again reads for ever."""
+        old, self.counts = self.counts, counts
+        if (counts.encoded, counts.opened) != (old.encoded, old.opened):
+            self._move()
+
+    def _move(self) -> None:
+        self.moved, self.before = time.monotonic(), self.counts
+
+
+def _take(outlet: Outlet, commits: Committer) -> bool:
+    """Hands over all finished blocks, after a while of waiting if there are none.
+
+    What became durable is not to wait for the counter's answers, which take long on a busy machine:
+    the error budget is judged by it.
+
+    Returns:
+        Whether the graph has ended.
+    """
+    blocks, has_ended = outlet.take(_POLL_S)
+    for block in blocks:
+        commits.add(block)
+    return has_ended
+
+
+def _work(commits: Committer, *, at_once: bool) -> Iterator[pa.Table]:
+    """Has commits started, and returns the receipts of those that have ended."""
+    wait_s = _POLL_S if at_once or commits.is_full else 0.0
+    return commits.work(at_once=at_once, wait_s=wait_s)
+
+
+def _poll(counter: ActorHandle[Any], before: Counts) -> Counts:
+    try:
+        return cast(Counts, ray.get(counter.read.remote(), timeout=_POLL_S))
+    except ray.exceptions.RayError:  # its node is gone or busy: the receipts still count
+        return before
+
+
+def _check_devices(counts: Counts) -> None:
+    if counts.failures >= ATTEMPTS:
+        raise DeviceError(
+            f"the device of a codec failed in {counts.failures} processes in a row, with no image "
+            f"encoded in between; the last time: {counts.failure}. Everything committed is safe: "
+            "look at that machine (nvidia-smi, dmesg), and run the same command again"
+        )
+
+
+def _describe_stall(timeout_s: float, seen: _Seen, commits: Committer, needs: Needs) -> str:
+    counts, before = seen.counts, seen.before
+    moved = (
+        f"{counts.read:,} images were read ({counts.read - before.read:,} of them since), "
+        f"{counts.opened:,} opened, {counts.encoded:,} through a codec, {seen.durable:,} rows "
+        "committed or staged"
+    )
+    needed = "1 GPU" if needs.kind == "cuda" else f"{CODEC_CORES} cores"
+    return (
+        f"no image was opened, encoded or committed for {timeout_s:g} s. So far {moved}. "
+        f"{_describe_waiting(counts, commits, needs)} A codec needs {needed}, and the cluster has "
+        f"{_describe_free()}. Everything committed is safe: run the same command again when that "
+        "is mended (--stall-timeout-s waits longer)"
+    )
+
+
+def _describe_waiting(counts: Counts, commits: Committer, needs: Needs) -> str:
+    """Returns what waits for what, in a sentence, from the end of the graph to its start."""
+    if not commits.is_idle:
+        return "Finished rows wait to be committed: look at the store of the sink."
+    if not counts.codecs:
+        return "No codec is ready yet: look whether there is a device, and memory for the model."
+    if (counts.opened if needs.opens else counts.read) > counts.encoded:
+        return "The codecs have work, and do not answer: look at their machines."
+    if counts.read > counts.encoded:
+        return (
+            "Images that were read wait to be opened, which takes a core and room in Ray's object "
+            "store: large images need more of it."
+        )
+    return "Nothing more could be read: look at the store of the source."
+
+
+def _describe_free() -> str:
+    total, free = cluster.resources(), cluster.free_resources()
+    names = ("CPU", "GPU")
+    return ", ".join(
+        f"{free.get(each, 0):g} of {total.get(each, 0):g} {each}s free" for each in names
+    )

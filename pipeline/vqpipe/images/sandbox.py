@@ -1,0 +1,356 @@
+"""Opens images in a child process, so that no image can take a worker down.
+
+A decoder that crashes, hangs or asks for too much memory ends the child and costs one image: a new
+child goes on behind it. Compressed images, pixels and records are handed over in shared memory, a
+table at a time; through the socket goes a line a table. The child gets nothing of the parent's
+environment, so that a decoder that is taken over finds no credentials there, and what it says is
+not trusted: it fills records of fixed size.
+
+    parent                                     child
+    compressed images, empty records  ──────►  opens one after the other, each under a limit of
+    looks at the clock meanwhile               processor time, fills pixels and records
+    pixels, records                   ◄──────  says that it is done, or dies
+
+A decoder that spins ends by processor time, one that waits by the clock, and the clock counts only
+while the parent itself gets to look at it: a run that is suspended as a whole (SIGSTOP by Slurm,
+`docker pause`, a sleeping machine) loses no image. An image is late twice before it is rejected.
+"""
+
+import fcntl
+import json
+import mmap
+import os
+import resource
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+
+from vqpipe.errors import ConfigError
+from vqpipe.images import Opened, Pixels, Preprocess, View, open_image
+from vqpipe.schema import Reason, Rejection
+
+TIME_LIMIT_S = 60.0
+"""Of processor time, for one image. The slowest honest ones, of 100 megapixels, take some."""
+CLOCK_LIMITS = 2
+"""So many times the limit may pass by the clock; what waits that long hangs, or has no processor
+that it could have in earnest."""
+BYTES_PER_PIXEL = 24
+"""Most memory that opening takes: 16-bit pixels in 32 bits, their copies, and the conversion."""
+SPARE_BYTES = 256 * 2**20
+"""Memory for all else that opening takes."""
+
+# An image is given up at a blame of 10. The first crash may be the machine's, and so may the first
+# delay. And no decoder sends SIGKILL: the kernel does when memory runs out, for whatever reason.
+_GIVEN_UP, _TIMEOUT_BLAME, _CRASH_BLAME, _KILL_BLAME = 10, 5, 5, 2
+_STARTS = 5
+_LOOKS = 40  # at the clock, within the most that it may show
+_MESSAGE_BYTES = 800
+_RECORD = np.dtype(
+    [
+        ("state", np.uint8),
+        ("width", np.int32),
+        ("height", np.int32),
+        ("crop", np.int32, 4),
+        ("reason", f"S{max(map(len, Reason))}"),
+        ("message", f"S{_MESSAGE_BYTES}"),
+    ]
+)
+_TODO, _VIEW, _REJECTED, _NO_IMAGE = range(4)
+
+
+class Sandbox:
+    """Opens images in a child; made once in a worker, it keeps its child and its memory."""
+
+    def __init__(self, how: Preprocess, time_limit_s: float = TIME_LIMIT_S) -> None:
+        self.how = how
+        self.time_limit_s = time_limit_s
+        self._memory = _Memory(mmap.PAGESIZE)
+        self._child: _Child | None = None
+
+    def open(self, images: Sequence[bytes | memoryview | None], target: Pixels) -> list[Opened]:
+        """Opens images into `target`, whose places without a view become zeros.
+
+        Args:
+            images: N compressed images; None stays None.
+            target: (N, R, R, 3) uint8, filled here.
+
+        Raises:
+            ConfigError: If a child does not even start.
+        """
+        table = self._lend(images)
+        blame = dict.fromkeys(range(len(images)), 0)
+        for row in iter(lambda: self._work(table), None):
+            assert self._child is not None
+            rejection, weight = self._child.explain(self.time_limit_s)
+            self._child, blame[row] = None, blame[row] + weight
+            if blame[row] >= _GIVEN_UP:
+                table.reject(row, rejection)
+        return [table.take(row, target[row]) for row in range(len(images))]
+
+    def close(self) -> None:
+        """Ends the child and gives the memory back."""
+        if self._child:
+            self._child.close()
+            self._child = None
+        self._memory.file.close()
+
+    def _lend(self, images: Sequence[bytes | memoryview | None]) -> "_Table":
+        """Returns the images in shared memory; more of it is a matter of a new child."""
+        sizes = [-1 if image is None else len(image) for image in images]
+        needed = _Table.size(len(sizes), self.how.resolution) + sum(max(0, n) for n in sizes)
+        if needed > self._memory.size:
+            self.close()
+            self._memory = _Memory(2 * needed)
+        table = _Table(self._memory.map, len(sizes), self.how.resolution)
+        table.fill(images, sizes)
+        return table
+
+    def _work(self, table: "_Table") -> int | None:
+        """Has the child open what is left; returns None, or the row at which it died."""
+        if self._child is None:
+            self._child = self._start()
+        if self._child.open(table, CLOCK_LIMITS * self.time_limit_s):
+            return None
+        return table.first_left()
+
+    def _start(self) -> "_Child":
+        """Returns a child that is ready; one that is killed on the way is replaced."""
+        for _ in range(_STARTS):
+            child = _Child(self._memory, self.how, self.time_limit_s)
+            code = child.await_ready()
+            if code is None:
+                return child
+            if code >= 0:
+                break
+        raise ConfigError(
+            f"the process that opens images does not start (exit code {code}); it needs some "
+            "200 MB of memory, and Python as this one has it"
+        )
+
+
+class _Table:
+    """Images, records and pixels of one table in shared memory; parent and child see the same."""
+
+    def __init__(self, memory: mmap.mmap, count: int, side: int) -> None:
+        pixels_at = _align(8 * count) + _align(_RECORD.itemsize * count)
+        self.sizes = np.frombuffer(memory, np.int64, count)
+        self.records = np.frombuffer(memory, _RECORD, count, _align(8 * count))
+        flat = np.frombuffer(memory, np.uint8, count * side * side * 3, pixels_at)
+        self.pixels = flat.reshape(count, side, side, 3)
+        self.data = memoryview(memory)[self.size(count, side) :]
+
+    @staticmethod
+    def size(count: int, side: int) -> int:
+        """Returns the bytes before the compressed images."""
+        return _align(8 * count) + _align(_RECORD.itemsize * count) + count * side * side * 3
+
+    def fill(self, images: Sequence[bytes | memoryview | None], sizes: list[int]) -> None:
+        """Puts compressed images in, all of them still to open."""
+        self.sizes[:] = sizes
+        self.records["state"] = np.where(self.sizes < 0, _NO_IMAGE, _TODO)
+        end = 0
+        for image in images:
+            if image is not None:
+                self.data[end : end + len(image)] = memoryview(image).cast("B")
+                end += len(image)
+
+    def first_left(self) -> int | None:
+        """Returns the first row that is still to open, or None."""
+        left = np.flatnonzero(self.records["state"] == _TODO)
+        return int(left[0]) if len(left) else None
+
+    def open_images(self, how: Preprocess, time_limit_s: float) -> None:
+        """Opens what is still to open; the child's part."""
+        ends = np.cumsum(self.sizes.clip(min=0))
+        for row in np.flatnonzero(self.records["state"] == _TODO).tolist():
+            image = bytes(self.data[ends[row] - self.sizes[row] : ends[row]])
+            signal.setitimer(signal.ITIMER_PROF, time_limit_s)  # whose signal ends the process
+            opened = _open_or_reject(image, how)
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            if isinstance(opened, View):
+                self.pixels[row] = opened.pixels
+                place = (opened.width, opened.height, opened.crop)
+                self.records[row] = (_VIEW, *place, b"", b"")
+            else:
+                self.reject(row, opened)
+
+    def reject(self, row: int, rejection: Rejection) -> None:
+        """Records that an image cannot be opened."""
+        message = rejection.message.encode("utf-8", "replace")[:_MESSAGE_BYTES]
+        nowhere = (0, 0, (0, 0, 0, 0))
+        self.records[row] = (_REJECTED, *nowhere, rejection.reason.encode(), message)
+
+    def take(self, row: int, target: Pixels) -> Opened:
+        """Returns what became of an image, its pixels copied to `target` (R, R, 3)."""
+        record = self.records[row]
+        if record["state"] == _VIEW:
+            target[:] = self.pixels[row]
+            crop = tuple(record["crop"].tolist())
+            return View(target, int(record["width"]), int(record["height"]), crop)
+        target[:] = 0
+        if record["state"] == _NO_IMAGE:
+            return None
+        message = record["message"].decode("utf-8", "replace")
+        return Rejection(Reason(record["reason"].decode()), message)
+
+
+def _align(size: int) -> int:
+    return -(-size // 64) * 64
+
+
+def _open_or_reject(image: bytes, how: Preprocess) -> View | Rejection:
+    try:
+        return open_image(image, how)
+    except MemoryError:
+        limit = (how.max_pixels * BYTES_PER_PIXEL + SPARE_BYTES) / 2**20
+        return Rejection(Reason.TOO_MUCH_MEMORY, f"opening it takes more than {limit:,.0f} MiB")
+
+
+class _Child:
+    """The process that opens images: `main` below."""
+
+    def __init__(self, memory: "_Memory", how: Preprocess, time_limit_s: float) -> None:
+        self._is_late = False
+        self._channel, theirs = socket.socketpair()
+        lifeline, self._lifeline = os.pipe()
+        task = {
+            "memory": memory.file.fileno(),
+            "channel": theirs.fileno(),
+            "lifeline": lifeline,
+            "time_limit_s": time_limit_s,
+            "how": asdict(how),
+        }
+        with theirs, os.fdopen(lifeline):
+            self._process = subprocess.Popen(  # noqa: S603 (our own module, no shell)
+                [sys.executable, "-m", "vqpipe.images.sandbox", json.dumps(task)],
+                pass_fds=(memory.file.fileno(), theirs.fileno(), lifeline),
+                env={"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+
+    def await_ready(self) -> int | None:
+        """Waits until it is ready; returns its exit code if it ends instead."""
+        if self._channel.recv(1):
+            return None
+        self._hang_up()
+        return self._process.wait()
+
+    def open(self, table: _Table, clock_limit_s: float) -> bool:
+        """Has it open what is left of a table; returns False if it dies, or is ended for delay."""
+        try:
+            self._channel.sendall(f"{len(table.records)}\n".encode())
+            self._is_late = not self._await(table, clock_limit_s)
+            if self._is_late:
+                self._process.kill()
+            return bool(self._channel.recv(1))
+        except OSError:
+            return False
+
+    def _await(self, table: _Table, clock_limit_s: float) -> bool:
+        """Waits for a word, or the end; returns False when one image has taken too long.
+
+        Of the time between two looks at the clock at most twice what was asked for counts: where it
+        is more, this process did not run either.
+        """
+        look_s = clock_limit_s / _LOOKS
+        row, late_s, looked = table.first_left(), 0.0, time.monotonic()
+        while not select.select([self._channel], [], [], look_s)[0]:
+            now = time.monotonic()
+            late_s, looked = late_s + min(now - looked, 2 * look_s), now
+            if (current := table.first_left()) != row:
+                row, late_s = current, 0.0
+            if late_s > clock_limit_s:
+                return False
+        return True
+
+    def explain(self, time_limit_s: float) -> tuple[Rejection, int]:
+        """Returns why an image is rejected at which the child died, and its share of the blame."""
+        code = self._process.wait()
+        self._hang_up()
+        if self._is_late or code == -signal.SIGPROF:
+            clock = f"{CLOCK_LIMITS * time_limit_s:g} s by the clock"
+            limit = clock if self._is_late else f"{time_limit_s:g} s of processor time"
+            late = f"opening it took more than {limit}, and again"
+            return Rejection(Reason.TIMED_OUT, late), _TIMEOUT_BLAME
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        crash = f"the process that opened it ended with {how}"
+        if code == -signal.SIGKILL:
+            times = -(-_GIVEN_UP // _KILL_BLAME)
+            short = f"{crash}, {times} times: the machine has less memory than it takes"
+            return Rejection(Reason.TOO_MUCH_MEMORY, short), _KILL_BLAME
+        return Rejection(Reason.DECODER_CRASHED, crash), _CRASH_BLAME
+
+    def close(self) -> None:
+        """Ends it."""
+        self._process.kill()
+        self._process.wait()
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        self._channel.close()
+        os.close(self._lifeline)
+
+
+class _Memory:
+    """Memory that parent and child both see; it has no name, and goes with the last of them."""
+
+    def __init__(self, size: int) -> None:
+        self.file = _create_file()
+        self.file.truncate(size)
+        self.map = mmap.mmap(self.file.fileno(), size)
+        self.size = size
+
+
+def _create_file() -> BinaryIO:
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("vqpipe"), "r+b")
+    return cast(BinaryIO, tempfile.TemporaryFile())
+
+
+def main(task: dict[str, Any]) -> None:
+    """Opens tables of images as they are announced, until the parent closes the channel."""
+    how = Preprocess(**{**task["how"], "background": tuple(task["how"]["background"])})
+    memory = mmap.mmap(task["memory"], 0)
+    channel = socket.socket(fileno=task["channel"])
+    _end_with(task["lifeline"])
+    _limit_memory(how)
+    channel.sendall(b"r")
+    for line in channel.makefile("rb"):
+        table = _Table(memory, int(line), how.resolution)
+        table.open_images(how, task["time_limit_s"])
+        channel.sendall(b".")
+
+
+def _end_with(lifeline: int) -> None:
+    """Has the kernel end this process as soon as the other end of a pipe closes.
+
+    A parent that is killed while a decoder hangs must not leave the hanging child behind. (Linux's
+    PR_SET_PDEATHSIG would end the child with the thread that started it, not with the process.)
+    """
+    if sys.platform == "linux":
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, os.O_ASYNC)  # SIGIO, which ends a process
+
+
+def _limit_memory(how: Preprocess) -> None:
+    """Limits address space to what there is now and what one image may take."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * mmap.PAGESIZE + BYTES_PER_PIXEL * how.max_pixels + SPARE_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

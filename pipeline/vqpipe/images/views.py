@@ -1,0 +1,350 @@
+"""Compressed image to uint8 RGB view and back.
+
+    open_image  bytes            ->  View: the centre square, resized, (R, R, 3) uint8 RGB
+    compress    (H, W, 3) uint8  ->  bytes of a JPEG, PNG or WebP
+
+What becomes of what is stored:
+
+    RGB, grey, 1-bit, palette   as they are, in RGB
+    any kind of transparency    laid on the background colour
+    CMYK, YCCK                  Pillow's conversion, which undoes Adobe's inversion
+    grey of 12, 16 or 32 bits   0 to the greatest value becomes 0..255, rounded
+    grey whose 0 is white       inverted
+    16-bit colour               the high byte of each sample, as Pillow reads it
+    10- and 12-bit AVIF         8 bits, as libavif rounds them
+    ICC profile, gamma, cICP    ignored: numbers are taken as sRGB
+    orientation                 of EXIF, or of XMP where that has none, applied; of AVIF, `irot` and
+                                `imir`; what is unreadable counts as upright
+    other metadata, texts       ignored, whatever their size
+    animation, several pages    the first frame
+    GIF's or WebP's space       around the first frame: transparent, as browsers have it
+    data cut and closed again   rejected as truncated; `jpeg`, `png`, `tiff`: what is seen
+
+and what is rejected as `unsupported`, because nothing says what its numbers mean, or because Pillow
+would read it as something else:
+
+    TIFF    signed or floating-point samples, CIELab, other inks than CMYK, no word on whether 0 is
+            black or white, and what `tiff` names; any kind that Pillow does not know
+    PNG     a transparent colour in 16-bit RGB; something before its header
+    JPEG    CMYK without Adobe's mark: nothing says whether it is inverted
+    any     what this Pillow is built without
+
+Pixels are resampled once, from the original to the view. JPEG's reduced decoding (`draft`) and
+`reducing_gap` are not used: they are faster and change the pixels.
+"""
+
+import io
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import (
+    AvifImagePlugin,
+    ExifTags,
+    GifImagePlugin,
+    Image,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+)
+
+from vqpipe.errors import in_one_line
+from vqpipe.images import jpeg, png, tiff, webp
+from vqpipe.schema import Reason, Rejection
+
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+"""Pillow's names of what is opened; its JPEG opens MPO too. EPS, for one, starts Ghostscript."""
+
+RESAMPLE = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
+
+# Pillow's own limit warns or raises from inside `Image.open`, process-wide, at other numbers.
+# `Preprocess.max_pixels` is checked at the same place: after the header, before the pixels.
+Image.MAX_IMAGE_PIXELS = None
+# An image has one core; threads for every core of the machine would want memory for each.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # EXIF 2.32, tag 0x0112; the table of PIL.ImageOps.exif_transpose
+
+Pixels = npt.NDArray[np.uint8]
+
+
+class View(NamedTuple):
+    """One image as the network sees it, and how it was cut."""
+
+    pixels: Pixels
+    """(R, R, 3) uint8 RGB, 0..255, HWC."""
+    width: int
+    """Pixels of the original, after EXIF orientation."""
+    height: int
+    """Pixels of the original, after EXIF orientation."""
+    crop: tuple[int, int, int, int]
+    """Left, top, right (exclusive), bottom (exclusive) of the square kept, in original pixels."""
+
+
+Opened = View | Rejection | None
+"""What becomes of an image; None of none."""
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How images become views; the same for every image of a run."""
+
+    resolution: int
+    """Pixels along a side of the view, from 1."""
+    resample: str = "bicubic"
+    """`bicubic` or `lanczos`, both antialiased by Pillow."""
+    background: tuple[int, int, int] = (255, 255, 255)
+    """RGB, 0..255, under transparent pixels."""
+    max_pixels: int = 100_000_000
+    """Images of more pixels, by their header, are rejected without being decompressed."""
+
+    def __post_init__(self) -> None:
+        if self.resolution < 1:
+            raise ValueError(f"resolution must be at least 1, not {self.resolution}")
+        if self.resample not in RESAMPLE:
+            raise ValueError(f"resample must be one of {', '.join(RESAMPLE)}, not {self.resample}")
+        if len(self.background) != 3 or not all(0 <= level <= 255 for level in self.background):
+            raise ValueError(f"background must be three levels of 0..255, not {self.background}")
+        if self.max_pixels < 1:
+            raise ValueError(f"max_pixels must be at least 1, not {self.max_pixels}")
+
+
+def open_image(data: bytes, how: Preprocess) -> View | Rejection:
+    """Returns the centre square of an image at the resolution asked for, or why there is none.
+
+    The square is the largest with whole pixel coordinates, `(width - side) // 2` from the left.
+    Images smaller than the view are enlarged.
+    """
+    if not data:
+        return Rejection(Reason.EMPTY, "the image has zero bytes")
+    data = webp.with_alpha(png.without_ballast(data))
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            rejection = _reject_large(image, how) or _reject_kind(image, data)
+            return rejection or _reject_gaps(image, data) or _view(image, how, data)
+    except MemoryError:
+        raise  # the machine's trouble, not the image's
+    except UnidentifiedImageError:
+        return _unidentified(data)
+    except Exception as error:  # noqa: BLE001 (decoders raise nearly anything on bad data)
+        return _rejection(data, error)
+
+
+def open_images(
+    images: Sequence[bytes | memoryview | None], target: Pixels, how: Preprocess
+) -> list[Opened]:
+    """Opens images into `target` (N, R, R, 3), whose places without a view become zeros."""
+    return [_open_into(*pair, how) for pair in zip(images, target, strict=True)]
+
+
+def _open_into(image: bytes | memoryview | None, target: Pixels, how: Preprocess) -> Opened:
+    opened = None if image is None else open_image(bytes(image), how)
+    target[:] = opened.pixels if isinstance(opened, View) else 0
+    return opened._replace(pixels=target) if isinstance(opened, View) else opened
+
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """How pixels are stored."""
+
+    name: Literal["jpeg", "png", "webp"]
+    quality: int = 95
+    """1 to 100, as libjpeg and libwebp count; a PNG has no losses whatever it is."""
+
+    @property
+    def extension(self) -> str:
+        """What the names of such files end with, without the dot."""
+        return "jpg" if self.name == "jpeg" else self.name
+
+
+def compress(pixels: Pixels, how: ImageFormat, most_side: int | None = None) -> bytes:
+    """Returns (H, W, 3) uint8 RGB as a file; colours of a JPEG are kept at full resolution.
+
+    Args:
+        pixels: The image.
+        how: The format.
+        most_side: Pixels of the longer side above which it is made smaller; None never.
+    """
+    buffer, image = io.BytesIO(), Image.fromarray(pixels)
+    if most_side:
+        image.thumbnail((most_side, most_side), Image.Resampling.LANCZOS)
+    image.save(buffer, how.name, **_OPTIONS[how.name](how.quality))
+    return buffer.getvalue()
+
+
+_OPTIONS: dict[str, Callable[[int], dict[str, int]]] = {
+    "jpeg": lambda quality: {"quality": quality, "subsampling": 0},
+    "png": lambda _: {},
+    "webp": lambda quality: {"quality": quality},
+}
+
+
+def _reject_large(image: Image.Image, how: Preprocess) -> Rejection | None:
+    if image.width * image.height <= how.max_pixels:
+        return None
+    size = f"{image.width} x {image.height} pixels"
+    return Rejection(Reason.TOO_MANY_PIXELS, f"{size} are more than {how.max_pixels}")
+
+
+def _reject_kind(image: Image.Image, data: bytes) -> Rejection | None:
+    """Rejects what Pillow opens, and would convert to something else than it is."""
+    reason = None
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        reason = tiff.find_unsupported(image.tag_v2)
+    elif image.format == "PNG":
+        reason = png.find_unsupported(data)
+    elif image.mode == "CMYK" and "adobe" not in image.info:
+        reason = "CMYK without Adobe's mark: nothing says whether it is inverted"
+    return Rejection(Reason.UNSUPPORTED, f"a {image.format} file: {reason}") if reason else None
+
+
+def _reject_gaps(image: Image.Image, data: bytes) -> Rejection | None:
+    """Rejects a TIFF of which strips or tiles are not there."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return None
+    gap = tiff.find_missing(image.tag_v2, data)
+    return Rejection(Reason.TRUNCATED, f"a TIFF file: {gap}") if gap else None
+
+
+def _check_end(image: Image.Image, data: bytes) -> None:
+    """Raises OSError if a loaded image lacks what its decoder filled up without a word."""
+    if image.format in {"JPEG", "MPO"} and jpeg.is_closed_early(image, data):
+        raise OSError("the image data is truncated, and has an end mark, or another, all the same")
+    if image.format == "PNG" and png.is_closed_early(image, data):
+        raise OSError("the image data is truncated: it ends properly, and before the last row")
+
+
+def _view(image: Image.Image, how: Preprocess, data: bytes) -> View:
+    image.load()
+    _check_end(image, data)
+    flat = _flatten(_upright(_settle(image, data)), how.background)
+    width, height = flat.size
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    crop = (left, top, left + side, top + side)
+    size = (how.resolution, how.resolution)
+    square = flat.resize(size, RESAMPLE[how.resample], box=crop)
+    if square.mode != "RGB":
+        square = square.convert("RGB")
+    return View(np.asarray(square), width, height, crop)
+
+
+def _settle(image: Image.Image, data: bytes) -> Image.Image:
+    """Returns the image with what only its format can tell: levels, palette, transparent grey."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return _settle_tiff(image)
+    if isinstance(image, GifImagePlugin.GifImageFile):
+        return _settle_gif(image)
+    if image.format == "AVIF":
+        image.info.pop("xmp", None)  # whose orientation does not count; Pillow would take it
+    transparent = image.info.get("transparency")
+    if image.format != "PNG" or not isinstance(transparent, int):
+        return image
+    if image.mode == "L":
+        image.info["transparency"] = png.transparent_level(data, transparent)
+    return image
+
+
+def _settle_tiff(image: TiffImagePlugin.TiffImageFile) -> Image.Image:
+    if image.mode.startswith("I"):
+        white = tiff.white_level(image.tag_v2)
+        return _grey_from_integers(image, white, is_negative=tiff.is_negative(image.tag_v2))
+    if image.mode in {"P", "PA"} and (palette := tiff.palette_of_bytes(image.tag_v2)):
+        image.putpalette(palette)
+    return image.convert("LA") if image.mode == "La" else image
+
+
+def _settle_gif(image: GifImagePlugin.GifImageFile) -> Image.Image:
+    """Returns the frame on a transparent screen; Pillow's has the palette's first colour."""
+    box = image.dispose_extent
+    if box is None or box == (0, 0, *image.size):
+        return image
+    screen = Image.new("RGBA", image.size)
+    screen.paste(image.crop(box).convert("RGBA"), box)
+    return screen
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Returns the image as EXIF turns it; `ImageOps.exif_transpose` fails on unreadable EXIF."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except (SyntaxError, ValueError, TypeError, KeyError, OSError, struct.error):
+        return image
+    method = _TRANSPOSE.get(orientation) if isinstance(orientation, int) else None
+    return image if method is None else image.transpose(method)
+
+
+def _flatten(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    """Returns the image in mode RGB or, three times cheaper to resize, L; without transparency."""
+    if image.mode.startswith("I"):
+        return _flatten_grey_16(image, background)
+    if image.has_transparency_data:
+        opaque = Image.new("RGB", image.size, background)
+        above = image.convert("RGBA")
+        opaque.paste(above, mask=above)
+        return opaque
+    return image if image.mode in {"RGB", "L"} else image.convert("RGB")
+
+
+def _flatten_grey_16(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    grey = _grey_from_integers(image, 65_535, is_negative=False)
+    transparent = image.info.get("transparency")
+    if transparent is None:
+        return grey
+    opaque = Image.new("RGB", image.size, background)
+    opaque.paste(grey, mask=Image.fromarray(np.asarray(image) != transparent))
+    return opaque
+
+
+def _grey_from_integers(image: Image.Image, white: int, *, is_negative: bool) -> Image.Image:
+    """Returns mode L for I and I;16, which Pillow itself would clip at 255.
+
+    No value lies so close to the middle of two levels that float32 would round it wrong: 257 and
+    273 / 17, the steps of 16 and 12 bits, are not even.
+    """
+    stored = np.asarray(image)
+    stored = stored.view(np.uint32) if image.mode == "I" else stored
+    levels = stored.astype(np.float32)
+    levels *= np.float32(255 / white)
+    grey = np.rint(levels, out=levels).astype(np.uint8)
+    return Image.fromarray(255 - grey if is_negative else grey)
+
+
+def _unidentified(data: bytes) -> Rejection:
+    """Tells a known format with a broken header from everything else."""
+    for name in FORMATS:
+        _, accepts = Image.OPEN[name]
+        accepted = accepts is not None and accepts(data[:16])
+        if isinstance(accepted, str):
+            return Rejection(Reason.UNSUPPORTED, f"{name}, which this Pillow is built without")
+        kind = tiff.kind_of(data) if accepted and name == "TIFF" else None
+        if kind:
+            return Rejection(Reason.UNSUPPORTED, f"a TIFF of a kind that is not read: {kind}")
+        if accepted:
+            return Rejection(Reason.CORRUPT, f"a {name} file whose header cannot be read")
+    return Rejection(Reason.NOT_AN_IMAGE, f"none of the formats {', '.join(FORMATS)}")
+
+
+def _rejection(data: bytes, error: Exception) -> Rejection:
+    """Returns why an image is rejected at which a decoder raised."""
+    kind = tiff.kind_of(data) if data.startswith((b"II", b"MM")) else None
+    is_unread = str(error).startswith("unknown raw mode") or data.startswith(tiff.BIG_ENDIAN_64)
+    if kind and is_unread:
+        return Rejection(Reason.UNSUPPORTED, f"a TIFF of a kind that is not read: {kind}")
+    message = in_one_line(error)
+    return Rejection(_reason(data, error), f"{message} ({kind})" if kind else message)
+
+
+def _reason(data: bytes, error: Exception) -> Reason:
+    is_cut = isinstance(error, EOFError) or "truncated" in str(error).lower()
+    return Reason.TRUNCATED if is_cut or webp.is_cut(data) else Reason.CORRUPT

@@ -1,0 +1,189 @@
+"""How two runs differ: what was chosen and planned, how codes are distributed, and which differ.
+
+Codes are compared sample by sample: the same shard, key and view in both sinks.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from vqpipe.sink import layout
+from vqpipe.sink.objects import read_whole
+from vqpipe.sink.plan import Plan
+from vqpipe.sink.run import Run
+from vqpipe.storage.ahead import map_ahead
+
+_COLUMNS = ["key", "view", "codes"]
+_READERS = 4
+"""Pairs of objects that are read and compared at a time; each takes memory."""
+_MOMENT = {"created"}
+"""Facts that differ between any two runs."""
+
+
+def compare_fields(first: Run, second: Run) -> dict[str, tuple[Any, Any]]:
+    """Returns what differs of two runs' identities and facts: both values by dotted name.
+
+    What only one of them has is None in the other. Identity comes first.
+    """
+    found: dict[str, tuple[Any, Any]] = {}
+    for mine, theirs in ((first.identity, second.identity), (first.facts, second.facts)):
+        a, b = _flatten(mine), _flatten(theirs)
+        names = [name for name in {**a, **b} if name not in _MOMENT and a.get(name) != b.get(name)]
+        found |= {name: (a.get(name), b.get(name)) for name in names}
+    return found
+
+
+def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns nested values by dotted name; lists are values."""
+    flat: dict[str, Any] = {}
+    for name, each in value.items():
+        if isinstance(each, Mapping):
+            flat |= _flatten(each, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = each
+    return flat
+
+
+@dataclass(frozen=True)
+class Shards:
+    """How two plans differ, by names of shards."""
+
+    both: list[str]
+    only_first: list[str]
+    only_second: list[str]
+    changed: list[str]
+    """Of those in both: other sizes or versions of their files."""
+    elsewhere: list[str]
+    """Of those in both: the same size and version in another place."""
+
+
+def compare_plans(first: Plan, second: Plan) -> Shards:
+    """Returns which shards two plans have in common, and which of these are not the same."""
+    mine, theirs = _versions(first), _versions(second)
+    both = [name for name in mine if name in theirs]
+    changed = [name for name in both if mine[name][1:] != theirs[name][1:]]
+    moved = [name for name in both if mine[name][0] != theirs[name][0]]
+    return Shards(
+        both=both,
+        only_first=[name for name in mine if name not in theirs],
+        only_second=[name for name in theirs if name not in mine],
+        changed=changed,
+        elsewhere=sorted(set(moved) - set(changed)),
+    )
+
+
+_VERSION = ("uri", "size", "version", "first_row_group", "last_row_group")
+
+
+def _versions(plan: Plan) -> dict[str, tuple[Any, ...]]:
+    rows = zip(*(plan.table[name].to_pylist() for name in _VERSION), strict=True)
+    return dict(zip(plan.names, rows, strict=True))
+
+
+def why_incomparable(first: Run, second: Run) -> str | None:
+    """Returns why codes of two runs cannot be compared; None if they can."""
+    for run in (first, second):
+        if "codebook_size" not in run.facts or "grid" not in run.facts:
+            return f"a run of stage {run.identity.get('stage')} has no codes"
+    for name, meaning in (("codebook_size", "codebook sizes"), ("grid", "grids")):
+        a, b = first.facts[name], second.facts[name]
+        if a != b:
+            return f"their {meaning} differ, {a} and {b}"
+    return None
+
+
+@dataclass
+class Compared:
+    """What became of the samples that both sinks have."""
+
+    shards: int = 0
+    samples: int = 0
+    """Rows with the same shard, key and view in both."""
+    unlike_samples: int = 0
+    """Those with any code that differs."""
+    codes: int = 0
+    unlike_codes: int = 0
+    only_first: int = 0
+    """Rows of these shards that the second sink lacks: rejected there, or of another source."""
+    only_second: int = 0
+    worst: tuple[str, float] | None = None
+    """The shard with the largest share of codes that differ, and that share."""
+    names: list[str] = field(default_factory=list)
+    """The shards."""
+
+    @property
+    def equal(self) -> float | None:
+        """Share of codes that are equal; None if none was compared."""
+        return 1 - self.unlike_codes / self.codes if self.codes else None
+
+    def add(self, other: "Compared") -> None:
+        """Adds what became of other shards."""
+        self.shards += other.shards
+        self.samples += other.samples
+        self.unlike_samples += other.unlike_samples
+        self.codes += other.codes
+        self.unlike_codes += other.unlike_codes
+        self.only_first += other.only_first
+        self.only_second += other.only_second
+        self.names += other.names
+        if self.worst is None or (other.worst and other.worst[1] > self.worst[1]):
+            self.worst = other.worst
+
+
+def compare_codes(first: str, second: str, names: Iterable[str]) -> Compared:
+    """Returns how the codes of some shards differ between two sinks.
+
+    Args:
+        first: One sink.
+        second: The other.
+        names: Shards that both have, of the same grid and codebook size.
+
+    Raises:
+        StorageError: If an object is damaged or gone.
+    """
+
+    def compare(name: str) -> Compared:
+        mine, theirs = (
+            read_whole(layout.data_uri(sink, name), _COLUMNS) for sink in (first, second)
+        )
+        return _compare_shard(name, mine, theirs)
+
+    total = Compared()
+    for found in map_ahead(compare, names, _READERS):
+        total.add(found)
+    return total
+
+
+def _compare_shard(name: str, mine: pa.Table, theirs: pa.Table) -> Compared:
+    places = {key: place for place, key in enumerate(_keys(theirs))}
+    pairs = [(i, places[key]) for i, key in enumerate(_keys(mine)) if key in places]
+    a, b = np.array(pairs, np.int64).reshape(-1, 2).T
+    unlike = _codes(mine)[a] != _codes(theirs)[b]  # (samples, h * w)
+    return Compared(
+        shards=1,
+        samples=len(pairs),
+        unlike_samples=int(unlike.any(axis=1).sum()),
+        codes=unlike.size,
+        unlike_codes=int(unlike.sum()),
+        only_first=len(mine) - len(pairs),
+        only_second=len(theirs) - len(pairs),
+        worst=(name, float(unlike.mean())) if unlike.size else None,
+        names=[name],
+    )
+
+
+def _keys(table: pa.Table) -> list[tuple[str | None, int]]:
+    return list(zip(table["key"].to_pylist(), table["view"].to_pylist(), strict=True))
+
+
+def _codes(table: pa.Table) -> npt.NDArray[np.unsignedinteger]:
+    """Returns the codes of a data object, (N, h * w)."""
+    width = table.schema.field("codes").type.list_size
+    flat: npt.NDArray[np.unsignedinteger] = (
+        table["codes"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    )
+    return flat.reshape(-1, width)

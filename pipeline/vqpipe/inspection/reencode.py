@@ -1,0 +1,199 @@
+"""Encodes samples of a finished sink again, from their source, and compares codes.
+
+The one check that needs more than the sink. Whole shards are read, so that it also shows that the
+sink accounts for every sample that the source has, under its own key, in its own place.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vqpipe import storage
+from vqpipe.codec.codec import DType
+from vqpipe.images import Preprocess
+from vqpipe.inspection.verify import Breach
+from vqpipe.schema import Selection
+from vqpipe.sink import layout
+from vqpipe.sink.footer import read_footer
+from vqpipe.sink.layout import Staged
+from vqpipe.sink.objects import Object, read_object
+from vqpipe.sink.plan import Plan, pick_names
+from vqpipe.sink.run import Run
+from vqpipe.sink.todo import unfinished
+from vqpipe.stages.attempts import ATTEMPTS
+from vqpipe.stages.read import Encode, Opener, encode_rows, open_rows, read_rows
+from vqpipe.stages.readers import SampleReader
+
+CHECKS = {
+    "source_again": "the source holds just the samples that the sink accounts for",
+    "codes_again": "samples encoded again from the source have the codes that are stored",
+}
+"""What is checked, by name."""
+
+BLOCK_ROWS = 64
+
+MOST_UNLIKE: dict[DType, float] = {
+    "float32": 0.02,
+    "tf32": 0.25,
+    "bfloat16": 0.5,
+    "float16": 0.5,
+}
+"""Share of an image's codes that may differ before its row is called wrong. Other hardware, and
+other kernels on the same, round otherwise: in float32 that turns one code in many thousands, in
+bfloat16 a twentieth on average and of single images more. Codes of another image are all unlike."""
+
+
+@dataclass(frozen=True)
+class Again:
+    """What it takes to encode samples as the run did."""
+
+    selection: Selection
+    preprocess: Preprocess
+    encode: Encode
+    opener: Opener
+
+
+@dataclass
+class Compared:
+    """What became of the samples that were encoded again."""
+
+    images: int = 0
+    codes: int = 0
+    unlike: int = 0
+    """Codes that differ."""
+    shards: int = 0
+    breaches: list[Breach] = field(default_factory=list)
+
+    def add(self, other: "Compared") -> None:
+        """Adds what another shard showed."""
+        self.images += other.images
+        self.codes += other.codes
+        self.unlike += other.unlike
+        self.shards += other.shards
+        self.breaches += other.breaches
+
+
+def committed(sink: str, run: Run, plan: Plan) -> list[int]:
+    """Returns the places of the shards that are there, as they are planned now."""
+    left = unfinished(sink, run, plan)
+    return [index for index in range(len(plan)) if index not in left]
+
+
+def pick_shards(plan: Plan, done: list[int], share: float) -> list[int]:
+    """Returns a share of the shards `done`, picked by a hash of their names; at least one.
+
+    The pick is the same on any machine, and a larger share holds a smaller one.
+    """
+    places = {plan.name(index): index for index in done}
+    return [places[name] for name in pick_names(places, max(1, round(share * len(done))))]
+
+
+def most_pixels(sink: str, run: Run, plan: Plan, picked: list[int]) -> int:
+    """Returns the largest limit under which an image of some shards was opened."""
+    files = (storage.stat(layout.data_uri(sink, plan.name(index))) for index in picked)
+    retried = (read_footer(file).origin.get("retried", {}) for file in files)
+    limits = [each["max_pixels"] for each in retried if each]
+    return int(max([run.identity["max_pixels"], *limits]))
+
+
+def compare_shard(sink: str, run: Run, plan: Plan, index: int, again: Again) -> Compared:
+    """Reads a shard from its source, encodes it, and compares with what the sink has of it.
+
+    Raises:
+        SourceChangedError: If the source is not what was encoded any more.
+        StorageError: If a store does not answer.
+    """
+    uri = layout.data_uri(sink, plan.name(index))
+    whole = read_object(uri)
+    stored, footer = whole.table, whole.footer
+    kept = pa.schema([stored.schema.field(name) for name in again.selection.keep])
+    found = Compared(shards=1)
+    had, seen = _Stored.of(whole), 0
+    # A shard that a reader could not read to its end may take this process down, too.
+    deaths = ATTEMPTS if footer.total is None else 0
+    samples = SampleReader(again.selection, kept).samples(plan.shard(index), deaths)
+    for block in read_rows(samples, index, Staged(), kept, BLOCK_ROWS):
+        good = _without_images(block, had.rejected)
+        opened = open_rows(good, again.preprocess, again.opener)
+        rows = encode_rows(opened, again.encode, stored.schema.field("codes"))
+        rows = rows.filter(pc.greater_equal(rows["row"], 0))
+        seen += len(rows)
+        _compare(uri, run, had, rows, found)
+    if seen != footer.origin["seen"]:
+        message = f"the source has {seen} samples, the sink accounts for {footer.origin['seen']}"
+        found.breaches.append(Breach("source_again", uri, message))
+    return found
+
+
+def _without_images(block: pa.Table, rows: set[int]) -> pa.Table:
+    """Returns rows, some of them without their images.
+
+    What was rejected because the codec died of it would be fatal here, too.
+    """
+    is_left_out = pc.is_in(block["row"], value_set=pa.array(sorted(rows), pa.int32()))
+    none = pa.scalar(None, block.schema.field("image").type)
+    images = pc.if_else(is_left_out, none, block["image"])
+    return block.set_column(block.schema.get_field_index("image"), "image", images)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """What a data object has, by row."""
+
+    places: dict[int, int]
+    keys: list[str]
+    codes: npt.NDArray[np.integer]
+    """(N, h * w)."""
+    rejected: set[int]
+
+    @classmethod
+    def of(cls, found: Object) -> "_Stored":
+        table = found.table
+        rows, width = table["row"].to_pylist(), table.schema.field("codes").type.list_size
+        flat = table["codes"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        return cls(
+            {row: place for place, row in enumerate(rows)},
+            table["key"].to_pylist(),
+            flat.reshape(-1, width),
+            set(found.rejections["row"].to_pylist()),
+        )
+
+
+def _compare(uri: str, run: Run, stored: _Stored, rows: pa.Table, found: Compared) -> None:
+    """Adds to `found` what rows that were encoded again say about those that are stored."""
+    for row in rows.to_pylist():
+        place = stored.places.get(row["row"])
+        if place is None:
+            if row["row"] not in stored.rejected:
+                found.breaches.append(Breach("source_again", uri, f"{_name(row)} is not there"))
+            continue  # what was rejected may pass by now
+        found.breaches += _wrong(uri, run, stored, place, row)
+        if row["codes"] is not None:
+            found.images += 1
+            found.codes += len(row["codes"])
+            found.unlike += int((stored.codes[place] != np.array(row["codes"])).sum())
+
+
+def _wrong(
+    uri: str, run: Run, stored: _Stored, place: int, row: dict[str, Any]
+) -> Iterator[Breach]:
+    if row["key"] != stored.keys[place]:
+        message = f"{_name(row)} is there under the key {stored.keys[place]!r}"
+        yield Breach("source_again", uri, message)
+    if row["codes"] is None:
+        message = f"{_name(row)} has codes, and is rejected now: {row['message']}"
+        yield Breach("codes_again", uri, message)
+        return
+    unlike = float((stored.codes[place] != np.array(row["codes"])).mean())
+    if unlike > MOST_UNLIKE[run.identity["dtype"]]:
+        message = f"{_name(row)}: {unlike:.0%} of the codes are unlike those of its source"
+        yield Breach("codes_again", uri, message)
+
+
+def _name(row: dict[str, Any]) -> str:
+    return f"row {row['row']}, key {row['key']!r}"

@@ -1,0 +1,347 @@
+"""Reads a whole sink back and checks what a run promises of it.
+
+Nothing that an object says of itself is believed: rows are counted, codes are counted, page
+checksums are checked, and the result is held against footer, plan and totals. A breach is a line
+of data, not an exception, so that one damaged object hides no other.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vqpipe import schema, storage
+from vqpipe.errors import DamagedError, StorageError, VqpipeError
+from vqpipe.inspection.gallery import find_fault
+from vqpipe.schema import REJECTED, File
+from vqpipe.sink import layout
+from vqpipe.sink.beside import LAYOUTS, PLACE, list_places, shard_of
+from vqpipe.sink.filenames import safe_folder
+from vqpipe.sink.footer import read_footer
+from vqpipe.sink.losses import find_damage, least_images
+from vqpipe.sink.objects import Object, count_codes, read_object, read_rejections
+from vqpipe.sink.plan import Plan
+from vqpipe.sink.run import Run
+from vqpipe.sink.totals import read_totals, success
+from vqpipe.sink.writer import order_of
+from vqpipe.storage.ahead import map_ahead
+
+_READERS, _IMAGE_READERS = 8, 2
+"""Objects that are looked at at once; a shard of images takes memory for all of them."""
+
+
+@dataclass(frozen=True)
+class Breach:
+    """One thing in a sink that is not as it must be."""
+
+    check: str
+    """Name of the check, a key of `CHECKS`."""
+    where: str
+    """URI of the object, or name of the shard."""
+    message: str
+
+
+CHECKS = {
+    "plan": "plan.parquet is the one that run.json names",
+    "complete": "every planned shard has its object in data/",
+    "foreign": "data/, rejected/ and staging/ hold nothing else",
+    "readable": "every object can be read to its end, checksums included",
+    "schema": "columns and types are those of the run",
+    "source": "the footer names the run, and the version of the source that was planned",
+    "rows": "every row of a shard is there once, encoded or rejected",
+    "keys": "no key is there twice in a shard",
+    "codes": "codes are there, and below the codebook size",
+    "images": "images are there, each as it is listed, and no others in their tars or folders",
+    "counts": "the footer counts samples and codes as they are",
+    "rejected": "rejected/ says what data/ says",
+    "totals": "_SUCCESS says what the objects add up to",
+}
+"""What is checked, by name."""
+
+_ONLY_OF = {"codes": "encode", "images": "decode"}
+"""Checks of what one stage makes."""
+
+
+def checks_of(run: Run) -> dict[str, str]:
+    """Returns what is checked of a run's sink, by name."""
+    stage = run.identity.get("stage", "encode")
+    return {name: said for name, said in CHECKS.items() if _ONLY_OF.get(name, stage) == stage}
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """One data object, read to its end."""
+
+    sink: str
+    uri: str
+    name: str
+    object: Object
+
+    @property
+    def table(self) -> pa.Table:
+        return self.object.table
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """What its footer says."""
+        return self.object.footer.origin
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """A sink while it is checked."""
+
+    sink: str
+    run: Run
+    plan: Plan
+    is_complete: bool
+    places: dict[str, str | None] = field(default_factory=dict)
+    """Where the images of each shard lie, as its object says; None where that cannot be read."""
+
+
+def verify(sink: str, run: Run, plan: Plan, *, is_complete: bool) -> Iterator[Breach]:
+    """Yields every breach found in a sink.
+
+    Args:
+        sink: Where it is.
+        run: Its identity.
+        plan: Its plan, as stored.
+        is_complete: Whether `_SUCCESS` is there; without it, work that is under way is no breach.
+
+    Raises:
+        StorageError: If the store does not answer.
+    """
+    if plan.first().sha256() != run.plan_sha256:
+        yield Breach("plan", layout.plan_uri(sink), "it is another plan, or a damaged one")
+    data, rejected = _list(sink, "data"), _list(sink, "rejected")
+    yield from _check_listing(sink, plan, data, rejected, is_complete=is_complete)
+    planned = [(index, data[name]) for index, name in enumerate(plan.names) if name in data]
+    checked = _Checked(sink, run, plan, is_complete)
+    readers = _READERS if run.identity.get("stage") == "encode" else _IMAGE_READERS
+    with ThreadPoolExecutor(readers) as pool:
+        for breaches in pool.map(lambda pair: list(_check_object(checked, *pair)), planned):
+            yield from breaches
+    yield from _check_places(checked)
+    if is_complete:
+        yield from _check_rejected(sink, plan, data, rejected)
+        yield from _check_totals(sink, run, plan)
+
+
+def _list(sink: str, area: str) -> dict[str, File]:
+    """Returns the objects of `data/` or `rejected/` by shard; by URI where no shard is named so."""
+    base = storage.join_uri(sink, area)
+    files = storage.list_files(base)
+    return {layout.stem(base, f.uri) if f.uri.endswith(".parquet") else f.uri: f for f in files}
+
+
+def _check_listing(
+    sink: str, plan: Plan, data: dict[str, File], rejected: dict[str, File], *, is_complete: bool
+) -> Iterator[Breach]:
+    names = set(plan.names)
+    for found in (data, rejected):
+        for name in sorted(found.keys() - names):
+            yield Breach("foreign", found[name].uri, "no planned shard has this object")
+    if is_complete:
+        for name in sorted(names - data.keys()):
+            yield Breach("complete", layout.data_uri(sink, name), "it is missing")
+        yield from _check_staging(sink, data)
+
+
+def _check_staging(sink: str, data: dict[str, File]) -> Iterator[Breach]:
+    """Yields what nobody needs; another command may be about to revise or replace a shard."""
+    for name, uris in layout.list_staged(sink).items():
+        for uri in uris:
+            if not layout.is_range(uri) or _is_used_up(uri, data.get(name)):
+                yield Breach("foreign", uri, "left behind in staging/; it may be removed")
+
+
+def _is_used_up(uri: str, committed: File | None) -> bool:
+    if committed is None:
+        return True
+    try:
+        return layout.is_used_up(uri, order_of(read_footer(committed).origin))
+    except (FileNotFoundError, StorageError):  # the object is a breach of its own
+        return False
+
+
+def _check_places(checked: _Checked) -> Iterator[Breach]:
+    """Yields tars and folders of images that no object in `data/` speaks of."""
+    kind = checked.run.identity.get("layout")
+    if kind not in LAYOUTS:
+        return
+    tars, planned = kind == "webdataset", checked.plan.names
+    shards = dict(zip(planned if tars else map(safe_folder, planned), planned, strict=True))
+    lying, used = list_places(checked.sink, tars=tars), set(checked.places.values())
+    for place in sorted(lying - used):
+        whose = shard_of(place)
+        shard = shards.get(whose[0]) if whose else None
+        uri = storage.join_uri(checked.sink, place)
+        if shard is None:
+            yield Breach("foreign", uri, "no planned shard has these images")
+        elif checked.is_complete and checked.places.get(shard, "") is not None:
+            yield Breach("foreign", uri, "left behind: data/ speaks of others; it may be removed")
+
+
+def _check_object(checked: _Checked, index: int, file: File) -> Iterator[Breach]:
+    run, plan = checked.run, checked.plan
+    checked.places[plan.name(index)] = None
+    try:
+        found = read_object(file.uri)
+    except (FileNotFoundError, DamagedError) as error:
+        yield Breach("readable", file.uri, str(error))
+        return
+    origin = found.footer.origin
+    checked.places[plan.name(index)] = origin.get(PLACE, "")
+    if not checked.is_complete and origin["generation"] < plan.generation(index):
+        return  # it waits to be replaced
+    shard = _Shard(checked.sink, file.uri, plan.name(index), found)
+    problem = _wrong_schema(shard, run)
+    if problem:
+        yield Breach("schema", file.uri, problem)
+        return
+    for check in filter(checks_of(run).__contains__, _SHARD_CHECKS):
+        problem = _SHARD_CHECKS[check](shard, run, plan, index)
+        if problem:
+            yield Breach(check, file.uri, problem)
+
+
+def _wrong_schema(shard: _Shard, run: Run) -> str | None:
+    own = _own_schema(run, shard.table.schema)
+    found = shard.table.schema
+    kept: dict[str, str] = run.facts.get("kept", {})
+    names = [*own.names, *kept]
+    if found.names != names:
+        return f"columns are {', '.join(found.names)}; they must be {', '.join(names)}"
+    wrong = [field.name for field in own if found.field(field.name).type != field.type]
+    wrong += [name for name, kind in kept.items() if not _is_type(found.field(name).type, kind)]
+    return f"the type of {', '.join(wrong)} is wrong" if wrong else None
+
+
+def _is_type(found: pa.DataType, name: str) -> bool:
+    """Tells whether a type has that name; Parquet calls what is in a list `element`."""
+    return str(found).replace("<element:", "<item:") == name.replace("<element:", "<item:")
+
+
+def _own_schema(run: Run, found: pa.Schema) -> pa.Schema:
+    """Returns the columns that `data/` has without kept ones."""
+    none = pa.schema([])
+    stage = run.identity.get("stage")
+    if stage == "decode":
+        return schema.images_schema(none, has_files=run.identity["layout"] != "parquet")
+    if stage == "evaluate":
+        has = {name: name in found.names for name in ("lpips", "features_original")}
+        scores = schema.score_fields(has_lpips=has["lpips"], has_features=has["features_original"])
+        return schema.scores_schema(scores)
+    codes = schema.codes_field(run.facts["codebook_size"], tuple(run.facts["grid"]))
+    return schema.data_schema(none, codes)
+
+
+def _wrong_source(shard: _Shard, run: Run, plan: Plan, index: int) -> str | None:
+    said = shard.said
+    planned = {"source": plan.source(index), "generation": plan.generation(index)}
+    expected = {"fingerprint": run.fingerprint, "shard": shard.name, **planned}
+    wrong = [name for name, value in expected.items() if said.get(name) != value]
+    return f"its {' and '.join(wrong)} is not that of the run" if wrong else None
+
+
+def _wrong_rows(shard: _Shard, *_: object) -> str | None:
+    parts = (shard.table["row"], shard.object.rejections["row"])
+    rows = np.sort(np.concatenate([part.to_numpy(zero_copy_only=False) for part in parts]))
+    if np.array_equal(rows, np.arange(shard.said["seen"])):
+        return None
+    missing = np.setdiff1d(np.arange(shard.said["seen"]), rows)
+    return f"of {shard.said['seen']} rows, {len(missing)} are missing, or some are twice"
+
+
+def _wrong_keys(shard: _Shard, *_: object) -> str | None:
+    counts = pc.value_counts(shard.table["key"].combine_chunks())
+    twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist()
+    return f"{len(twice)} keys are there more than once, first {twice[0]!r}" if twice else None
+
+
+def _wrong_codes(shard: _Shard, run: Run, *_: object) -> str | None:
+    codes, size = _flat_codes(shard), run.facts["codebook_size"]
+    if shard.table["codes"].null_count:
+        return f"{shard.table['codes'].null_count} images have none"
+    return f"code {codes.max()} is not below {size}" if len(codes) and codes.max() >= size else None
+
+
+def _wrong_images(shard: _Shard, *_: object) -> str | None:
+    return find_fault(shard.sink, shard.table, shard.said)
+
+
+def _wrong_counts(shard: _Shard, run: Run, *_: object) -> str | None:
+    said, rejections = shard.said, shard.object.rejections
+    counted = {
+        "good": len(shard.table),
+        "rejected": len(rejections),
+        "seen": len(shard.table) + len(rejections),
+        "reasons": dict(Counter(rejections["reason"].to_pylist())),
+        "rejected_images": least_images(rejections),
+        "damage": find_damage(rejections),
+        "kept_nulls": {name: shard.table[name].null_count for name in run.facts.get("kept", {})},
+    }
+    wrong = [name for name, value in counted.items() if said.get(name) != value]
+    if wrong:
+        return f"the footer is wrong about {', '.join(wrong)}"
+    if "codebook_size" not in run.facts:
+        return None
+    histogram = count_codes(shard.table, run.facts["codebook_size"])
+    is_equal = np.array_equal(histogram, shard.object.footer.histogram)
+    return None if is_equal else "the footer's histogram is not that of the codes"
+
+
+def _flat_codes(shard: _Shard) -> npt.NDArray[np.unsignedinteger]:
+    flat = shard.table["codes"].combine_chunks().flatten()
+    return cast(npt.NDArray[np.unsignedinteger], flat.to_numpy(zero_copy_only=False))
+
+
+_SHARD_CHECKS: dict[str, Callable[[_Shard, Run, Plan, int], str | None]] = {
+    "source": _wrong_source,
+    "rows": _wrong_rows,
+    "keys": _wrong_keys,
+    "codes": _wrong_codes,
+    "images": _wrong_images,
+    "counts": _wrong_counts,
+}
+
+
+def _check_rejected(
+    sink: str, plan: Plan, data: dict[str, File], rejected: dict[str, File]
+) -> Iterator[Breach]:
+    def check(name: str) -> Breach | None:
+        uri = layout.rejected_uri(sink, name)
+        try:
+            expected = read_rejections(data[name])[1]
+            found = REJECTED.empty_table()
+            if name in rejected:
+                found = read_object(rejected[name].uri).table.cast(REJECTED)
+        except (FileNotFoundError, StorageError, pa.ArrowException) as error:
+            return Breach("readable", uri, str(error))
+        if found.equals(expected):
+            return None
+        message = f"it has {len(found)} rejections where data/ has {len(expected)}, or others"
+        return Breach("rejected", uri, message)
+
+    there = (name for name in plan.names if name in data)
+    yield from filter(None, map_ahead(check, there, _READERS))
+
+
+def _check_totals(sink: str, run: Run, plan: Plan) -> Iterator[Breach]:
+    uri = layout.success_uri(sink)
+    try:
+        expected = success(plan, read_totals(sink, run, plan))
+        said = dict(json.loads(storage.read(uri)))
+    except (VqpipeError, TypeError, ValueError) as error:
+        yield Breach("totals", uri, f"it cannot be held against the objects: {error}")
+        return
+    wrong = [name for name, value in expected.items() if said.get(name) != value]
+    if wrong:
+        yield Breach("totals", uri, f"it is wrong about {', '.join(wrong)}")

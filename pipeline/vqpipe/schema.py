@@ -1,0 +1,391 @@
+"""The nouns of the pipeline and the Arrow schemas of everything it passes on or writes.
+
+Between steps travel tables with one row a sample. Each step adds or replaces columns. Those of
+`vqpipe encode`:
+
+    read    `HEAD`, kept.*, image
+    open    `HEAD`, kept.*, pixels, view, width, height, crop, flip
+    encode  the same without pixels, with codes, flips and psnr_db; also what `staging/` holds
+    commit  `data/`: key, row, view, codes, width, height, crop, flip, then the kept columns
+            `rejected/`: key, row, reason, message, lost, lost_by
+
+Of `vqpipe decode`, where codes or latents are read as `image`:
+
+    read      as above
+    decode    the same without image, with pixels
+    compress  the same without pixels, with image; also what `staging/` holds
+    commit    `data/`: key, row, image or file and bytes, width, height, then the kept columns
+
+Of `vqpipe evaluate`, which reads samples that were picked, and the codes that a sink has of them:
+
+    read     as above, with place and codes
+    open     as above, with place and codes
+    measure  the same without codes, with scores and decoded (pixels)
+    picture  `HEAD`, place, scores, original, decoded (JPEGs); also what `staging/` holds
+    commit   `data/`: key, row, place, scores, original, decoded
+
+A rejected sample stays in the stream as a row whose `reason` is set and whose image, pixels or
+codes are null, so that no row of a shard is ever missing. One such row may stand for many images
+(`Loss`), above all the last one of a shard that cannot be read to its end.
+"""
+
+import enum
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pyarrow as pa
+
+
+class Reason(enum.StrEnum):
+    """Why a sample was rejected: what `rejected/` stores, and what that means."""
+
+    meaning: str
+
+    def __new__(cls, value: str, meaning: str = "") -> "Reason":
+        """Makes the member of a value, with a sentence for a person."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.meaning = meaning
+        return member
+
+    NO_IMAGE = (
+        "no_image",
+        "The sample has no image member, its image column is null, or its file is hidden or a link "
+        "that is not read.",
+    )
+    EMPTY = "empty", "The image has zero bytes."
+    NOT_AN_IMAGE = (
+        "not_an_image",
+        "The bytes are none of the formats that are opened (an HTML page, a video, an EPS, ...).",
+    )
+    TRUNCATED = "truncated", "The image data ends early, or part of it is not there."
+    CORRUPT = "corrupt", "The image claims a known format, and its decoder refused it."
+    UNSUPPORTED = (
+        "unsupported",
+        "The image is of a kind that cannot be converted for sure; the message names it.",
+    )
+    TOO_MANY_PIXELS = (
+        "too_many_pixels",
+        "The header announces more pixels than the run's limit; nothing was decompressed.",
+    )
+    TIMED_OUT = (
+        "timed_out",
+        "Opening the image took longer than the limit, of processor time or by the clock, twice.",
+    )
+    TOO_MUCH_MEMORY = (
+        "too_much_memory",
+        "Opening the image took more memory than its pixels account for.",
+    )
+    DECODER_CRASHED = (
+        "decoder_crashed",
+        "The process that opened the image died, twice, at this image.",
+    )
+    DUPLICATE_KEY = (
+        "duplicate_key",
+        "The key has been seen before in this shard: a duplicate, or members not side by side.",
+    )
+    BAD_METADATA = (
+        "bad_metadata",
+        "The key or a column to be kept could not be read, or its type cannot hold the value.",
+    )
+    SHARD_DAMAGED = (
+        "shard_damaged",
+        "The shard cannot be read past this point; samples before it are kept.",
+    )
+    NON_FINITE = (
+        "non_finite",
+        "What the network makes of this image, or of its codes, holds NaN or infinity.",
+    )
+    CODEC_FAILED = (
+        "codec_failed",
+        "The codec failed at this image three times, and works with others.",
+    )
+    CODEC_CRASHED = (
+        "codec_crashed",
+        "The codec's process died at this image three times, and lives with others.",
+    )
+    NO_CODES = "no_codes", "The codes or latents of this row are null."
+    BAD_CODES = (
+        "bad_codes",
+        "The codes or latents are too many or too few, out of range, or no numbers.",
+    )
+
+
+NO_FILE = "no file: "
+"""Begins the version of what is listed in a source and cannot be opened."""
+
+
+@dataclass(frozen=True)
+class File:
+    """One stored object: where it is and which version of it."""
+
+    uri: str
+    size: int
+    """Bytes."""
+    version: str
+    """ETag, generation, or time of change and imprint (`storage.imprints`); `NO_FILE` and what it
+    is of what stands in a source's folder and is no file."""
+
+    @property
+    def obstacle(self) -> str | None:
+        """What stands in a file's place: a link that leads nowhere, a pipe; None for a file."""
+        return self.version[len(NO_FILE) :] if self.version.startswith(NO_FILE) else None
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One unit of work, failure, output and resume."""
+
+    name: str
+    """Stem of the output objects, `/`-separated, unique in the plan."""
+    format: str
+    """`webdataset`, `parquet` or `folder`; of what is decoded, `codes` or `latents`."""
+    files: tuple[File, ...]
+    """The one file of a tar or Parquet shard; the images of a folder shard, in order."""
+    root: str = ""
+    """Folder shards: the URI that keys are relative to."""
+    row_groups: tuple[int, int] | None = None
+    """Parquet: first (inclusive) and last (exclusive) row group; None is the whole file."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files; of the whole file when the shard is a part of it."""
+        return sum(file.size for file in self.files)
+
+
+LossBy = Literal["known", "estimated", "unknown"]
+"""How a number of images is known: somebody counted them; it was judged by bytes; not at all."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """How many images one rejection stands for."""
+
+    images: int | None
+    """At least 1, the sample's own among them; None if that is unknown."""
+    by: LossBy
+
+    @classmethod
+    def of(cls, total: int | None, row: int) -> "Loss":
+        """Returns what is lost of a shard from a row on, given how many it claims to have."""
+        if total is None or not row < total < _MOST_ROWS:
+            return UNKNOWN
+        return cls(total - row, "known")
+
+    @property
+    def least(self) -> int:
+        """The images to count: where nothing is known, there was one at least."""
+        return self.images or 1
+
+
+_MOST_ROWS = 2**31  # `row` is int32
+UNKNOWN = Loss(None, "unknown")
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """Why one sample could not be processed, in a word and in a sentence."""
+
+    reason: Reason
+    message: str
+    loss: Loss | None = None
+    """Set if it stands for more images than one, or may do so."""
+
+    @property
+    def lost(self) -> int | None:
+        """Images that it stands for; None where that is one, or unknown."""
+        return self.loss.images if self.loss else None
+
+    @property
+    def lost_by(self) -> LossBy | None:
+        """How that is known; None where it is one."""
+        return self.loss.by if self.loss else None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image of a shard as it is stored: compressed, or rejected while reading."""
+
+    row: int
+    """Place in the shard, from 0."""
+    key: str | None
+    """Name in the dataset; None where damage hides it."""
+    image: bytes | None = None
+    """Compressed image, or codes or latents as read; None exactly when `rejection` is set."""
+    rejection: Rejection | None = None
+    kept: dict[str, pa.Array] = field(default_factory=dict)
+    """Metadata that travels along, by column name: arrays of one value each."""
+    passed_over: int = 0
+    """Other images of the sample, which are not taken."""
+
+
+KeyUntil = Literal["first-dot", "last-dot"]
+"""Where in the name of a tar's member its key ends and its extension begins."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which parts of a sample to read; the same for every shard of a run."""
+
+    image: str | None = None
+    """Parquet column or webdataset extension that holds the image; None finds it."""
+    key: str | None = None
+    """Parquet column that holds the key; None makes keys from the shard's name and the row."""
+    keep: tuple[str, ...] = ()
+    """Parquet columns or webdataset extensions to copy into the output."""
+    key_until: KeyUntil = "first-dot"
+    """Where keys of a webdataset end."""
+    shape: tuple[int, ...] = ()
+    """Of what is decoded: (h, w) of codes, (C, h, w) of latents."""
+    run: str | None = None
+    """Of what is decoded: fingerprint of the run whose sink it is; None for files of others."""
+
+
+GRID_LIMIT_UINT16 = 65_536
+"""Largest codebook whose codes fit uint16."""
+
+
+def code_type(codebook_size: int) -> pa.DataType:
+    """Returns the smallest unsigned Arrow type that holds codes 0..codebook_size-1."""
+    return pa.uint16() if codebook_size <= GRID_LIMIT_UINT16 else pa.uint32()
+
+
+HEAD = (
+    pa.field("shard", pa.int32()),  # place in the plan
+    pa.field("row", pa.int32()),  # -1: no sample; has the shard's staging looked at
+    pa.field("total", pa.int32()),  # rows of the shard, on its last row; null on the others
+    pa.field("key", pa.string()),
+    pa.field("reason", pa.string()),  # null for a good sample
+    pa.field("message", pa.string()),
+    pa.field("lost", pa.int64()),  # images that a rejection stands for; null: one, or unknown
+    pa.field("lost_by", pa.string()),  # how that is known (`LossBy`); null: it stands for one
+    pa.field("passed_over", pa.int32()),  # other images of the sample, which are not taken
+)
+"""Columns that every stage carries."""
+
+VIEW = (
+    pa.field("view", pa.uint8()),
+    pa.field("width", pa.int32()),  # pixels of the original after EXIF orientation
+    pa.field("height", pa.int32()),
+    pa.field("crop", pa.list_(pa.int32(), 4)),  # left, top, right, bottom in original pixels
+    pa.field("flip", pa.bool_()),
+)
+"""Columns that say how a view was cut from its image."""
+
+FLIPS = pa.field("flips", pa.int32())
+"""Codes of an audited image that differ from float32's; null for all other images."""
+PSNR = pa.field("psnr_db", pa.float32())
+"""PSNR in dB of what an audited image's codes decode to; null for all other images."""
+AUDITED = (FLIPS, PSNR)
+"""Columns of what an audit found."""
+
+
+KEPT = "kept."
+"""Prefix of kept metadata's column names between stages, so that they clash with nothing."""
+
+
+def kept_fields(kept: pa.Schema) -> list[pa.Field]:
+    """Returns the columns in which kept metadata travels between stages."""
+    return [field.with_name(KEPT + field.name) for field in kept]
+
+
+def read_schema(kept: pa.Schema) -> pa.Schema:
+    """Returns the schema of rows between reading and opening."""
+    return pa.schema([*HEAD, *kept_fields(kept), pa.field("image", pa.large_binary())])
+
+
+def opened_schema(kept: pa.Schema, resolution: int) -> pa.Schema:
+    """Returns the schema of rows between opening and encoding; pixels are HWC uint8 RGB."""
+    pixels = pa.field("pixels", pa.binary(resolution * resolution * 3))
+    return pa.schema([*HEAD, *kept_fields(kept), *VIEW, pixels])
+
+
+def codes_field(codebook_size: int, grid: tuple[int, int]) -> pa.Field:
+    """Returns the codes column: `grid[0] * grid[1]` codes a row, row-major."""
+    return pa.field("codes", pa.list_(code_type(codebook_size), grid[0] * grid[1]))
+
+
+def encoded_schema(kept: pa.Schema, codes: pa.Field) -> pa.Schema:
+    """Returns the schema of rows between encoding and commit, and of `staging/`."""
+    return pa.schema([*HEAD, *kept_fields(kept), *VIEW, codes, *AUDITED])
+
+
+def data_schema(kept: pa.Schema, codes: pa.Field) -> pa.Schema:
+    """Returns the schema of `data/`."""
+    view, *rest = VIEW
+    names = (pa.field("key", pa.string()), pa.field("row", pa.int32()))
+    return pa.schema([*names, view, codes, *rest, *kept], metadata=kept.metadata)
+
+
+def images_schema(kept: pa.Schema, *, has_files: bool) -> pa.Schema:
+    """Returns the schema of the decode stage's `data/`.
+
+    Args:
+        kept: The kept columns.
+        has_files: Whether images are in files of their own (`vqpipe.sink.beside`), not in a column.
+    """
+    image = [pa.field("image", pa.large_binary())]  # those of one shard may exceed 2 GiB
+    files = [
+        pa.field("file", pa.string()),  # member of the tar, or path below the folder
+        pa.field("bytes", pa.int64()),
+        pa.field("sha256", pa.string()),  # of the image, hexadecimal
+    ]
+    return pa.schema(
+        [
+            pa.field("key", pa.string()),
+            pa.field("row", pa.int32()),
+            *(files if has_files else image),
+            pa.field("width", pa.int32()),  # pixels
+            pa.field("height", pa.int32()),
+            *kept,
+        ],
+        metadata=kept.metadata,
+    )
+
+
+FEATURES = 2048
+"""Length of a vector of Inception's."""
+
+
+def score_fields(*, has_lpips: bool, has_features: bool) -> list[pa.Field]:
+    """Returns the columns of scores, as they travel and as they stand in `data/`."""
+    vector = pa.list_(pa.float32(), FEATURES)
+    features = [pa.field("features_original", vector), pa.field("features_decoded", vector)]
+    return [
+        pa.field("psnr_db", pa.float64()),  # inf where nothing differs
+        pa.field("ssim", pa.float64()),
+        pa.field("l1", pa.float64()),  # 0 to 1
+        *([pa.field("lpips", pa.float64())] if has_lpips else []),
+        *(features if has_features else []),
+        pa.field("unlike", pa.int32()),  # codes that differ when encoded again in float32
+    ]
+
+
+PLACE = pa.field("place", pa.int32())
+"""Row of a sample in its shard."""
+PICTURES = (pa.field("original", pa.binary()), pa.field("decoded", pa.binary()))
+"""JPEGs of a view and of what its codes decode to, `PICTURE_SIDE` pixels at most."""
+
+
+def measured_schema(scores: list[pa.Field]) -> pa.Schema:
+    """Returns the schema of rows between the last stage and the commit."""
+    return pa.schema([*HEAD, PLACE, *scores, *PICTURES])
+
+
+def scores_schema(scores: list[pa.Field]) -> pa.Schema:
+    """Returns the schema of the evaluate stage's `data/`."""
+    names = (pa.field("key", pa.string()), pa.field("row", pa.int32()))
+    return pa.schema([*names, PLACE, *scores, *PICTURES])
+
+
+REJECTED = pa.schema(
+    [
+        pa.field("key", pa.string()),
+        pa.field("row", pa.int32()),
+        pa.field("reason", pa.string()),
+        pa.field("message", pa.string()),
+        pa.field("lost", pa.int64()),  # as in `HEAD`
+        pa.field("lost_by", pa.string()),
+    ]
+)
+"""Schema of `rejected/`."""

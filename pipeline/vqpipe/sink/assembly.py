@@ -1,0 +1,341 @@
+"""The rows of a whole shard become one object, in a file of this machine's.
+
+    base     good rows of the object that is revised, if one is   ─┐
+    merged   rows that came at once, or range by range of staging ─┴─►  one object, by row groups
+
+Rows come in order, some at a time, and are gone from memory before the next ones come: what a shard
+takes of it does not grow with the shard. What it takes of `TMPDIR` does. Nothing is published here
+(`vqpipe.sink.publication`).
+"""
+
+import contextlib
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from vqpipe import schema, storage
+from vqpipe.errors import AccountingError
+from vqpipe.sink import layout
+from vqpipe.sink.beside import PLACE, Beside
+from vqpipe.sink.footer import EXAMPLES, ORIGIN, REJECTIONS_BYTES, Footer
+from vqpipe.sink.losses import find_damage, least_images
+from vqpipe.sink.objects import (
+    SPOOL_BYTES,
+    ObjectWriter,
+    digest,
+    open_current,
+    pack_rejections,
+    read_good_rows,
+)
+from vqpipe.sink.writer import Writer, between, is_current, order_of, origin_of
+from vqpipe.storage.content import Content, FileContent
+
+_EXAMPLES, _EXAMPLE_LETTERS = 5, 500
+
+
+@dataclass(frozen=True)
+class Base:
+    """What a shard's object holds that is to be revised."""
+
+    footer: Footer
+    rows: npt.NDArray[np.integer]
+    """Numbers of the good rows, in order."""
+
+    @property
+    def total(self) -> int | None:
+        """Rows of the shard; None if it could not be read to its end."""
+        return self.footer.total
+
+    @property
+    def least(self) -> int:
+        """Rows that the shard has at least; if it was read to its end, all of them."""
+        return self.total or (int(self.rows[-1]) + 1 if len(self.rows) else 0)
+
+    def lacks(self, rows: pa.Table) -> npt.NDArray[np.bool_]:
+        """Returns which of some rows are not there yet."""
+        numbers = rows["row"].to_numpy()
+        places = np.searchsorted(self.rows, numbers)
+        is_there = np.zeros(len(numbers), bool)
+        inside = places < len(self.rows)
+        is_there[inside] = self.rows[places[inside]] == numbers[inside]
+        return ~is_there
+
+
+def read_base(writer: Writer, index: int) -> Base | None:
+    """Returns what is committed of a shard, if it is what this writer is to revise."""
+    try:
+        found = storage.stat(layout.data_uri(writer.sink, writer.plan.name(index)))
+        base = Base(*read_good_rows(found))
+    except FileNotFoundError:
+        return None
+    generation, revision = writer.order(index)
+    is_next = order_of(base.footer.origin) == (generation, revision - 1)
+    return base if is_next and is_current(base.footer, writer.run, writer.plan, index) else None
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A shard's object, ready to be published, and what goes before it."""
+
+    data: Content
+    origin: dict[str, Any]
+    """What its footer says."""
+    rejected: pa.Table
+    """`schema.REJECTED`."""
+    beside: Beside | None
+
+
+@contextlib.contextmanager
+def assemble(
+    writer: Writer, index: int, rows: Iterable[pa.Table], total: int, base: Base | None
+) -> Iterator[Assembled | None]:
+    """Yields a shard's object, after checking that every row is there once.
+
+    Nothing (None) if there is nothing to publish: the object that was to be revised is another one
+    by now, or the samples that it rejected were rejected again in the same words.
+
+    Args:
+        writer: The run.
+        index: The shard's place in the plan.
+        rows: All rows that `base` lacks, in order, each once, some at a time (`Product.rows`).
+        total: How many rows the shard has.
+        base: What is there already.
+
+    Raises:
+        AccountingError: If rows are missing or there twice, or are not what they must be.
+        DamagedError: If the object that is to be revised is damaged.
+    """
+    with (
+        _open_base(writer, index, base) as before,
+        tempfile.SpooledTemporaryFile(SPOOL_BYTES) as spooled,
+    ):
+        if before is None:
+            yield None
+            return
+        ledger = _Ledger(interleave(before, iter(rows)), total)
+        yield _write(writer, index, ledger, base, cast(BinaryIO, spooled))
+
+
+@contextlib.contextmanager
+def _open_base(
+    writer: Writer, index: int, base: Base | None
+) -> Iterator[Iterator[pa.Table] | None]:
+    """Yields the rows of the object that is revised; None if it is another one by now."""
+    if base is None:
+        yield iter(())
+        return
+    with contextlib.ExitStack() as stack:
+        uri = layout.data_uri(writer.sink, writer.plan.name(index))
+        try:
+            file, footer = stack.enter_context(open_current(uri))
+        except FileNotFoundError:
+            yield None
+            return
+        parquet = pq.ParquetFile(file, page_checksum_verification=True)
+        groups = (parquet.read_row_group(group) for group in range(parquet.num_row_groups))
+        is_same = footer.origin == base.footer.origin
+        yield (_rows_of(group, index, writer) for group in groups) if is_same else None
+
+
+def interleave(first: Iterator[pa.Table], second: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Yields the rows of two sequences of tables, each in order of row numbers, in that order."""
+    streams = (_Stream(first), _Stream(second))
+    while all(each.head is not None for each in streams):
+        limit = min(each.last for each in streams)
+        yield pa.concat_tables([each.take(limit) for each in streams]).sort_by("row")
+    for each in streams:
+        while each.head is not None:
+            yield each.take(each.last)
+
+
+class _Stream:
+    """Tables in order of row numbers, of which any number of rows can be taken."""
+
+    def __init__(self, tables: Iterator[pa.Table]) -> None:
+        self._tables = filter(len, tables)
+        self.head = next(self._tables, None)
+
+    @property
+    def last(self) -> int:
+        assert self.head is not None
+        return int(self.head["row"][-1].as_py())
+
+    def take(self, limit: int) -> pa.Table:
+        """Returns the rows up to a number, inclusive, of the table at the head."""
+        assert self.head is not None
+        taken = self.head
+        cut = int(np.searchsorted(taken["row"].to_numpy(), limit, side="right"))
+        self.head = taken.slice(cut) if cut < len(taken) else next(self._tables, None)
+        return taken.slice(0, cut)
+
+
+class _Ledger:
+    """Checks that all rows of a shard pass by, each once, and keeps the rejected ones."""
+
+    def __init__(self, rows: Iterator[pa.Table], total: int) -> None:
+        self._rows = rows
+        self.total = total
+        self.passed_over = 0
+        """Images of good samples that have another one, which was taken."""
+        self.nulls = Counter[str]()
+        """Good samples of which a kept column is null, by column as it travels."""
+        self._rejected = [schema.REJECTED.empty_table()]
+
+    def good(self, name: str) -> Iterator[pa.Table]:
+        """Yields the rows that are not rejected."""
+        count = 0
+        for table in self._rows:
+            numbers = table["row"].to_numpy()
+            if not np.array_equal(numbers, np.arange(count, count + len(table))):
+                self._refuse(name, f"rows {numbers[0]} to {numbers[-1]} came at place {count}")
+            count += len(table)
+            good, bad = _split(table)
+            rejected = _with_others(bad).select(schema.REJECTED.names)
+            self._rejected.append(rejected.cast(schema.REJECTED))
+            self.passed_over += _sum(good["passed_over"])
+            kept = (each for each in good.column_names if each.startswith(schema.KEPT))
+            self.nulls.update({each: good[each].null_count for each in kept})
+            yield good
+        if count != self.total:
+            self._refuse(name, f"has {count} rows")
+
+    def rejected(self) -> pa.Table:
+        """Returns the rejected rows of those that have passed by (`schema.REJECTED`)."""
+        return pa.concat_tables(self._rejected)
+
+    def _refuse(self, name: str, what: str) -> None:
+        raise AccountingError(
+            f"shard {name} should have rows 0 to {self.total - 1}, each once, but {what}; "
+            "nothing of it was committed: remove its folder in staging/ and run again"
+        )
+
+
+def _split(rows: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Returns good and rejected rows; copies none if all are good, as images take much memory."""
+    is_good = pc.is_null(rows["reason"])
+    bad = rows.filter(pc.invert(is_good))
+    return (rows.filter(is_good) if len(bad) else rows), bad
+
+
+def _with_others(bad: pa.Table) -> pa.Table:
+    """Returns rejected rows, of which each stands for the images that its sample has beside it."""
+    over = pc.fill_null(bad["passed_over"], 0).cast(pa.int64())
+    if not _sum(over):
+        return bad
+    stands = pc.and_(pc.greater(over, 0), pc.is_null(bad["lost_by"]))
+    columns = {
+        "lost": pc.if_else(stands, pc.add(over, 1), bad["lost"]),
+        "lost_by": pc.if_else(stands, "known", bad["lost_by"]),
+    }
+    found = {name: columns.get(name, bad[name]) for name in bad.column_names}
+    return pa.table(found, schema=bad.schema)
+
+
+def _write(
+    writer: Writer, index: int, ledger: _Ledger, base: Base | None, file: BinaryIO
+) -> Assembled | None:
+    """Writes the object into a file; returns None if it says what the one before says."""
+    name, before = writer.plan.name(index), base.footer.origin if base else {}
+    with ObjectWriter(file, writer.product.data) as target:
+
+        def write(columns: pa.Table) -> None:
+            target.write(_data_table(columns, writer))
+
+        finished = writer.product.finish(ledger.good(name), name, before, write)
+        rejected = ledger.rejected()
+        packed = pack_rejections(rejected)
+        if before.get("rejections") == digest(packed):
+            return None
+        origin = {
+            **_describe(writer, index, ledger, rejected, before),
+            **finished.facts,
+            **_place(writer, index, finished.beside),
+            "rejections": digest(packed),
+            REJECTIONS_BYTES: len(packed),
+        }
+        target.finish({ORIGIN: json.dumps(origin), **finished.footer}, packed)
+    return Assembled(_content(file), origin, rejected, finished.beside)
+
+
+def _place(writer: Writer, index: int, beside: Beside | None) -> dict[str, str]:
+    """Returns what the footer says of where the images lie."""
+    return {PLACE: beside.place(writer.plan.generation(index))} if beside else {}
+
+
+def _content(file: BinaryIO) -> Content:
+    """Returns what a spooled file holds: as bytes, if that is where they are."""
+    if file.seek(0, 2) > SPOOL_BYTES:
+        return FileContent(file)
+    file.seek(0)
+    return file.read()
+
+
+def _data_table(good: pa.Table, writer: Writer) -> pa.Table:
+    """Returns good rows as they stand in `data/`."""
+    target = writer.product.data
+    names = [between(name, writer) for name in target.names]
+    return good.select(names).rename_columns(target.names).cast(target)
+
+
+def _rows_of(data: pa.Table, index: int, writer: Writer) -> pa.Table:
+    """Returns rows of `data/` as they were when they came."""
+    target = writer.product.rows
+    columns = {between(name, writer): data[name] for name in data.column_names}
+    columns["shard"] = pa.array([index] * len(data), pa.int32())
+    absent = {name: pa.nulls(len(data), target.field(name).type) for name in target.names}
+    return pa.table({name: columns.get(name, absent[name]) for name in target.names}).cast(target)
+
+
+def _describe(
+    writer: Writer, index: int, ledger: _Ledger, rejected: pa.Table, before: Mapping[str, Any]
+) -> dict[str, object]:
+    return {
+        **origin_of(writer, index),
+        "seen": ledger.total,
+        "good": ledger.total - len(rejected),
+        "rejected": len(rejected),
+        "reasons": dict(Counter(rejected["reason"].to_pylist())),
+        "rejected_images": least_images(rejected),
+        "damage": find_damage(rejected),
+        "passed_over": before.get("passed_over", 0) + ledger.passed_over,
+        "kept_nulls": {each: ledger.nulls[schema.KEPT + each] for each in writer.kept.names},
+        EXAMPLES: _examples(rejected),
+        **_describe_retries(writer, index, before),
+    }
+
+
+def _examples(rejected: pa.Table) -> dict[str, list[dict[str, Any]]]:
+    """Returns the first few rejections of each reason, long texts cut, what they lose included."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for reason in pc.unique(rejected["reason"]).to_pylist():
+        of_it = rejected.filter(pc.equal(rejected["reason"], reason)).slice(0, _EXAMPLES)
+        short = [
+            pc.utf8_slice_codeunits(of_it[name], 0, _EXAMPLE_LETTERS) for name in ("key", "message")
+        ]
+        numbers = of_it.select(["row", "lost", "lost_by"])
+        found[reason] = (
+            numbers.add_column(0, "key", short[0]).append_column("message", short[1]).to_pylist()
+        )
+    return found
+
+
+def _sum(numbers: pa.ChunkedArray) -> int:
+    return pc.sum(numbers).as_py() or 0
+
+
+def _describe_retries(writer: Writer, index: int, before: Mapping[str, Any]) -> dict[str, object]:
+    """Returns under what rows were opened that had been rejected; of limits, the highest."""
+    revision, earlier = writer.revision(index), before.get("retried")
+    if not (revision and earlier):
+        return {"retried": revision.facts} if revision else {}
+    most = max(revision.facts["max_pixels"], earlier["max_pixels"])
+    return {"retried": revision.facts | {"max_pixels": most}}

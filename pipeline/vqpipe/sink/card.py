@@ -1,0 +1,114 @@
+"""The README.md of a sink: what is in it and how to read it, for people and for `datasets`.
+
+`datasets.load_dataset` takes every Parquet file that it finds for rows, and guesses splits from
+names; the front matter says which ones to take. What stands between two marks is written anew at
+the end of each command; all else is the owner's, who knows the licence.
+"""
+
+from typing import Any
+
+import yaml
+
+from vqpipe import storage
+from vqpipe.sink.run import Run
+from vqpipe.sink.totals import Totals
+
+_BEGIN, _END = "<!-- vqpipe writes this part anew -->", "<!-- from here on it is yours -->"
+_FRONT = {
+    "configs": [
+        {
+            "config_name": "default",
+            "data_files": [{"split": "train", "path": "data/**/*.parquet"}],
+        },
+    ],
+    "tags": ["vqpipe"],
+}
+_WHAT = {
+    "encode": "Images as discrete codes, one row an image",
+    "decode": "Images decoded from discrete codes, one row an image",
+    "evaluate": "Images and what their codes decode to, compared, one row an image",
+}
+_LICENCE = """## Licence
+
+That of the images and of the model, which what wrote this cannot know: say it here, and as
+`license:` at the top.
+"""
+_READ = """Below `data/` are the rows, in Parquet, one file a shard; nothing else here is rows.
+
+```python
+import datasets
+
+rows = datasets.load_dataset("path/of/this/folder", split="train")
+```
+
+```python
+import pyarrow.dataset
+
+table = pyarrow.dataset.dataset("path/of/this/folder/data").to_table()
+```
+
+```sql
+FROM 'path/of/this/folder/data/**/*.parquet' LIMIT 5; -- DuckDB
+```
+"""
+_CODES = """`codes` holds entries of the codebook, from left to right and from top to bottom;
+`width` and `height` are those of the image, and `crop` is what of it was encoded, in its pixels.
+
+"""
+
+
+def write_card(sink: str, run: Run, totals: Totals, planned: int) -> None:
+    """Writes `README.md`, or our part of it; one without our marks is somebody's own and is left.
+
+    Args:
+        sink: Where the run is.
+        run: Its identity.
+        totals: What was added up.
+        planned: Shards of its plan.
+    """
+    uri = storage.join_uri(sink, "README.md")
+    try:
+        before = storage.read(uri)
+    except FileNotFoundError:
+        before = _empty()
+    head, begin, rest = before.partition(_BEGIN.encode())
+    _, end, tail = rest.partition(_END.encode())
+    ours = f"\n{_describe(run, totals, planned)}\n".encode()
+    card = head + begin + ours + end + tail
+    if begin and end and card != before:
+        storage.replace(uri, card)
+
+
+def _empty() -> bytes:
+    front = yaml.safe_dump(_FRONT, sort_keys=False)
+    return f"---\n{front}---\n\n{_BEGIN}\n{_END}\n\n{_LICENCE}".encode()
+
+
+def _describe(run: Run, totals: Totals, planned: int) -> str:
+    stage = run.identity["stage"]
+    facts = _facts(run, totals) | {"shards": f"{totals.shards:,} of {planned:,}"}
+    lines = [f"| {name} | {_cell(said)} |" for name, said in facts.items() if said is not None]
+    table = "\n".join(["| | |", "|---|---|", *lines])
+    return f"# {_WHAT[stage]}\n\n{table}\n\n{_CODES if stage == 'encode' else ''}{_READ}"
+
+
+def _facts(run: Run, totals: Totals) -> dict[str, Any]:
+    """Returns what a reader of a run may ask first; None where it does not apply."""
+    grid, size = run.facts.get("grid"), run.facts.get("codebook_size")
+    return {
+        totals.made: f"{totals.good:,}",
+        "rejected": f"{totals.rejected:,}, which `rejected/` names" if totals.rejected else "0",
+        "model": run.facts.get("model"),
+        "model, SHA-256": run.identity.get("model_sha256"),
+        "resolution": run.identity.get("resolution"),
+        "code grid": grid and f"{grid[0]} rows of {grid[1]}",
+        "codebook": size and f"{size:,} entries, {totals.codebook_usage:.1%} of them used",
+        "made from": run.identity.get("source"),
+        "run": run.fingerprint,
+    }
+
+
+def _cell(said: object) -> str:
+    """Returns text that stays in its cell of a table, whatever it holds."""
+    letters = (each if each.isprintable() else f"\\u{ord(each):04x}" for each in str(said))
+    return "".join(letters).replace("|", "\\|").replace("<", "&lt;")

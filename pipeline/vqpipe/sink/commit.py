@@ -1,0 +1,114 @@
+"""Finished rows become one Parquet object a shard; that object's existence is the commit.
+
+A writer that holds a whole shard publishes it. Otherwise it publishes what it holds as row ranges
+in `staging/`, looks whether the ranges now cover the shard if that can be, and if so merges them.
+Any number of writers may do this at once, and again after any crash: whoever sees a complete set
+publishes the same rows, and the first one wins. Object storage is the only state.
+
+When to look, and how ranges are read, is `staging`'s matter; what a whole shard becomes in
+the sink, `publication`'s.
+"""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vqpipe import storage
+from vqpipe.sink.assembly import Base, read_base
+from vqpipe.sink.losses import least_images
+from vqpipe.sink.publication import is_there, publish_shard
+from vqpipe.sink.staging import RangeDamagedError, RangeGoneError, list_ranges, read_ranges, stage
+from vqpipe.sink.writer import Writer
+
+RECEIPT = pa.schema(
+    [
+        pa.field("shard", pa.int32()),
+        pa.field("good", pa.int64()),  # rows that came in without a reason
+        pa.field("rejected", pa.int64()),  # rows that came in with a reason
+        pa.field("reasons", pa.list_(pa.string())),  # of the rejected rows
+        pa.field("rejected_images", pa.int64()),  # that these stand for, at least
+        pa.field("committed", pa.int32()),  # rows of the shard, if its object is there now
+        pa.field("dropped", pa.list_(pa.string())),  # what was wrong with rows staged before
+    ]
+)
+"""What a writer reports: one row for each shard that it was given rows of."""
+
+
+def commit_rows(table: pa.Table, writer: Writer) -> pa.Table:
+    """Makes finished rows durable and commits every shard that they complete.
+
+    Args:
+        table: Rows of any shards in any order (`Product.rows`).
+        writer: The run they belong to.
+
+    Returns:
+        One receipt a shard (`RECEIPT`).
+    """
+    receipts = []
+    for index in pc.unique(table["shard"]).to_pylist():
+        rows = table.filter(pc.equal(table["shard"], index)).sort_by("row")
+        reasons = rows["reason"].drop_null().to_pylist()
+        real = pc.sum(pc.greater_equal(rows["row"], 0)).as_py()
+        dropped: list[str] = []
+        receipts.append(
+            {
+                "shard": index,
+                "good": real - len(reasons),
+                "rejected": len(reasons),
+                "reasons": reasons,
+                "rejected_images": least_images(rows),
+                "committed": _commit_shard(writer, index, rows, dropped),
+                "dropped": dropped,
+            }
+        )
+    return pa.Table.from_pylist(receipts, schema=RECEIPT)
+
+
+def _commit_shard(writer: Writer, index: int, rows: pa.Table, dropped: list[str]) -> int | None:
+    """Publishes a whole shard, or stages its rows and merges if they were the last missing ones.
+
+    Args:
+        writer: The run they belong to.
+        index: The shard's place in the plan.
+        rows: What there is of it.
+        dropped: Is told what was wrong with staged rows that are to be read anew.
+
+    Returns:
+        Rows of the shard, if it is committed now.
+    """
+    base = read_base(writer, index) if writer.revision(index) else None
+    total = pc.max(rows["total"]).as_py()
+    if base and (total is None or total < base.least):
+        total = base.total  # what was read before went further: this reading ended too early
+    new = _each_once(rows, base)
+    if total is not None and len(new) + (len(base.rows) if base else 0) == total:
+        publish_shard(writer, index, [new], total, base)
+        return int(total)
+    return _merge(writer, index, base, dropped) if stage(writer, index, new, base) else None
+
+
+def _each_once(rows: pa.Table, base: Base | None) -> pa.Table:
+    """Returns the rows of a sorted table that are samples and not there yet, without doubles."""
+    numbers = rows["row"].to_numpy()
+    is_new = (numbers >= 0) & np.append(True, np.diff(numbers) != 0)[: len(numbers)]
+    if base:
+        is_new &= base.lacks(rows)
+    return rows if is_new.all() else rows.filter(pa.array(is_new))  # a copy of every image
+
+
+def _merge(writer: Writer, index: int, base: Base | None, dropped: list[str]) -> int | None:
+    """Commits a shard whose staging is complete; returns its rows if it is committed now."""
+    ranges = list_ranges(writer, index, base)
+    total = ranges.staged.total
+    if total is None or not ranges.staged.complete:
+        return None
+    try:
+        publish_shard(writer, index, read_ranges(writer, index, ranges, base), total, base)
+    except RangeGoneError:  # another writer has committed the shard and is clearing up
+        return total if is_there(writer, index) else None
+    except RangeDamagedError as error:
+        dropped.append(error.message)
+        return None
+    for file in ranges.files:
+        storage.delete(file.uri)
+    return total

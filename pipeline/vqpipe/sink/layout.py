@@ -1,0 +1,263 @@
+"""Where everything is in a sink, and what of it is there, by one listing.
+
+    data/<shard>.parquet                                     a committed shard
+    rejected/<shard>.parquet                                 its rejections, where there are any
+    staging/<shard>/<first>-<last>[-of-<total>][.<edition>].parquet   rows of one that is not yet;
+                    [-cut-<total>]                           the last one stands for what is lost
+    plans/<sha256>.parquet                                   the plan that run.json names
+    plan.parquet, run.json, summary.json, README.md, _SUCCESS
+
+What is done is written down nowhere: it is what `data/` and `staging/` hold.
+"""
+
+import bisect
+import functools
+import itertools
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from vqpipe import storage
+from vqpipe.schema import File
+
+RowRange = tuple[int, int]
+"""Rows of a shard: first (inclusive) and last (exclusive)."""
+
+
+@dataclass(frozen=True)
+class Staged:
+    """Rows of one shard that are safe, in `staging/` or in an object that is to be revised."""
+
+    ranges: tuple[RowRange, ...] = ()
+    total: int | None = None
+    """Rows of the whole shard, once known."""
+    revision: int = 0
+    """Of the object that is to be revised, if one is."""
+
+    def holds(self, row: int) -> bool:
+        """Tells whether a row is staged already."""
+        firsts, lasts = self._merged
+        place = bisect.bisect_right(firsts, row) - 1
+        return place >= 0 and row < lasts[place]
+
+    @property
+    def end(self) -> int:
+        """Number of the row after the last one that is staged."""
+        return max((last for _, last in self.ranges), default=0)
+
+    @functools.cached_property
+    def _merged(self) -> tuple[list[int], list[int]]:
+        """The same rows as sorted ranges that do not touch: their firsts, their lasts."""
+        firsts: list[int] = []
+        lasts: list[int] = []
+        for first, last in sorted(self.ranges):
+            if lasts and first <= lasts[-1]:
+                lasts[-1] = max(lasts[-1], last)
+            else:
+                firsts.append(first)
+                lasts.append(last)
+        return firsts, lasts
+
+    def with_rows(self, rows: npt.NDArray[np.integer], total: int | None) -> "Staged":
+        """Returns this with sorted row numbers added, and the total if it was not known."""
+        known = total if self.total is None else self.total
+        return Staged((*self.ranges, *ranges_of(rows)), known, self.revision)
+
+    @property
+    def complete(self) -> bool:
+        """Tells whether the ranges cover the whole shard."""
+        firsts, lasts = self._merged
+        if self.total is None or self.total == 0:
+            return self.total == 0
+        return bool(firsts) and firsts[0] <= 0 and lasts[0] >= self.total
+
+
+def ranges_of(rows: npt.NDArray[np.integer]) -> tuple[RowRange, ...]:
+    """Returns the runs of consecutive numbers among sorted ones; some may be there twice."""
+    cuts = [0, *(np.flatnonzero(np.diff(rows) > 1) + 1).tolist(), len(rows)]
+    pairs = ((a, b) for a, b in itertools.pairwise(cuts) if b > a)
+    return tuple((int(rows[a]), int(rows[b - 1]) + 1) for a, b in pairs)
+
+
+Order = tuple[int, int]
+"""Place of an object among those of its shard: generation of the plan, revision since."""
+
+
+def edition(order: Order, tag: str = "") -> str:
+    """Returns what marks the staged rows of which an object is to be made.
+
+    Args:
+        order: That object's.
+        tag: Of the command that tries rejected samples again, if it is a revision.
+    """
+    generation, revision = order
+    return (f"g{generation}" if generation else "") + (f"r{revision}t{tag}" if revision else "")
+
+
+def run_uri(sink: str) -> str:
+    """Returns where a sink's identity is."""
+    return storage.join_uri(sink, "run.json")
+
+
+def plan_uri(sink: str) -> str:
+    """Returns where a sink's plan is."""
+    return storage.join_uri(sink, "plan.parquet")
+
+
+def first_plan_uri(sink: str, sha256: str) -> str:
+    """Returns where the plan is that a run began with; nothing ever replaces it."""
+    return storage.join_uri(sink, "plans", f"{sha256}.parquet")
+
+
+def data_uri(sink: str, name: str) -> str:
+    """Returns where a committed shard is; the object's existence is the commit."""
+    return storage.join_uri(sink, "data", f"{name}.parquet")
+
+
+def rejected_uri(sink: str, name: str) -> str:
+    """Returns where a shard's rejections are; there is an object only where there are any."""
+    return storage.join_uri(sink, "rejected", f"{name}.parquet")
+
+
+def staging_uri(sink: str, name: str) -> str:
+    """Returns the folder of a shard's row ranges."""
+    return storage.join_uri(sink, "staging", name)
+
+
+def success_uri(sink: str) -> str:
+    """Returns where a sink's totals are once all of it is committed and checked."""
+    return storage.join_uri(sink, "_SUCCESS")
+
+
+def range_uri(
+    sink: str,
+    name: str,
+    rows: RowRange,
+    total: int | None,
+    edition: str = "",
+    *,
+    is_cut: bool = False,
+) -> str:
+    """Returns where a row range is staged.
+
+    Args:
+        sink: Where the run is.
+        name: The shard.
+        rows: Which rows of it.
+        total: Rows of the whole shard, if known.
+        edition: What the rows were made of or for, if not of the shard as it was first planned;
+            rows of different editions are never put together.
+        is_cut: Whether the last row stands for all that could not be read.
+    """
+    suffix = "" if total is None else f"-{'cut' if is_cut else 'of'}-{total:08d}"
+    stem = f"{rows[0]:08d}-{rows[1]:08d}{suffix}{edition and '.'}{edition}"
+    return storage.join_uri(staging_uri(sink, name), f"{stem}.parquet")
+
+
+_RANGE = re.compile(r"(\d{8,})-(\d{8,})(?:-(of|cut)-(\d{8,}))?(?:\.(\w+))?\.parquet")
+
+
+def pick_ranges(uris: Iterable[str], edition: str = "", least: int = 0) -> list[str]:
+    """Returns the objects of one staging folder that hold rows of an edition and go together.
+
+    A shard may have been read to its end and, on a bad day, to some row before it. Rows behind the
+    end that a range claims show that it was none. A last row that stands for all that was lost is
+    no row at all: it gives way to what was read in its place, and to an end that was read. What is
+    left out is read anew.
+
+    Args:
+        uris: The objects.
+        edition: See `range_uri`.
+        least: Rows that the shard has at least.
+    """
+    found = {uri: _parse(uri) for uri in uris}
+    ours = {uri: each for uri, each in found.items() if each and each.edition == edition}
+    seen = max(least, *(each.seen for each in ours.values()), 0)
+    ends = [(t, each.is_cut) for each in ours.values() if (t := each.total) is not None]
+    is_read = any(total >= seen and not is_cut for total, is_cut in ends)
+    cuts = [total for total, is_cut in ends if total > seen and is_cut and not is_read]
+    cut = min(cuts, default=None)
+
+    def goes_along(each: _Range) -> bool:
+        return each.total is None or (each.total == cut if each.is_cut else each.total >= seen)
+
+    return [uri for uri, each in ours.items() if goes_along(each)]
+
+
+@dataclass(frozen=True)
+class _Range:
+    """What the name of a staged object says."""
+
+    rows: RowRange
+    is_cut: bool
+    total: int | None
+    edition: str
+
+    @property
+    def seen(self) -> int:
+        """Rows that the shard has at least, if it is true."""
+        first, last = self.rows
+        return last - self.is_cut if last - self.is_cut > first else 0
+
+
+def _parse(uri: str) -> _Range | None:
+    match = _RANGE.fullmatch(uri.rpartition("/")[2])
+    if match is None:
+        return None
+    total = None if match[4] is None else int(match[4])
+    return _Range((int(match[1]), int(match[2])), match[3] == "cut", total, match[5] or "")
+
+
+def parse_ranges(uris: Iterable[str], edition: str = "", least: int = 0) -> Staged:
+    """Returns what those of the objects of one staging folder hold that go together."""
+    found = [each for uri in pick_ranges(uris, edition, least) if (each := _parse(uri))]
+    total = next((each.total for each in found if each.total is not None), None)
+    return Staged(tuple(each.rows for each in found if each.rows[0] != each.rows[1]), total)
+
+
+_EDITION = re.compile(r"(?:g(\d+))?(?:r(\d+)t(\w+))?")
+
+
+def is_range(uri: str) -> bool:
+    """Tells whether an object of a staging folder is a row range."""
+    return _parse(uri) is not None
+
+
+def is_used_up(uri: str, order: Order, tag: str | None = None) -> bool:
+    """Tells whether an object is a row range that no command has a use for any more.
+
+    Args:
+        uri: An object of a shard's staging folder.
+        order: That of the shard's object.
+        tag: Of a command that has tried rejected samples again and is done.
+    """
+    staged = _parse(uri)
+    found = staged and _EDITION.fullmatch(staged.edition)
+    if not found:
+        return False
+    mine = (int(found[1] or 0), int(found[2] or 0))
+    return mine <= order or (tag is not None and found[3] == tag)
+
+
+def list_committed(sink: str) -> dict[str, File]:
+    """Returns the objects of `data/` by the shards that they are named after, freshly listed."""
+    base = storage.join_uri(sink, "data")
+    files = storage.list_files(base)
+    return {stem(base, file.uri): file for file in files if file.uri.endswith(".parquet")}
+
+
+def stem(base: str, uri: str) -> str:
+    """Returns the shard whose object `uri` is, below `data/` or `rejected/`."""
+    return uri[len(base) + 1 : -len(".parquet")]
+
+
+def list_staged(sink: str) -> dict[str, list[str]]:
+    """Returns the URIs of everything in `staging/` by shard, by one fresh listing."""
+    base = storage.join_uri(sink, "staging")
+    folders: dict[str, list[str]] = {}
+    for file in storage.list_files(base):
+        folders.setdefault(file.uri[len(base) + 1 :].rpartition("/")[0], []).append(file.uri)
+    return folders

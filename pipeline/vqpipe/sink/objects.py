@@ -1,0 +1,297 @@
+"""Objects of a sink: how each one is written, and the only way in which rows of one are taken over.
+
+    rows of data/, rejected/ or staging/ | rejections | seal | footer: origin, histogram
+
+An object is read to its end and held against its seal (`vqpipe.sink.seal`) before any row of it is
+used. The rejections of a shard lie in its object, so that `data/` alone decides what was encoded
+and what was rejected; but before the footer, which has to stay small however many they are.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Self, cast
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vqpipe import storage
+from vqpipe.errors import DamagedError, SourceChangedError, StorageError
+from vqpipe.schema import REJECTED, File
+from vqpipe.sink import seal
+from vqpipe.sink.footer import ORIGIN, REJECTIONS_BYTES, Footer, parse_footer, read_tail
+from vqpipe.sink.seal import SealError, Sealing
+from vqpipe.storage.content import BLOCK_BYTES
+
+CODES = "codes"
+
+_GROUP_ROWS, _GROUP_BYTES = 2**20, 128 * 2**20
+"""Most of a row group, by rows and by bytes before compression."""
+_REJECTED_ROWS = 2**17
+SPOOL_BYTES = 64 * 2**20
+"""Larger objects are read and written in files of `TMPDIR`, not in memory."""
+_ATTEMPTS = 5
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, zlib.error)  # pyarrow's are among them
+
+
+class ObjectWriter:
+    """Writes an object into a file, by row groups that a reader has memory for."""
+
+    def __init__(self, file: BinaryIO, kind: pa.Schema) -> None:
+        """Begins an object of a schema in an empty, seekable file."""
+        self._file = file
+        self._sink = Sealing(file)
+        self._rows = pq.ParquetWriter(
+            self._sink, kind, compression="zstd", write_page_checksum=True
+        )
+        self._waiting = [kind.empty_table()]
+        self._count, self._bytes = 0, 0  # of the rows that wait
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._rows.close()  # of an object that was given up; its file is still open
+
+    def write(self, table: pa.Table) -> None:
+        """Adds rows."""
+        self._waiting.append(table)
+        self._count, self._bytes = self._count + len(table), self._bytes + table.nbytes
+        if self._count >= _GROUP_ROWS or self._bytes >= _GROUP_BYTES:
+            rest = self._write_groups()
+            self._waiting, self._count, self._bytes = [rest], len(rest), rest.nbytes
+
+    def _write_groups(self) -> pa.Table:
+        """Writes whole row groups of what waits; returns the rows that are left, in new memory."""
+        rows = pa.concat_tables(self._waiting)
+        size = _rows_of_group(rows)
+        full = len(rows) // size * size
+        for start in range(0, full, size):
+            self._rows.write_table(rows.slice(start, size).combine_chunks())
+        return rows.slice(full).combine_chunks()
+
+    def finish(self, footer: dict[str, str], rejections: bytes = b"") -> None:
+        """Ends the object with what its footer says, and what lies before the footer."""
+        rest = self._write_groups()
+        if len(rest):
+            self._rows.write_table(rest)
+        self._rows.add_key_value_metadata(footer)
+        self._sink.write(rejections)
+        self._sink.end_body()
+        start = self._file.tell()
+        self._rows.close()
+        self._sink.end_footer(start)
+
+
+def _rows_of_group(table: pa.Table) -> int:
+    """Returns how many rows a row group has, so that a reader needs no memory for a whole shard."""
+    row_bytes = max(1, int(table.nbytes) // max(1, len(table)))
+    return max(1, min(_GROUP_ROWS, _GROUP_BYTES // row_bytes))
+
+
+def pack_object(table: pa.Table, footer: dict[str, str], rejections: bytes = b"") -> bytes:
+    """Returns an object: Parquet, dictionary-encoded and zstd-compressed, sealed."""
+    buffer = io.BytesIO()
+    with ObjectWriter(buffer, table.schema) as writer:
+        writer.write(table)
+        writer.finish(footer, rejections)
+    return buffer.getvalue()
+
+
+def pack_rejected(rejected: pa.Table, origin: Mapping[str, Any]) -> bytes:
+    """Returns an object of `rejected/`, which has the rejections of a shard as rows.
+
+    Args:
+        rejected: Those (`schema.REJECTED`).
+        origin: What the shard's object in `data/` says of itself.
+    """
+    return pack_object(rejected, {ORIGIN: json.dumps({**origin, REJECTIONS_BYTES: 0})})
+
+
+def pack_rejections(rejected: pa.Table) -> bytes:
+    """Returns the rows of `rejected/` as they lie in an object of `data/`; nothing for none."""
+    if not len(rejected):
+        return b""
+    buffer = io.BytesIO()
+    options = {"compression": "zstd", "row_group_size": _REJECTED_ROWS}
+    pq.write_table(rejected.combine_chunks(), buffer, **options)
+    return buffer.getvalue()
+
+
+def _unpack_rejections(data: bytes) -> pa.Table:
+    return pq.read_table(io.BytesIO(data)).cast(REJECTED) if data else REJECTED.empty_table()
+
+
+@dataclass(frozen=True)
+class Object:
+    """A whole object, as it was written."""
+
+    table: pa.Table
+    footer: Footer
+    rejections: pa.Table
+    """`schema.REJECTED`; empty but for data objects."""
+
+
+def read_object(uri: str, columns: list[str] | None = None) -> Object:
+    """Returns what an object holds, after all of its bytes were held against its seal.
+
+    Args:
+        uri: Where it is.
+        columns: Which columns to return; None is all.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        StorageError: If the store does not give it.
+        DamagedError: If it is not as it was written, or not one of ours.
+    """
+    return parse_object(uri, storage.read(uri), columns)
+
+
+def parse_object(uri: str, data: bytes, columns: list[str] | None = None) -> Object:
+    """Returns what the bytes of an object hold; as `read_object`."""
+    with _naming(uri):
+        seal.check_file(io.BytesIO(data))
+        file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
+        footer = parse_footer(file.metadata.metadata or {})
+        end = len(data) - seal.tail_bytes(data)
+        rejections = data[end - footer.origin.get(REJECTIONS_BYTES, 0) : end]
+        return Object(file.read(columns), footer, _unpack_rejections(rejections))
+
+
+def read_whole(uri: str, columns: list[str]) -> pa.Table:
+    """Returns columns of a data object that has to be there and whole; codes are counted.
+
+    Raises:
+        StorageError: If it is not, or the store does not give it.
+    """
+    try:
+        found = read_object(uri, columns)
+    except FileNotFoundError:
+        raise StorageError(f"{uri} was there and is gone; run the same command again") from None
+    if CODES in columns:
+        _check_counts(uri, count_codes(found.table, len(found.footer.histogram)), found.footer)
+    return found.table
+
+
+@contextlib.contextmanager
+def open_object(file: File) -> Iterator[tuple[BinaryIO, Footer]]:
+    """Yields a data object as a local file, and its footer, after all of it has been checked.
+
+    Its bytes against its seal, and its codes against its histogram, a row group at a time.
+
+    Raises:
+        SourceChangedError: If it is gone, or another one than was listed.
+        StorageError: If the store does not give it.
+        DamagedError: If it is not as it was written.
+    """
+    with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as spooled:
+        copy = cast(BinaryIO, spooled)
+        with storage.open_file(file) as stored:
+            shutil.copyfileobj(stored, copy, BLOCK_BYTES)
+        with _naming(file.uri):
+            seal.check_file(copy)
+            parquet = pq.ParquetFile(copy, page_checksum_verification=True)
+            footer = parse_footer(parquet.metadata.metadata or {})
+            _check_counts(file.uri, _count_by_group(parquet, footer), footer)
+        copy.seek(0)
+        yield copy, footer
+
+
+@contextlib.contextmanager
+def open_current(uri: str) -> Iterator[tuple[BinaryIO, Footer]]:
+    """Yields a data object as `open_object` does, whichever is there now.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    with contextlib.ExitStack() as stack:
+        for attempt in range(_ATTEMPTS):
+            found = storage.stat(uri)
+            try:
+                opened = stack.enter_context(open_object(found))
+            except SourceChangedError:  # another command has just replaced it
+                if attempt == _ATTEMPTS - 1:
+                    raise
+            else:
+                break
+        yield opened
+
+
+@contextlib.contextmanager
+def _naming(uri: str) -> Iterator[None]:
+    """Makes of what a damaged object causes an error that names it."""
+    try:
+        yield
+    except _UNREADABLE as error:
+        said = error if isinstance(error, SealError) else f"{type(error).__name__}: {error}"
+        raise DamagedError(
+            f"{uri} is damaged, or not of vqpipe's making: {said}. Restore it from a copy, or "
+            "remove it and run the command that made it again, which makes just this one anew"
+        ) from error
+
+
+def read_rejections(file: File) -> tuple[Footer, pa.Table]:
+    """Returns footer and rejections of a data object, by one request as a rule.
+
+    Raises:
+        FileNotFoundError: If it has been removed since it was listed.
+        DamagedError: If they are not as they were written.
+    """
+    footer, found, tail = read_tail(file)
+    size = footer.origin.get(REJECTIONS_BYTES, 0)
+    needed = size + seal.tail_bytes(tail)
+    if len(tail) < needed:
+        tail = storage.read_tail(found, needed)
+    start = len(tail) - needed
+    data = tail[start : start + size]
+    with _naming(file.uri):
+        if digest(data) != footer.origin.get("rejections", digest(b"")):
+            raise SealError("its rejections are not those that were written")
+        return footer, _unpack_rejections(data)
+
+
+def read_good_rows(file: File) -> tuple[Footer, npt.NDArray[np.integer]]:
+    """Returns the footer of a data object, and the numbers of its rows, in order, without the rows.
+
+    Raises:
+        FileNotFoundError: If it has been removed since it was listed.
+        DamagedError: If footer or rejections are not as they were written.
+    """
+    footer, rejections = read_rejections(file)
+    rejected = rejections["row"].to_numpy()
+    return footer, np.setdiff1d(np.arange(footer.origin["seen"]), rejected, assume_unique=True)
+
+
+def digest(rejections: bytes) -> str:
+    """Returns what tells packed rejections from others."""
+    return hashlib.sha256(rejections).hexdigest()
+
+
+def count_codes(table: pa.Table, bins: int) -> npt.NDArray[np.int64]:
+    """Returns how often each code occurs in a table, of (bins,) or more if some are too high."""
+    flat = table[CODES].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return np.bincount(flat, minlength=bins)
+
+
+def _count_by_group(parquet: pq.ParquetFile, footer: Footer) -> npt.NDArray[np.int64]:
+    found = np.zeros(len(footer.histogram), np.int64)
+    for group in range(parquet.num_row_groups if len(found) else 0):
+        counts = count_codes(parquet.read_row_group(group, [CODES]), len(found))
+        if len(counts) > len(found):
+            return counts
+        found += counts
+    return found
+
+
+def _check_counts(uri: str, found: npt.NDArray[np.int64], footer: Footer) -> None:
+    if not np.array_equal(np.minimum(found, np.iinfo(np.uint32).max), footer.histogram):
+        with _naming(uri):
+            raise SealError("its codes are not those that its histogram counts")

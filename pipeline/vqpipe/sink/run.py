@@ -1,0 +1,178 @@
+"""The identity of a run, frozen in its sink: which choices its codes were made with.
+
+A run is a sink with its identity. `run.json` is written once, before the first shard, and never
+changes; every later command on the sink must ask for the same thing.
+"""
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vqpipe import storage
+from vqpipe.errors import IncompleteError, MismatchError, StorageError
+from vqpipe.schema import File
+from vqpipe.sink import layout
+from vqpipe.sink.plan import Growth, Plan, digest, load_first_plan, load_plan
+
+_ATTEMPTS = 10
+
+
+@dataclass(frozen=True)
+class Run:
+    """A sink with its identity: what `run.json` says."""
+
+    identity: dict[str, Any]
+    """Every choice that changes results, by field; together with the plan, the fingerprint."""
+    facts: dict[str, Any]
+    """What a reader of the codes needs and what was found out: grid, codebook size, versions."""
+    plan_sha256: str
+    """Digest of the plan as it was when the run began."""
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Digest of identity and first plan; equal fingerprints mean interchangeable shards."""
+        return digest([self.identity, self.plan_sha256])
+
+    def to_json(self) -> bytes:
+        """Returns the content of `run.json`."""
+        document = {
+            "fingerprint": self.fingerprint,
+            **self.facts,
+            "identity": self.identity,
+            "plan_sha256": self.plan_sha256,
+        }
+        return json.dumps(document, indent=2, ensure_ascii=False).encode() + b"\n"
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "Run":
+        """Returns the run that a `run.json` describes."""
+        try:
+            document = json.loads(data)
+            identity, plan = dict(document.pop("identity")), str(document.pop("plan_sha256"))
+            document.pop("fingerprint")
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise MismatchError(
+                "the sink's run.json is none that vqpipe wrote; use another sink"
+            ) from error
+        return cls(identity, document, plan)
+
+
+def load_run(sink: str) -> Run:
+    """Returns the run of a sink.
+
+    Raises:
+        FileNotFoundError: If no run has been started there.
+    """
+    return Run.from_json(storage.read(layout.run_uri(sink)))
+
+
+def find_run(sink: str) -> Run | None:
+    """Returns the run of a sink, or None if none has been started there."""
+    try:
+        return load_run(sink)
+    except FileNotFoundError:
+        return None
+
+
+def is_complete(sink: str) -> bool:
+    """Tells whether a sink's run has ended with everything of its plan committed and checked."""
+    try:
+        said = dict(json.loads(storage.read(layout.success_uri(sink))))
+    except (FileNotFoundError, TypeError, ValueError):
+        return False
+    return bool(said.get("plan_sha256") == load_plan(sink).sha256())
+
+
+def start_run(sink: str, run: Run, listed: Plan, growth: Growth) -> tuple[Run, Plan]:
+    """Freezes plan and identity in the sink, or checks that it holds the same ones.
+
+    Args:
+        sink: Where the run is or will be.
+        run: What this command asks for.
+        listed: The shards that the source has now.
+        growth: What the plan may take in of what is new or changed there.
+
+    Returns:
+        Run and plan as the sink has them; two commands that start at once agree on one of them.
+
+    Raises:
+        MismatchError: If the sink belongs to another run; names the fields that differ.
+        SourceChangedError: If the inputs differ from the plan in a way that `growth` does not
+            allow; names the first shards.
+        StorageError: If the plan is not the one that the identity speaks of.
+        IncompleteError: If other commands keep adding to the plan.
+    """
+    found = find_run(sink)
+    if found is None:  # the plan first, under a name of its own: whichever is named is there
+        storage.publish(layout.first_plan_uri(sink, run.plan_sha256), listed.to_bytes())
+        storage.publish(layout.run_uri(sink), run.to_json())
+        found = load_run(sink)
+    _check_identity(sink, found.identity, run.identity)
+    return found, _grow_plan(sink, found, listed, growth)
+
+
+def _grow_plan(sink: str, run: Run, listed: Plan, growth: Growth) -> Plan:
+    """Returns the plan of a sink once what is new or changed is in it.
+
+    What another command adds at the same time is looked at again, and never lost.
+    """
+    for _ in range(_ATTEMPTS):
+        file, frozen = _create_plan(sink), load_plan(sink)
+        check_frozen(sink, run, frozen)
+        grown = frozen.grow(listed, growth, sink)
+        if grown is frozen:
+            return frozen
+        storage.delete(layout.success_uri(sink))  # it speaks of the plan before
+        if storage.replace_if(file, grown.to_bytes()):
+            storage.delete(layout.success_uri(sink))  # of a command that ended meanwhile
+            return grown
+    raise IncompleteError(
+        f"other commands keep adding to {layout.plan_uri(sink)}: run the same command again"
+    )
+
+
+def _create_plan(sink: str) -> File:
+    """Returns which `plan.parquet` is there; it is made of the first plan where there is none."""
+    uri = layout.plan_uri(sink)
+    try:
+        return storage.stat(uri)
+    except FileNotFoundError:
+        storage.publish(uri, load_first_plan(sink).to_bytes())
+    return storage.stat(uri)
+
+
+def _check_identity(sink: str, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    differing = [
+        f"  {name}: the sink has {found.get(name)!r}, this command asks for {asked.get(name)!r}"
+        for name in sorted(found.keys() | asked.keys())
+        if found.get(name) != asked.get(name)
+    ]
+    if differing:
+        raise MismatchError(
+            f"{sink} belongs to another run; these fields differ:\n"
+            + "\n".join(differing)
+            + "\nUse another --sink, or the options of that run."
+        )
+
+
+def check_frozen(sink: str, run: Run, plan: Plan) -> None:
+    """Checks that the sink's plan is the one its identity speaks of, or has grown from it.
+
+    Raises:
+        StorageError: If it is not.
+    """
+    if plan.first().sha256() != run.plan_sha256:
+        raise StorageError(
+            f"{layout.plan_uri(sink)} is not the plan that {layout.run_uri(sink)} names: somebody "
+            "has put one of the two there. Bring back the right one, or use another sink"
+        )
+
+
+def check_creates_once(sink: str, run: Run) -> bool:
+    """Tells whether the store honours create-if-absent, by creating `run.json` again.
+
+    Either way the object holds the same bytes afterwards.
+    """
+    return storage.creates_once(layout.run_uri(sink), run.to_json())

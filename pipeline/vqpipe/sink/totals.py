@@ -1,0 +1,413 @@
+"""What a sink holds, added up from the footers of its data objects.
+
+Every data object carries its counts and code histogram in the footer, so that totals need one
+small request a shard and no pass over the codes.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import numpy as np
+
+from vqpipe import metrics, storage
+from vqpipe.errors import DamagedError, IncompleteError, StorageError, VqpipeError
+from vqpipe.schema import File, Loss
+from vqpipe.sink import beside, layout, losses
+from vqpipe.sink.beside import PLACE
+from vqpipe.sink.filenames import safe_folder
+from vqpipe.sink.footer import EXAMPLES, IMAGE_BYTES, Footer, Histogram, read_footer
+from vqpipe.sink.layout import Order
+from vqpipe.sink.plan import Plan, load_plan
+from vqpipe.sink.publication import settle_rejected
+from vqpipe.sink.run import Run
+from vqpipe.sink.writer import order_of
+from vqpipe.storage.ahead import map_ahead
+
+MADE = {"encode": "encoded", "decode": "decoded", "evaluate": "evaluated"}
+"""What each stage has done with a sample that it did not reject."""
+
+
+def verb(totals: dict[str, Any]) -> str:
+    """Returns what a stage has done with a sample, in a word, from totals as they are stored."""
+    return next(name for name in MADE.values() if name in totals)
+
+
+def made(totals: dict[str, Any]) -> int:
+    """Returns how many samples a stage did not reject, from totals as they are stored."""
+    return int(totals[verb(totals)])
+
+
+_READERS = 32
+_EXAMPLES = 5
+_FEWEST_SHARDS, _FAR_DB, _MOST_NAMED = 8, 6.0, 10
+
+
+@dataclass
+class Totals:
+    """Sums over the committed shards of a run."""
+
+    histogram: Histogram
+    made: str = "encoded"
+    """What the stage has done with a sample that is not rejected, in a word."""
+    shards: int = 0
+    good: int = 0
+    """Samples that are not rejected."""
+    rejected: int = 0
+    data_bytes: int = 0
+    image_bytes: int = 0
+    """Of the tars or image files that lie beside `data/`."""
+    audited: int = 0
+    """Images whose codes were compared with float32's."""
+    flips: int = 0
+    """Codes of those that differ."""
+    psnr: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """Images that were decoded again and the sum of their PSNR in dB, by shard."""
+    reasons: Counter[str] = field(default_factory=Counter)
+    rejections: dict[str, str] = field(default_factory=dict)
+    """Digest of the rejections of each shard that has any."""
+    rejected_images: int = 0
+    """Images that the rejections stand for, at least."""
+    damaged: dict[str, Loss] = field(default_factory=dict)
+    """Shards that could not be read to their end, by name, with what is lost of each."""
+    passed_over: int = 0
+    """Images of good samples that have another one, which was taken."""
+    kept_nulls: Counter[str] = field(default_factory=Counter)
+    """Good samples of which a kept column is null, by column."""
+    examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """The first few rejections of each reason: shard, key, row, message."""
+    listed: dict[str, File] = field(default_factory=dict)
+    """What `data/` had when it was added up, by shard."""
+    places: set[str] = field(default_factory=set)
+    """Where images lie beside `data/`."""
+    orders: dict[str, Order] = field(default_factory=dict)
+    """Which object of each shard it was."""
+    objects: int = 0
+    """Sum of a digest of each object, in whatever order they come: which ones were added up."""
+
+    @property
+    def seen(self) -> int:
+        """Samples accounted for."""
+        return self.good + self.rejected
+
+    @property
+    def images(self) -> int:
+        """Images that good samples and rejections stand for, at least."""
+        return self.good + self.rejected_images
+
+    @property
+    def bytes_per_image(self) -> float:
+        """Bytes in the sink of one image, metadata and footers included."""
+        return (self.data_bytes + self.image_bytes) / self.good if self.good else 0.0
+
+    @property
+    def codebook_usage(self) -> float:
+        """Share of codebook entries that occur at least once."""
+        return metrics.codebook_usage(self.histogram)
+
+    @property
+    def perplexity(self) -> float:
+        """2 to the entropy of the code distribution, in 1..codebook size."""
+        return metrics.perplexity(self.histogram)
+
+    @property
+    def flip_rate(self) -> float | None:
+        """Share of codes that differ from float32's; None if no image was compared."""
+        codes = self.histogram.sum() / self.good * self.audited if self.good else 0
+        return round(self.flips / float(codes), 6) if codes else None
+
+    @property
+    def psnr_db(self) -> float | None:
+        """Mean PSNR of the images that were decoded again; None if there are none."""
+        images = sum(images for images, _ in self.psnr.values())
+        return round(sum(total for _, total in self.psnr.values()) / images, 2) if images else None
+
+    def low_shards(self) -> list[str]:
+        """Returns the shards whose mean PSNR is far below that of the others, the lowest first.
+
+        Far is 6 dB, and five standard deviations as the median deviation gives them: most shards
+        have one or two such images, and single ones spread by 3 dB. Fewer than eight say nothing.
+        """
+        if len(self.psnr) < _FEWEST_SHARDS:
+            return []
+        means = {name: total / images for name, (images, total) in self.psnr.items()}
+        values = np.array(list(means.values()))
+        median = np.median(values)
+        spread = 1.4826 * np.median(np.abs(values - median))  # of a normal distribution
+        bound = median - max(_FAR_DB, 5 * spread)
+        low = sorted((mean, name) for name, mean in means.items() if mean < bound)
+        return [name for _, name in low[:_MOST_NAMED]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the totals as they stand in `summary.json` and `_SUCCESS`."""
+        return {
+            "shards": self.shards,
+            "samples": self.seen,
+            self.made: self.good,
+            "rejected": self.rejected,
+            "rejected_by_reason": dict(sorted(self.reasons.items())),
+            "rejected_images": self.rejected_images,
+            "passed_over": self.passed_over,
+            "kept_nulls": {name: count for name, count in self.kept_nulls.items() if count},
+            **losses.add_up(self.damaged),
+            "data_bytes": self.data_bytes,
+            **({IMAGE_BYTES: self.image_bytes} if self.made == MADE["decode"] else {}),
+            "bytes_per_image": round(self.bytes_per_image, 1),
+            **(self._of_codes() if len(self.histogram) else {}),
+            "objects": f"{self.objects:064x}",
+        }
+
+    def _of_codes(self) -> dict[str, Any]:
+        return {
+            "codebook_usage": round(self.codebook_usage, 6),
+            "codebook_perplexity": round(self.perplexity, 1),
+            "audited": self.audited,
+            "flip_rate": self.flip_rate,
+            "psnr_images": sum(images for images, _ in self.psnr.values()),
+            "psnr_db": self.psnr_db,
+            "low_psnr_shards": self.low_shards(),
+        }
+
+    def add(self, footer: Footer, size: int) -> None:
+        """Adds one committed shard, its object being of `size` bytes."""
+        origin = footer.origin
+        self.objects = (self.objects + _digest(footer)) % 2**256
+        self.orders[origin["shard"]] = order_of(origin)
+        if PLACE in origin:
+            self.places.add(origin[PLACE])
+        self.shards += 1
+        self.good += origin["good"]
+        self.rejected += origin["rejected"]
+        self.data_bytes += size
+        self.image_bytes += origin.get(IMAGE_BYTES, 0)
+        self.audited += origin.get("audited", 0)
+        self.flips += origin.get("flips", 0)
+        if origin.get("psnr_images"):
+            self.psnr[origin["shard"]] = (origin["psnr_images"], origin["psnr_db_sum"])
+        self.reasons.update(origin["reasons"])
+        self.histogram += footer.histogram
+        self.rejected_images += origin["rejected_images"]
+        self.passed_over += origin["passed_over"]
+        self.kept_nulls.update(origin["kept_nulls"])
+        if origin["damage"]:
+            lost = Loss(origin["damage"]["lost"], origin["damage"]["lost_by"])
+            self.damaged[origin["shard"]] = lost
+        if origin["rejected"]:
+            self.rejections[origin["shard"]] = origin["rejections"]
+        for reason, rows in origin[EXAMPLES].items():
+            first = self.examples.setdefault(reason, [])
+            left = rows[: _EXAMPLES - len(first)]
+            first += [{"shard": origin["shard"], **row} for row in left]
+
+
+def _digest(footer: Footer) -> int:
+    """Returns a digest of which object of a shard it is, and of what it counts."""
+    said = [footer.origin[name] for name in ("shard", "good", "rejected", "rejections")]
+    text = json.dumps([*order_of(footer.origin), *said]).encode()
+    return int.from_bytes(hashlib.sha256(text).digest())
+
+
+def read_totals(sink: str, run: Run, plan: Plan, some: Collection[File] | None = None) -> Totals:
+    """Returns the sums over a sink's data objects, after checking each one's accounting.
+
+    Objects of an earlier version of a shard, which wait to be replaced, are left out.
+
+    Args:
+        sink: Where the run is.
+        run: Its identity.
+        plan: Its plan.
+        some: Objects to add up, as listed; by default all that are there now.
+
+    Raises:
+        StorageError: If an object belongs to another run or plan, or does not add up.
+    """
+    listed = layout.list_committed(sink) if some is None else {}
+    files = listed.values() if some is None else some
+    places = {name: index for index, name in enumerate(plan.names)}
+    totals = Totals(
+        np.zeros(_bins(run), np.int64),
+        MADE.get(run.identity.get("stage", ""), MADE["encode"]),
+        listed=listed,
+    )
+    for file, footer in zip(files, map_ahead(read_footer, files, _READERS), strict=True):
+        index = places.get(footer.origin.get("shard", ""))
+        _check_footer(sink, file, footer, run)
+        if index is None:
+            _refuse_unplanned(sink, file, plan)
+        elif not _is_outdated(sink, file, footer, plan, index):
+            totals.add(footer, file.size)
+    return totals
+
+
+def _bins(run: Run) -> int:
+    """Returns the length of the code histogram in each footer; 0 where the stage makes no codes."""
+    return int(run.facts.get("codebook_size", 0))
+
+
+def _is_outdated(sink: str, file: File, footer: Footer, plan: Plan, index: int) -> bool:
+    """Tells whether an object is of an earlier generation of its shard; refuses any other one."""
+    generation, planned = footer.origin["generation"], plan.generation(index)
+    if generation < planned:
+        return True
+    if generation > planned:
+        _check_plan(sink, plan)
+    if generation > planned or footer.origin["source"] != plan.source(index):
+        raise StorageError(f"{file.uri} was made of another version of its shard; remove it")
+    return False
+
+
+def _refuse_unplanned(sink: str, file: File, plan: Plan) -> NoReturn:
+    _check_plan(sink, plan)
+    raise StorageError(f"{file.uri} belongs to no shard of the plan; remove it and run again")
+
+
+def _check_plan(sink: str, plan: Plan) -> None:
+    """Checks that no other command has added to the plan meanwhile."""
+    if load_plan(sink).sha256() != plan.sha256():
+        raise IncompleteError("another command has added to the plan: run the same command again")
+
+
+def _check_still(sink: str, plan: Plan, totals: Totals) -> None:
+    """Checks that plan and `data/` are what was added up."""
+    _check_plan(sink, plan)
+    if layout.list_committed(sink) != totals.listed:
+        raise IncompleteError(
+            "another command has put objects into data/ meanwhile: run the same command again"
+        )
+
+
+def _check_footer(sink: str, file: File, footer: Footer, run: Run) -> None:
+    origin = footer.origin
+    if origin.get("fingerprint") != run.fingerprint:
+        raise StorageError(f"{file.uri} belongs to another run; remove it and run again")
+    if file.uri != layout.data_uri(sink, origin["shard"]):  # it would be counted twice
+        raise StorageError(f"{file.uri} is a copy of shard {origin['shard']}; remove it")
+    if len(footer.histogram) != _bins(run):
+        raise StorageError(f"{file.uri} is no data object; remove it and run again")
+    if origin["seen"] != origin["good"] + origin["rejected"]:
+        raise StorageError(f"{file.uri} does not add up: {origin}; remove it and run again")
+
+
+def write_summary(sink: str, plan: Plan, totals: Totals, facts: dict[str, Any]) -> None:
+    """Writes `summary.json`: the totals so far, and how fast the run was the last time."""
+    summary = {**totals.to_dict(), "shards_planned": len(plan), **facts}
+    document = json.dumps(summary, indent=2).encode() + b"\n"
+    storage.replace(storage.join_uri(sink, "summary.json"), document)
+
+
+def mark_success(sink: str, plan: Plan, totals: Totals, tag: str | None = None) -> None:
+    """Clears up and writes `_SUCCESS`, the last object of a run.
+
+    Whoever adds to the plan or replaces an object withdraws it, and may have done so just before it
+    is written: so all is looked at once more after it.
+
+    Args:
+        sink: Where the run is.
+        plan: Its plan.
+        totals: What was added up (`read_totals`).
+        tag: Of this command, if it has tried rejected samples again.
+
+    Raises:
+        IncompleteError: If a shard of the plan is not committed, or something else than what was
+            added up is there by now.
+    """
+    left = len(plan) - totals.shards
+    if left:
+        raise IncompleteError(f"{left:,} shards are not committed yet: run the same command again")
+    _check_plan(sink, plan)
+    _settle_rejected(sink, totals)
+    _sweep_staging(sink, totals, tag)
+    _sweep_images(sink, totals)
+    storage.sweep(sink)
+    document = json.dumps(success(plan, totals), indent=2).encode() + b"\n"
+    _write_success(sink, plan, totals, document)
+    try:
+        _check_still(sink, plan, totals)
+    except VqpipeError:
+        _withdraw(sink, document)
+        raise
+
+
+def _write_success(sink: str, plan: Plan, totals: Totals, document: bytes) -> None:
+    """Writes `_SUCCESS` in place of what was there when all else was still as it was added up."""
+    uri = layout.success_uri(sink)
+    try:
+        found = storage.stat(uri)
+    except FileNotFoundError:
+        found = None
+    _check_still(sink, plan, totals)
+    is_written = storage.replace_if(found, document) if found else storage.publish(uri, document)
+    if not is_written and _read(uri) != document:
+        raise IncompleteError(
+            "another command has come to its end meanwhile: run the same command again"
+        )
+
+
+def _withdraw(sink: str, document: bytes) -> None:
+    """Removes `_SUCCESS` if it is the one that this command wrote."""
+    if _read(layout.success_uri(sink)) == document:
+        storage.delete(layout.success_uri(sink))
+
+
+def _read(uri: str) -> bytes | None:
+    try:
+        return storage.read(uri)
+    except FileNotFoundError:
+        return None
+
+
+def success(plan: Plan, totals: Totals) -> dict[str, Any]:
+    """Returns what `_SUCCESS` says."""
+    return {**totals.to_dict(), "plan_sha256": plan.sha256()}
+
+
+def _settle_rejected(sink: str, totals: Totals) -> None:
+    """Makes `rejected/` say what `data/` says.
+
+    Rejections need not be repeatable: a time limit, or NaN on one kind of GPU only. An attempt that
+    ended between the two objects of a shard may have left rejections that a later one did not make.
+    """
+    base = storage.join_uri(sink, "rejected")
+    files = {layout.stem(base, file.uri): file for file in storage.list_files(base)}
+    with ThreadPoolExecutor(_READERS) as pool:
+        found = dict(zip(files, pool.map(_rejections_digest, files.values()), strict=True))
+    for name in found.keys() - totals.rejections.keys():
+        storage.delete(files[name].uri)
+    for name, expected in totals.rejections.items():
+        if found.get(name) != expected:
+            settle_rejected(sink, name)
+
+
+def _rejections_digest(file: File) -> str | None:
+    try:
+        return read_footer(file).origin.get("rejections")
+    except (FileNotFoundError, DamagedError):  # another command has just made its last one good
+        return None
+
+
+def _sweep_staging(sink: str, totals: Totals, tag: str | None) -> None:
+    """Removes row ranges that nobody has a use for any more, the shards being committed.
+
+    Such as late writers left behind. What an object is to be made of that comes after the one that
+    is there is left alone: its command may be at work.
+    """
+    base = storage.join_uri(sink, "staging")
+    for file in storage.list_files(base):
+        order = totals.orders.get(file.uri[len(base) + 1 :].rpartition("/")[0])
+        if order is not None and layout.is_used_up(file.uri, order, tag):
+            storage.delete(file.uri)
+
+
+def _sweep_images(sink: str, totals: Totals) -> None:
+    """Removes tars and folders of images that no object speaks of, all shards being committed."""
+    if not totals.places:
+        return
+    tars = next(iter(totals.places)).endswith(".tar")
+    generations = {
+        shard if tars else safe_folder(shard): order[0] for shard, order in totals.orders.items()
+    }
+    beside.sweep(sink, totals.places, generations, tars=tars)

@@ -1,0 +1,50 @@
+"""What a file is, judged by its name."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from vqpipe.errors import ConfigError
+
+_JPEG_EXTENSIONS = ("jpg", "jpeg", "jpe", "jfif", "jfi", "jif", "pjpeg", "pjp")
+"""All JPEG: browsers on Windows save .jfif, older tools .jpe."""
+IMAGE_EXTENSIONS = (*_JPEG_EXTENSIONS, "png", "webp", "avif", "bmp", "tif", "tiff", "gif")
+"""Extensions of images, the preferred one first where a sample has several."""
+
+FORMATS = {
+    "webdataset": (".tar", ".tar.gz", ".tgz"),
+    "parquet": (".parquet",),
+    "folder": tuple(f".{extension}" for extension in IMAGE_EXTENSIONS),
+}
+"""Formats and the extensions of their files."""
+NO_EXTENSION = "(no extension)"
+
+
+def extension(path: str) -> str:
+    """Returns the lower-case extension with its dot, `.tar.gz` as one, or an empty string."""
+    base = path.rpartition("/")[2].lower()
+    if base.endswith(".tar.gz"):
+        return ".tar.gz"
+    stem, dot, last = base.rpartition(".")
+    return dot + last if stem else ""
+
+
+def stem(path: str) -> str:
+    """Returns the path without its extension."""
+    return path[: len(path) - len(extension(path))]
+
+
+def count_extensions(paths: Iterable[str]) -> dict[str, int]:
+    """Returns how many paths have each extension, the most frequent first."""
+    counts = Counter(extension(path) or NO_EXTENSION for path in paths)
+    return dict(counts.most_common())
+
+
+def check_format(name: str) -> str:
+    """Returns a known format's name as it is.
+
+    Raises:
+        ConfigError: For any other name.
+    """
+    if name not in FORMATS:
+        raise ConfigError(f"format {name!r} is not known; use one of {', '.join(FORMATS)}")
+    return name

@@ -1,0 +1,101 @@
+"""What is looked at twice while images are encoded: a few of them, picked by a hash of their keys.
+
+Their codes are decoded again and held against the pixels (PSNR), and, where the run is in reduced
+precision, against the codes of float32. Neither changes or rejects anything.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from vqpipe import metrics, schema
+from vqpipe.errors import CodecError, ConfigError
+
+SHARE = 1 / 1000
+"""Share of the images that is picked unless told otherwise. Float32 takes a GPU some ten times as
+long as bfloat16, and decoding twice as long as encoding: together, a hundredth of its time."""
+
+MOST_DB = 100.0
+"""PSNR of an image that comes back without any difference; of all others it is below 99."""
+
+Images = npt.NDArray[np.uint8]
+Codes = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+Numbers = npt.NDArray[np.float64]
+Decode = Callable[[Codes], tuple[Images, Mask]]
+Encode = Callable[[Images], tuple[Codes, Mask]]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What images are looked at, and with what."""
+
+    share: float = SHARE
+    """Of the images, 0 to 1; unless it is 0, the first image of every shard is looked at too."""
+    decode: Decode | None = None
+    """Codes (N, h, w) to pixels (N, H, W, 3) and a mask (N,) of finite ones."""
+    reference: Encode | None = None
+    """The codec in float32; None if that is the run's own."""
+
+    def pick(self, table: pa.Table) -> Mask:
+        """Returns which rows are looked at; the same on any cluster and after any crash."""
+        if not self.share:
+            return np.zeros(len(table), bool)
+        limit = round(self.share * 2**64)
+        keys = zip(table["row"].to_pylist(), table["key"].to_pylist(), strict=True)
+        return np.array([row == 0 or _hash(key or "") < limit for row, key in keys], bool)
+
+    def look(self, images: Images, codes: Codes, picked: Mask) -> dict[str, pa.Array]:
+        """Returns the columns `flips` and `psnr_db`, null but for picked rows.
+
+        Args:
+            images: (N, R, R, 3).
+            codes: (N, h, w), of the run.
+            picked: (N,).
+        """
+        flips, psnr_db = (np.full(len(picked), np.nan, np.float32) for _ in range(2))
+        if picked.any() and self.reference:
+            flips[picked] = _try(_count_flips, self.reference, images[picked], codes[picked])
+        if picked.any() and self.decode:
+            psnr_db[picked] = _try(_compare, self.decode, images[picked], codes[picked])
+        return {
+            schema.FLIPS.name: pa.array(flips, mask=np.isnan(flips)).cast(schema.FLIPS.type),
+            schema.PSNR.name: pa.array(psnr_db, mask=np.isnan(psnr_db)),
+        }
+
+
+NO_AUDIT = Audit(share=0.0)
+"""Looks at nothing."""
+
+
+def _try(measure: Callable[..., Numbers], how: object, images: Images, codes: Codes) -> Numbers:
+    """Returns what was measured of each image, NaN where the codec fails.
+
+    That is no fault of the codes: they are right without anyone looking.
+    """
+    try:
+        return measure(how, images, codes)
+    except (RuntimeError, ValueError, ConfigError, CodecError):
+        return np.full(len(images), np.nan)
+
+
+def _count_flips(reference: Encode, images: Images, codes: Codes) -> Numbers:
+    """Returns how many codes of each image differ from float32's."""
+    expected, finite = reference(images)
+    return np.where(finite, (codes != expected).sum((1, 2)), np.nan)
+
+
+def _compare(decode: Decode, images: Images, codes: Codes) -> Numbers:
+    """Returns the PSNR of each image in dB, NaN where its codes do not decode."""
+    decoded, finite = decode(codes)
+    scores = [min(MOST_DB, metrics.psnr(*pair)) for pair in zip(images, decoded, strict=True)]
+    return np.where(finite, scores, np.nan)
+
+
+def _hash(key: str) -> int:
+    data = key.encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")

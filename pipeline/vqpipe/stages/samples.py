@@ -1,0 +1,42 @@
+"""Samples side by side: the columns of what was read, kept values as Arrow had them in the source.
+
+A kept value is never a Python object on its way: dates beyond the year 9999, zones that nobody
+knows and nanoseconds would not survive that.
+"""
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from vqpipe.schema import KEPT, Sample
+
+
+def columns_of(samples: Sequence[Sample], kept: pa.Schema) -> dict[str, pa.Array]:
+    """Returns all that is read of some samples, by column: of `HEAD`, kept values, image.
+
+    Args:
+        samples: At least one; a kept value that one does not have is null.
+        kept: Schema of the kept metadata, which values have been cast to.
+    """
+    rejections = [sample.rejection for sample in samples]
+    return {
+        "row": pa.array([sample.row for sample in samples], pa.int32()),
+        "key": pa.array([sample.key for sample in samples], pa.string()),
+        "reason": pa.array([each and each.reason.value for each in rejections], pa.string()),
+        "message": pa.array([each and each.message for each in rejections], pa.string()),
+        "lost": pa.array([each and each.lost for each in rejections], pa.int64()),
+        "lost_by": pa.array([each and each.lost_by for each in rejections], pa.string()),
+        "passed_over": pa.array([sample.passed_over for sample in samples], pa.int32()),
+        **{KEPT + field.name: _values(samples, field) for field in kept},
+        "image": pa.array([sample.image for sample in samples], pa.large_binary()),
+    }
+
+
+def _values(samples: Sequence[Sample], field: pa.Field) -> pa.Array:
+    none = pa.nulls(1, field.type)
+    return pa.concat_arrays([sample.kept.get(field.name, none) for sample in samples])
+
+
+def kept_bytes(sample: Sample) -> int:
+    """Returns how many bytes the kept values of a sample take."""
+    return sum(int(value.nbytes) for value in sample.kept.values())

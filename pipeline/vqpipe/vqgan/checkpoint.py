@@ -1,0 +1,270 @@
+"""Weights in diffusers' layout, read strictly; bytes in, bytes out, so any store can hold them."""
+
+import dataclasses
+import json
+from collections.abc import Collection, Iterable, Mapping
+
+import torch
+from safetensors.torch import save as save_safetensors
+from torch import Tensor
+
+from vqpipe.errors import CheckpointError
+from vqpipe.vqgan.config import EMA_FIELDS, VQConfig
+from vqpipe.vqgan.files import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    choose_weights,
+    is_index,
+    parse_index,
+    parse_json_object,
+    take_file,
+)
+from vqpipe.vqgan.model import VQModel
+from vqpipe.vqgan.tensors import parse_weights
+
+DIFFUSERS_VERSION = "0.42.0"
+"""Written as `_diffusers_version`: whose layout the files follow."""
+
+OLD_ATTENTION_NAMES = {
+    ".query.": ".to_q.",
+    ".key.": ".to_k.",
+    ".value.": ".to_v.",
+    ".proj_attn.": ".to_out.0.",
+}
+"""Names in old checkpoints, which diffusers still reads (0.42, `_fix_state_dict_keys_on_load`)."""
+
+WRAPPERS = {"module", "_orig_mod"}
+"""Parts of names that torch adds: `DistributedDataParallel`, and `torch.compile`."""
+HOLDERS = ("model.", "vqmodel.", "ema.")
+"""Starts of names where a trainer's file has a model as one part, or its running average."""
+
+
+def read_checkpoint(
+    files: Mapping[str, bytes], where: str = "checkpoint", variant: str | None = None
+) -> tuple[VQConfig, dict[str, Tensor]]:
+    """Return architecture and weights, checked against each other; weights keep their stored dtype.
+
+    Args:
+        files: Contents by name, as `files.read_files` returns them.
+        where: What to call the checkpoint in errors, such as its URL.
+        variant: Which weights, such as fp16; None for the plain ones.
+
+    Raises:
+        CheckpointError: A file is missing or damaged, a config field is unknown or out of bounds,
+            or a tensor is missing, extra, misshaped, not floating or not finite.
+    """
+    config = parse_config(take_file(files, CONFIG_FILE, where), f"{where}/{CONFIG_FILE}")
+    name = choose_weights(files, variant, where)
+    read = _read_shards if is_index(name) else _read_single
+    return config, name_as_today(config, read(files, name, where), f"{where}/{name}")
+
+
+def name_as_today(config: VQConfig, state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Return weights with today's names, checked to be all that this architecture has.
+
+    Raises:
+        CheckpointError: They are not.
+    """
+    inner = strip_wrappers(state)
+    names = {_rename_old_attention(inner[name]): name for name in state}
+    if len(names) < len(state):
+        twice = set(state) - set(names.values())
+        raise CheckpointError(
+            f"{source}: extra tensor {_list_names(twice)}, also there under its other name; get "
+            "the file anew"
+        )
+    renamed = {name: state[stored] for name, stored in names.items()}
+    check_state(config, renamed, source)
+    return renamed
+
+
+def strip_wrappers(names: Iterable[str]) -> dict[str, str]:
+    """Return the names that tensors have in the model itself, by the names that they are stored by.
+
+    What wraps a model, or a part of it, for training is in the names of what it wraps. A part that
+    only says what a whole file is goes where all names have it: no model that is read here has it.
+    """
+    found = {
+        name: ".".join(part for part in name.split(".") if part not in WRAPPERS) for name in names
+    }
+    for holder in HOLDERS:
+        if all(name.startswith(holder) for name in found.values()):
+            found = {name: inner.removeprefix(holder) for name, inner in found.items()}
+    return found
+
+
+def _read_single(files: Mapping[str, bytes], name: str, where: str) -> dict[str, Tensor]:
+    """Return the tensors of one file."""
+    return parse_weights(files[name], f"{where}/{name}")
+
+
+def _read_shards(files: Mapping[str, bytes], name: str, where: str) -> dict[str, Tensor]:
+    """Return the tensors of all shards; each must hold exactly what the index puts there."""
+    shards = parse_index(files[name], f"{where}/{name}")
+    state: dict[str, Tensor] = {}
+    for shard in sorted(set(shards.values())):
+        source = f"{where}/{shard}"
+        found = parse_weights(take_file(files, shard, where), source)
+        promised = {tensor for tensor, place in shards.items() if place == shard}
+        check_names(promised, found, source, f"get it and {name} from one place")
+        state |= found
+    return state
+
+
+def parse_config(data: bytes, source: str) -> VQConfig:
+    """Return the architecture that a `config.json` describes.
+
+    Fields with a leading `_` are ignored, and `EMA_FIELDS`, which change no number.
+
+    Raises:
+        CheckpointError: It is no JSON object, not a VQModel's, or has an unknown or bad field.
+    """
+    values = parse_json_object(data, source)
+    class_name = values.get("_class_name")
+    if class_name != "VQModel":
+        raise CheckpointError(
+            f"{source}: _class_name is {class_name!r}, not 'VQModel'; give the folder of a VQModel"
+        )
+    values = {
+        name: value
+        for name, value in values.items()
+        if not name.startswith("_") and name not in EMA_FIELDS
+    }
+    unknown = sorted(values.keys() - {field.name for field in dataclasses.fields(VQConfig)})
+    if unknown:
+        raise CheckpointError(
+            f"{source}: unknown field {', '.join(unknown)}; remove it if it does not change results"
+        )
+    try:
+        return dataclasses.replace(VQConfig(), **values)
+    except ValueError as error:
+        raise CheckpointError(f"{source}: {error}; correct the field") from error
+
+
+def expected_state(config: VQConfig) -> dict[str, Tensor]:
+    """Return a tensor without memory for every weight of an architecture, by name."""
+    with torch.device("meta"):
+        return VQModel.from_config(config).state_dict()
+
+
+def check_state(
+    config: VQConfig,
+    state: Mapping[str, Tensor],
+    source: str,
+    stored_names: Mapping[str, str] | None = None,
+) -> None:
+    """Check that the weights are this architecture's: every name, shape and value.
+
+    Args:
+        config: The architecture.
+        state: The weights.
+        source: What to call their file in errors.
+        stored_names: What the file calls each tensor, where it uses other names.
+
+    Raises:
+        CheckpointError: They are not; the message names `source` and the first tensors at fault.
+    """
+    advice = "use the config and weights of one model"
+    check_tensors(expected_state(config), state, source, advice, stored_names)
+
+
+def check_tensors(
+    expected: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    source: str,
+    advice: str,
+    stored_names: Mapping[str, str] | None = None,
+) -> None:
+    """Check that weights are those of a network: every name and shape, and that all are finite.
+
+    Args:
+        expected: The network's own, which may be without memory.
+        state: The weights.
+        source: What to call their file in errors.
+        advice: What to do if they are not; ends the message.
+        stored_names: What the file calls each tensor, where it uses other names.
+
+    Raises:
+        CheckpointError: They are not; the message names `source` and the first tensors at fault.
+    """
+    check_names(expected, state, source, advice)
+    for name, tensor in state.items():
+        stored, shape = (stored_names or {}).get(name, name), tuple(expected[name].shape)
+        if tuple(tensor.shape) != shape:
+            raise CheckpointError(
+                f"{source}: {stored} has shape {tuple(tensor.shape)}, not {shape}; {advice}"
+            )
+        if not tensor.is_floating_point():
+            raise CheckpointError(
+                f"{source}: {stored} is {tensor.dtype}, not floating; convert the weights"
+            )
+        if not tensor.isfinite().all():
+            raise CheckpointError(
+                f"{source}: {stored} has NaN or infinite values; get the file anew"
+            )
+
+
+def build_model(
+    config: VQConfig, state: Mapping[str, Tensor], dtype: torch.dtype | None = None
+) -> VQModel:
+    """Return the model with these very tensors as weights, in eval mode; none is initialised first.
+
+    Args:
+        config: The architecture.
+        state: Every weight, as `read_checkpoint` returns them.
+        dtype: Dtype to convert the weights to; None keeps each tensor's own.
+    """
+    with torch.device("meta"):
+        model = VQModel.from_config(config)
+    model.load_state_dict(state, strict=True, assign=True)
+    return model.to(dtype=dtype).eval() if dtype is not None else model.eval()
+
+
+def write_checkpoint(model: VQModel) -> dict[str, bytes]:
+    """Return contents of `CONFIG_FILE` and `WEIGHTS_FILE`, dtypes kept; diffusers reads them."""
+    return write_state(model.config, model.state_dict())
+
+
+def write_state(config: VQConfig, state: Mapping[str, Tensor]) -> dict[str, bytes]:
+    """Return contents of `CONFIG_FILE` and `WEIGHTS_FILE` for weights that `check_state` passed."""
+    header = {"_class_name": "VQModel", "_diffusers_version": DIFFUSERS_VERSION}
+    values = json.dumps(header | dataclasses.asdict(config), indent=2) + "\n"
+    separate = {  # safetensors refuses tensors that share memory
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in state.items()
+    }
+    return {
+        CONFIG_FILE: values.encode(),
+        WEIGHTS_FILE: save_safetensors(separate, metadata={"format": "pt"}),
+    }
+
+
+def check_names(
+    expected: Collection[str], found: Collection[str], source: str, advice: str
+) -> None:
+    """Check that the tensors found are those expected.
+
+    Raises:
+        CheckpointError: They are not; the message names the first that are missing or extra.
+    """
+    for problem, names in (
+        ("missing", set(expected) - set(found)),
+        ("extra", set(found) - set(expected)),
+    ):
+        if names:
+            raise CheckpointError(f"{source}: {problem} tensor {_list_names(names)}; {advice}")
+
+
+def _rename_old_attention(name: str) -> str:
+    """Return today's name of a tensor."""
+    if ".attentions." in name:
+        for old, new in OLD_ATTENTION_NAMES.items():
+            name = name.replace(old, new)
+    return name
+
+
+def _list_names(names: set[str]) -> str:
+    """Return up to three names in order, and how many more there are."""
+    shown = sorted(names)[:3]
+    rest = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {rest} more" if rest else "")

@@ -1,0 +1,165 @@
+"""The bytes of a weights file to tensors by name; no code that a file may carry is ever run."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from torch import Tensor
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+
+from vqpipe.errors import CheckpointError
+
+TRAINED = (".ckpt", ".pth", ".pt")
+"""How the names of files end in which trainers keep weights, and whatever else they like."""
+STATES = ("state_dict", "model_state_dict", "model", "ema", "params", "params_ema")
+"""What trainers call the weights in such a file."""
+TRAINER_PREFIXES = (
+    "pytorch_lightning.",
+    "lightning.",
+    "lightning_fabric.",
+    "omegaconf.",
+    "numpy.",
+)
+"""Packages whose objects trainers leave beside the weights: callbacks, options, scores."""
+TRAINER_NAMES = {
+    "argparse.Namespace",
+    "collections.defaultdict",
+    "pathlib.PosixPath",
+    "typing.Any",
+    *(f"builtins.{name}" for name in ("bool", "dict", "float", "int", "list", "str", "tuple")),
+}
+"""Other names that such objects refer to."""
+TRAINER_DICTS = {
+    "collections.defaultdict",
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+    "lightning.pytorch.utilities.parsing.AttributeDict",
+}
+"""Those that are filled as dicts are."""
+
+SAFE_TORCH = (2, 10)
+"""Before this version, a file that is made for it runs code despite `weights_only`
+(CVE-2026-24747)."""
+
+
+class Inert:
+    """Stands for any class or function of a trainer: takes all arguments, and does nothing."""
+
+    def __new__(cls, *_: Any) -> Any:  # noqa: ANN401 - InertDict makes something else
+        """Return an empty object."""
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        """Forget the state."""
+
+
+class InertDict(Inert):
+    """Stands for a subclass of dict: torch fills only the plain one."""
+
+    def __new__(cls, *_: Any) -> Any:  # noqa: ANN401 - the point of it
+        """Return an empty dict."""
+        return {}
+
+
+def parse_weights(data: bytes, source: str) -> dict[str, Tensor]:
+    """Return the tensors of a weights file by name, in their stored dtypes.
+
+    Args:
+        data: A safetensors file where `source` says so; else one of `torch.save`: a state dict, or,
+            in one of `TRAINED`, what a trainer saved around it.
+        source: Name or URL of the file, for its ending and for errors.
+
+    Raises:
+        CheckpointError: The file is damaged, or is not only weights.
+    """
+    if source.endswith(".safetensors"):
+        return _parse_safetensors(data, source)
+    content = _load_trained(data, source) if source.endswith(TRAINED) else _load(data, source)
+    if not isinstance(content, dict) or not content:
+        raise CheckpointError(f"{source} is no state dict; get a file with a model's weights")
+    for name, tensor in content.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise CheckpointError(
+                f"{source} is no state dict: {name} is a {type(tensor).__name__}, not a tensor; "
+                "get a file with a model's weights"
+            )
+    return content
+
+
+def _parse_safetensors(data: bytes, source: str) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file by name."""
+    try:
+        return load_safetensors(data)
+    except (SafetensorError, KeyError) as error:  # KeyError: a dtype that torch lacks
+        raise CheckpointError(
+            f"{source} is damaged or truncated ({error}); get the file anew"
+        ) from error
+
+
+def _load_trained(data: bytes, source: str) -> object:
+    """Return the state dict inside what a trainer saved; all of it if there is none inside."""
+    inert = [name for name in _list_globals(data, source) if _is_from_trainer(name)]
+    kinds = [(InertDict if name in TRAINER_DICTS else Inert, name) for name in inert]
+    with safe_globals(list(kinds)):
+        content = _load(data, source)
+    if not isinstance(content, dict):
+        return content
+    states = [name for name in STATES if isinstance(content.get(name), dict)]
+    if len(states) > 1:
+        raise CheckpointError(
+            f"{source} holds the weights of several models, {' and '.join(states)}; save the one "
+            "that is meant in a file of its own"
+        )
+    return content[states[0]] if states else content
+
+
+def _is_from_trainer(name: str) -> bool:
+    return name.startswith(TRAINER_PREFIXES) or name in TRAINER_NAMES
+
+
+def _load(data: bytes, source: str) -> object:
+    """Return what `torch.save` saved; anything but tensors, containers and `Inert` is refused."""
+    _check_torch(source, torch.__version__)
+    foreign = _list_globals(data, source)
+    if foreign:
+        rest = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
+        raise CheckpointError(
+            f"{source} holds more than tensors: {', '.join(foreign[:3])}{rest}; none of it was "
+            "run. Get a file with weights only, best as safetensors"
+        )
+    with _named(source):
+        return torch.load(BytesIO(data), map_location="cpu", weights_only=True)
+
+
+def _check_torch(source: str, version: str) -> None:
+    if tuple(map(int, version.split(".")[:2])) < SAFE_TORCH:
+        needed = ".".join(map(str, SAFE_TORCH))
+        raise CheckpointError(
+            f"{source} is a pickle, and torch {version} can be made to run code by one "
+            f"(CVE-2026-24747); take safetensors, or torch {needed} or newer"
+        )
+
+
+def _list_globals(data: bytes, source: str) -> list[str]:
+    """Return the classes and functions that a file refers to and that are not allowed, unrun."""
+    with _named(source):
+        try:
+            return sorted(get_unsafe_globals_in_checkpoint(BytesIO(data)))
+        except ValueError:  # no zip file; torch.load refuses what an older format refers to
+            return []
+
+
+@contextmanager
+def _named(source: str) -> Iterator[None]:
+    """Turn what torch raises over a file into one error that names it."""
+    try:
+        yield
+    except Exception as error:  # torch.load documents none: zip, pickle, EOF and others all occur
+        cause = error.__context__ or error  # without torch's advice to load it unsafely
+        reason = str(cause).partition("\n")[0].partition(". ")[0] or type(cause).__name__
+        raise CheckpointError(
+            f"{source} is damaged or holds more than tensors ({reason}); get the file anew"
+        ) from error
