@@ -22,7 +22,7 @@ from vqpipe.sink import totals
 from vqpipe.sink.commit import commit_rows
 from vqpipe.sink.run import check_creates_once, is_complete
 from vqpipe.sources import list_shards
-from vqpipe.storage import retries
+from vqpipe.storage import reader, retries
 
 pytestmark = pytest.mark.cloud
 
@@ -35,8 +35,8 @@ LARGE = np.random.default_rng(0).bytes(3 * READ_AHEAD_BYTES + 12345)
 @pytest.fixture(autouse=True)
 def small_reads(monkeypatch):
     """Makes what is read here large: none of it comes by a single request."""
-    monkeypatch.setattr(storage, "_READ_AHEAD_BYTES", READ_AHEAD_BYTES)
-    monkeypatch.setattr(storage, "_BUFFER_BYTES", 2**14)
+    monkeypatch.setattr(reader, "_READ_AHEAD_BYTES", READ_AHEAD_BYTES)
+    monkeypatch.setattr(reader, "_BUFFER_BYTES", 2**14)
 
 
 def check_every_verb(truth, data):

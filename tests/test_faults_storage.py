@@ -22,7 +22,7 @@ from vqpipe.schema import Selection
 from vqpipe.sink.commit import commit_rows
 from vqpipe.sink.run import check_creates_once
 from vqpipe.sources import kept_schema, list_shards, read_shard
-from vqpipe.storage import retries, s3
+from vqpipe.storage import reader, retries, s3
 
 pytestmark = pytest.mark.s3
 
@@ -35,8 +35,8 @@ IMAGES = {f"{i:03d}": np.random.default_rng(i).bytes(READ_AHEAD_BYTES // 4) for 
 @pytest.fixture(autouse=True)
 def small_reads(monkeypatch):
     """Makes what is read here large: none of it comes by a single request."""
-    monkeypatch.setattr(storage, "_READ_AHEAD_BYTES", READ_AHEAD_BYTES)
-    monkeypatch.setattr(storage, "_BUFFER_BYTES", 2**14)
+    monkeypatch.setattr(reader, "_READ_AHEAD_BYTES", READ_AHEAD_BYTES)
+    monkeypatch.setattr(reader, "_BUFFER_BYTES", 2**14)
 
 
 def split(uri):

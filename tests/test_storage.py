@@ -12,6 +12,7 @@ import pytest
 
 from vqpipe import storage
 from vqpipe.errors import ConfigError, SourceChangedError, StorageError
+from vqpipe.storage import reader
 
 LARGE = bytes(range(256)) * 2**14
 S3 = pytest.param("bucket", marks=pytest.mark.s3)
@@ -249,7 +250,7 @@ def test_open_file_vanished_since_listing_is_source_changed(base):
 @pytest.mark.fault(16)
 @pytest.mark.parametrize("change", [functools.partial(storage.replace, data=b"x"), storage.delete])
 def test_open_file_changed_while_reading_is_source_changed(bucket, change):
-    size = 3 * storage._READ_AHEAD_BYTES
+    size = 3 * reader._READ_AHEAD_BYTES
     storage.publish(f"{bucket}/a", bytes(size))
     with storage.open_file(storage.stat(f"{bucket}/a")) as file:
         file.read(10)

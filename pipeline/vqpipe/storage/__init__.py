@@ -10,6 +10,8 @@ ahead     many requests at a time
 """
 
 from vqpipe.storage.content import FileContent
+from vqpipe.storage.listing import list_files, list_source
+from vqpipe.storage.reader import open_file
 from vqpipe.storage.stores import forget
 from vqpipe.storage.uris import join_uri, normalise_uri
 from vqpipe.storage.verbs import (
@@ -18,10 +20,7 @@ from vqpipe.storage.verbs import (
     hurry,
     imprint,
     is_on_disk,
-    list_files,
-    list_source,
     may_exist,
-    open_file,
     publish,
     read,
     read_tail,

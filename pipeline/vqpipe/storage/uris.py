@@ -96,3 +96,9 @@ def hidden_among(names: Iterable[str]) -> tuple[list[str], set[str]]:
         elif not part.startswith("._"):
             files.append(name)
     return files, folders
+
+
+def plain_uri(uri: str) -> str:
+    """Returns how a URI stands in a `schema.File`: a path of a disk has no scheme."""
+    scheme, path = split_uri(uri)
+    return path if scheme == "file" else f"{scheme}://{path}"

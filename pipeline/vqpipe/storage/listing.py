@@ -1,0 +1,78 @@
+"""What is below a prefix, freshly listed."""
+
+from dataclasses import dataclass
+
+from vqpipe.schema import NO_FILE, File
+from vqpipe.storage import tree, uris
+from vqpipe.storage.local import found_of
+from vqpipe.storage.refusals import ask
+from vqpipe.storage.stores import find_store
+from vqpipe.storage.uris import join_uri, plain_uri
+
+
+def list_files(uri: str, *, recursive: bool = True) -> list[File]:
+    """Returns the objects below a prefix, sorted by URI, without hidden ones (`.name`).
+
+    A prefix that does not exist is an empty list: object stores cannot tell the two apart.
+    """
+    return _list(uri, recursive=recursive).files
+
+
+def _list(uri: str, *, recursive: bool) -> "Listing":
+    store, path = find_store(uri)
+    look = store.find if recursive else store.list_folder
+    try:
+        found = ask(uri, lambda: look(path))
+    except FileNotFoundError:
+        return Listing([])
+    below, base = path.rstrip("/") + "/", plain_uri(uri).rstrip("/") + "/"
+    names = {name[len(below) :]: each for name, each in found.items() if name.startswith(below)}
+    files = [File(base + name, *each) for name, each in names.items() if not uris.is_hidden(name)]
+    hidden, folders = uris.hidden_among(names) if len(files) < len(names) else ([], set())
+    return Listing(
+        sorted(files, key=lambda file: file.uri),
+        hidden=tuple(sorted(base + name for name in hidden)),
+        unsearched=tuple(sorted(base + name for name in folders)),
+    )
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What is below a prefix of a source."""
+
+    files: list[File]
+    """Sorted by URI; `File.obstacle` says of which of them nothing can be read."""
+    followed: tuple[str, ...] = ()
+    """URIs of links to folders that were followed."""
+    repeated: tuple[str, ...] = ()
+    """URIs of folders, linked or behind a link, that were listed under another name."""
+    hidden: tuple[str, ...] = ()
+    """URIs of files whose names begin with a dot (not macOS' own, `._name`), sorted."""
+    unsearched: tuple[str, ...] = ()
+    """URIs of folders whose names begin with a dot, sorted: what is below them is not listed."""
+
+
+def list_source(uri: str, depth: int | None = None) -> Listing:
+    """Returns what is below a prefix; on a disk, links to folders are followed.
+
+    Args:
+        uri: The prefix; one that does not exist holds nothing.
+        depth: Levels to list, as for `tree.walk`; stores may list more. None lists all of them.
+    """
+    scheme, path = uris.split_uri(uri)
+    if scheme != "file":
+        return _list(uri, recursive=depth != 1)
+    try:
+        found = ask(uri, lambda: tree.walk(path, depth))
+    except FileNotFoundError:
+        return Listing([])
+    files = [_linked_file(join_uri(path, name), state) for name, state in found.files.items()]
+    others = (found.followed, found.repeated, found.hidden, found.unsearched)
+    uris_of = (tuple(sorted(join_uri(path, name) for name in names)) for names in others)
+    return Listing(sorted(files, key=lambda file: file.uri), *uris_of)
+
+
+def _linked_file(path: str, state: tree.State) -> File:
+    return (
+        File(path, 0, NO_FILE + state) if isinstance(state, str) else File(path, *found_of(state))
+    )
