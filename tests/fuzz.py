@@ -27,8 +27,9 @@ from tests.makers import encoded, jpeg, picture, tar_of
 from vqpipe.errors import VqpipeError
 from vqpipe.images import FORMATS, Preprocess, View, open_image
 from vqpipe.images.sandbox import Sandbox
-from vqpipe.schema import Rejection, Selection
-from vqpipe.sink.layout import Staged
+from vqpipe.rejections import Rejection
+from vqpipe.schema import Selection
+from vqpipe.sink.ranges import Staged
 from vqpipe.sources import find_image, kept_schema, list_shards, read_shard
 from vqpipe.stages.read import read_rows
 

@@ -12,9 +12,9 @@ from vqpipe.commands.kept import facts_of_kept
 from vqpipe.schema import File, Shard
 from vqpipe.sink import todo
 from vqpipe.sink.plan import Growth, Plan
-from vqpipe.sink.product import CodesProduct
 from vqpipe.sink.run import Run, start_run
 from vqpipe.sink.writer import Writer
+from vqpipe.stages.encode import CodesProduct
 from vqpipe.stages.read import NO_ROW
 
 KEPT = pa.schema([pa.field("caption", pa.string()), pa.field("score", pa.float32())])

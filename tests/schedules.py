@@ -35,14 +35,15 @@ from vqpipe import schema, storage
 from vqpipe.commands.kept import facts_of_kept
 from vqpipe.errors import SourceChangedError, VqpipeError
 from vqpipe.inspection import verify as verification
-from vqpipe.schema import UNKNOWN, File, Reason, Rejection, Sample
-from vqpipe.sink import layout, publication, todo, totals
+from vqpipe.rejections import UNKNOWN, Reason, Rejection
+from vqpipe.schema import File, Sample
+from vqpipe.sink import layout, publication, success, todo, totals
 from vqpipe.sink.commit import commit_rows
 from vqpipe.sink.objects import read_rejections
 from vqpipe.sink.plan import Growth, Plan, load_plan
-from vqpipe.sink.product import CodesProduct
 from vqpipe.sink.run import Run, is_complete, load_run, start_run
 from vqpipe.sink.writer import Attempt, Writer
+from vqpipe.stages.encode import CodesProduct
 from vqpipe.stages.read import read_rows
 
 SINK = "/sink"
@@ -330,7 +331,7 @@ def command(kind, source, seed):
     for rows in blocks:
         commit_rows(rows, writer)
     found = totals.read_totals(SINK, run, plan)
-    totals.mark_success(SINK, plan, found, writer.attempt.tag if writer.attempt else None)
+    success.mark_success(SINK, plan, found, writer.attempt.tag if writer.attempt else None)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -10,14 +10,15 @@ from tests.runs import encoded_rows, start, tar_shard
 from vqpipe import schema, storage
 from vqpipe.images import ImageFormat
 from vqpipe.schema import REJECTED, data_schema
-from vqpipe.sink import totals
+from vqpipe.sink import success, totals
 from vqpipe.sink.commit import commit_rows
 from vqpipe.sink.footer import HISTOGRAM, ORIGIN, pack_histogram
 from vqpipe.sink.objects import digest, pack_object, pack_rejections
 from vqpipe.sink.plan import Growth, Plan, pick_names
-from vqpipe.sink.product import ImagesProduct, ScoresProduct
 from vqpipe.sink.run import Run, start_run
 from vqpipe.sink.writer import Writer
+from vqpipe.stages.decode import ImagesProduct
+from vqpipe.stages.evaluate import ScoresProduct
 
 IDENTITY = {
     "stage": "encode",
@@ -82,9 +83,9 @@ def commit(writer, index, rows, rejected=(), change=None):
 def end(writer, last=LAST, *, is_complete=True):
     """Writes what a command writes at its end."""
     found = totals.read_totals(writer.sink, writer.run, writer.plan)
-    totals.write_summary(writer.sink, writer.plan, found, last)
+    success.write_summary(writer.sink, writer.plan, found, last)
     if is_complete:
-        totals.mark_success(writer.sink, writer.plan, found)
+        success.mark_success(writer.sink, writer.plan, found)
 
 
 NO_KEPT = pa.schema([])
@@ -200,7 +201,7 @@ def succeed(writer, rows=8):
     """Writes `_SUCCESS` of a run with so many samples a shard, whatever is in `data/`."""
     histogram, count = _histogram(writer, 0, rows), len(writer.plan)
     found = totals.Totals(histogram, count, count * rows, data_bytes=count * rows * 400)
-    document = json.dumps(totals.success(writer.plan, found))
+    document = json.dumps(success.describe_success(writer.plan, found))
     storage.replace(f"{writer.sink}/_SUCCESS", document.encode())
 
 

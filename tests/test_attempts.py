@@ -7,9 +7,10 @@ import pytest
 from tests.test_stages import CODES, fake_encode, pixels_table, random_images
 from vqpipe import schema
 from vqpipe.errors import CodecError, StorageError, WorkersLostError
-from vqpipe.schema import Loss, Sample
+from vqpipe.rejections import Loss
+from vqpipe.schema import Sample
 from vqpipe.stages.attempts import ATTEMPTS, Item, Notes, keep_reading, noted, run_bounded
-from vqpipe.stages.read import encode_rows
+from vqpipe.stages.encode import encode_rows
 
 BAD = 7
 """Value of the pixels that make a codec fail; all others are 128 and more."""

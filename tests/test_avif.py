@@ -10,7 +10,7 @@ from PIL import AvifImagePlugin, Image, WebPImagePlugin
 from tests.makers import encoded, picture
 from tests.test_images import assert_is_view, opened_and_peak
 from vqpipe.images import Preprocess, View, open_image
-from vqpipe.schema import Reason
+from vqpipe.rejections import Reason
 
 HOW = Preprocess(32)
 PIXELS = picture(60, 40)

@@ -16,7 +16,8 @@ import pytest
 from tests import thrift
 from tests.makers import tar_of
 from vqpipe.errors import ConfigError
-from vqpipe.schema import Reason, Selection
+from vqpipe.rejections import Reason
+from vqpipe.schema import Selection
 from vqpipe.sources import kept_schema, keys, list_shards, parquet, read_shard, webdataset
 
 BLOCK = 512

@@ -18,7 +18,7 @@ from tests.makers import jpeg, tar_of
 from vqpipe import storage
 from vqpipe.errors import ConfigError, SourceChangedError, StorageError
 from vqpipe.inspection.verify import verify
-from vqpipe.sink import totals
+from vqpipe.sink import success, totals
 from vqpipe.sink.commit import commit_rows
 from vqpipe.sink.run import check_creates_once, is_complete
 from vqpipe.sources import list_shards
@@ -247,7 +247,7 @@ def run_whole(container, tmp_path):
     for numbers in ([0, 1, 2], [6, 7, 8], [2, 3, 4, 5]):
         commit_rows(runs.encoded_rows(writer, 1, 9, numbers, rejected=(3,)), writer)
     found = totals.read_totals(writer.sink, writer.run, writer.plan)
-    totals.mark_success(writer.sink, writer.plan, found)
+    success.mark_success(writer.sink, writer.plan, found)
     assert is_complete(writer.sink)
     assert list(verify(writer.sink, writer.run, writer.plan, is_complete=True)) == []
     container.fetch(tmp_path)

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load, save
 
 from tests.vqgan_configs import make_oracle
-from vqpipe.codec.codec import Codec, CodecConfig
+from vqpipe.codec.codec import Codec
+from vqpipe.codec.config import CodecConfig
 from vqpipe.codec.device import choose_device
 from vqpipe.codec.doctor import load_probes
 from vqpipe.codec.weights import Weights

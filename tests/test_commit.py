@@ -37,7 +37,9 @@ from vqpipe.sink.commit import RECEIPT, commit_rows
 from vqpipe.sink.footer import unpack_histogram
 from vqpipe.sink.totals import read_totals
 from vqpipe.sources import list_shards, read_shard
-from vqpipe.stages.read import encode_rows, open_rows, read_rows
+from vqpipe.stages.encode import encode_rows
+from vqpipe.stages.open import open_rows
+from vqpipe.stages.read import read_rows
 
 TOTAL = 8
 REJECTED = (2, 5)

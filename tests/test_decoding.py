@@ -7,7 +7,7 @@ from PIL import Image
 
 from vqpipe import schema
 from vqpipe.images import ImageFormat
-from vqpipe.schema import Reason
+from vqpipe.rejections import Reason
 from vqpipe.stages.decode import Form, compress_rows, decode_rows
 
 FORM = Form((2, 3), 16)

@@ -8,7 +8,8 @@ import pytest
 from tests import commands
 from tests.makers import jpeg, tar_of
 from tests.test_doctor import checkpoints, make_unit  # noqa: F401 (a fixture)
-from vqpipe.codec.codec import Codec, CodecConfig
+from vqpipe.codec.codec import Codec
+from vqpipe.codec.config import CodecConfig
 from vqpipe.codec.weights import Weights
 from vqpipe.commands import cli
 from vqpipe.engine import cluster

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from vqpipe import schema
-from vqpipe.schema import Reason
+from vqpipe.rejections import Reason
 from vqpipe.stages.evaluate import Measured, measure_rows, pick_rows, picture_rows, share_out
 
 SCORES = schema.score_fields(has_lpips=False, has_features=False)

@@ -27,12 +27,12 @@ from vqpipe import schema, storage
 from vqpipe.commands.kept import facts_of_kept
 from vqpipe.errors import IncompleteError
 from vqpipe.inspection.verify import verify
-from vqpipe.sink import todo, totals
+from vqpipe.sink import success, todo, totals
 from vqpipe.sink.commit import commit_rows
 from vqpipe.sink.plan import Growth, Plan, load_plan
-from vqpipe.sink.product import CodesProduct
 from vqpipe.sink.run import Run, find_run, is_complete, start_run
 from vqpipe.sink.writer import Attempt, Writer
+from vqpipe.stages.encode import CodesProduct
 
 TOTAL, CUTS = 6, (0, 2, 3, 6)
 GRID, CODEBOOK = (2, 3), 16
@@ -56,8 +56,8 @@ def live(sink, version="1", tag=None, rejected=()):
         for rows in pieces(writer, index, staged, rejected):
             commit_rows(rows, writer)
     found = totals.read_totals(sink, run, plan)
-    totals.write_summary(sink, plan, found, {})
-    totals.mark_success(sink, plan, found)
+    success.write_summary(sink, plan, found, {})
+    success.mark_success(sink, plan, found)
     return writer
 
 
@@ -239,6 +239,6 @@ def test_two_commands_of_which_one_replaces_a_changed_shard_leave_the_new_one(tm
     commit_rows(encoded_rows(old, 0, TOTAL, rejected=(1,)), old)
     found = totals.read_totals(sink, new.run, new.plan)
     with pytest.raises(IncompleteError):
-        totals.mark_success(sink, old.plan, found)
+        success.mark_success(sink, old.plan, found)
     check_done(live(sink, version="2"), (2, 5))
     assert replace(new, attempt=None) == replace(live(sink, version="2"), plan=new.plan)

@@ -24,13 +24,13 @@ from vqpipe.commands.kept import facts_of_kept
 from vqpipe.images import ImageFormat, compress
 from vqpipe.inspection.verify import verify
 from vqpipe.sink import product as products
-from vqpipe.sink import todo, totals
+from vqpipe.sink import success, todo, totals
 from vqpipe.sink.commit import commit_rows
 from vqpipe.sink.layout import data_uri
 from vqpipe.sink.plan import Growth, Plan
-from vqpipe.sink.product import ImagesProduct
 from vqpipe.sink.run import Run, start_run
 from vqpipe.sink.writer import Writer
+from vqpipe.stages.decode import ImagesProduct
 
 SIZE = (6, 8)
 SHARDS = ("a", "deep/b")
@@ -52,7 +52,7 @@ def decoded(sink, layout, count=4):
     writer = Writer(str(sink), run, plan, KEPT, product)
     for shard in range(len(SHARDS)):
         commit_rows(rows_of(shard, count, product.rows), writer)
-    totals.mark_success(str(sink), plan, totals.read_totals(str(sink), run, plan))
+    success.mark_success(str(sink), plan, totals.read_totals(str(sink), run, plan))
     return writer
 
 
@@ -175,7 +175,7 @@ def lie(sink, layout, name):
 
 def finish(writer):
     read = totals.read_totals(writer.sink, writer.run, writer.plan)
-    totals.mark_success(writer.sink, writer.plan, read)
+    success.mark_success(writer.sink, writer.plan, read)
 
 
 @pytest.mark.parametrize("layout", ["webdataset", "folder"])
@@ -251,7 +251,7 @@ def test_commit_again_after_a_crash_leaves_only_the_images_it_lists(tmp_path, la
     commit_rows(pa.Table.from_pylist(fewer, schema=product.rows), writer)
     (tmp_path / "_SUCCESS").unlink()
     read = totals.read_totals(writer.sink, writer.run, writer.plan)
-    totals.mark_success(writer.sink, writer.plan, read)
+    success.mark_success(writer.sink, writer.plan, read)
     assert found(writer) == set()
     kept = pq.read_table(data_uri(writer.sink, "a"))["key"].to_pylist()
     assert kept == ["k/0", "k/2", "k/3"]
@@ -275,7 +275,7 @@ def live(sink, layout):
             commit_rows(rows.take(numbers) if numbers else no_rows(writer, 0, None), writer)
         if staged.complete:
             commit_rows(no_rows(writer, 0, staged.total), writer)
-    totals.mark_success(str(sink), plan, totals.read_totals(str(sink), run, plan))
+    success.mark_success(str(sink), plan, totals.read_totals(str(sink), run, plan))
     return writer
 
 

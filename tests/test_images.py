@@ -10,7 +10,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from tests.makers import encoded, jpeg, picture
 from vqpipe.images import FORMATS, ImageFormat, Preprocess, View, compress, open_image
-from vqpipe.schema import Reason, Rejection
+from vqpipe.rejections import Reason, Rejection
 
 HOW = Preprocess(32)
 NOISE = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)

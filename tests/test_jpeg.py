@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.makers import encoded
 from vqpipe.images import Preprocess, View, open_image
-from vqpipe.schema import Reason
+from vqpipe.rejections import Reason
 
 HOW = Preprocess(32)
 END = b"\xff\xd9"

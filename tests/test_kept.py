@@ -15,13 +15,14 @@ from vqpipe import schema
 from vqpipe.images import ImageFormat
 from vqpipe.schema import Selection
 from vqpipe.sink.commit import commit_rows
-from vqpipe.sink.layout import Staged
 from vqpipe.sink.plan import Growth, Plan
-from vqpipe.sink.product import CodesProduct, ImagesProduct
+from vqpipe.sink.ranges import Staged
 from vqpipe.sink.run import Run, start_run
 from vqpipe.sink.writer import Writer
 from vqpipe.sources import codes, kept_schema, list_shards, read_shard
 from vqpipe.sources.texts import documents, texts
+from vqpipe.stages.decode import ImagesProduct
+from vqpipe.stages.encode import CodesProduct
 from vqpipe.stages.quarantine import read_quarantined
 from vqpipe.stages.read import read_rows
 

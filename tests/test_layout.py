@@ -6,7 +6,7 @@ import pytest
 
 from vqpipe import storage
 from vqpipe.sink import layout
-from vqpipe.sink.layout import Staged
+from vqpipe.sink.ranges import Staged
 
 
 @pytest.mark.parametrize("seed", range(200))

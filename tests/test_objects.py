@@ -36,7 +36,8 @@ from vqpipe.sink.objects import (
     read_rejections,
     read_whole,
 )
-from vqpipe.sink.totals import mark_success, read_totals
+from vqpipe.sink.success import mark_success
+from vqpipe.sink.totals import read_totals
 from vqpipe.sink.writer import Attempt
 from vqpipe.sources.codes import read_shard
 

@@ -12,7 +12,7 @@ from PIL import Image, PngImagePlugin
 from tests.makers import encoded, picture
 from tests.test_images import opened_and_peak
 from vqpipe.images import Preprocess, View, open_image, png
-from vqpipe.schema import Reason
+from vqpipe.rejections import Reason
 
 SIDE = 48
 HOW = Preprocess(SIDE)

@@ -7,7 +7,7 @@ import pytest
 
 from vqpipe import schema
 from vqpipe.images import ImageFormat
-from vqpipe.sink.product import ImagesProduct
+from vqpipe.stages.decode import ImagesProduct
 
 KEYS = ["astronaut.png", "x/cat.JPG", "x/cat.gif", "plain", "notes.txt"]
 

@@ -11,14 +11,8 @@ from torch import nn
 
 from tests import hub_server
 from vqpipe.errors import CheckpointError
-from vqpipe.quality.judges import (
-    Judge,
-    build_network,
-    digest_state,
-    is_hub_file,
-    load_same,
-    read_state,
-)
+from vqpipe.quality.judges import Judge, build_network, is_hub_file, load_same, read_state
+from vqpipe.vqgan.tensors import digest_tensors
 
 OLD, NEW = (save({"weight": torch.full((2,), value)}) for value in (1.0, 2.0))
 FILES = {"main": {"nets/a.safetensors": NEW}, "v1": {"nets/a.safetensors": OLD}}
@@ -126,7 +120,7 @@ def load_plain(where, device):
 def write_plain(path, value):
     path.write_bytes(save({"weight": torch.full((1, 2), value)}))
     network = load_plain(str(path), "cpu")
-    return Judge(str(path), digest_state(network.state_dict()))
+    return Judge(str(path), digest_tensors(network.state_dict()))
 
 
 def test_load_same_gives_the_network_that_was_meant(tmp_path):

@@ -12,8 +12,9 @@ from tests import failing
 from tests.makers import jpeg, tar_of
 from vqpipe import storage
 from vqpipe.errors import ConfigError, SourceChangedError
-from vqpipe.schema import Loss, Selection
-from vqpipe.sink.layout import Staged
+from vqpipe.rejections import Loss
+from vqpipe.schema import Selection
+from vqpipe.sink.ranges import Staged
 from vqpipe.sources import kept_schema, list_shards, read_shard
 from vqpipe.stages.quarantine import read_quarantined
 from vqpipe.stages.read import read_rows

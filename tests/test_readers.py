@@ -7,10 +7,11 @@ from tests.makers import jpeg, tar_of
 from vqpipe.commands.progress import Progress
 from vqpipe.engine.tasks import bytes_taken
 from vqpipe.schema import Selection
-from vqpipe.sink.layout import Staged
 from vqpipe.sink.plan import Plan
+from vqpipe.sink.ranges import Staged
 from vqpipe.sources import codes, list_shards
-from vqpipe.stages.readers import PairReader, SampleReader
+from vqpipe.stages.evaluate import PairReader
+from vqpipe.stages.read import SampleReader
 
 ROWS = 200
 NO_KEPT = pa.schema([])

@@ -13,7 +13,7 @@ from tests import commands, compvis
 from tests.makers import jpeg, tar_of
 from vqpipe.commands import cli
 from vqpipe.commands.submit import Submit
-from vqpipe.schema import Reason
+from vqpipe.rejections import Reason
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -14,7 +14,7 @@ from tests.makers import encoded, jpeg, picture, tar_of
 from vqpipe.errors import ConfigError
 from vqpipe.images import Preprocess, View, open_images
 from vqpipe.images.sandbox import Sandbox
-from vqpipe.schema import Reason, Rejection
+from vqpipe.rejections import Reason, Rejection
 
 HOW = Preprocess(32, max_pixels=1_000_000)
 BAD = (b"", b"<html>", jpeg(50, 40)[:400], encoded(picture(1100, 1000), "PNG"))

@@ -9,7 +9,8 @@ import pytest
 from tests.makers import jpeg, tar_of
 from vqpipe.commands.kept import begun_with, facts_of_kept
 from vqpipe.errors import ConfigError, MismatchError
-from vqpipe.schema import Reason, Selection
+from vqpipe.rejections import Reason
+from vqpipe.schema import Selection
 from vqpipe.sink.plan import Plan
 from vqpipe.sink.run import Run
 from vqpipe.sources import find_image, kept_schema, list_shards, read_shard

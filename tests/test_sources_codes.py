@@ -4,7 +4,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from vqpipe.errors import ConfigError
-from vqpipe.schema import Loss, Reason, Selection, Shard
+from vqpipe.rejections import Loss, Reason
+from vqpipe.schema import Selection, Shard
 from vqpipe.sources import codes, read_shard
 
 CODES = [[1, 2, 3, 4], [5, 6, 7, 8], [0, 0, 0, 65535]]

@@ -3,7 +3,8 @@ import pytest
 from tests.makers import jpeg
 from vqpipe import storage
 from vqpipe.errors import ConfigError, SourceChangedError
-from vqpipe.schema import Reason, Selection
+from vqpipe.rejections import Reason
+from vqpipe.schema import Selection
 from vqpipe.sources import folder, kept_schema, list_shards, read_shard
 
 

@@ -11,7 +11,8 @@ from PIL import Image
 from tests.makers import encoded, jpeg, picture, tar_of
 from vqpipe import storage
 from vqpipe.errors import ConfigError
-from vqpipe.schema import Reason, Selection
+from vqpipe.rejections import Reason
+from vqpipe.schema import Selection
 from vqpipe.sources import contents, find_image, kept_schema, list_shards, read_shard
 
 KINDS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")

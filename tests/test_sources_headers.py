@@ -8,7 +8,8 @@ import tarfile
 import pytest
 
 from tests.makers import jpeg
-from vqpipe.schema import Reason, Selection
+from vqpipe.rejections import Reason
+from vqpipe.schema import Selection
 from vqpipe.sources import kept_schema, list_shards, read_shard
 from vqpipe.sources.archive import Archive
 

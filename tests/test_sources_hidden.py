@@ -8,7 +8,8 @@ import pytest
 from tests.makers import fill, jpeg, tar_of
 from vqpipe.commands import encode
 from vqpipe.errors import ConfigError
-from vqpipe.schema import Reason, Selection
+from vqpipe.rejections import Reason
+from vqpipe.schema import Selection
 from vqpipe.sources import HIDDEN, kept_schema, list_shards, members, read_shard
 
 

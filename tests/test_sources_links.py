@@ -7,7 +7,8 @@ import pytest
 from tests.makers import jpeg, tar_of
 from vqpipe import storage
 from vqpipe.errors import ConfigError, StorageError
-from vqpipe.schema import Reason, Selection
+from vqpipe.rejections import Reason
+from vqpipe.schema import Selection
 from vqpipe.sink.plan import Plan
 from vqpipe.sources import codes, kept_schema, list_shards, read_shard
 

@@ -7,7 +7,8 @@ import pytest
 from tests.makers import jpeg, tar_of
 from vqpipe.commands.members import settle_members
 from vqpipe.errors import ConfigError
-from vqpipe.schema import Loss, Reason, Selection
+from vqpipe.rejections import Loss, Reason
+from vqpipe.schema import Selection
 from vqpipe.sink.run import Run
 from vqpipe.sources import kept_schema, list_shards, members, read_shard
 from vqpipe.sources.members import check_kept, count_passed_over, judge_keys, look

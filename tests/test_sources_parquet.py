@@ -7,7 +7,8 @@ import pytest
 
 from vqpipe import storage
 from vqpipe.errors import ConfigError, SourceChangedError, StorageError
-from vqpipe.schema import Loss, Reason, Selection
+from vqpipe.rejections import Loss, Reason
+from vqpipe.schema import Selection
 from vqpipe.sources import find_image, kept_schema, list_shards, parquet, read_shard
 
 PNG = b"\x89PNG\r\n\x1a\n..."

@@ -9,7 +9,8 @@ import pytest
 
 from tests.makers import jpeg, tar_of
 from vqpipe.commands.members import settle_members
-from vqpipe.schema import Loss, Reason, Selection
+from vqpipe.rejections import Loss, Reason
+from vqpipe.schema import Selection
 from vqpipe.sources import kept_schema, list_shards, read_shard
 
 LINKS = [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE]

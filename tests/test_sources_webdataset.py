@@ -12,7 +12,8 @@ import pytest
 from tests.makers import jpeg, tar_of
 from vqpipe import storage
 from vqpipe.errors import ConfigError, SourceChangedError
-from vqpipe.schema import Loss, Reason, Selection
+from vqpipe.rejections import Loss, Reason
+from vqpipe.schema import Selection
 from vqpipe.sources import kept_schema, list_shards, read_shard, webdataset
 
 BLOCK = 512

@@ -8,12 +8,15 @@ from tests.makers import jpeg, tar_of
 from vqpipe import schema, storage
 from vqpipe.errors import ConfigError
 from vqpipe.images import Preprocess, open_image
-from vqpipe.schema import Loss, Reason, Rejection, Sample, Selection
-from vqpipe.sink.layout import Staged
+from vqpipe.rejections import Loss, Reason, Rejection
+from vqpipe.schema import Sample, Selection
+from vqpipe.sink.ranges import Staged
 from vqpipe.sources import kept_schema, list_shards, read_shard
 from vqpipe.stages import read as stages
 from vqpipe.stages.audit import Audit
-from vqpipe.stages.read import NO_ROW, encode_rows, gather_tables, open_rows, read_rows
+from vqpipe.stages.encode import encode_rows
+from vqpipe.stages.open import open_rows
+from vqpipe.stages.read import NO_ROW, gather_tables, read_rows
 
 SELECTION = Selection(keep=("txt",))
 HOW = Preprocess(8)

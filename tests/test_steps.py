@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from tests import judges
-from vqpipe.codec.codec import CodecConfig
+from vqpipe.codec.config import CodecConfig
 from vqpipe.errors import CheckpointError
 from vqpipe.quality.judges import Judge
-from vqpipe.stages.step import Evaluating
+from vqpipe.stages.evaluate import Evaluating
 
 HOW = CodecConfig(dtype="float32", pixel_range="signed", eager=True)
 

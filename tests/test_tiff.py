@@ -11,7 +11,7 @@ import tifffile
 from PIL import Image
 
 from vqpipe.images import Preprocess, View, open_image
-from vqpipe.schema import Reason
+from vqpipe.rejections import Reason
 
 SIDE = 48
 HOW = Preprocess(SIDE)

@@ -26,7 +26,7 @@ from tests.test_tiff import (
     written,
 )
 from vqpipe.images import open_image
-from vqpipe.schema import Reason
+from vqpipe.rejections import Reason
 
 
 def places_of(data):

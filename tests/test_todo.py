@@ -26,13 +26,13 @@ from tests.runs import (
 from vqpipe import storage
 from vqpipe.errors import IncompleteError, StorageError
 from vqpipe.inspection.verify import verify
-from vqpipe.sink import layout, todo, totals
+from vqpipe.sink import layout, success, todo, totals
 from vqpipe.sink.commit import commit_rows
 from vqpipe.sink.footer import read_footer, unpack_histogram
 from vqpipe.sink.plan import Growth, Plan
-from vqpipe.sink.product import CodesProduct
 from vqpipe.sink.run import is_complete, start_run
 from vqpipe.sink.writer import Attempt
+from vqpipe.stages.encode import CodesProduct
 
 TOTAL = 8
 ATTEMPT = Attempt("r1", {0: 1}, {"max_pixels": 5})
@@ -56,7 +56,7 @@ def commit(writer, index, total=TOTAL, numbers=None, rejected=()):
 
 def finish(writer):
     found = totals.read_totals(writer.sink, writer.run, writer.plan)
-    totals.mark_success(writer.sink, writer.plan, found)
+    success.mark_success(writer.sink, writer.plan, found)
     breaches = verify(writer.sink, writer.run, writer.plan, is_complete=True)
     assert list(breaches) == []
 
@@ -187,7 +187,7 @@ def test_mark_success_of_a_plan_that_has_grown_meanwhile_is_incomplete(tmp_path)
     found = totals.read_totals(writer.sink, writer.run, writer.plan)
     grown(writer, tar_shard("a"), tar_shard("b"))
     with pytest.raises(IncompleteError):
-        totals.mark_success(writer.sink, writer.plan, found)
+        success.mark_success(writer.sink, writer.plan, found)
     assert not (tmp_path / "_SUCCESS").exists()
 
 

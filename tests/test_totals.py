@@ -16,7 +16,8 @@ from vqpipe.sink.footer import pack_histogram
 from vqpipe.sink.objects import pack_object
 from vqpipe.sink.plan import Growth, Plan
 from vqpipe.sink.run import start_run
-from vqpipe.sink.totals import Totals, mark_success, read_totals, write_summary
+from vqpipe.sink.success import mark_success, write_summary
+from vqpipe.sink.totals import Totals, read_totals
 from vqpipe.sink.writer import Attempt
 
 NAMES = ("a", "a/b", "c")

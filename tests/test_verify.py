@@ -12,7 +12,7 @@ from tests.damage import rewrite, set_column
 from tests.runs import encoded_rows
 from vqpipe.commands import cli
 from vqpipe.inspection.verify import CHECKS
-from vqpipe.sink import totals
+from vqpipe.sink import success, totals
 from vqpipe.sink.commit import commit_rows
 
 NAMES, ROWS, REJECTED = ("a", "b/c", "d"), (9, 4, 6), {0: (2, 5), 1: (), 2: (0,)}
@@ -25,7 +25,7 @@ def sound(tmp_path_factory):
     for index, count in enumerate(ROWS):
         commit_rows(encoded_rows(writer, index, count, rejected=REJECTED[index]), writer)
     found = totals.read_totals(writer.sink, writer.run, writer.plan)
-    totals.mark_success(writer.sink, writer.plan, found)
+    success.mark_success(writer.sink, writer.plan, found)
     return sink
 
 

@@ -10,6 +10,7 @@ from safetensors.torch import load, save
 from tests.vqgan_configs import CONFIGS, make_oracle, make_pair, make_pixels
 from vqpipe.errors import CheckpointError
 from vqpipe.vqgan import VQModel, checkpoint
+from vqpipe.vqgan.model import build_model, expected_state
 from vqpipe.vqgan.tensors import parse_weights
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
@@ -17,9 +18,13 @@ PICKLE = "diffusion_pytorch_model.bin"
 SOME_TENSOR = "decoder.mid_block.resnets.0.conv1.weight"
 
 
+def saved(model):
+    return checkpoint.write_state(model.config, model.state_dict())
+
+
 def make_files(name="relu"):
     torch.manual_seed(0)
-    return checkpoint.write_checkpoint(VQModel(**CONFIGS[name]))
+    return saved(VQModel(**CONFIGS[name]))
 
 
 def change_config(files, **fields):
@@ -35,7 +40,7 @@ def change_weights(files, change):
 
 def error_of(files):
     with pytest.raises(CheckpointError) as caught:
-        checkpoint.read_checkpoint(files, where="s3://bucket/vqvae")
+        checkpoint.read_checkpoint(files, expected_state, where="s3://bucket/vqvae")
     return str(caught.value)
 
 
@@ -79,23 +84,23 @@ def test_from_pretrained_half_file_becomes_float32_as_in_diffusers(tmp_path):
 
 
 def test_build_model_keeps_stored_dtype_and_can_be_trained():
-    config, state = checkpoint.read_checkpoint(make_files())
-    model = checkpoint.build_model(config, {k: v.bfloat16() for k, v in state.items()})
+    config, state = checkpoint.read_checkpoint(make_files(), expected_state)
+    model = build_model(config, {k: v.bfloat16() for k, v in state.items()})
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_build_model_draws_no_random_numbers():
-    config, state = checkpoint.read_checkpoint(make_files())
+    config, state = checkpoint.read_checkpoint(make_files(), expected_state)
     before = torch.get_rng_state()
-    checkpoint.build_model(config, state)
+    build_model(config, state)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_write_checkpoint_round_trips_byte_for_byte():
     files = make_files("movq")
-    config, state = checkpoint.read_checkpoint(files)
-    assert checkpoint.write_checkpoint(checkpoint.build_model(config, state)) == files
+    config, state = checkpoint.read_checkpoint(files, expected_state)
+    assert saved(build_model(config, state)) == files
 
 
 def test_read_checkpoint_old_attention_names_give_same_weights():
@@ -109,15 +114,17 @@ def test_read_checkpoint_old_attention_names_give_same_weights():
                 old = old.replace(new_part, old_part)
             state[old] = state.pop(key)
 
-    _, expected = checkpoint.read_checkpoint(files)
-    _, state = checkpoint.read_checkpoint(change_weights(files, rename))
+    _, expected = checkpoint.read_checkpoint(files, expected_state)
+    _, state = checkpoint.read_checkpoint(change_weights(files, rename), expected_state)
     assert state.keys() == expected.keys()
     assert all(torch.equal(state[key], expected[key]) for key in state)
 
 
 def test_read_checkpoint_absent_fields_take_diffusers_defaults():
     files = make_files("defaults")
-    config, _ = checkpoint.read_checkpoint(files | {CONFIG: b'{"_class_name": "VQModel"}'})
+    config, _ = checkpoint.read_checkpoint(
+        files | {CONFIG: b'{"_class_name": "VQModel"}'}, expected_state
+    )
     assert config == VQModel().config
 
 
@@ -126,7 +133,7 @@ def test_read_checkpoint_pickle_where_no_safetensors(tmp_path):
     state = load(files[WEIGHTS])
     torch.save(state, tmp_path / "weights")
     pickled = {CONFIG: files[CONFIG], PICKLE: (tmp_path / "weights").read_bytes()}
-    _, read = checkpoint.read_checkpoint(pickled)
+    _, read = checkpoint.read_checkpoint(pickled, expected_state)
     assert all(torch.equal(read[key], state[key]) for key in state)
 
 
@@ -215,7 +222,7 @@ def test_read_checkpoint_bad_or_unknown_field_raises(field, value):
 
 def test_read_checkpoint_underscored_fields_are_ignored():
     files = change_config(make_files(), _name_or_path="x", _use_default_values=["force_upcast"])
-    config, _ = checkpoint.read_checkpoint(files)
+    config, _ = checkpoint.read_checkpoint(files, expected_state)
     assert config.act_fn == "relu"
 
 
@@ -311,7 +318,7 @@ def test_from_pretrained_reads_what_diffusers_saves_in_shards(use_safetensors, v
 def test_read_checkpoint_variant_index_under_any_of_its_names_is_read(name):
     files = dict(shards(variant="fp16"))
     files[name] = files.pop("diffusion_pytorch_model.safetensors.index.fp16.json")
-    check_is_relu(checkpoint.read_checkpoint(files, variant="fp16")[1])
+    check_is_relu(checkpoint.read_checkpoint(files, expected_state, variant="fp16")[1])
 
 
 def test_from_pretrained_variant_reads_only_that_file(tmp_path):
@@ -324,7 +331,7 @@ def test_from_pretrained_variant_reads_only_that_file(tmp_path):
 
 def test_read_checkpoint_variant_that_is_missing_raises_with_what_is_there():
     with pytest.raises(CheckpointError, match="fp16") as caught:
-        checkpoint.read_checkpoint(make_files(), variant="fp16")
+        checkpoint.read_checkpoint(make_files(), expected_state, variant="fp16")
     assert WEIGHTS in str(caught.value)
 
 
@@ -421,10 +428,10 @@ def test_read_checkpoint_pickle_with_code_names_it_and_does_not_run_it(tmp_path)
 
 
 def test_write_state_keeps_dtypes_and_values_of_tensors_that_share_memory():
-    config, state = checkpoint.read_checkpoint(make_files())
+    config, state = checkpoint.read_checkpoint(make_files(), expected_state)
     state = {name: tensor.bfloat16() for name, tensor in state.items()}
     first, second = SOME_TENSOR, SOME_TENSOR.replace("conv1", "conv2")
     state[second] = state[first]
-    _, read = checkpoint.read_checkpoint(checkpoint.write_state(config, state))
+    _, read = checkpoint.read_checkpoint(checkpoint.write_state(config, state), expected_state)
     assert all(torch.equal(read[name], tensor) for name, tensor in state.items())
     assert {tensor.dtype for tensor in read.values()} == {torch.bfloat16}

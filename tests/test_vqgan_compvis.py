@@ -17,6 +17,7 @@ from tests.compvis import DDCONFIGS, make_config, make_vqgan, to_yaml
 from vqpipe.errors import CheckpointError
 from vqpipe.vqgan import checkpoint
 from vqpipe.vqgan.compvis import read_compvis
+from vqpipe.vqgan.model import build_model
 
 YAML, CKPT = "s3://bucket/model.yaml", "s3://bucket/last.ckpt"
 SOME_TENSOR = "decoder.up.1.block.0.conv1.weight"
@@ -70,7 +71,7 @@ def check_equal(ours, theirs, name):
 @torch.no_grad()
 def test_read_compvis_gives_the_same_latents_codes_and_pixels(name):
     config, state = read(make_config(DDCONFIGS[name]), state_of(name))
-    check_equal(checkpoint.build_model(config, state), make_vqgan(name), name)
+    check_equal(build_model(config, state), make_vqgan(name), name)
 
 
 @pytest.mark.parametrize("name", DDCONFIGS)

@@ -8,12 +8,13 @@ import pytest
 from tests.test_stages import eight, read
 from vqpipe.engine import cluster, tasks, watchdog
 from vqpipe.engine.committer import Committer
-from vqpipe.engine.tasks import Counts, open_views
+from vqpipe.engine.counter import Counts
+from vqpipe.engine.tasks import open_views
 from vqpipe.engine.watchdog import Needs
 from vqpipe.errors import IncompleteError, NoProgressError, stopped_by
 from vqpipe.images import Preprocess, open_images
 from vqpipe.sink.commit import RECEIPT
-from vqpipe.stages.read import open_rows
+from vqpipe.stages.open import open_rows
 
 __all__ = ["eight"]  # a fixture
 

@@ -16,10 +16,11 @@ import numpy as np
 import pyarrow as pa
 
 from vqpipe import schema
-from vqpipe.codec.codec import Codec, CodecConfig
+from vqpipe.codec.codec import Codec
+from vqpipe.codec.config import CodecConfig
 from vqpipe.codec.weights import Weights
 from vqpipe.stages.audit import Audit
-from vqpipe.stages.step import Encoding
+from vqpipe.stages.encode import Encoding
 
 CHECKPOINT = Path(__file__).parents[2] / "infra" / "demo" / "checkpoint"
 SIDE, ROWS, SHARE, GRID = 64, 1000, 0.001, (16, 16)

@@ -24,11 +24,12 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from vqpipe.codec.codec import Codec, CodecConfig
+from vqpipe.codec.codec import Codec
+from vqpipe.codec.config import CodecConfig
 from vqpipe.codec.weights import Weights
 from vqpipe.metrics import mean_psnr
 from vqpipe.vqgan import VQModel
-from vqpipe.vqgan.checkpoint import write_checkpoint
+from vqpipe.vqgan.checkpoint import write_state
 
 try:
     import diffusers
@@ -78,7 +79,7 @@ class Side:
 
 
 def ours(model, device, batch, how):
-    weights = Weights(write_checkpoint(model), "benchmark")
+    weights = Weights(write_state(model.config, model.state_dict()), "benchmark")
     codec = Codec(weights, CodecConfig(**how), device=device, batch_size=batch)
     return Side(lambda images: codec.encode(images)[0], codec.decode)
 

@@ -31,21 +31,20 @@ from infra.demo.photos import PACKAGED, open_photo
 from PIL import Image
 
 from vqpipe import schema
-from vqpipe.codec.codec import CodecConfig
+from vqpipe.codec.config import CodecConfig
 from vqpipe.codec.weights import Weights
 from vqpipe.engine import cluster
 from vqpipe.engine import graph as engine
 from vqpipe.engine.blocks import KeepBlocks
 from vqpipe.images import Preprocess, open_image
 from vqpipe.schema import Selection
-from vqpipe.sink.layout import Staged
 from vqpipe.sink.plan import Growth, Plan
-from vqpipe.sink.product import CodesProduct
+from vqpipe.sink.ranges import Staged
 from vqpipe.sink.run import Run, start_run
 from vqpipe.sink.writer import Writer
 from vqpipe.sources import list_shards, read_shard
-from vqpipe.stages.readers import SampleReader
-from vqpipe.stages.step import Encoding
+from vqpipe.stages.encode import CodesProduct, Encoding
+from vqpipe.stages.read import SampleReader
 
 STEADY = 0.3, 0.95
 """Between which shares of the images the rate is taken: past the start of all workers, which goes

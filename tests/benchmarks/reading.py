@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vqpipe.schema import Selection
-from vqpipe.sink.layout import Staged
+from vqpipe.sink.ranges import Staged
 from vqpipe.sources import kept_schema, list_shards, read_shard
 from vqpipe.stages.read import read_rows
 

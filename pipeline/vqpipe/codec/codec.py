@@ -16,40 +16,33 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from vqpipe.codec.config import (
+    BATCH_SIZE,
+    SCALE_SHIFT,
+    CodecConfig,
+    Codes,
+    DType,
+    Images,
+    Mask,
+    OnBatch,
+)
 from vqpipe.codec.device import is_out_of_memory, watch_device
 from vqpipe.codec.weights import Weights
 from vqpipe.errors import ConfigError
 from vqpipe.vqgan import VQModel
-from vqpipe.vqgan.checkpoint import build_model
+from vqpipe.vqgan.model import build_model
 from vqpipe.vqgan.nearest import find_nearest
 
-DType = Literal["float32", "tf32", "bfloat16", "float16"]
-PixelRange = Literal["signed", "unit"]
-
-Images = npt.NDArray[np.uint8]
-"""(N, H, W, 3) RGB."""
-Codes = npt.NDArray[np.int64]
-"""(N, h, w), 0 <= code < codebook size."""
-Mask = npt.NDArray[np.bool_]
-"""(N,)."""
 Forward = Callable[[Tensor], tuple[Tensor, ...]]
 """One batch on the device to one or more results, all of the fixed batch shape."""
-OnBatch = Callable[[int], None]
-"""Told how many items each finished batch held."""
 
-BATCH_SIZE = {"cuda": 64, "cpu": 1}
-"""Images in one forward: on a GPU by default, on a CPU always."""
-
-SCALE_SHIFT: dict[PixelRange, tuple[float, float]] = {"signed": (2.0, -1.0), "unit": (1.0, 0.0)}
-"""What takes [0, 1] to the range that the network was trained on."""
 
 _NETWORK_DTYPE = {
     "float32": torch.float32,
@@ -64,20 +57,6 @@ _TORCH_DTYPE: dict[type, torch.dtype] = {
 }
 _COMPILATIONS = 64
 _IN_FLIGHT = 2  # batches: one computes while the next is copied
-
-
-@dataclass(frozen=True, kw_only=True)
-class CodecConfig:
-    """How pixels become codes; every field changes some codes."""
-
-    dtype: DType = "float32"
-    """Arithmetic of the network. `tf32` is float32 with products of 10-bit mantissas on GPUs that
-    can; elsewhere it is float32."""
-    pixel_range: PixelRange = "signed"
-    """What the network was trained on: [-1, 1] or [0, 1]."""
-    eager: bool = False
-    """Whether a GPU, as a CPU always does, runs the network's kernels one by one. Those that
-    `torch.compile` fuses for it are faster and round less often."""
 
 
 class Codec:

@@ -2,13 +2,11 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import Literal
 
 import torch
 
+from vqpipe.codec.config import Device
 from vqpipe.errors import ConfigError, DeviceError, MachineError, in_one_line
-
-Device = Literal["auto", "cpu", "cuda"]
 
 _SICK = (
     "CUDA error",

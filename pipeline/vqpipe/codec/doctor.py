@@ -15,7 +15,8 @@ from typing import Any, Literal
 import numpy as np
 
 from vqpipe import metrics
-from vqpipe.codec.codec import SCALE_SHIFT, Codec, CodecConfig, Codes, DType, Images, PixelRange
+from vqpipe.codec.codec import Codec
+from vqpipe.codec.config import SCALE_SHIFT, CodecConfig, Codes, DType, Images, PixelRange
 from vqpipe.codec.weights import Weights
 from vqpipe.errors import ConfigError
 from vqpipe.images import Preprocess, View, open_image

@@ -1,11 +1,9 @@
 """A checkpoint of any kind: found, read whole, checked, and held in one layout, wherever it was."""
 
 import functools
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from vqpipe import storage
@@ -15,7 +13,8 @@ from vqpipe.vqgan import VQConfig
 from vqpipe.vqgan.checkpoint import name_as_today, parse_config, read_checkpoint, write_state
 from vqpipe.vqgan.compvis import read_compvis
 from vqpipe.vqgan.files import CONFIG_FILE, STEM, WEIGHTS_FILE, read_files
-from vqpipe.vqgan.tensors import TRAINED, parse_weights
+from vqpipe.vqgan.model import expected_state
+from vqpipe.vqgan.tensors import TRAINED, digest_tensors, parse_weights
 
 WEIGHTS_ENDINGS = (*TRAINED, ".safetensors", ".bin")
 """What the name of a single file with weights ends with."""
@@ -73,7 +72,7 @@ class Weights:
     @functools.cached_property
     def parsed(self) -> tuple[VQConfig, dict[str, Tensor]]:
         """Architecture and weights, strictly checked against each other."""
-        return read_checkpoint(self.files, self.where)
+        return read_checkpoint(self.files, expected_state, self.where)
 
     @property
     def config(self) -> VQConfig:
@@ -86,20 +85,12 @@ class Weights:
 
     @functools.cached_property
     def _sha256(self) -> str:
-        return _digest(self.parsed[1])
+        return digest_tensors(self.parsed[1])
 
     def codebook_sha256(self) -> str:
         """Returns a digest of the codebook alone: what decides what a code stands for."""
         name = "quantize.embedding.weight"
-        return _digest({name: self.parsed[1][name]})
-
-
-def _digest(tensors: dict[str, Tensor]) -> str:
-    found = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        found.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+        return digest_tensors({name: self.parsed[1][name]})
 
 
 def _parts(subfolder: str | None) -> list[str]:
@@ -135,7 +126,7 @@ def _read_folder(folder: str, where: str, variant: str | None) -> dict[str, byte
     files = read_files(
         lambda name: storage.read(storage.join_uri(folder, name)), names, variant, where
     )
-    return write_state(*read_checkpoint(files, where, variant))
+    return write_state(*read_checkpoint(files, expected_state, where, variant))
 
 
 def _describe_stranger(where: str, names: list[str]) -> str:
@@ -169,7 +160,8 @@ def _read_single(uri: str, config_uri: str | None) -> dict[str, bytes]:
     if config_uri.endswith(YAML_ENDINGS):
         return write_state(*read_compvis(config, weights, config_uri, uri))
     architecture = parse_config(config, config_uri)
-    return write_state(architecture, name_as_today(architecture, parse_weights(weights, uri), uri))
+    state = name_as_today(expected_state(architecture), parse_weights(weights, uri), uri)
+    return write_state(architecture, state)
 
 
 def _read_file(uri: str, option: str) -> bytes:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from vqpipe import storage
 from vqpipe.codec import doctor
-from vqpipe.codec.codec import CodecConfig, DType
+from vqpipe.codec.config import CodecConfig, DType
 from vqpipe.codec.doctor import AskedRange
 from vqpipe.codec.weights import Weights
 from vqpipe.commands.console import Fields
@@ -27,22 +27,20 @@ from vqpipe.commands.launch import (
 from vqpipe.commands.model import ModelOptions, load_for_codes
 from vqpipe.commands.places import check_lengths, check_places
 from vqpipe.commands.progress import announce
-from vqpipe.engine.graph import Stage, Work
 from vqpipe.errors import ConfigError
 from vqpipe.images import ImageFormat
 from vqpipe.schema import Selection, Shard
 from vqpipe.sink import layout, todo
 from vqpipe.sink.plan import Plan, find_plan
-from vqpipe.sink.product import ImagesProduct
 from vqpipe.sink.run import Run, is_complete, start_run
 from vqpipe.sink.writer import Writer
 from vqpipe.sources import count_rows
 from vqpipe.sources.agreement import Begun
 from vqpipe.sources.codes import Kind, kept_schema, list_shards
 from vqpipe.sources.names import check_keep
-from vqpipe.stages.decode import Form, compress_rows
-from vqpipe.stages.readers import SampleReader
-from vqpipe.stages.step import Decoding
+from vqpipe.stages.decode import Decoding, Form, ImagesProduct, compress_rows
+from vqpipe.stages.read import SampleReader
+from vqpipe.stages.work import Stage, Work
 
 RESERVED = {"key", "row", "image", "file", "bytes", "sha256", "width", "height"}
 """Columns that the output has of its own."""

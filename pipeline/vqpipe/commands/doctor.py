@@ -12,7 +12,8 @@ from rich.table import Table
 
 from vqpipe import schema
 from vqpipe.codec import doctor
-from vqpipe.codec.device import Device, choose_device
+from vqpipe.codec.config import Device
+from vqpipe.codec.device import choose_device
 from vqpipe.codec.doctor import AskedRange, Diagnosis, Precision
 from vqpipe.codec.weights import Weights
 from vqpipe.commands.console import print_fields

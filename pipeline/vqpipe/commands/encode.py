@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from vqpipe import schema, storage
-from vqpipe.codec.codec import CodecConfig, DType
+from vqpipe.codec.config import CodecConfig, DType
 from vqpipe.codec.doctor import AskedRange, RangeProbe
 from vqpipe.commands.console import Fields, Prose, printable
 from vqpipe.commands.identity import (
@@ -35,22 +35,21 @@ from vqpipe.commands.members import AskedKeys, settle_members
 from vqpipe.commands.model import ModelOptions
 from vqpipe.commands.places import check_lengths, check_places
 from vqpipe.commands.progress import announce
-from vqpipe.engine.graph import Work
 from vqpipe.errors import ConfigError
 from vqpipe.images import Preprocess
 from vqpipe.schema import Selection
 from vqpipe.sink import layout, todo
-from vqpipe.sink.layout import Staged
 from vqpipe.sink.plan import Plan, find_plan
-from vqpipe.sink.product import CodesProduct
+from vqpipe.sink.ranges import Staged
 from vqpipe.sink.run import Run, start_run
 from vqpipe.sink.writer import Attempt, Writer
 from vqpipe.sources import find_image, find_passed_over, kept_schema, list_shards
 from vqpipe.sources.listing import Listing
 from vqpipe.stages.audit import SHARE
+from vqpipe.stages.encode import CodesProduct, Encoding
 from vqpipe.stages.quarantine import read_quarantined
-from vqpipe.stages.readers import SampleReader
-from vqpipe.stages.step import Encoding
+from vqpipe.stages.read import SampleReader
+from vqpipe.stages.work import Work
 
 
 @dataclass(frozen=True, kw_only=True)

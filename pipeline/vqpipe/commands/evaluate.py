@@ -10,7 +10,7 @@ import pyarrow as pa
 from rich.console import Console
 
 from vqpipe import storage
-from vqpipe.codec.codec import CodecConfig
+from vqpipe.codec.config import CodecConfig
 from vqpipe.commands.console import Fields, Prose, print_fields
 from vqpipe.commands.identity import check_encoded, load_run, versions
 from vqpipe.commands.launch import (
@@ -25,26 +25,32 @@ from vqpipe.commands.launch import (
 )
 from vqpipe.commands.model import ModelOptions, load_recorded
 from vqpipe.commands.progress import announce
-from vqpipe.engine.graph import Stage, Work
 from vqpipe.errors import ConfigError
 from vqpipe.images import Preprocess
 from vqpipe.inspection import evaluation, reencode
 from vqpipe.inspection.evaluation import Sink
 from vqpipe.quality.inception import load_inception
-from vqpipe.quality.judges import Judge, digest_state, is_hub_file
+from vqpipe.quality.judges import Judge, is_hub_file
 from vqpipe.quality.lpips import load_lpips
 from vqpipe.report import render_report
 from vqpipe.schema import File, KeyUntil, Selection, Shard
 from vqpipe.sink import layout, todo
 from vqpipe.sink.footer import read_footer
 from vqpipe.sink.plan import Growth, Plan, digest, load_plan, pick_names
-from vqpipe.sink.product import ScoresProduct
 from vqpipe.sink.run import Run, is_complete, start_run
 from vqpipe.sink.writer import Writer
 from vqpipe.sources import list_shards
-from vqpipe.stages.evaluate import PICTURE_SIDE, picture_rows, share_out
-from vqpipe.stages.readers import PairReader, SampleReader
-from vqpipe.stages.step import Evaluating
+from vqpipe.stages.evaluate import (
+    PICTURE_SIDE,
+    Evaluating,
+    PairReader,
+    ScoresProduct,
+    picture_rows,
+    share_out,
+)
+from vqpipe.stages.read import SampleReader
+from vqpipe.stages.work import Stage, Work
+from vqpipe.vqgan.tensors import digest_tensors
 
 MOST_SHARDS = 64
 """Shards that samples are taken from; of a tar, everything before the last of them is read."""
@@ -172,7 +178,7 @@ def _find_judges(job: Evaluate) -> dict[str, Judge]:
         where = getattr(job, name)
         if where is not None:
             resolved = where if where.startswith("hf://") else storage.normalise_uri(where)
-            found[name] = Judge(resolved, digest_state(load(resolved).state_dict()))
+            found[name] = Judge(resolved, digest_tensors(load(resolved).state_dict()))
     return found
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from vqpipe.codec import doctor
-from vqpipe.codec.codec import CodecConfig
+from vqpipe.codec.config import CodecConfig
 from vqpipe.codec.weights import Weights
 from vqpipe.commands.kept import facts_of_kept
 from vqpipe.errors import ConfigError, MismatchError

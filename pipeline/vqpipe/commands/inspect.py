@@ -23,7 +23,7 @@ from vqpipe.commands.progress import announce
 from vqpipe.inspection import readiness, survey
 from vqpipe.inspection.readiness import Readiness
 from vqpipe.inspection.survey import Count, Rejections, Survey
-from vqpipe.schema import Reason
+from vqpipe.rejections import Reason
 from vqpipe.sink.footer import IMAGE_BYTES
 from vqpipe.sink.losses import describe_loss
 from vqpipe.sink.run import Run

@@ -10,20 +10,21 @@ from types import FrameType
 from rich.console import Console
 
 from vqpipe import storage
-from vqpipe.codec.device import Device
+from vqpipe.codec.config import Device
 from vqpipe.commands import summary
 from vqpipe.commands.console import Fields, harmless, print_fields, printable
 from vqpipe.commands.progress import Display, Progress
 from vqpipe.commands.summary import Allowance
 from vqpipe.engine import cluster
 from vqpipe.engine import graph as engine
-from vqpipe.engine.graph import Resources, Work
-from vqpipe.engine.tasks import Counts
+from vqpipe.engine.counter import Counts
+from vqpipe.engine.graph import Resources
 from vqpipe.engine.watchdog import Tick
 from vqpipe.errors import ConfigError, IncompleteError, stopped_by
 from vqpipe.sink.plan import Growth
 from vqpipe.sink.run import check_creates_once
 from vqpipe.sink.writer import Writer
+from vqpipe.stages.work import Work
 
 _ENOUGH_TO_JUDGE = 1000
 """Images seen before a fraction of rejections can end a run early."""

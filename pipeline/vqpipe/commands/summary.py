@@ -12,7 +12,7 @@ from vqpipe.commands.console import Fields, describe_output, describe_totals, pr
 from vqpipe.commands.progress import Progress, announce
 from vqpipe.errors import DamagedShardsError, IncompleteError, StorageError, TooManyRejectionsError
 from vqpipe.inspection.survey import find_json
-from vqpipe.sink import layout, totals
+from vqpipe.sink import layout, success, totals
 from vqpipe.sink.card import write_card
 from vqpipe.sink.losses import describe_losses
 from vqpipe.sink.totals import Totals
@@ -50,7 +50,7 @@ def finish(
     found = totals.read_totals(writer.sink, writer.run, writer.plan)
     facts = _facts_of(progress)
     lasting = facts if progress.images else _find_last(writer.sink, facts)
-    totals.write_summary(writer.sink, writer.plan, found, lasting)
+    success.write_summary(writer.sink, writer.plan, found, lasting)
     card = _write_card(writer, found)
     error = error or _conclude(writer, found, allowed)
     _print_summary(writer, found, [*_describe_work(progress, facts), *card])
@@ -74,7 +74,7 @@ def _conclude(writer: Writer, found: Totals, allowed: Allowance) -> IncompleteEr
             check_damaged(writer, found.to_dict())
         check_budget(allowed.max_rejected, found.reasons, found.rejected_images, found.images)
         tag = writer.attempt.tag if writer.attempt else None
-        totals.mark_success(writer.sink, writer.plan, found, tag)
+        success.mark_success(writer.sink, writer.plan, found, tag)
     except (DamagedShardsError, TooManyRejectionsError) as error:
         storage.delete(layout.success_uri(writer.sink))  # of a command that put up with more
         return error

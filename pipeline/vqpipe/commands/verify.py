@@ -10,8 +10,9 @@ import tyro
 from rich.console import Console
 
 from vqpipe import storage
-from vqpipe.codec.codec import Codec, CodecConfig
-from vqpipe.codec.device import Device, choose_device
+from vqpipe.codec.codec import Codec
+from vqpipe.codec.config import CodecConfig, Device
+from vqpipe.codec.device import choose_device
 from vqpipe.commands.console import describe_missing, print_fields, printable
 from vqpipe.commands.identity import load_run
 from vqpipe.commands.model import ModelOptions, load_recorded

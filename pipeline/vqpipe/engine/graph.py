@@ -30,23 +30,22 @@ from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 from ray.util.annotations import RayDeprecationWarning
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from vqpipe.codec.codec import BATCH_SIZE, Codec, CodecConfig
-from vqpipe.codec.device import Device, choose_device, device_name, watch_device
+from vqpipe.codec.codec import Codec
+from vqpipe.codec.config import BATCH_SIZE, CodecConfig, Device
+from vqpipe.codec.device import choose_device, device_name, watch_device
 from vqpipe.codec.weights import Weights
 from vqpipe.engine import cluster
 from vqpipe.engine.blocks import keep_blocks
 from vqpipe.engine.committer import Committer
+from vqpipe.engine.counter import Counter, RemoteLedger
 from vqpipe.engine.outlet import remember_executors
 from vqpipe.engine.pace import Pace, hand_on
-from vqpipe.engine.tasks import Counter, RemoteLedger, commit, open_views, read, todo_rows
+from vqpipe.engine.tasks import commit, open_views, read, todo_rows
 from vqpipe.engine.watchdog import CODEC_CORES, Needs, Tick, watch
 from vqpipe.errors import DeviceError
-from vqpipe.images import Preprocess
-from vqpipe.sink.layout import Staged
-from vqpipe.sink.writer import Writer
 from vqpipe.stages.attempts import run_bounded
-from vqpipe.stages.readers import Reader
 from vqpipe.stages.step import Step
+from vqpipe.stages.work import Stage, Work
 
 BLOCK_IMAGES = {"cuda": 256, "cpu": 128}
 """Most images of a block, within `PIXEL_BYTES`, rounded up to whole batches of the codec."""
@@ -81,30 +80,6 @@ class Resources:
     """Images in one forward."""
     stall_timeout_s: float = 900.0
     """Seconds without any progress after which the run is given up."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A function from table to table that needs no device, and its further arguments."""
-
-    function: Callable[..., pa.Table]
-    arguments: tuple[Any, ...]
-
-
-@dataclass(frozen=True)
-class Work:
-    """What to do: plain data, the same on any engine."""
-
-    writer: Writer
-    reader: Reader
-    step: Step
-    weights: Weights
-    todo: dict[int, Staged]
-    """Shards left, by place in the plan, with what is staged of each."""
-    opens: Preprocess | None = None
-    """How images become views between the reader and the codec; None if it reads no images."""
-    after: Stage | None = None
-    """What becomes of rows between the codec and the commit."""
 
 
 def run(

@@ -14,9 +14,9 @@ from ray.actor import ActorHandle
 
 from vqpipe.engine import cluster
 from vqpipe.engine.committer import Committer
+from vqpipe.engine.counter import Counts
 from vqpipe.engine.failures import explain
 from vqpipe.engine.outlet import Outlet
-from vqpipe.engine.tasks import Counts
 from vqpipe.errors import DeviceError, NoProgressError
 from vqpipe.stages.attempts import ATTEMPTS
 

@@ -5,17 +5,8 @@ jpeg, png, tiff, webp   what decoders do not say of a file
 sandbox   the same in a child process: not part of this face, since the child imports it
 """
 
-from vqpipe.images.views import (
-    FORMATS,
-    ImageFormat,
-    Opened,
-    Pixels,
-    Preprocess,
-    View,
-    compress,
-    open_image,
-    open_images,
-)
+from vqpipe.images.formats import ImageFormat, compress
+from vqpipe.images.views import FORMATS, Opened, Pixels, Preprocess, View, open_image, open_images
 
 __all__ = [
     "FORMATS",

@@ -37,7 +37,7 @@ import numpy as np
 
 from vqpipe.errors import ConfigError
 from vqpipe.images import Opened, Pixels, Preprocess, View, open_image
-from vqpipe.schema import Reason, Rejection
+from vqpipe.rejections import Reason, Rejection
 
 TIME_LIMIT_S = 60.0
 """Of processor time, for one image. The slowest honest ones, of 100 megapixels, take some."""

@@ -35,9 +35,9 @@ Pixels are resampled once, from the original to the view. JPEG's reduced decodin
 
 import io
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -52,7 +52,7 @@ from PIL import (
 
 from vqpipe.errors import in_one_line
 from vqpipe.images import jpeg, png, tiff, webp
-from vqpipe.schema import Reason, Rejection
+from vqpipe.rejections import Reason, Rejection
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 """Pillow's names of what is opened; its JPEG opens MPO too. EPS, for one, starts Ghostscript."""
@@ -151,42 +151,6 @@ def _open_into(image: bytes | memoryview | None, target: Pixels, how: Preprocess
     opened = None if image is None else open_image(bytes(image), how)
     target[:] = opened.pixels if isinstance(opened, View) else 0
     return opened._replace(pixels=target) if isinstance(opened, View) else opened
-
-
-@dataclass(frozen=True)
-class ImageFormat:
-    """How pixels are stored."""
-
-    name: Literal["jpeg", "png", "webp"]
-    quality: int = 95
-    """1 to 100, as libjpeg and libwebp count; a PNG has no losses whatever it is."""
-
-    @property
-    def extension(self) -> str:
-        """What the names of such files end with, without the dot."""
-        return "jpg" if self.name == "jpeg" else self.name
-
-
-def compress(pixels: Pixels, how: ImageFormat, most_side: int | None = None) -> bytes:
-    """Returns (H, W, 3) uint8 RGB as a file; colours of a JPEG are kept at full resolution.
-
-    Args:
-        pixels: The image.
-        how: The format.
-        most_side: Pixels of the longer side above which it is made smaller; None never.
-    """
-    buffer, image = io.BytesIO(), Image.fromarray(pixels)
-    if most_side:
-        image.thumbnail((most_side, most_side), Image.Resampling.LANCZOS)
-    image.save(buffer, how.name, **_OPTIONS[how.name](how.quality))
-    return buffer.getvalue()
-
-
-_OPTIONS: dict[str, Callable[[int], dict[str, int]]] = {
-    "jpeg": lambda quality: {"quality": quality, "subsampling": 0},
-    "png": lambda _: {},
-    "webp": lambda quality: {"quality": quality},
-}
 
 
 def _reject_large(image: Image.Image, how: Preprocess) -> Rejection | None:

@@ -19,6 +19,7 @@ from vqpipe import metrics, storage
 from vqpipe.inspection.drift import Distance, measure_drift
 from vqpipe.inspection.survey import find_json
 from vqpipe.metrics import Moments
+from vqpipe.rejections import Reason
 from vqpipe.report import (
     Counts,
     Drift,
@@ -31,7 +32,7 @@ from vqpipe.report import (
     Report,
     Throughput,
 )
-from vqpipe.schema import PICTURES, File, Reason, score_fields, scores_schema
+from vqpipe.schema import PICTURES, File, score_fields, scores_schema
 from vqpipe.sink import layout, totals
 from vqpipe.sink.losses import describe_losses
 from vqpipe.sink.objects import read_whole

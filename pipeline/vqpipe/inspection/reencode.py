@@ -14,20 +14,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vqpipe import storage
-from vqpipe.codec.codec import DType
+from vqpipe.codec.config import DType
 from vqpipe.images import Preprocess
 from vqpipe.inspection.verify import Breach
 from vqpipe.schema import Selection
 from vqpipe.sink import layout
 from vqpipe.sink.footer import read_footer
-from vqpipe.sink.layout import Staged
 from vqpipe.sink.objects import Object, read_object
 from vqpipe.sink.plan import Plan, pick_names
+from vqpipe.sink.ranges import Staged
 from vqpipe.sink.run import Run
 from vqpipe.sink.todo import unfinished
 from vqpipe.stages.attempts import ATTEMPTS
-from vqpipe.stages.read import Encode, Opener, encode_rows, open_rows, read_rows
-from vqpipe.stages.readers import SampleReader
+from vqpipe.stages.encode import Encode, encode_rows
+from vqpipe.stages.open import Opener, open_rows
+from vqpipe.stages.read import SampleReader, read_rows
 
 CHECKS = {
     "source_again": "the source holds just the samples that the sink accounts for",

@@ -29,7 +29,8 @@ from vqpipe.sink.losses import find_damage, least_images
 from vqpipe.sink.objects import Object, count_codes, read_object, read_rejections
 from vqpipe.sink.plan import Plan
 from vqpipe.sink.run import Run
-from vqpipe.sink.totals import read_totals, success
+from vqpipe.sink.success import describe_success
+from vqpipe.sink.totals import read_totals
 from vqpipe.sink.writer import order_of
 from vqpipe.storage.ahead import map_ahead
 
@@ -337,7 +338,7 @@ def _check_rejected(
 def _check_totals(sink: str, run: Run, plan: Plan) -> Iterator[Breach]:
     uri = layout.success_uri(sink)
     try:
-        expected = success(plan, read_totals(sink, run, plan))
+        expected = describe_success(plan, read_totals(sink, run, plan))
         said = dict(json.loads(storage.read(uri)))
     except (VqpipeError, TypeError, ValueError) as error:
         yield Breach("totals", uri, f"it cannot be held against the objects: {error}")

@@ -4,7 +4,6 @@ where      a path, s3://bucket/file, or hf://org/name[@revision]/file on the Hug
 content    safetensors where the name says so; else what torch.save made of a state dict
 """
 
-import hashlib
 import platform
 import re
 from collections.abc import Callable, Mapping
@@ -17,8 +16,7 @@ from torch import Tensor, nn
 from vqpipe import storage
 from vqpipe.codec import hub
 from vqpipe.errors import CheckpointError
-from vqpipe.vqgan.checkpoint import check_tensors
-from vqpipe.vqgan.tensors import parse_weights
+from vqpipe.vqgan.tensors import check_tensors, digest_tensors, parse_weights
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -32,7 +30,7 @@ class Judge:
     where: str
     """See above; a path is absolute."""
     sha256: str
-    """What `digest_state` says of the network that the command was started with."""
+    """What `digest_tensors` says of the network that the command was started with."""
 
 
 def is_hub_file(where: str) -> bool:
@@ -101,7 +99,7 @@ def load_same(
         network = load(judge.where, device)
     except CheckpointError as error:
         raise CheckpointError(f"{here}: {error.message}{_advise(judge)}") from error
-    if digest_state(network.state_dict()) != judge.sha256:
+    if digest_tensors(network.state_dict()) != judge.sha256:
         raise CheckpointError(
             f"{here}, {judge.where} holds other weights than where the command was started"
             f"{_advise(judge)}"
@@ -114,12 +112,3 @@ def _advise(judge: Judge) -> str:
     if "://" in judge.where:
         return "; run the same command again once the file is the same for every machine"
     return "; give a path where every machine has that file, or put it on s3:// or hf://"
-
-
-def digest_state(state: dict[str, Tensor]) -> str:
-    """Returns a SHA-256 of names, shapes, dtypes and values of tensors."""
-    found = hashlib.sha256()
-    for name, tensor in sorted(state.items()):
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        found.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vqpipe.schema import Loss, Reason
+from vqpipe.rejections import Loss, Reason
 
 _SHOWN = 10
 _NAMED = 3

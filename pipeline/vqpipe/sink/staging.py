@@ -25,12 +25,13 @@ import pyarrow as pa
 
 from vqpipe import storage
 from vqpipe.errors import DamagedError, StorageError
-from vqpipe.schema import File, Reason
+from vqpipe.rejections import Reason
+from vqpipe.schema import File
 from vqpipe.sink import layout
 from vqpipe.sink.assembly import Base
 from vqpipe.sink.footer import ORIGIN
-from vqpipe.sink.layout import RowRange, Staged
 from vqpipe.sink.objects import pack_object, parse_object
+from vqpipe.sink.ranges import RowRange, Staged, ranges_of
 from vqpipe.sink.writer import Writer, origin_of
 from vqpipe.storage.ahead import map_ahead
 
@@ -86,7 +87,7 @@ def _runs(rows: pa.Table, base: Base | None) -> Iterator[pa.Table]:
     """Yields rows between which none is missing, but for those that are there already."""
     numbers = rows["row"].to_numpy()
     places = numbers if base is None else numbers - np.searchsorted(base.rows, numbers)
-    for first, last in layout.ranges_of(places):
+    for first, last in ranges_of(places):
         start, end = np.searchsorted(places, [first, last])
         yield rows.slice(start, end - start)
 

@@ -12,9 +12,9 @@ from vqpipe.errors import StorageError
 from vqpipe.schema import File
 from vqpipe.sink import layout
 from vqpipe.sink.footer import read_footer
-from vqpipe.sink.layout import Staged
 from vqpipe.sink.objects import read_good_rows
 from vqpipe.sink.plan import Plan, load_plan
+from vqpipe.sink.ranges import Staged, ranges_of
 from vqpipe.sink.run import Run
 from vqpipe.sink.writer import is_current
 
@@ -88,4 +88,4 @@ def _good_rows(file: File) -> Staged | None:
     footer, good = read_good_rows(file)
     if not footer.origin["rejected"]:
         return None
-    return Staged(layout.ranges_of(good), footer.total, footer.origin["revision"])
+    return Staged(ranges_of(good), footer.total, footer.origin["revision"])

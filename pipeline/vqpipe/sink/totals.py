@@ -8,22 +8,20 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Collection
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import numpy as np
 
-from vqpipe import metrics, storage
-from vqpipe.errors import DamagedError, IncompleteError, StorageError, VqpipeError
-from vqpipe.schema import File, Loss
-from vqpipe.sink import beside, layout, losses
+from vqpipe import metrics
+from vqpipe.errors import IncompleteError, StorageError
+from vqpipe.rejections import Loss
+from vqpipe.schema import File
+from vqpipe.sink import layout, losses
 from vqpipe.sink.beside import PLACE
-from vqpipe.sink.filenames import safe_folder
 from vqpipe.sink.footer import EXAMPLES, IMAGE_BYTES, Footer, Histogram, read_footer
 from vqpipe.sink.layout import Order
 from vqpipe.sink.plan import Plan, load_plan
-from vqpipe.sink.publication import settle_rejected
 from vqpipe.sink.run import Run
 from vqpipe.sink.writer import order_of
 from vqpipe.storage.ahead import map_ahead
@@ -254,30 +252,21 @@ def _is_outdated(sink: str, file: File, footer: Footer, plan: Plan, index: int) 
     if generation < planned:
         return True
     if generation > planned:
-        _check_plan(sink, plan)
+        check_plan(sink, plan)
     if generation > planned or footer.origin["source"] != plan.source(index):
         raise StorageError(f"{file.uri} was made of another version of its shard; remove it")
     return False
 
 
 def _refuse_unplanned(sink: str, file: File, plan: Plan) -> NoReturn:
-    _check_plan(sink, plan)
+    check_plan(sink, plan)
     raise StorageError(f"{file.uri} belongs to no shard of the plan; remove it and run again")
 
 
-def _check_plan(sink: str, plan: Plan) -> None:
+def check_plan(sink: str, plan: Plan) -> None:
     """Checks that no other command has added to the plan meanwhile."""
     if load_plan(sink).sha256() != plan.sha256():
         raise IncompleteError("another command has added to the plan: run the same command again")
-
-
-def _check_still(sink: str, plan: Plan, totals: Totals) -> None:
-    """Checks that plan and `data/` are what was added up."""
-    _check_plan(sink, plan)
-    if layout.list_committed(sink) != totals.listed:
-        raise IncompleteError(
-            "another command has put objects into data/ meanwhile: run the same command again"
-        )
 
 
 def _check_footer(sink: str, file: File, footer: Footer, run: Run) -> None:
@@ -290,124 +279,3 @@ def _check_footer(sink: str, file: File, footer: Footer, run: Run) -> None:
         raise StorageError(f"{file.uri} is no data object; remove it and run again")
     if origin["seen"] != origin["good"] + origin["rejected"]:
         raise StorageError(f"{file.uri} does not add up: {origin}; remove it and run again")
-
-
-def write_summary(sink: str, plan: Plan, totals: Totals, facts: dict[str, Any]) -> None:
-    """Writes `summary.json`: the totals so far, and how fast the run was the last time."""
-    summary = {**totals.to_dict(), "shards_planned": len(plan), **facts}
-    document = json.dumps(summary, indent=2).encode() + b"\n"
-    storage.replace(storage.join_uri(sink, "summary.json"), document)
-
-
-def mark_success(sink: str, plan: Plan, totals: Totals, tag: str | None = None) -> None:
-    """Clears up and writes `_SUCCESS`, the last object of a run.
-
-    Whoever adds to the plan or replaces an object withdraws it, and may have done so just before it
-    is written: so all is looked at once more after it.
-
-    Args:
-        sink: Where the run is.
-        plan: Its plan.
-        totals: What was added up (`read_totals`).
-        tag: Of this command, if it has tried rejected samples again.
-
-    Raises:
-        IncompleteError: If a shard of the plan is not committed, or something else than what was
-            added up is there by now.
-    """
-    left = len(plan) - totals.shards
-    if left:
-        raise IncompleteError(f"{left:,} shards are not committed yet: run the same command again")
-    _check_plan(sink, plan)
-    _settle_rejected(sink, totals)
-    _sweep_staging(sink, totals, tag)
-    _sweep_images(sink, totals)
-    storage.sweep(sink)
-    document = json.dumps(success(plan, totals), indent=2).encode() + b"\n"
-    _write_success(sink, plan, totals, document)
-    try:
-        _check_still(sink, plan, totals)
-    except VqpipeError:
-        _withdraw(sink, document)
-        raise
-
-
-def _write_success(sink: str, plan: Plan, totals: Totals, document: bytes) -> None:
-    """Writes `_SUCCESS` in place of what was there when all else was still as it was added up."""
-    uri = layout.success_uri(sink)
-    try:
-        found = storage.stat(uri)
-    except FileNotFoundError:
-        found = None
-    _check_still(sink, plan, totals)
-    is_written = storage.replace_if(found, document) if found else storage.publish(uri, document)
-    if not is_written and _read(uri) != document:
-        raise IncompleteError(
-            "another command has come to its end meanwhile: run the same command again"
-        )
-
-
-def _withdraw(sink: str, document: bytes) -> None:
-    """Removes `_SUCCESS` if it is the one that this command wrote."""
-    if _read(layout.success_uri(sink)) == document:
-        storage.delete(layout.success_uri(sink))
-
-
-def _read(uri: str) -> bytes | None:
-    try:
-        return storage.read(uri)
-    except FileNotFoundError:
-        return None
-
-
-def success(plan: Plan, totals: Totals) -> dict[str, Any]:
-    """Returns what `_SUCCESS` says."""
-    return {**totals.to_dict(), "plan_sha256": plan.sha256()}
-
-
-def _settle_rejected(sink: str, totals: Totals) -> None:
-    """Makes `rejected/` say what `data/` says.
-
-    Rejections need not be repeatable: a time limit, or NaN on one kind of GPU only. An attempt that
-    ended between the two objects of a shard may have left rejections that a later one did not make.
-    """
-    base = storage.join_uri(sink, "rejected")
-    files = {layout.stem(base, file.uri): file for file in storage.list_files(base)}
-    with ThreadPoolExecutor(_READERS) as pool:
-        found = dict(zip(files, pool.map(_rejections_digest, files.values()), strict=True))
-    for name in found.keys() - totals.rejections.keys():
-        storage.delete(files[name].uri)
-    for name, expected in totals.rejections.items():
-        if found.get(name) != expected:
-            settle_rejected(sink, name)
-
-
-def _rejections_digest(file: File) -> str | None:
-    try:
-        return read_footer(file).origin.get("rejections")
-    except (FileNotFoundError, DamagedError):  # another command has just made its last one good
-        return None
-
-
-def _sweep_staging(sink: str, totals: Totals, tag: str | None) -> None:
-    """Removes row ranges that nobody has a use for any more, the shards being committed.
-
-    Such as late writers left behind. What an object is to be made of that comes after the one that
-    is there is left alone: its command may be at work.
-    """
-    base = storage.join_uri(sink, "staging")
-    for file in storage.list_files(base):
-        order = totals.orders.get(file.uri[len(base) + 1 :].rpartition("/")[0])
-        if order is not None and layout.is_used_up(file.uri, order, tag):
-            storage.delete(file.uri)
-
-
-def _sweep_images(sink: str, totals: Totals) -> None:
-    """Removes tars and folders of images that no object speaks of, all shards being committed."""
-    if not totals.places:
-        return
-    tars = next(iter(totals.places)).endswith(".tar")
-    generations = {
-        shard if tars else safe_folder(shard): order[0] for shard, order in totals.orders.items()
-    }
-    beside.sweep(sink, totals.places, generations, tars=tars)

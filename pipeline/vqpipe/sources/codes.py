@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 
 from vqpipe import storage
 from vqpipe.errors import ConfigError, StorageError
-from vqpipe.schema import Loss, Reason, Rejection, Sample, Selection, Shard
+from vqpipe.rejections import Loss, Reason, Rejection
+from vqpipe.schema import Sample, Selection, Shard
 from vqpipe.sink.objects import open_object
 from vqpipe.sources.agreement import Begun, kept_by_all
 from vqpipe.sources.columns import check_column, check_key

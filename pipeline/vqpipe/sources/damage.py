@@ -5,7 +5,8 @@ import zlib
 
 import pyarrow as pa
 
-from vqpipe.schema import UNKNOWN, Loss, Reason, Rejection, Sample
+from vqpipe.rejections import UNKNOWN, Loss, Reason, Rejection
+from vqpipe.schema import Sample
 
 PARSER_ERRORS = (
     OSError,  # gzip's and Arrow's own; storage's are `VqpipeError`s by the time they get here

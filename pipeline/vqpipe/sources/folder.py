@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from vqpipe import storage
-from vqpipe.schema import File, Reason, Rejection, Sample, Shard
+from vqpipe.rejections import Reason, Rejection
+from vqpipe.schema import File, Sample, Shard
 from vqpipe.sources.damage import brief
 from vqpipe.sources.names import relative_path
 

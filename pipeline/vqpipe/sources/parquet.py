@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vqpipe import storage
-from vqpipe.schema import File, Loss, Reason, Rejection, Sample, Selection, Shard
+from vqpipe.rejections import Loss, Reason, Rejection
+from vqpipe.schema import File, Sample, Selection, Shard
 from vqpipe.sources.agreement import Begun, kept_by_all
 from vqpipe.sources.columns import check_column, check_image, check_key
 from vqpipe.sources.damage import ARROW_ERRORS, brief, damaged

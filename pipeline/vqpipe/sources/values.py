@@ -2,7 +2,8 @@
 
 import pyarrow as pa
 
-from vqpipe.schema import Reason, Rejection, Sample
+from vqpipe.rejections import Reason, Rejection
+from vqpipe.schema import Sample
 from vqpipe.sources.damage import brief
 from vqpipe.sources.texts import is_binary, is_text, texts
 

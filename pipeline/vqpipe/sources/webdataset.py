@@ -20,7 +20,8 @@ import pyarrow as pa
 
 from vqpipe import storage
 from vqpipe.errors import ConfigError
-from vqpipe.schema import UNKNOWN, File, Loss, Reason, Rejection, Sample, Selection, Shard
+from vqpipe.rejections import UNKNOWN, Loss, Reason, Rejection
+from vqpipe.schema import File, Sample, Selection, Shard
 from vqpipe.sources.archive import Archive
 from vqpipe.sources.contents import HEAD_BYTES, is_image
 from vqpipe.sources.damage import Pace, brief, damaged

@@ -22,7 +22,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vqpipe.errors import CodecError, VqpipeError, WorkersLostError, in_one_line
-from vqpipe.schema import Loss, Reason, Rejection, Sample
+from vqpipe.rejections import Loss, Reason, Rejection
+from vqpipe.schema import Sample
 
 ATTEMPTS = 3
 """How often anything is tried before it is taken apart or given up."""

@@ -1,25 +1,39 @@
-"""The stages of decoding before the commit, tables in, tables out, for any engine or a plain loop.
+"""The decode stage: codes or latents to pixels, and compressed images in the sink.
 
     decode_rows    codes or latents, as bytes  ->  pixels
+    Decoding       its step: what the codec does in the process that has the device
     compress_rows  pixels                      ->  compressed images
+    ImagesProduct  its product: what rows become in the sink
 
-The rows that come in are those of `vqpipe.schema.read_schema`: `image` holds what
-`vqpipe.sources.codes` found in a row, int64 codes or float32 latents, little-endian. No row is
-dropped on the way: one that fails becomes a row with a reason.
+The rows that come in are those of `schema.read_schema`: `image` holds what `sources.codes` found in
+a row, int64 codes or float32 latents, little-endian. No row is dropped on the way: one that fails
+becomes a row with a reason.
 """
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from vqpipe import schema
+from vqpipe.codec.config import CodecConfig, OnBatch
 from vqpipe.images import ImageFormat, compress
-from vqpipe.schema import Reason, Rejection
-from vqpipe.stages.read import put_rejections
+from vqpipe.rejections import Reason, Rejection
+from vqpipe.sink.beside import Beside, sha256
+from vqpipe.sink.filenames import drop_endings, safe_names
+from vqpipe.sink.footer import IMAGE_BYTES
+from vqpipe.sink.product import Facts, Finished, Write, not_null
+from vqpipe.sources.extensions import IMAGE_EXTENSIONS
+from vqpipe.stages.attempts import Item
+from vqpipe.stages.columns import all_but, put_rejections
+from vqpipe.stages.step import MakeCodec, Ready
+from vqpipe.stages.tars import texts_of, write_tar
 
 Decode = Callable[[npt.NDArray[Any]], tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]]
 """Codes (N, h, w) or latents (N, C, h, w) in; pixels (N, H, W, 3) and a mask (N,) out."""
@@ -85,9 +99,10 @@ def decode_rows(table: pa.Table, decode: Decode, form: Form, pixel_bytes: int) -
         for i, image, is_finite in zip(good, images, finite, strict=True):
             pixels[i] = image.tobytes() if is_finite else None
             rejections[i] = None if is_finite else _NON_FINITE
-    known = {name: table[name] for name in table.column_names if name != "image"}
     found = pa.array(pixels, pa.binary(pixel_bytes))
-    return pa.table({**known, **put_rejections(table, rejections), "pixels": found})
+    return pa.table(
+        {**all_but(table, "image"), **put_rejections(table, rejections), "pixels": found}
+    )
 
 
 _NON_FINITE = Rejection(Reason.NON_FINITE, "the network's pixels hold NaN or infinity")
@@ -116,5 +131,131 @@ def compress_rows(table: pa.Table, how: ImageFormat, size: tuple[int, int]) -> p
         else None
         for value in table["pixels"]
     ]
-    known = {name: table[name] for name in table.column_names if name != "pixels"}
-    return pa.table({**known, "image": pa.array(images, pa.large_binary())})
+    return pa.table({**all_but(table, "pixels"), "image": pa.array(images, pa.large_binary())})
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Codes or latents to pixels."""
+
+    form: Form
+    how: CodecConfig
+    downsample_factor: int
+
+    @property
+    def item(self) -> Item:
+        """The codes; those that are all 0 are plain ones."""
+        return Item("image", self.form.plain())
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a decoded image."""
+        height, width = self.size
+        return height * width * 3
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the images, in pixels."""
+        height, width = self.form.grid
+        return height * self.downsample_factor, width * self.downsample_factor
+
+    def prepare(self, make: MakeCodec) -> Ready:
+        """Makes a codec."""
+        codec = make(self.how, None)
+        decode = codec.decode_latents if self.form.channels else codec.decode
+
+        def run(table: pa.Table, on_batch: OnBatch) -> pa.Table:
+            known = functools.partial(decode, on_batch=on_batch)
+            return decode_rows(table, known, self.form, self.row_bytes)
+
+        def warm_up() -> float:
+            return codec.warm_up_by(lambda: decode(self.form.parse(self.item.plain)[np.newaxis]))
+
+        return Ready(run, warm_up)
+
+
+Layout = Literal["webdataset", "parquet", "folder"]
+
+
+@dataclass(frozen=True)
+class ImagesProduct:
+    """The decode stage's: images in one of three layouts, and in `data/` one row for each.
+
+    webdataset  a tar: each image, then what was kept of it; data/ has the members
+    folder      a file an image; data/ has their paths
+    parquet     data/ has the images themselves
+
+    Where tar and files lie is told in `vqpipe.sink.beside`.
+    """
+
+    kept: pa.Schema
+    how: ImageFormat
+    layout: Layout
+    size: tuple[int, int]
+    """Height and width of every image, in pixels."""
+    codebook_size: int = 0
+
+    @property
+    def rows(self) -> pa.Schema:
+        """Columns of compressed images."""
+        return schema.read_schema(self.kept)
+
+    @property
+    def data(self) -> pa.Schema:
+        """Columns of `data/`."""
+        return schema.images_schema(self.kept, has_files=self.layout != "parquet")
+
+    def finish(
+        self,
+        good: Iterable[pa.Table],
+        shard: str,
+        before: Mapping[str, Any],  # noqa: ARG002 (rejections of this stage are not tried again)
+        write: Write,
+    ) -> Finished:
+        """Writes the images, or which files they are in; of these, a shard's are in memory."""
+        facts: Facts = {"images": {"format": self.how.name, "layout": self.layout}}
+        if self.layout == "parquet":
+            for table in not_null(good, ("image",), "images", shard):
+                write(_sized(table, self.size))
+            return Finished(facts, {})
+        none = self.rows.empty_table()
+        whole = pa.concat_tables([none, *not_null(good, ("image",), "images", shard)])
+        return self._with_files(whole, shard, facts, write)
+
+    def _with_files(self, good: pa.Table, shard: str, facts: Facts, write: Write) -> Finished:
+        files = [f"{name}.{self.how.extension}" for name in self._names(good)]
+        table = _sized(good, self.size).append_column("file", pa.array(files, pa.string()))
+        sizes = pa.array(map(len, _images(good)), pa.int64())
+        digests = pa.array(map(sha256, _images(good)), pa.string())
+        write(table.append_column("bytes", sizes).append_column("sha256", digests))
+        if self.layout == "folder":
+            named = zip(files, _images(good), strict=True)
+            said: Facts = {IMAGE_BYTES: pc.sum(sizes).as_py() or 0}
+            return Finished(facts | said, {}, Beside(shard, dict(named)))
+        beside = Beside.of_tar(shard, write_tar(self._members(good, files)))
+        said = {IMAGE_BYTES: len(beside.files[""]), "tar": {"sha256": beside.digest}}
+        return Finished(facts | said, {}, beside)
+
+    def _names(self, good: pa.Table) -> list[str]:
+        keys = drop_endings(good["key"].to_pylist(), IMAGE_EXTENSIONS)
+        return safe_names(keys, dots=self.layout != "webdataset")
+
+    def _members(self, good: pa.Table, files: list[str]) -> Iterator[tuple[str, bytes]]:
+        """Yields name and content of each member: an image, then its text, then all else of it."""
+        kept = [field.name for field in self.kept]
+        columns = good.select([schema.KEPT + name for name in kept]).rename_columns(kept)
+        rows = texts_of(columns, self.how.extension)
+        for file, image, texts in zip(files, _images(good), rows, strict=True):
+            yield file, image
+            stem = file.removesuffix(f".{self.how.extension}")
+            for ending, text in texts:
+                yield f"{stem}.{ending}", text.encode()
+
+
+def _images(good: pa.Table) -> Iterator[bytes]:
+    return (value.as_buffer().to_pybytes() for value in good["image"])
+
+
+def _sized(good: pa.Table, size: tuple[int, int]) -> pa.Table:
+    height, width = (pa.array([side] * len(good), pa.int32()) for side in size)
+    return good.append_column("width", width).append_column("height", height)

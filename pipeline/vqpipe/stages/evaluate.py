@@ -1,25 +1,44 @@
-"""The stages of evaluation, tables in, tables out, for any engine or a plain loop.
+"""The evaluate stage: views and their codes to scores, and a row of scores a sample in the sink.
 
     pick_rows      a committed shard           ->  which of its rows are looked at
+    PairReader     its reader: picked samples, and the codes that a sink has of them
     measure_rows   views and their codes       ->  scores, and what the codes decode to
+    Evaluating     its step: what codec and judges do in the process that has the device
     picture_rows   views and decoded images    ->  both as JPEGs, for a person to look at
+    ScoresProduct  its product: what rows become in the sink
 
 Rows travel as those of `encode` do, with two more columns: `place`, the row in the shard, since
 `row` counts only the samples that were picked, and `codes`, which the sink has of them.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vqpipe import schema
+from vqpipe.codec.config import CodecConfig, Codes, OnBatch
+from vqpipe.errors import SourceChangedError
 from vqpipe.images import ImageFormat, compress
-from vqpipe.schema import Reason, Rejection
-from vqpipe.stages.read import put_rejections
+from vqpipe.rejections import Reason, Rejection
+from vqpipe.schema import PLACE, Sample, Shard
+from vqpipe.sink import layout
+from vqpipe.sink.objects import read_whole
+from vqpipe.sink.plan import Plan
+from vqpipe.sink.product import Finished, Write, not_null
+from vqpipe.sink.ranges import Staged
+from vqpipe.stages.attempts import Item
+from vqpipe.stages.columns import all_but, put_rejections
+from vqpipe.stages.read import SampleReader, read_rows
+from vqpipe.stages.step import GREY, MakeCodec, Ready
+
+if TYPE_CHECKING:
+    from vqpipe.quality.judges import Judge
 
 PICTURE_SIDE = 256
 """Most pixels along a side of the JPEGs that are kept."""
@@ -96,8 +115,14 @@ def measure_rows(table: pa.Table, measure: Measure, scores: list[pa.Field]) -> p
         for each in scores:
             columns[each.name] = _scatter(scored[each.name], places, len(table), each.type)
         decoded = _scatter_images(found.decoded, places, len(table), pixels.type)
-    known = {name: table[name] for name in table.column_names if name != "codes"}
-    return pa.table({**known, **put_rejections(table, rejections), **columns, "decoded": decoded})
+    return pa.table(
+        {
+            **all_but(table, "codes"),
+            **put_rejections(table, rejections),
+            **columns,
+            "decoded": decoded,
+        }
+    )
 
 
 _NON_FINITE = Rejection(Reason.NON_FINITE, "the network's pixels hold NaN or infinity")
@@ -153,3 +178,149 @@ def _scatter_images(
     for place, image in zip(places, images, strict=True):
         found[place] = image.tobytes()
     return pa.array(found, kind)
+
+
+@dataclass(frozen=True)
+class Evaluating:
+    """Pixels and codes to scores: decoded and encoded again in float32, whatever the run has."""
+
+    how: CodecConfig
+    resolution: int
+    grid: tuple[int, int]
+    lpips: "Judge | None" = None
+    """LPIPS' weights, if they are at hand."""
+    inception: "Judge | None" = None
+    """Inception's weights, if they are at hand."""
+
+    @property
+    def item(self) -> Item:
+        """The pixels; a grey image is a plain one."""
+        return Item("pixels", bytes([GREY]) * self.row_bytes)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a view."""
+        return self.resolution**2 * 3
+
+    @property
+    def scores(self) -> list[pa.Field]:
+        """Columns that are measured."""
+        return schema.score_fields(has_lpips=bool(self.lpips), has_features=bool(self.inception))
+
+    def prepare(self, make: MakeCodec) -> Ready:
+        """Makes a codec and the networks that compare images."""
+        codec = make(replace(self.how, dtype="float32", eager=True), None)
+        from vqpipe.quality.compare import load_comparisons  # noqa: PLC0415 - torch, in one worker
+
+        compare = load_comparisons(self.lpips, self.inception, codec.device)
+
+        def run(table: pa.Table, on_batch: OnBatch) -> pa.Table:
+            def measure(views: Pixels, codes: Codes) -> Measured:
+                decoded, finite = codec.decode(codes.reshape(-1, *self.grid))
+                again, _ = codec.encode(views, on_batch)
+                unlike = (again.reshape(len(codes), -1) != codes).sum(1)
+                scores = {name: value for each in compare for name, value in each(views, decoded)}
+                return Measured(decoded, finite, scores, unlike)
+
+            # a batch at a time: decoded pixels take memory, and whoever waits sees it move
+            size = codec.batch_size
+            batches = [table.slice(start, size) for start in range(0, max(len(table), 1), size)]
+            return pa.concat_tables([measure_rows(each, measure, self.scores) for each in batches])
+
+        return Ready(run, lambda: codec.warm_up(self.resolution, self.resolution))
+
+
+@dataclass(frozen=True)
+class ScoresProduct:
+    """The evaluate stage's: a row of scores a sample, with both pictures of it."""
+
+    scores: tuple[pa.Field, ...]
+    codebook_size: int = 0
+
+    @property
+    def rows(self) -> pa.Schema:
+        """Columns of measured rows."""
+        return schema.measured_schema(list(self.scores))
+
+    @property
+    def data(self) -> pa.Schema:
+        """Columns of `data/`."""
+        return schema.scores_schema(list(self.scores))
+
+    def finish(
+        self,
+        good: Iterable[pa.Table],
+        shard: str,
+        before: Mapping[str, Any],  # noqa: ARG002 (rejections of this stage are not tried again)
+        write: Write,
+    ) -> Finished:
+        """Writes the scores as they are."""
+        for table in not_null(good, ("psnr_db", "unlike", "decoded"), "scores", shard):
+            write(table)
+        return Finished({}, {})
+
+
+@dataclass(frozen=True)
+class PairReader:
+    """Reads some samples of each shard, and the codes that a sink has of them."""
+
+    images: SampleReader
+    codes_sink: str
+    quotas: dict[str, int]
+    """How many samples of each shard, by name."""
+
+    def rows(self, plan: Plan, index: int) -> int | None:
+        """Returns how many samples are picked."""
+        return self.quotas[plan.name(index)]
+
+    def read(
+        self, plan: Plan, index: int, staged: Staged, block_rows: int, deaths: int
+    ) -> Iterator[pa.Table]:
+        """Yields picked samples, numbered anew, with `place` and `codes` (`evaluating`).
+
+        Raises:
+            SourceChangedError: If the source has other samples than the sink.
+        """
+        name = plan.name(index)
+        uri = layout.data_uri(self.codes_sink, name)
+        stored = read_whole(uri, ["key", "row", "codes"])
+        picked = stored.take(pick_rows(stored["key"].to_pylist(), self.quotas[name]))
+        samples = self._picked(plan.shard(index), picked, deaths)
+        for table in read_rows(samples, index, staged, self.images.kept, block_rows):
+            numbers = pc.if_else(pc.greater_equal(table["row"], 0), table["row"], None)
+            yield table.append_column(PLACE, picked["row"].take(numbers)).append_column(
+                picked.schema.field("codes"), picked["codes"].take(numbers)
+            )
+
+    def _picked(self, shard: Shard, picked: pa.Table, deaths: int) -> Iterator[Sample]:
+        """Yields the picked samples of a shard, which is read no further than to the last one."""
+        keys = dict(zip(picked["row"].to_pylist(), picked["key"].to_pylist(), strict=True))
+        numbers = {row: number for number, row in enumerate(keys)}
+        for sample in _explained(self.images.samples(shard, deaths)):
+            if sample.row in keys:
+                _check_key(shard, sample, keys.pop(sample.row))
+                yield replace(sample, row=numbers[sample.row])
+            if not keys:
+                return
+        raise SourceChangedError(
+            f"{shard.files[0].uri} ends before row {min(keys)} of shard {shard.name}, of which the "
+            "sink has codes: give the images that they were made of with --images"
+        )
+
+
+def _explained(samples: Iterator[Sample]) -> Iterator[Sample]:
+    """Yields samples; of a source that has changed, it says what helps here."""
+    try:
+        yield from samples
+    except SourceChangedError as error:
+        raise SourceChangedError(
+            f"{error.message}. If the images are the same ones, name them: --images SOURCE"
+        ) from error
+
+
+def _check_key(shard: Shard, sample: Sample, key: str) -> None:
+    if sample.key != key:
+        raise SourceChangedError(
+            f"row {sample.row} of shard {shard.name} is {sample.key!r} in {shard.files[0].uri}, "
+            f"and {key!r} in the sink: give the images that the codes were made of with --images"
+        )

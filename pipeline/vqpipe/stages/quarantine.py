@@ -31,7 +31,8 @@ import pyarrow as pa
 
 from vqpipe import errors
 from vqpipe.errors import ConfigError, MachineError
-from vqpipe.schema import KEPT, File, Loss, Reason, Rejection, Sample, Selection, Shard
+from vqpipe.rejections import Loss, Reason, Rejection
+from vqpipe.schema import KEPT, File, Sample, Selection, Shard
 from vqpipe.sources import count_rows, read_shard
 from vqpipe.stages.attempts import ATTEMPTS, NOT_THE_INPUT, ended, keep_reading
 from vqpipe.stages.samples import columns_of

@@ -1,26 +1,22 @@
-"""The stages before the commit, tables in, tables out, for any engine or a plain loop.
+"""What a worker reads of a shard, as tables of rows; the first operator of every stage's graph.
 
-    read_rows    samples of one shard  -> tables of compressed samples
-    open_rows    compressed samples    -> uint8 views
-    encode_rows  uint8 views           -> codes
-
-The schemas are in `vqpipe.schema`. No row is dropped on the way: a sample that fails becomes a
-row with a reason.
+No row is dropped on the way: a sample that fails becomes a row with a reason.
 """
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from vqpipe import schema
-from vqpipe.images import Opened, Preprocess, View, open_images
-from vqpipe.schema import UNKNOWN, Loss, Reason, Rejection, Sample
-from vqpipe.sink.layout import Staged
-from vqpipe.stages.audit import NO_AUDIT, Audit
+from vqpipe.rejections import UNKNOWN, Loss, Reason
+from vqpipe.schema import Sample, Selection, Shard
+from vqpipe.sink.plan import Plan
+from vqpipe.sink.ranges import Staged
+from vqpipe.sources import read_shard
+from vqpipe.stages.attempts import ATTEMPTS, keep_reading
+from vqpipe.stages.quarantine import claimed_rows, read_quarantined
 from vqpipe.stages.samples import columns_of, kept_bytes
 
 BLOCK_BYTES = 32 * 2**20
@@ -28,12 +24,6 @@ BLOCK_BYTES = 32 * 2**20
 
 NO_ROW = -1
 """Row number of a row that is no sample: it has the shard's staging looked at."""
-
-Opener = Callable[[Sequence[memoryview | None], npt.NDArray[np.uint8], Preprocess], list[Opened]]
-"""`vqpipe.images.views.open_images` or one like it."""
-
-Encode = Callable[[npt.NDArray[np.uint8]], tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]]
-"""Pixels (N, R, R, 3) in; codes (N, h, w) and a mask (N,) of finite latents out."""
 
 
 def read_rows(
@@ -132,114 +122,50 @@ def _table(index: int, samples: list[Sample], total: int | None, kept: pa.Schema
     return pa.table([columns[name] for name in target.names], schema=target)
 
 
-def open_rows(table: pa.Table, how: Preprocess, opener: Opener = open_images) -> pa.Table:
-    """Replaces compressed images by uint8 views; an image that fails becomes a rejection.
+class Reader(Protocol):
+    """Reads one shard; plain data, sent to every worker."""
 
-    Args:
-        table: Rows as they were read.
-        how: How images become views.
-        opener: What opens them: here, or in a process of their own.
-    """
-    # Arrow's allocator keeps pages; numpy's would fault in new ones, at a gigabyte a second. For
-    # the same reason each image goes to its place at once: a list of them would need new pages.
-    buffer = pa.allocate_buffer(len(table) * how.resolution**2 * 3)
-    pixels = _as_images(buffer, len(table), how.resolution)
-    images = [image.as_buffer() for image in table["image"]]
-    opened = opener([None if each is None else memoryview(each) for each in images], pixels, how)
-    views = [view if isinstance(view, View) else None for view in opened]
-    columns = {
-        **_columns(table, *(name for name in table.column_names if name != "image")),
-        **put_rejections(table, [view if isinstance(view, Rejection) else None for view in opened]),
-        "view": _map(views, lambda _: 0, pa.uint8()),
-        "width": _map(views, lambda view: view.width, pa.int32()),
-        "height": _map(views, lambda view: view.height, pa.int32()),
-        "crop": _map(views, lambda view: list(view.crop), pa.list_(pa.int32(), 4)),
-        "flip": _map(views, lambda _: False, pa.bool_()),
-        "pixels": _pixels(views, pixels),
-    }
-    return pa.table(columns)
+    def rows(self, plan: Plan, index: int) -> int | None:
+        """Returns how many rows a shard will have, all staged ones among them, if that is known."""
+
+    def read(
+        self, plan: Plan, index: int, staged: Staged, block_rows: int, deaths: int
+    ) -> Iterator[pa.Table]:
+        """Yields the rows of a shard that are not staged yet.
+
+        Args:
+            plan: The run's.
+            index: The shard's place in it.
+            staged: Rows to leave out.
+            block_rows: Most rows of one table.
+            deaths: How many processes have begun it and not come to its end.
+        """
 
 
-def encode_rows(
-    table: pa.Table, encode: Encode, codes: pa.Field, audit: Audit = NO_AUDIT
-) -> pa.Table:
-    """Replaces pixels by codes; an image with non-finite latents becomes a rejection.
+@dataclass(frozen=True)
+class SampleReader:
+    """Reads all samples of a shard."""
 
-    Args:
-        table: Opened rows.
-        encode: The codec of the run.
-        codes: The codes column to add.
-        audit: Which images are looked at twice, and how.
-    """
-    column = table["pixels"].combine_chunks()
-    valid = np.asarray(column.is_valid())
-    values = np.zeros((len(table), codes.type.list_size), codes.type.value_type.to_pandas_dtype())
-    finite = np.ones(len(table), bool)
-    looked = {each.name: pa.nulls(len(table), each.type) for each in schema.AUDITED}
-    if valid.any():
-        images = _images(column)
-        found, finite[valid] = encode(images if valid.all() else images[valid])
-        values[valid] = found.reshape(len(found), -1)
-        grid = values.reshape(len(table), *found.shape[1:]).astype(np.int64, copy=False)
-        looked = audit.look(images, grid, valid & finite & audit.pick(table))
-    rejections = [None if ok else _NON_FINITE for ok in finite]
-    names = [name for name in table.column_names if name != "pixels"]
-    return pa.table(
-        {
-            **_columns(table, *names),
-            **put_rejections(table, rejections),
-            codes.name: _lists(values, valid & finite, codes.type),
-            **looked,
-        }
-    )
+    selection: Selection
+    kept: pa.Schema
 
+    def rows(self, plan: Plan, index: int) -> int | None:
+        """Returns how many samples the shard claims to have, if it does."""
+        return claimed_rows(plan.shard(index))
 
-def put_rejections(table: pa.Table, found: Sequence[Rejection | None]) -> dict[str, pa.Array]:
-    """Returns the columns `reason` and `message` with newly found rejections in them."""
-    reasons, messages = table["reason"].to_pylist(), table["message"].to_pylist()
-    for i, rejection in enumerate(found):
-        if rejection is not None:
-            reasons[i], messages[i] = rejection.reason.value, rejection.message
-    return {"reason": pa.array(reasons, pa.string()), "message": pa.array(messages, pa.string())}
+    def read(
+        self, plan: Plan, index: int, staged: Staged, block_rows: int, deaths: int
+    ) -> Iterator[pa.Table]:
+        """Yields the shard's samples as they are stored (`schema.read_schema`)."""
+        samples = self.samples(plan.shard(index), deaths)
+        return read_rows(samples, index, staged, self.kept, block_rows)
 
-
-_NON_FINITE = Rejection(Reason.NON_FINITE, "the network's latents hold NaN or infinity")
-
-
-def _columns(table: pa.Table, *names: str) -> dict[str, pa.ChunkedArray]:
-    return {name: table[name] for name in names}
-
-
-def _map(
-    views: Sequence[View | None], get: Callable[[View], object], kind: pa.DataType
-) -> pa.Array:
-    return pa.array([None if view is None else get(view) for view in views], kind)
-
-
-def _pixels(views: Sequence[View | None], pixels: npt.NDArray[np.uint8]) -> pa.Array:
-    """Returns the pixels of views (N, R, R, 3) as fixed-size binary, without a copy."""
-    valid = _bitmap(np.array([view is not None for view in views], bool))
-    kind = pa.binary(math.prod(pixels.shape[1:]))
-    return pa.Array.from_buffers(kind, len(views), [valid, pa.py_buffer(pixels)])
-
-
-def _images(column: pa.FixedSizeBinaryArray) -> npt.NDArray[np.uint8]:
-    """Returns fixed-size binary as (N, R, R, 3) uint8, without a copy."""
-    width = column.type.byte_width
-    rows = column.buffers()[1].slice(column.offset * width, len(column) * width)
-    return _as_images(rows, len(column), round((width // 3) ** 0.5))
-
-
-def _as_images(buffer: pa.Buffer, count: int, side: int) -> npt.NDArray[np.uint8]:
-    return np.frombuffer(buffer, np.uint8).reshape(count, side, side, 3)
-
-
-def _lists(
-    values: npt.NDArray[np.generic], valid: npt.NDArray[np.bool_], kind: pa.DataType
-) -> pa.Array:
-    items = pa.array(values.ravel(), kind.value_type)
-    return pa.Array.from_buffers(kind, len(values), [_bitmap(valid)], children=[items])
-
-
-def _bitmap(valid: npt.NDArray[np.bool_]) -> pa.Buffer:
-    return pa.py_buffer(np.packbits(valid, bitorder="little"))
+    def samples(self, shard: Shard, deaths: int) -> Iterator[Sample]:
+        """Returns a shard's samples; over one where processes keep dying none of ours shall."""
+        if deaths >= ATTEMPTS:
+            return read_quarantined(shard, self.selection, self.kept)
+        return keep_reading(
+            lambda: read_shard(shard, self.selection, self.kept),
+            shard.name,
+            lambda: claimed_rows(shard),
+        )

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from safetensors.torch import save as save_safetensors
@@ -19,8 +19,7 @@ from vqpipe.vqgan.files import (
     parse_json_object,
     take_file,
 )
-from vqpipe.vqgan.model import VQModel
-from vqpipe.vqgan.tensors import parse_weights
+from vqpipe.vqgan.tensors import check_names, check_tensors, list_names, parse_weights
 
 DIFFUSERS_VERSION = "0.42.0"
 """Written as `_diffusers_version`: whose layout the files follow."""
@@ -33,6 +32,12 @@ OLD_ATTENTION_NAMES = {
 }
 """Names in old checkpoints, which diffusers still reads (0.42, `_fix_state_dict_keys_on_load`)."""
 
+Expected = Callable[[VQConfig], Mapping[str, Tensor]]
+"""A tensor, which may be without memory, for every weight of an architecture, by name."""
+
+ADVICE = "use the config and weights of one model"
+"""What to do where weights are not those of the architecture."""
+
 WRAPPERS = {"module", "_orig_mod"}
 """Parts of names that torch adds: `DistributedDataParallel`, and `torch.compile`."""
 HOLDERS = ("model.", "vqmodel.", "ema.")
@@ -40,12 +45,16 @@ HOLDERS = ("model.", "vqmodel.", "ema.")
 
 
 def read_checkpoint(
-    files: Mapping[str, bytes], where: str = "checkpoint", variant: str | None = None
+    files: Mapping[str, bytes],
+    expected: Expected,
+    where: str = "checkpoint",
+    variant: str | None = None,
 ) -> tuple[VQConfig, dict[str, Tensor]]:
     """Return architecture and weights, checked against each other; weights keep their stored dtype.
 
     Args:
         files: Contents by name, as `files.read_files` returns them.
+        expected: What the weights of an architecture are called, and their shapes.
         where: What to call the checkpoint in errors, such as its URL.
         variant: Which weights, such as fp16; None for the plain ones.
 
@@ -56,11 +65,14 @@ def read_checkpoint(
     config = parse_config(take_file(files, CONFIG_FILE, where), f"{where}/{CONFIG_FILE}")
     name = choose_weights(files, variant, where)
     read = _read_shards if is_index(name) else _read_single
-    return config, name_as_today(config, read(files, name, where), f"{where}/{name}")
+    state = read(files, name, where)
+    return config, name_as_today(expected(config), state, f"{where}/{name}")
 
 
-def name_as_today(config: VQConfig, state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """Return weights with today's names, checked to be all that this architecture has.
+def name_as_today(
+    expected: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str
+) -> dict[str, Tensor]:
+    """Return weights with today's names, checked to be all that are expected.
 
     Raises:
         CheckpointError: They are not.
@@ -70,11 +82,11 @@ def name_as_today(config: VQConfig, state: Mapping[str, Tensor], source: str) ->
     if len(names) < len(state):
         twice = set(state) - set(names.values())
         raise CheckpointError(
-            f"{source}: extra tensor {_list_names(twice)}, also there under its other name; get "
+            f"{source}: extra tensor {list_names(twice)}, also there under its other name; get "
             "the file anew"
         )
     renamed = {name: state[stored] for name, stored in names.items()}
-    check_state(config, renamed, source)
+    check_tensors(expected, renamed, source, ADVICE)
     return renamed
 
 
@@ -141,92 +153,8 @@ def parse_config(data: bytes, source: str) -> VQConfig:
         raise CheckpointError(f"{source}: {error}; correct the field") from error
 
 
-def expected_state(config: VQConfig) -> dict[str, Tensor]:
-    """Return a tensor without memory for every weight of an architecture, by name."""
-    with torch.device("meta"):
-        return VQModel.from_config(config).state_dict()
-
-
-def check_state(
-    config: VQConfig,
-    state: Mapping[str, Tensor],
-    source: str,
-    stored_names: Mapping[str, str] | None = None,
-) -> None:
-    """Check that the weights are this architecture's: every name, shape and value.
-
-    Args:
-        config: The architecture.
-        state: The weights.
-        source: What to call their file in errors.
-        stored_names: What the file calls each tensor, where it uses other names.
-
-    Raises:
-        CheckpointError: They are not; the message names `source` and the first tensors at fault.
-    """
-    advice = "use the config and weights of one model"
-    check_tensors(expected_state(config), state, source, advice, stored_names)
-
-
-def check_tensors(
-    expected: Mapping[str, Tensor],
-    state: Mapping[str, Tensor],
-    source: str,
-    advice: str,
-    stored_names: Mapping[str, str] | None = None,
-) -> None:
-    """Check that weights are those of a network: every name and shape, and that all are finite.
-
-    Args:
-        expected: The network's own, which may be without memory.
-        state: The weights.
-        source: What to call their file in errors.
-        advice: What to do if they are not; ends the message.
-        stored_names: What the file calls each tensor, where it uses other names.
-
-    Raises:
-        CheckpointError: They are not; the message names `source` and the first tensors at fault.
-    """
-    check_names(expected, state, source, advice)
-    for name, tensor in state.items():
-        stored, shape = (stored_names or {}).get(name, name), tuple(expected[name].shape)
-        if tuple(tensor.shape) != shape:
-            raise CheckpointError(
-                f"{source}: {stored} has shape {tuple(tensor.shape)}, not {shape}; {advice}"
-            )
-        if not tensor.is_floating_point():
-            raise CheckpointError(
-                f"{source}: {stored} is {tensor.dtype}, not floating; convert the weights"
-            )
-        if not tensor.isfinite().all():
-            raise CheckpointError(
-                f"{source}: {stored} has NaN or infinite values; get the file anew"
-            )
-
-
-def build_model(
-    config: VQConfig, state: Mapping[str, Tensor], dtype: torch.dtype | None = None
-) -> VQModel:
-    """Return the model with these very tensors as weights, in eval mode; none is initialised first.
-
-    Args:
-        config: The architecture.
-        state: Every weight, as `read_checkpoint` returns them.
-        dtype: Dtype to convert the weights to; None keeps each tensor's own.
-    """
-    with torch.device("meta"):
-        model = VQModel.from_config(config)
-    model.load_state_dict(state, strict=True, assign=True)
-    return model.to(dtype=dtype).eval() if dtype is not None else model.eval()
-
-
-def write_checkpoint(model: VQModel) -> dict[str, bytes]:
-    """Return contents of `CONFIG_FILE` and `WEIGHTS_FILE`, dtypes kept; diffusers reads them."""
-    return write_state(model.config, model.state_dict())
-
-
 def write_state(config: VQConfig, state: Mapping[str, Tensor]) -> dict[str, bytes]:
-    """Return contents of `CONFIG_FILE` and `WEIGHTS_FILE` for weights that `check_state` passed."""
+    """Return contents of `CONFIG_FILE` and `WEIGHTS_FILE` for weights that were checked."""
     header = {"_class_name": "VQModel", "_diffusers_version": DIFFUSERS_VERSION}
     values = json.dumps(header | dataclasses.asdict(config), indent=2) + "\n"
     separate = {  # safetensors refuses tensors that share memory
@@ -239,32 +167,9 @@ def write_state(config: VQConfig, state: Mapping[str, Tensor]) -> dict[str, byte
     }
 
 
-def check_names(
-    expected: Collection[str], found: Collection[str], source: str, advice: str
-) -> None:
-    """Check that the tensors found are those expected.
-
-    Raises:
-        CheckpointError: They are not; the message names the first that are missing or extra.
-    """
-    for problem, names in (
-        ("missing", set(expected) - set(found)),
-        ("extra", set(found) - set(expected)),
-    ):
-        if names:
-            raise CheckpointError(f"{source}: {problem} tensor {_list_names(names)}; {advice}")
-
-
 def _rename_old_attention(name: str) -> str:
     """Return today's name of a tensor."""
     if ".attentions." in name:
         for old, new in OLD_ATTENTION_NAMES.items():
             name = name.replace(old, new)
     return name
-
-
-def _list_names(names: set[str]) -> str:
-    """Return up to three names in order, and how many more there are."""
-    shown = sorted(names)[:3]
-    rest = len(names) - len(shown)
-    return ", ".join(shown) + (f" and {rest} more" if rest else "")

@@ -12,9 +12,10 @@ from typing import Any
 from torch import Tensor
 
 from vqpipe.errors import CheckpointError
-from vqpipe.vqgan.checkpoint import check_names, check_state, expected_state, strip_wrappers
+from vqpipe.vqgan.checkpoint import ADVICE, strip_wrappers
 from vqpipe.vqgan.config import VQConfig
-from vqpipe.vqgan.tensors import parse_weights
+from vqpipe.vqgan.model import expected_state
+from vqpipe.vqgan.tensors import check_names, check_tensors, parse_weights
 
 NAMES = {
     # diffusers' part of a name: CompVis' part, after the replacements above it
@@ -130,7 +131,8 @@ def _rename(config: VQConfig, stored: Mapping[str, Tensor], source: str) -> dict
         tensor, shape = stored[theirs], expected[name].shape
         is_attention = tensor.shape == (*shape, 1, 1)  # a 1x1 convolution where we have a matrix
         state[name] = tensor.flatten(1) if is_attention else tensor
-    check_state(config, state, source, {name: theirs for theirs, name in names.items()})
+    theirs_of = {name: theirs for theirs, name in names.items()}
+    check_tensors(expected, state, source, ADVICE, theirs_of)
     return state
 
 

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from vqpipe.vqgan.checkpoint import read_checkpoint, write_state
 from vqpipe.vqgan.config import VQConfig
+from vqpipe.vqgan.files import read_folder
 from vqpipe.vqgan.layers import Decoder, Encoder
 from vqpipe.vqgan.quantizer import VectorQuantizer
 
@@ -110,21 +112,16 @@ class VQModel(nn.Module):
         Raises:
             CheckpointError: The files are missing, damaged, or not this architecture's.
         """
-        from vqpipe.vqgan import checkpoint  # noqa: PLC0415 - checkpoint builds this class
-        from vqpipe.vqgan.files import read_folder  # noqa: PLC0415 - beside it
-
         folder = Path(path, subfolder or "")
         files = read_folder(folder, variant)
-        config, state = checkpoint.read_checkpoint(files, str(folder), variant)
-        return checkpoint.build_model(config, state, dtype=torch_dtype or torch.float32)
+        config, state = read_checkpoint(files, expected_state, str(folder), variant)
+        return build_model(config, state, dtype=torch_dtype or torch.float32)
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write config and weights, in diffusers' layout, into a folder that is made if need be."""
-        from vqpipe.vqgan import checkpoint  # noqa: PLC0415 - checkpoint builds this class
-
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
-        for name, data in checkpoint.write_checkpoint(self).items():
+        for name, data in write_state(self.config, self.state_dict()).items():
             (folder / name).write_bytes(data)
 
     @property
@@ -269,3 +266,25 @@ def _check_codes(codes: Tensor, codebook_size: int) -> Tensor:
         low, high = int(codes.min()), int(codes.max())
         raise ValueError(f"codes lie in [{low}, {high}]; they must be in [0, {codebook_size})")
     return codes
+
+
+def expected_state(config: VQConfig) -> dict[str, Tensor]:
+    """Return a tensor without memory for every weight of an architecture, by name."""
+    with torch.device("meta"):
+        return VQModel.from_config(config).state_dict()
+
+
+def build_model(
+    config: VQConfig, state: Mapping[str, Tensor], dtype: torch.dtype | None = None
+) -> VQModel:
+    """Return the model with these very tensors as weights, in eval mode; none is initialised first.
+
+    Args:
+        config: The architecture.
+        state: Every weight, as `read_checkpoint` returns them.
+        dtype: Dtype to convert the weights to; None keeps each tensor's own.
+    """
+    with torch.device("meta"):
+        model = VQModel.from_config(config)
+    model.load_state_dict(state, strict=True, assign=True)
+    return model.to(dtype=dtype).eval() if dtype is not None else model.eval()

@@ -1,6 +1,7 @@
 """The bytes of a weights file to tensors by name; no code that a file may carry is ever run."""
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
@@ -163,3 +164,71 @@ def _named(source: str) -> Iterator[None]:
         raise CheckpointError(
             f"{source} is damaged or holds more than tensors ({reason}); get the file anew"
         ) from error
+
+
+def check_tensors(
+    expected: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    source: str,
+    advice: str,
+    stored_names: Mapping[str, str] | None = None,
+) -> None:
+    """Check that weights are those of a network: every name and shape, and that all are finite.
+
+    Args:
+        expected: The network's own, which may be without memory.
+        state: The weights.
+        source: What to call their file in errors.
+        advice: What to do if they are not; ends the message.
+        stored_names: What the file calls each tensor, where it uses other names.
+
+    Raises:
+        CheckpointError: They are not; the message names `source` and the first tensors at fault.
+    """
+    check_names(expected, state, source, advice)
+    for name, tensor in state.items():
+        stored, shape = (stored_names or {}).get(name, name), tuple(expected[name].shape)
+        if tuple(tensor.shape) != shape:
+            raise CheckpointError(
+                f"{source}: {stored} has shape {tuple(tensor.shape)}, not {shape}; {advice}"
+            )
+        if not tensor.is_floating_point():
+            raise CheckpointError(
+                f"{source}: {stored} is {tensor.dtype}, not floating; convert the weights"
+            )
+        if not tensor.isfinite().all():
+            raise CheckpointError(
+                f"{source}: {stored} has NaN or infinite values; get the file anew"
+            )
+
+
+def check_names(
+    expected: Collection[str], found: Collection[str], source: str, advice: str
+) -> None:
+    """Check that the tensors found are those expected.
+
+    Raises:
+        CheckpointError: They are not; the message names the first that are missing or extra.
+    """
+    for problem, names in (
+        ("missing", set(expected) - set(found)),
+        ("extra", set(found) - set(expected)),
+    ):
+        if names:
+            raise CheckpointError(f"{source}: {problem} tensor {list_names(names)}; {advice}")
+
+
+def list_names(names: set[str]) -> str:
+    """Return up to three names in order, and how many more there are."""
+    shown = sorted(names)[:3]
+    rest = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {rest} more" if rest else "")
+
+
+def digest_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """Return a SHA-256, hexadecimal, of names, shapes, dtypes and values of tensors."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        found.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()

@@ -1,0 +1,123 @@
+"""What workers have done so far, in an actor that driver and workers talk to."""
+
+import contextlib
+from collections import Counter as Multiset
+from typing import Any, NamedTuple, cast
+
+import ray
+from ray.actor import ActorHandle
+
+from vqpipe.stages.attempts import Notes
+
+
+class Counts(NamedTuple):
+    """What the workers of one command have done so far."""
+
+    encoded: int = 0
+    """Images through the codecs."""
+    opened: int = 0
+    """Images opened; those of a task that is tried again count again."""
+    read: int = 0
+    """Samples read."""
+    read_bytes: int = 0
+    """Bytes of the source that they took, of finished shards all."""
+    devices: tuple[str, ...] = ()
+    """Names of the devices that codecs run on."""
+    codecs: int = 0
+    """Codecs that have been at work."""
+    busy_s: float = 0.0
+    """Seconds that they worked, all together."""
+    warm_up_s: float = 0.0
+    """Seconds that the slowest of them took to compile and choose its kernels."""
+    failures: int = 0
+    """Most processes of one codec in a row that a device failed, no image encoded meanwhile."""
+    failure: str = ""
+    """What was the matter, the last time."""
+
+
+class Counter(Notes):
+    """An actor that counts what workers do, for display and watchdog, and keeps their ledger.
+
+    No result depends on it: it may be lost.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._counts = Counts()
+        self._failures: Multiset[str] = Multiset()
+        self._part_rows: int | None = None
+        self._codecs: set[str] = set()
+
+    def join(self, codec: str, device: str, warm_up_s: float) -> None:
+        """Notes the device of one codec that is ready now; one that starts anew keeps its name."""
+        self._codecs.add(codec)
+        counts = self._counts._replace(codecs=len(self._codecs))
+        devices = tuple(sorted({*counts.devices, device}))
+        slowest = max(counts.warm_up_s, warm_up_s)
+        self._counts = counts._replace(devices=devices, warm_up_s=slowest)
+
+    def add(self, images: int) -> None:
+        """Counts images that a codec has encoded."""
+        self._counts = self._counts._replace(encoded=self._counts.encoded + images, failures=0)
+        self._failures.clear()
+
+    def opened(self, images: int) -> None:
+        """Counts images that are opened."""
+        self._counts = self._counts._replace(opened=self._counts.opened + images)
+
+    def agree(self, rows: int) -> int:
+        """Returns how many rows a codec hands on together: what the first that asked would have."""
+        self._part_rows = self._part_rows or rows
+        return self._part_rows
+
+    def worked(self, seconds: float) -> None:
+        """Counts the seconds that a codec took for some rows."""
+        self._counts = self._counts._replace(busy_s=self._counts.busy_s + seconds)
+
+    def fail(self, codec: str, error: str) -> None:
+        """Notes that a codec's process ends because its device fails."""
+        self._failures[codec] += 1
+        worst = max(self._failures.values())
+        self._counts = self._counts._replace(failures=worst, failure=error)
+
+    def saw(self, samples: int, size: int) -> None:
+        """Counts samples that were read, and the bytes of the source that they took."""
+        counts = self._counts
+        self._counts = counts._replace(
+            read=counts.read + samples, read_bytes=counts.read_bytes + size
+        )
+
+    def read(self) -> Counts:
+        """Returns the counts so far."""
+        return self._counts
+
+
+class RemoteLedger:
+    """The counter's ledger as a worker sees it; work goes on without one that does not answer."""
+
+    def __init__(self, counter: ActorHandle[Any]) -> None:
+        self._counter = counter
+        self._answers = True
+
+    def begin(self, what: str) -> int:
+        """Notes a beginning, for sure; returns how many earlier ones have no end."""
+        if self._answers:
+            try:
+                return cast(int, ray.get(self._counter.begin.remote(what), timeout=_ANSWER_S))
+            except ray.exceptions.RayError:  # its node is gone, or nothing moves there
+                self._answers = False
+        return 0
+
+    def agree(self, rows: int) -> int:
+        """Returns how many rows a codec of this run hands on together, given what it would."""
+        with contextlib.suppress(ray.exceptions.RayError):
+            return cast(int, ray.get(self._counter.agree.remote(rows), timeout=_ANSWER_S))
+        return rows
+
+    def end(self, what: str) -> None:
+        """Notes an end, some time."""
+        if self._answers:
+            self._counter.end.remote(what)
+
+
+_ANSWER_S = 30.0
