@@ -43,7 +43,7 @@ test: lint $(AZURITE)
 
 # Only the files that have such tests: the others need Ray and more, which a GPU machine may lack.
 gpu:
-	$(PYTHON) -m pytest -m gpu $(shell grep -l 'mark\.gpu' tests/test_*.py)
+	$(PYTHON) -m pytest -m gpu $(shell grep -rl 'mark\.gpu' tests --include='test_*.py')
 	$(PYTHON) -m tests.benchmarks.codec
 	$(PYTHON) -m tests.benchmarks.nearest
 	$(PYTHON) -m tests.benchmarks.audit --device cuda
@@ -59,7 +59,7 @@ bench: $(STAMP)
 # SOAK=--seed 7 has the same faults again.
 soak: $(STAMP) $(AZURITE)
 	$(BIN)/python -m pytest -m soak --timeout 1800
-	$(BIN)/python -m tests.soak $(SOAK)
+	$(BIN)/python -m tests.faults.soak $(SOAK)
 
 clean:
 	rm -rf $(VENV) demo

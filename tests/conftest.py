@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import fault_proxy
-from tests.clouds import container_name, serve_cloud
-from tests.servers import AWS, serve_moto, serve_rclone
+from tests.storage import fault_proxy
+from tests.storage.clouds import container_name, serve_cloud
+from tests.storage.servers import AWS, serve_moto, serve_rclone
 
 
 @pytest.fixture(scope="session")

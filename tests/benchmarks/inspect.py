@@ -19,8 +19,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests import sinks
-from tests.servers import AWS, serve_moto
+from tests.sink import sinks
+from tests.storage.servers import AWS, serve_moto
 from vqpipe.inspection.survey import FEW
 
 MODEL = {"codebook_size": 16384, "grid": (16, 16)}

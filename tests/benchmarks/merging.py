@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from tests.intercept import Standing
-from tests.runs import start
+from tests.sink.runs import start
+from tests.storage.intercept import Standing
 from vqpipe.sink.commit import commit_rows
 
 CODEBOOK = 16384

@@ -1,0 +1,280 @@
+"""`vqpipe submit` against a real Ray cluster of two nodes, of which one has a (logical) GPU."""
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from tests.makers import jpeg, tar_of
+from tests.storage.ports import free_port
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+PATH = os.environ["PATH"].split(os.pathsep)
+START_TIMEOUT_S = 90
+STOP_TIMEOUT_S = 5
+NODE_PORTS = (
+    "node-manager-port",
+    "object-manager-port",
+    "dashboard-agent-listen-port",
+    "dashboard-agent-grpc-port",
+    "runtime-env-agent-port",
+    "metrics-export-port",
+)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    dashboard: str
+    env: dict[str, str]
+
+    def list(self, what):
+        """Returns what Ray's state API knows of all nodes or actors, dead ones too."""
+        answer = subprocess.run(
+            [BIN / "ray", "list", what, "--detail", "--format=json", f"--address={self.dashboard}"],
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        is_list = answer.returncode == 0 and answer.stdout.startswith("[")
+        return json.loads(answer.stdout) if is_list else []
+
+    def vqpipe(self, *arguments, **env):
+        """Runs a command line of ours to its end."""
+        return subprocess.run(
+            [sys.executable, "-m", "vqpipe.commands.cli", *map(str, arguments)],
+            env=self.env | env,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+
+    def submit(self, *arguments, **env):
+        return self.vqpipe("submit", "encode", "--address", self.dashboard, "--", *arguments, **env)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with ray_head() as (found, folder, gcs, _):
+        worker = (f"--address=127.0.0.1:{gcs}", "--num-cpus=1", "--num-gpus=1")
+        with started(folder, found.env, worker) as process:
+            wait_for_nodes(found, 2, process, folder)
+            yield found
+
+
+@contextlib.contextmanager
+def ray_head():
+    """Runs a cluster of one node without GPUs, with ports and folder of its own."""
+    # Ray's sockets live in the folder, and their paths may have 107 characters at most.
+    folder = Path(tempfile.mkdtemp(prefix="vq", dir="/tmp"))
+    gcs, dashboard, client = free_port(), free_port(), free_port()
+    found = Cluster(f"http://127.0.0.1:{dashboard}", environment(folder))
+    options = (
+        *("--head", f"--port={gcs}", f"--ray-client-server-port={client}"),
+        *("--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"),
+        *("--num-cpus=2", "--num-gpus=0"),
+    )
+    try:
+        with started(folder, found.env, options) as process:
+            wait_for_nodes(found, 1, process, folder)
+            yield found, folder, gcs, process
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def environment(folder):
+    """Returns the environment of a cluster with a token of its own, and without its Python in PATH.
+
+    `ray start` listens on all interfaces, and takes the token in the home folder if there is one.
+    """
+    token = folder / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return inherited | {
+        "PATH": os.pathsep.join(each for each in PATH if Path(each) != BIN),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+    }
+
+
+@contextlib.contextmanager
+def started(folder, env, options):
+    """Runs a Ray node for the length of a `with` block."""
+    ports = {name: free_port() for name in NODE_PORTS}
+    command = [
+        *(BIN / "ray", "start", "--block", "--disable-usage-stats", f"--temp-dir={folder}"),
+        *("--node-ip-address=127.0.0.1", "--object-store-memory=100000000"),
+        *(f"--{name}={port}" for name, port in ports.items()),
+        *options,
+    ]
+    with (folder / "output.txt").open("ab") as output:
+        process = subprocess.Popen(
+            command, env=env, stdout=output, stderr=output, start_new_session=True
+        )
+        try:
+            yield process
+        finally:
+            stop(process)
+
+
+def stop(process):
+    """Ends a node and all it started: it does so itself, but may first drain for half a minute."""
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(STOP_TIMEOUT_S)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def wait_for_nodes(cluster, count, process, folder):
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while sum(node["state"] == "ALIVE" for node in cluster.list("nodes")) < count:
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"Ray did not start:\n{(folder / 'output.txt').read_text()}")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("source")
+    for shard in range(2):
+        members = {f"{shard}-{i}.jpg": jpeg(80, 70, seed=shard * 100 + i) for i in range(12)}
+        (folder / f"{shard:05d}.tar").write_bytes(tar_of(members))
+    return folder
+
+
+def options(source, sink, resolution=64):
+    model = ROOT / "infra/demo/checkpoint"
+    places = ("--source", source, "--sink", sink, "--model", model)
+    return (*places, "--resolution", resolution)
+
+
+@pytest.fixture(scope="module")
+def submitted(cluster, source, tmp_path_factory):
+    """A finished job: what its command returned, and its sink."""
+    sink = tmp_path_factory.mktemp("remote") / "codes"
+    return cluster.submit(*options(source, sink)), sink
+
+
+def codes(sink):
+    rows = duckdb.sql(
+        f"SELECT key, row, codes FROM '{sink}/data/*.parquet' ORDER BY key"
+    ).fetchall()
+    assert rows
+    return rows
+
+
+def node_of(cluster, has_gpu):
+    (node,) = (
+        node["node_id"]
+        for node in cluster.list("nodes")
+        if ("GPU" in node["resources_total"]) == has_gpu
+    )
+    return node
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_submit_complete_job_shows_its_log_and_ends_with_0(submitted):
+    finished, sink = submitted
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert "2 of 2 committed" in finished.stdout
+    assert (sink / "_SUCCESS").exists()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_submit_prints_commands_that_follow_and_stop_the_job_as_they_are(cluster, submitted):
+    printed = submitted[0].stdout
+    (follow,) = re.findall(r"(?m)^ +follow it +(ray job logs .+)$", printed)
+    (stop,) = re.findall(r"(?m)^ +stop it +(ray job stop .+)$", printed)
+    for command in (follow, stop):
+        words = [str(BIN / "ray"), *shlex.split(command)[1:]]
+        done = subprocess.run(words, env=cluster.env, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.ray
+@pytest.mark.soak
+def test_submit_two_nodes_gives_the_codes_of_one_machine(cluster, source, submitted, tmp_path):
+    alone = cluster.vqpipe("encode", *options(source, tmp_path / "codes"))
+    assert alone.returncode == 0, alone.stderr
+    assert codes(submitted[1]) == codes(tmp_path / "codes")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("submitted")
+def test_submit_two_nodes_encodes_on_the_one_with_the_gpu(cluster):
+    encoders = [
+        actor["node_id"] for actor in cluster.list("actors") if "_Codec" in actor["class_name"]
+    ]
+    assert set(encoders) == {node_of(cluster, has_gpu=True)}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_submit_failing_job_passes_its_exit_code_and_reason_on(cluster, source, submitted):
+    failed = cluster.submit(*options(source, submitted[1], resolution=32))
+    assert failed.returncode == 3, failed.stdout + failed.stderr
+    assert "resolution: the sink has 64, this command asks for 32" in failed.stdout
+
+
+@pytest.mark.fault(32)
+@pytest.mark.ray
+@pytest.mark.slow
+def test_submit_wrong_token_is_config_error_that_does_not_repeat_it(cluster, source, tmp_path):
+    token = tmp_path / "token"
+    token.write_text(canary := secrets.token_hex(32))
+    sink = tmp_path / "codes"
+    refused = cluster.submit(*options(source, sink), RAY_AUTH_TOKEN_PATH=str(token))
+    assert refused.returncode == 4, refused.stdout + refused.stderr
+    assert "RAY_AUTH_TOKEN_PATH" in refused.stderr
+    assert canary not in refused.stdout + refused.stderr
+    assert not sink.exists()
+
+
+@pytest.mark.soak
+@pytest.mark.ray
+@pytest.mark.slow
+def test_submit_cluster_lost_while_the_job_runs_is_incomplete(source, tmp_path):
+    with ray_head() as (lost, _, _, head):
+        arguments = ("--address", lost.dashboard, "--", *options(source, tmp_path / "codes"))
+        job = subprocess.Popen(
+            [sys.executable, "-m", "vqpipe.commands.cli", "submit", "encode", *map(str, arguments)],
+            env=lost.env,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert "raysubmit_" in job.stdout.readline()
+        os.killpg(head.pid, signal.SIGKILL)
+        _, errors = job.communicate(timeout=120)
+    assert job.returncode == 2, errors
+    assert "run the same command" in errors
+
+
+def test_submit_unreachable_dashboard_is_config_error_with_advice(source, tmp_path):
+    port = free_port()
+    nowhere = Cluster(f"http://127.0.0.1:{port}", dict(os.environ))
+    refused = nowhere.submit(*options(source, tmp_path / "codes"))
+    assert refused.returncode == 4, refused.stdout + refused.stderr
+    assert nowhere.dashboard in refused.stderr
+    assert "http://head:8265" in refused.stderr

@@ -1,0 +1,181 @@
+import itertools
+import signal
+from types import SimpleNamespace
+
+import pyarrow as pa
+import pytest
+
+from tests.stages.test_encode import eight, read
+from vqpipe.engine import cluster, tasks, watchdog
+from vqpipe.engine.committer import Committer
+from vqpipe.engine.counter import Counts
+from vqpipe.engine.tasks import open_views
+from vqpipe.engine.watchdog import Needs
+from vqpipe.errors import IncompleteError, NoProgressError, stopped_by
+from vqpipe.images import Preprocess, open_images
+from vqpipe.sink.commit import RECEIPT
+from vqpipe.stages.open import open_rows
+
+__all__ = ["eight"]  # a fixture
+
+
+CPU = Needs("cpu", opens=True)
+
+
+class Head:
+    def is_there(self):
+        return False
+
+
+class Closed:
+    """A graph that hands nothing on."""
+
+    def __init__(self, _):
+        pass
+
+    def take(self, _):
+        return [], False
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """A graph that hands nothing on, a cluster without anything, and a clock of whole seconds."""
+    seconds = itertools.count()
+    monkeypatch.setattr(watchdog, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    monkeypatch.setattr(watchdog, "Outlet", Closed)
+    monkeypatch.setattr(watchdog, "_POLL_S", 0.001)
+    monkeypatch.setattr(cluster, "Head", Head)
+    monkeypatch.setattr(cluster, "resources", dict)
+    monkeypatch.setattr(cluster, "free_resources", dict)
+
+
+def watch(monkeypatch, polls, receipts=(), needs=CPU):
+    """Watches a graph that ends in a standstill; returns its ticks and the error's message."""
+    seen, commits = [], Receipts(receipts)
+    monkeypatch.setattr(watchdog, "_poll", lambda *_: next(polls))
+    with pytest.raises(NoProgressError, match="for 10 s") as caught:
+        seen.extend(watchdog.watch(None, commits, None, 10, needs))
+    return seen, caught.value.message
+
+
+class Receipts(Committer):
+    """Commits that end when they do."""
+
+    def __init__(self, receipts):
+        super().__init__(None)
+        self._receipts = iter(receipts)
+
+    def work(self, **_):
+        yield from next(self._receipts, ())
+
+
+def receipt(rows):
+    said = {"shard": 0, "good": rows, "rejected": 0, "reasons": [], "committed": None}
+    return pa.Table.from_pylist([said], schema=RECEIPT)
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("field", ["encoded", "opened", "read"])
+def test_watch_images_that_are_opened_or_encoded_are_progress_and_those_read_are_not(
+    monkeypatch, field
+):
+    polls = (Counts(**{field: min(number, 40)}) for number in itertools.count(1))
+    seen, _ = watch(monkeypatch, polls)
+    assert (len(seen) > 40) == (field != "read")
+
+
+@pytest.mark.usefixtures("alone")
+def test_watch_rows_that_become_durable_are_progress(monkeypatch):
+    polls = itertools.repeat(Counts(encoded=400))
+    seen, message = watch(monkeypatch, polls, [[receipt(10)] for _ in range(40)])
+    assert sum(tick.receipts is not None for tick in seen) == 40
+    assert "400 rows committed or staged" in message
+
+
+WAITING = [
+    (Counts(), "No codec is ready"),
+    (Counts(codecs=1), "store of the source"),
+    (Counts(codecs=1, read=7), "wait to be opened"),
+    (Counts(codecs=1, read=7, opened=7), "codecs have work"),
+]
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize(("counts", "said"), WAITING)
+def test_watch_standstill_says_what_waits_for_what(monkeypatch, counts, said):
+    _, message = watch(monkeypatch, itertools.repeat(counts))
+    assert said in message
+    assert f"{counts.read} images were read" in message
+    assert f"{counts.opened} opened, {counts.encoded} through a codec" in message
+    assert "needs 0.5 cores" in message
+    others = [other for _, other in WAITING if other != said]
+    assert not any(other in message for other in others)
+
+
+@pytest.mark.usefixtures("alone")
+def test_watch_standstill_of_a_commit_blames_the_store_whatever_was_done_twice(monkeypatch):
+    monkeypatch.setattr(Receipts, "is_idle", False)
+    _, message = watch(monkeypatch, itertools.repeat(Counts(codecs=1, read=9, encoded=4)))
+    assert "store of the sink" in message
+
+
+@pytest.mark.usefixtures("alone")
+def test_watch_standstill_of_what_opens_nothing_blames_no_opening(monkeypatch):
+    polls = itertools.repeat(Counts(codecs=1, read=7))
+    _, message = watch(monkeypatch, polls, needs=Needs("cuda", opens=False))
+    assert "codecs have work" in message
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("where", ["work", "poll"])
+def test_watch_stopped_in_a_wait_of_ray_ends_as_the_signal_says(monkeypatch, where):
+    """Ray 2.60 has what a handler raises in its C++ come out as `SystemError`, raised from it."""
+
+    def wait(*_, **__):
+        try:
+            raise stopped_by(signal.SIGTERM)
+        except IncompleteError as error:
+            raise SystemError("returned a result with an exception set") from error
+
+    commits = Receipts([])
+    monkeypatch.setattr(watchdog, "_poll", lambda *_: Counts())
+    monkeypatch.setattr(*{"work": (commits, "work"), "poll": (watchdog, "_poll")}[where], wait)
+    with pytest.raises(IncompleteError, match="SIGTERM"):
+        list(watchdog.watch(None, commits, None, 10, CPU))
+
+
+@pytest.mark.usefixtures("alone")
+def test_watch_error_of_the_interpreter_that_no_signal_led_to_is_seen_in_full(monkeypatch):
+    def fail(*_):
+        raise SystemError("a bug")
+
+    monkeypatch.setattr(watchdog, "_poll", fail)
+    with pytest.raises(SystemError, match="a bug"):
+        list(watchdog.watch(None, Receipts([]), None, 10, CPU))
+
+
+@pytest.mark.usefixtures("alone")
+def test_watch_head_that_does_not_answer_is_asked_for_nothing(monkeypatch):
+    def cores():
+        raise AssertionError("Ray would wait for it without end")
+
+    monkeypatch.setattr(cluster, "count_cores", cores)
+    watch(monkeypatch, itertools.repeat(Counts()))
+
+
+def test_open_views_says_from_time_to_time_how_many_are_through(eight, monkeypatch):
+    said = []
+    counter = SimpleNamespace(opened=SimpleNamespace(remote=said.append))
+    monkeypatch.setattr(tasks, "open_sandboxed", open_images)
+    monkeypatch.setattr(tasks, "_AT_A_TIME", 3)
+    table, how = pa.concat_tables(read(eight)), Preprocess(8)
+    opened = open_views(table, how, counter)
+    assert opened.equals(open_rows(table, how))
+    assert said == [8]  # it took no time
+    monkeypatch.setattr(tasks, "_SAY_EVERY_S", -1)
+    said.clear()
+    assert open_views(table, how, counter).equals(opened)
+    assert said == [3, 3, 2, 0]

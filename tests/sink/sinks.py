@@ -1,0 +1,255 @@
+"""Sinks as `vqpipe encode` leaves them, made without a model; small ones, and one of any size."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from tests.sink.runs import encoded_rows, start, tar_shard
+from vqpipe import schema, storage
+from vqpipe.images import ImageFormat
+from vqpipe.schema import REJECTED, data_schema
+from vqpipe.sink import success, totals
+from vqpipe.sink.commit import commit_rows
+from vqpipe.sink.footer import HISTOGRAM, ORIGIN, pack_histogram
+from vqpipe.sink.objects import digest, pack_object, pack_rejections
+from vqpipe.sink.plan import Growth, Plan, pick_names
+from vqpipe.sink.run import Run, start_run
+from vqpipe.sink.writer import Writer
+from vqpipe.stages.decode import ImagesProduct
+from vqpipe.stages.evaluate import ScoresProduct
+
+IDENTITY = {
+    "stage": "encode",
+    "source": "s3://photos",
+    "format": "webdataset",
+    "image": None,
+    "key": None,
+    "keep": [],
+    "key_until": "first-dot",
+    "resolution": 32,
+    "resample": "bicubic",
+    "background": [255, 255, 255],
+    "max_pixels": 10_000,
+    "pixel_range": "signed",
+    "dtype": "float32",
+    "eager": False,
+    "model_sha256": "5e" * 32,
+}
+DECODED = {
+    "source": "codes/",
+    "format": "png",
+    "kind": "codes",
+    "layout": "parquet",
+    "quality": None,
+    "dtype": "float32",
+    "pixel_range": "signed",
+    "model_sha256": "5e" * 32,
+}
+SCORED = {"source": "codes/", "codes": "f1" * 32, "model_sha256": "5e" * 32}
+FACTS = {
+    "model": "vqgan/",
+    "codebook_sha256": "cb" * 32,
+    "model_options": {"model": "vqgan/"},
+    "created": "2026-01-02T03:04:05Z",
+    "versions": {"torch": "2.13.0", "pillow": "13.0"},
+}
+LAST = {
+    "seconds": 14.0,
+    "start_up_seconds": 4.0,
+    "images_this_run": 40,
+    "images_per_second": 4.0,
+    "devices": ["NVIDIA H200"],
+}
+"""What the last command says of itself in `summary.json`."""
+
+
+def begin(sink, names=("a", "b", "c"), *, facts=(), **how):
+    """Returns the writer of a run with all that `run.json` has."""
+    return start(sink, names=names, more=FACTS | dict(facts), **IDENTITY | how)
+
+
+def commit(writer, index, rows, rejected=(), change=None):
+    """Commits one shard; `change` is given its rows as dictionaries before."""
+    table = encoded_rows(writer, index, rows, rejected=rejected)
+    if change:
+        listed = table.to_pylist()
+        change(listed)
+        table = table.from_pylist(listed, table.schema)
+    commit_rows(table, writer)
+
+
+def end(writer, last=LAST, *, is_complete=True):
+    """Writes what a command writes at its end."""
+    found = totals.read_totals(writer.sink, writer.run, writer.plan)
+    success.write_summary(writer.sink, writer.plan, found, last)
+    if is_complete:
+        success.mark_success(writer.sink, writer.plan, found)
+
+
+NO_KEPT = pa.schema([])
+IMAGES = ImagesProduct(NO_KEPT, ImageFormat("png"), "parquet", (8, 8))
+SCORES = ScoresProduct(tuple(schema.score_fields(has_lpips=False, has_features=False)))
+
+
+def decode(sink, names=("a", "b", "c"), rows=3):
+    """Makes a sink of `vqpipe decode`, complete."""
+    identity = {"stage": "decode", **DECODED}
+    return _make(sink, identity, names, rows, IMAGES, {"image": b"png"})
+
+
+def score(sink, names=("a", "b", "c"), rows=3):
+    """Makes a sink that `vqpipe evaluate` keeps its scores in, complete; each row has its own."""
+    plain = {"ssim": 0.5, "l1": 0.25, "unlike": 1, "original": b"jpeg", "decoded": b"jpeg"}
+    return _make(sink, {"stage": "evaluate", **SCORED}, names, rows, SCORES, plain)
+
+
+def _make(sink, identity, names, rows, product, plain):
+    """Makes a complete sink of which the last sample of each shard is rejected."""
+    listed = Plan.of(tar_shard(name) for name in names)
+    networks = {"lpips": None, "inception": None}
+    facts = FACTS | {"picture_px": 8, "networks": networks, "size": [8, 8], "kept": {}}
+    asked = Run(identity, facts, listed.sha256())
+    run, plan = start_run(str(sink), asked, listed, Growth())
+    writer = Writer(str(sink), run, plan, NO_KEPT, product)
+    for index, name in enumerate(plan.names):
+        found = [
+            {
+                "shard": index,
+                "row": row,
+                "key": f"{name}/{row}",
+                "place": row,
+                "psnr_db": 20.0 + row,
+            }
+            | plain
+            for row in range(rows)
+        ]
+        bad = {"reason": "corrupt", "message": "bad", "total": rows + 1}
+        found.append({"shard": index, "row": rows, "key": f"{name}/bad"} | bad)
+        commit_rows(pa.Table.from_pylist(found, schema=product.rows), writer)
+    end(writer)
+    return writer
+
+
+def drift(*distances, median, shards):
+    """Returns what `evaluation.json` has of the most distant shards, of so many."""
+    most = [{"shard": f"s{i}", "distance": d, "samples": 20} for i, d in enumerate(distances)]
+    return {"shards": shards, "median": median, "most": most}
+
+
+def evaluate(writer, **other):
+    """Writes what `vqpipe evaluate` would; returns it."""
+    done = totals.read_totals(writer.sink, writer.run, writer.plan)
+    spread = dict.fromkeys(("std", "min", "p05", "median", "p95", "max"), 0.0)
+    found = {
+        "fingerprint": writer.run.fingerprint,
+        "run": {
+            "plan_sha256": writer.plan.sha256(),
+            "shards_planned": len(writer.plan),
+            "shards": done.shards,
+            "encoded": done.good,
+            "data_bytes": done.data_bytes,
+        },
+        "created": "2026-01-03T03:04:05Z",
+        "samples": 2048,
+        "shards": 64,
+        "rejected": 0,
+        "metrics": {
+            "psnr_db": {"mean": 26.25, **spread},
+            "ssim": {"mean": 0.8125, **spread},
+            "l1": {"mean": 0.0312, **spread},
+        },
+        "rfid": None,
+        "codes_unlike_float32": 0.0012,
+        "drift": {"shards": 0, "median": None, "most": []},
+        "rejected_by_reason": {},
+    } | other
+    storage.replace(f"{writer.sink}/evaluation.json", json.dumps(found).encode())
+    return found
+
+
+def fill(writer, done, real, rows=8, rejected=1):
+    """Puts objects into `data/` of a local sink by the fast way: without `fsync`, no row stored.
+
+    Args:
+        writer: A run with any number of shards.
+        done: How many of them are to have an object.
+        real: How many of these, in the order in which they are picked, have a footer of their own;
+            the others have one that nobody should read.
+        rows: Samples that a footer counts.
+        rejected: Of these, rejected ones, of shards with a footer of their own.
+    """
+    indices = {name: index for index, name in enumerate(writer.plan.names[:done])}
+    some = _object(writer, 0, rows, 0)
+    for name in indices:
+        _place(writer, "data", name, some)
+    for name in pick_names(indices, real):
+        data = _object(writer, indices[name], rows, rejected)
+        _place(writer, "data", name, data)
+        if rejected:
+            _place(writer, "rejected", name, data)  # only its name matters
+
+
+def _place(writer, folder, name, data):
+    path = Path(writer.sink, folder, f"{name}.parquet")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def succeed(writer, rows=8):
+    """Writes `_SUCCESS` of a run with so many samples a shard, whatever is in `data/`."""
+    histogram, count = _histogram(writer, 0, rows), len(writer.plan)
+    found = totals.Totals(histogram, count, count * rows, data_bytes=count * rows * 400)
+    document = json.dumps(success.describe_success(writer.plan, found))
+    storage.replace(f"{writer.sink}/_SUCCESS", document.encode())
+
+
+def _histogram(writer, index, rows):
+    codes = np.random.default_rng(index).integers(
+        writer.product.codebook_size, size=rows * writer.product.codes.type.list_size
+    )
+    return np.bincount(codes, minlength=writer.product.codebook_size)
+
+
+def _object(writer, index, rows, rejected):
+    """Returns an object whose footer is true of nothing but itself."""
+    bad = [
+        {"key": f"{index}/{row}", "row": row, "reason": "corrupt", "message": "bad"}
+        for row in range(rejected)
+    ]
+    rejections = pack_rejections(pa.Table.from_pylist(bad, schema=REJECTED))
+    origin = {
+        "fingerprint": writer.run.fingerprint,
+        "shard": writer.plan.name(index),
+        "source": writer.plan.source(index),
+        "generation": writer.plan.generation(index),
+        "revision": 0,
+        "grid": writer.run.facts["grid"],
+        "codebook_size": writer.product.codebook_size,
+        "seen": rows,
+        "good": rows - rejected,
+        "rejected": rejected,
+        "reasons": {"corrupt": rejected} if rejected else {},
+        "rejected_images": rejected,
+        "damage": None,
+        "passed_over": 0,
+        "kept_nulls": {},
+        "audited": 0,
+        "flips": 0,
+        "examples": {
+            "corrupt": [
+                {name: each[name] for name in ("key", "row", "message")} for each in bad[:5]
+            ]
+        }
+        if bad
+        else {},
+        "rejections": digest(rejections),
+        "rejections_bytes": len(rejections),
+    }
+    footer = {
+        ORIGIN: json.dumps(origin),
+        HISTOGRAM: pack_histogram(_histogram(writer, index, rows - rejected)),
+    }
+    empty = data_schema(writer.kept, writer.product.codes).empty_table()
+    return pack_object(empty, footer, rejections)
