@@ -6,7 +6,7 @@ import pytest
 
 PARENT = """
 import os, subprocess
-from pipeline import reaper
+from vqpipe.engine import reaper
 
 idle = ["sleep", "1000"]
 how = {"start_new_session": True, "stdout": subprocess.DEVNULL}

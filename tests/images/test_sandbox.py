@@ -171,7 +171,7 @@ def test_close_ends_the_child(sandbox):
 PARENT = """
 from vqpipe.images.views import Preprocess
 from vqpipe.images.sandbox import Sandbox
-from tests import poison
+from tests.images import poison
 from tests.images.test_sandbox import target_of
 
 sandbox = Sandbox(Preprocess(32), time_limit_s=1000)
@@ -203,7 +203,7 @@ def test_parent_that_is_killed_takes_its_child_along(tmp_path, images):
 OPEN_ONE = """
 from vqpipe.images.views import Preprocess, View
 from vqpipe.images.sandbox import Sandbox
-from tests import poison
+from tests.images import poison
 from tests.images.test_sandbox import target_of
 
 sandbox = Sandbox(Preprocess(32), time_limit_s=1)

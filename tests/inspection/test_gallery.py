@@ -23,7 +23,6 @@ from vqpipe.commands import cli
 from vqpipe.commands.kept import facts_of_kept
 from vqpipe.images import ImageFormat, compress
 from vqpipe.inspection.verify import verify
-from vqpipe.sink import product as products
 from vqpipe.sink import success, todo, totals
 from vqpipe.sink.commit import commit_rows
 from vqpipe.sink.layout import data_uri
@@ -31,6 +30,7 @@ from vqpipe.sink.plan import Growth, Plan
 from vqpipe.sink.run import Run, start_run
 from vqpipe.sink.writer import Writer
 from vqpipe.stages.decode import ImagesProduct
+from vqpipe.stages.tars import texts_of
 
 SIZE = (6, 8)
 SHARDS = ("a", "deep/b")
@@ -384,7 +384,7 @@ def test_commit_of_a_changed_shard_has_new_images_beside_the_old_until_they_are_
     ],
 )
 def test_texts_of_a_tar_have_names_of_their_own(row, members):
-    (found,) = products._texts(pa.table({name: [value] for name, value in row.items()}), "png")
+    (found,) = texts_of(pa.table({name: [value] for name, value in row.items()}), "png")
     assert dict(found) == members
     assert len(found) == len(members)
 

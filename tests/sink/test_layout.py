@@ -6,7 +6,7 @@ import pytest
 
 from vqpipe import storage
 from vqpipe.sink import layout
-from vqpipe.sink.ranges import Staged
+from vqpipe.sink.ranges import Staged, ranges_of
 
 
 @pytest.mark.parametrize("seed", range(200))
@@ -146,6 +146,6 @@ def test_edition_of_every_object_is_another():
 def test_ranges_of_rows_cover_exactly_them(seed):
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.integers(0, 20, rng.integers(0, 15)))
-    ranges = layout.ranges_of(rows)
+    ranges = ranges_of(rows)
     assert [row for first, last in ranges for row in range(first, last)] == sorted(set(rows))
     assert all(last < first for (_, last), (first, _) in itertools.pairwise(ranges))

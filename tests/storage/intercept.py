@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from vqpipe import storage
-from vqpipe.storage import verbs
+from vqpipe.storage import listing, verbs
 
 VERBS = (
     "list_files",
@@ -27,8 +27,9 @@ def intercept(call):
     with pytest.MonkeyPatch.context() as patch:
         for verb in VERBS:
             standing = functools.partial(call, getattr(storage, verb))
-            for module in (storage, verbs):
-                patch.setattr(module, verb, standing)
+            for module in (storage, verbs, listing):
+                if hasattr(module, verb):
+                    patch.setattr(module, verb, standing)
         yield
 
 

@@ -317,7 +317,7 @@ def test_write_full_disk_is_an_error_that_names_it_and_leaves_nothing(small_disk
 
 DIES = """
 import os, signal, sys
-from pipeline import storage
+from vqpipe import storage
 
 def stop(*_):
     os.kill(os.getpid(), {signal})

@@ -13,7 +13,7 @@ from tests.shell import CHECKPOINT
 from tests.vqgan.configs import make_pair, make_pixels
 from vqpipe.vqgan import DecoderOutput, VQModel
 
-PAGE = Path(__file__).parents[2] / "pipeline" / "vqgan" / "README.md"
+PAGE = Path(__file__).parents[2] / "pipeline" / "vqpipe" / "vqgan" / "README.md"
 
 
 def own_fields(config):

@@ -69,7 +69,7 @@ def describe_entry(command: str, arguments: tuple[str, ...], version: str) -> st
 
 
 _FIRST_LINES = """
-import runpy, sys
+import sys
 from importlib import metadata
 _, wanted, command, *arguments = sys.argv
 try:
@@ -85,8 +85,8 @@ if found != wanted:
         file=sys.stderr,
     )
     sys.exit(4)
-sys.argv = [command, *arguments]
-runpy.run_module("jobs." + command, run_name="__main__", alter_sys=True)
+from vqpipe.commands.cli import run_to_end
+run_to_end([command, *arguments])
 """
 
 
