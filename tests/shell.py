@@ -12,14 +12,15 @@ import duckdb
 CHECKPOINT = Path(__file__).parent.parent / "infra" / "demo" / "checkpoint"
 
 
-def start(*arguments):
-    """Starts `vqpipe`; the caller waits for it or kills it."""
+def start(*arguments, cwd=None):
+    """Starts `vqpipe`, in this folder or another; the caller waits for it or kills it."""
     return subprocess.Popen(
         [sys.executable, "-m", "vqpipe.commands.cli", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "RAY_ADDRESS": ""},
+        cwd=cwd,
     )
 
 
@@ -40,13 +41,13 @@ def finish(process, expect=0, timeout_s=240):
     return printed
 
 
-def start_encode(source, sink, *options, model=CHECKPOINT, resolution=64):
+def start_encode(source, sink, *options, model=CHECKPOINT, resolution=64, cwd=None):
     places = ("--source", source, "--sink", sink, "--model", model)
-    return start("encode", *places, "--resolution", resolution, *options)
+    return start("encode", *places, "--resolution", resolution, *options, cwd=cwd)
 
 
-def encode(source, sink, *options, model=CHECKPOINT, resolution=64, **how):
-    process = start_encode(source, sink, *options, model=model, resolution=resolution)
+def encode(source, sink, *options, model=CHECKPOINT, resolution=64, cwd=None, **how):
+    process = start_encode(source, sink, *options, model=model, resolution=resolution, cwd=cwd)
     return finish(process, **how)
 
 

@@ -19,6 +19,7 @@ import duckdb
 import pytest
 
 from tests.makers import jpeg, tar_of
+from tests.shadows import ran, shadow
 from tests.storage.ports import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +41,8 @@ NODE_PORTS = (
 class Cluster:
     dashboard: str
     env: dict[str, str]
+    cwd: Path = ROOT
+    """Where commands of ours are given."""
 
     def list(self, what):
         """Returns what Ray's state API knows of all nodes or actors, dead ones too."""
@@ -58,7 +61,7 @@ class Cluster:
         return subprocess.run(
             [sys.executable, "-m", "vqpipe.commands.cli", *map(str, arguments)],
             env=self.env | env,
-            cwd=ROOT,
+            cwd=self.cwd,
             capture_output=True,
             text=True,
             timeout=240,
@@ -79,11 +82,15 @@ def cluster():
 
 @contextlib.contextmanager
 def ray_head():
-    """Runs a cluster of one node without GPUs, with ports and folder of its own."""
+    """Runs a cluster of one node without GPUs, with ports and folder of its own.
+
+    Nodes and commands are started in a folder with files that are called as ours are.
+    """
     # Ray's sockets live in the folder, and their paths may have 107 characters at most.
     folder = Path(tempfile.mkdtemp(prefix="vq", dir="/tmp"))
     gcs, dashboard, client = free_port(), free_port(), free_port()
-    found = Cluster(f"http://127.0.0.1:{dashboard}", environment(folder))
+    shadows = shadow(folder / "shadows")
+    found = Cluster(f"http://127.0.0.1:{dashboard}", environment(folder), shadows)
     options = (
         *("--head", f"--port={gcs}", f"--ray-client-server-port={client}"),
         *("--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"),
@@ -125,7 +132,12 @@ def started(folder, env, options):
     ]
     with (folder / "output.txt").open("ab") as output:
         process = subprocess.Popen(
-            command, env=env, stdout=output, stderr=output, start_new_session=True
+            command,
+            env=env,
+            cwd=folder / "shadows",
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
         try:
             yield process
@@ -196,6 +208,13 @@ def test_submit_complete_job_shows_its_log_and_ends_with_0(submitted):
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert "2 of 2 committed" in finished.stdout
     assert (sink / "_SUCCESS").exists()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("submitted")
+def test_submit_where_files_are_called_as_ours_are_runs_none_of_them(cluster):
+    assert not ran(cluster.cwd)
 
 
 @pytest.mark.ray
