@@ -19,7 +19,7 @@
     └── AccountingError     1  the rows of a shard do not add up, none is committed: report it
 
 Exit code 0 means that ``_SUCCESS`` is in the sink, and nothing else means that. A bad image is
-never an exception: it is a rejection, a row of data (`vqpipe.schema.Reason`).
+never an exception: it is a rejection, a row of data (`vqpipe.rejections.Reason`).
 """
 
 import re

@@ -1,0 +1,9 @@
+"""What a run leaves, and how: one place that holds a run, from its plan to `_SUCCESS`.
+
+run       what the codes were made with, frozen; plan  the shards, frozen; todo  what is left
+commit    finished rows become one object a shard: staging, assembly, publication
+writer    what a commit needs to know; product  what a stage's rows become
+objects   how each object is written and read: footer, seal
+layout    where everything is; ranges, filenames, beside  what names say
+totals    all of it added up: losses, success, card
+"""
