@@ -15,7 +15,7 @@ CHECKPOINT = Path(__file__).parent.parent / "infra" / "demo" / "checkpoint"
 def start(*arguments, cwd=None):
     """Starts `vqpipe`, in this folder or another; the caller waits for it or kills it."""
     return subprocess.Popen(
-        [sys.executable, "-m", "vqpipe.commands.cli", *map(str, arguments)],
+        [sys.executable, "-m", "vqpipe", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

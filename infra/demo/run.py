@@ -47,7 +47,7 @@ def main() -> int:
 def vqpipe(*arguments: str) -> None:
     """Runs one command as a user would, showing it first."""
     print(f"\n$ vqpipe {shlex.join(arguments)}", flush=True)
-    subprocess.run([sys.executable, "-m", "vqpipe.commands.cli", *arguments], check=True)  # noqa: S603
+    subprocess.run([sys.executable, "-m", "vqpipe", *arguments], check=True)  # noqa: S603
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def measure(arguments, rounds):
     for _ in range(rounds):
         started, computed = time.perf_counter(), computed_s()
         subprocess.run(
-            [sys.executable, "-m", "vqpipe.commands.cli", *arguments],
+            [sys.executable, "-m", "vqpipe", *arguments],
             check=True,
             stdout=subprocess.DEVNULL,
         )

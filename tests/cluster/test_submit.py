@@ -59,7 +59,7 @@ class Cluster:
     def vqpipe(self, *arguments, **env):
         """Runs a command line of ours to its end."""
         return subprocess.run(
-            [sys.executable, "-m", "vqpipe.commands.cli", *map(str, arguments)],
+            [sys.executable, "-m", "vqpipe", *map(str, arguments)],
             env=self.env | env,
             cwd=self.cwd,
             capture_output=True,
@@ -276,7 +276,7 @@ def test_submit_cluster_lost_while_the_job_runs_is_incomplete(source, tmp_path):
     with ray_head() as (lost, _, _, head):
         arguments = ("--address", lost.dashboard, "--", *options(source, tmp_path / "codes"))
         job = subprocess.Popen(
-            [sys.executable, "-m", "vqpipe.commands.cli", "submit", "encode", *map(str, arguments)],
+            [sys.executable, "-m", "vqpipe", "submit", "encode", *map(str, arguments)],
             env=lost.env,
             cwd=ROOT,
             stdout=subprocess.PIPE,

@@ -193,7 +193,7 @@ def test_hub_is_repository_tells_names_from_paths(name, expected):
 
 
 def test_hub_client_is_not_imported_before_it_is_needed():
-    code = "import sys, vqpipe.commands.cli; sys.exit('huggingface_hub' in sys.modules)"
+    code = "import sys, vqpipe.commands.encode; sys.exit('huggingface_hub' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

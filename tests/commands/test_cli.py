@@ -75,7 +75,7 @@ def test_main_reader_that_goes_away_changes_no_exit_code(complete, stream, place
     command = [
         sys.executable,
         "-m",
-        "vqpipe.commands.cli",
+        "vqpipe",
         "inspect",
         str(complete / place),
         "--json",
@@ -92,7 +92,7 @@ def test_main_reader_that_goes_away_changes_no_exit_code(complete, stream, place
 def test_main_output_that_cannot_be_written_is_an_error_only_where_it_is_the_work(
     complete, stream, why
 ):
-    command = [sys.executable, "-m", "vqpipe.commands.cli", "inspect", str(complete), "--json"]
+    command = [sys.executable, "-m", "vqpipe", "inspect", str(complete), "--json"]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     if why == "closed":  # no stream at all, as a shell's `>&-` leaves it
         number = {"stdout": 1, "stderr": 2}[stream]

@@ -13,7 +13,7 @@ from tests.sink import sinks
 from tests.sink.runs import encoded_rows, tar_shard
 from vqpipe.codec.weights import Weights
 from vqpipe.commands import cli, decode
-from vqpipe.commands.decode import Decode
+from vqpipe.commands.jobs import Decode
 from vqpipe.sink.commit import commit_rows
 from vqpipe.sink.plan import Growth, Plan
 from vqpipe.sink.run import start_run

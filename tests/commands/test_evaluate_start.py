@@ -7,7 +7,7 @@ import pytest
 from tests.sink import sinks
 from tests.sink.runs import start
 from vqpipe.commands import evaluate
-from vqpipe.commands.evaluate import Evaluate
+from vqpipe.commands.jobs import Evaluate
 from vqpipe.errors import ConfigError
 from vqpipe.inspection.evaluation import Sink
 from vqpipe.sink.plan import Plan

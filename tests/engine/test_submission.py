@@ -20,7 +20,7 @@ SUPERVISOR = "import subprocess, sys; sys.exit(subprocess.call(sys.argv[1], shel
 RAYLET = "import subprocess, sys; sys.exit(subprocess.call([*sys.argv[1:4], *sys.argv[4:5]]))"
 
 
-def run_as_job(entry, python, path=None):
+def run_as_job(entry, python, path=None, cwd="/"):
     """Runs a shell text as Ray runs a job's: below a worker below the raylet, without its PATH."""
     worker = (sys.executable, "-c", SUPERVISOR, entry)
     raylet = (sys.executable, "-c", RAYLET, *worker)
@@ -28,8 +28,8 @@ def run_as_job(entry, python, path=None):
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return subprocess.run(
         [*raylet, *told],
-        env=env | {"PATH": path or "/usr/bin:/bin", "PYTHONPATH": str(ROOT)},
-        cwd="/",
+        env=env | {"PATH": path or "/usr/bin:/bin", "PYTHONPATH": str(ROOT / "pipeline")},
+        cwd=cwd,
         capture_output=True,
         text=True,
         timeout=60,
@@ -51,6 +51,17 @@ def test_describe_entry_runs_the_command_in_the_python_of_the_clusters_workers(i
     done = run_as_job(entry, interpreter)
     assert done.returncode == 0, done.stderr
     assert "used" in done.stderr
+    assert "--sink" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["vqpipe", "importlib", "tyro", "numpy"])
+def test_describe_entry_in_a_folder_with_modules_of_our_names_runs_ours(
+    interpreter, tmp_path, name
+):
+    (tmp_path / f"{name}.py").write_text("raise SystemExit('not this one')\n")
+    entry = describe_entry("encode", ("--help",), VERSION)
+    done = run_as_job(entry, interpreter, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     assert "--sink" in done.stdout
 
 

@@ -137,7 +137,7 @@ def start_driver():
     places = ("--source", f"s3://{BUCKET}/source", "--sink", f"s3://{BUCKET}/sink")
     arguments = ("encode", *places, "--model", shell.CHECKPOINT, *OPTIONS)
     return subprocess.Popen(
-        [sys.executable, "-m", "vqpipe.commands.cli", *map(str, arguments)],
+        [sys.executable, "-m", "vqpipe", *map(str, arguments)],
         env={**os.environ, "RAY_ADDRESS": ""},
     )
 

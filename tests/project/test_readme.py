@@ -13,7 +13,7 @@ from tests import shell
 from tests.makers import jpeg, tar_of
 from tests.vqgan import compvis
 from vqpipe.commands import cli
-from vqpipe.commands.submit import Submit
+from vqpipe.commands.jobs import Submit
 from vqpipe.rejections import Reason
 
 ROOT = Path(__file__).parents[2]

@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 DType = Literal["float32", "tf32", "bfloat16", "float16"]
 PixelRange = Literal["signed", "unit"]
+AskedRange = Literal["auto", "signed", "unit"]
+"""A range as an operator says it: `auto` has it found."""
 Images = npt.NDArray[np.uint8]
 """(N, H, W, 3) RGB."""
 Codes = npt.NDArray[np.int64]
@@ -38,3 +40,7 @@ class CodecConfig:
 
 
 Device = Literal["auto", "cpu", "cuda"]
+AUDIT_SHARE = 1 / 1000
+"""Share of the images that is looked at twice (`stages.audit`) unless told otherwise. Float32 takes
+a GPU some ten times as long as bfloat16, and decoding twice as long as encoding: together, a
+hundredth of its time."""

@@ -10,19 +10,25 @@ import functools
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from vqpipe import metrics
 from vqpipe.codec.codec import Codec
-from vqpipe.codec.config import SCALE_SHIFT, CodecConfig, Codes, DType, Images, PixelRange
+from vqpipe.codec.config import (
+    SCALE_SHIFT,
+    AskedRange,
+    CodecConfig,
+    Codes,
+    DType,
+    Images,
+    PixelRange,
+)
 from vqpipe.codec.weights import Weights
 from vqpipe.errors import ConfigError
 from vqpipe.images import Preprocess, View, open_image
 from vqpipe.vqgan import VQConfig
-
-AskedRange = Literal["auto", "signed", "unit"]
 
 PROBES = ("coffee", "astronaut", "rocket", "chelsea")
 QUICK_PROBES, QUICK_SIDE = 1, 128

@@ -1,19 +1,10 @@
 """What the commands print: a title, then one line a field."""
 
-import os
-import shlex
-import shutil
-import sys
 import textwrap
 from collections.abc import Iterable
-from typing import Any
 
 from rich.console import Console
 from rich.text import Text
-
-from vqpipe.sink.losses import describe_losses
-from vqpipe.sink.run import Run
-from vqpipe.sink.totals import MADE, made
 
 Fields = list[tuple[str, object]]
 """Names and values, in order."""
@@ -67,119 +58,3 @@ def printable(text: str, limit: int = 160) -> str:
     """Returns text from the data as one harmless line of a bounded length."""
     safe = harmless(text).replace("\n", "\\n")
     return safe if len(safe) <= limit else safe[: limit - 3] + "..."
-
-
-def describe_output(sink: str, run: Run) -> Fields:
-    """Returns the lines that say where a run's output is and how to read it."""
-    images: Fields = []
-    if run.identity.get("layout") in {"webdataset", "folder"}:
-        images = [("images", f"{sink}/images/")]
-    return [*images, ("output", f"{sink}/data/"), ("read it", read_command(sink))]
-
-
-def read_command(sink: str) -> str:
-    """Returns a command that shows some rows of a sink, and that can be run where this one was."""
-    place = f"{sink}/data"
-    if shutil.which("duckdb"):
-        quoted = place.replace("'", "''")  # as SQL has it
-        query = f"FROM '{quoted}/**/*.parquet' LIMIT 5"
-        return f"duckdb -c {_quote(query)}"
-    if "://" in sink:  # with the same access as ours; a data set's threads and fsspec's end badly
-        code = (
-            "import fsspec, pyarrow as a, pyarrow.parquet as p; "
-            f"fs, path = fsspec.url_to_fs({place!r}); "
-            "print(p.ParquetFile(a.BufferReader(fs.cat(fs.find(path)[0]))).read().slice(0, 5))"
-        )
-    else:
-        code = f"import pyarrow.dataset as d; print(d.dataset({place!r}).head(5))"
-    return f"{_python()} -c {_quote(code)}"
-
-
-def _quote(text: str) -> str:
-    """Returns text as one word of a shell, in the quotes that are easier to read."""
-    is_plain = not any(letter in text for letter in '"$`\\!')
-    return f'"{text}"' if is_plain else shlex.quote(text)
-
-
-def _python() -> str:
-    """Returns how a shell calls the interpreter that has our packages."""
-    found = shutil.which("python")
-    is_ours = found is not None and os.path.dirname(found) == os.path.dirname(sys.executable)
-    return "python" if is_ours else shlex.quote(sys.executable)
-
-
-def describe_totals(totals: dict[str, Any], facts: dict[str, Any]) -> Fields:
-    """Returns the lines that say what a sink holds.
-
-    Args:
-        totals: As they stand in `summary.json`.
-        facts: What `run.json` says beside the identity.
-    """
-    made = next(made for made in MADE.values() if made in totals)
-    reasons = totals["rejected_by_reason"].items()
-    return [
-        ("samples", f"{totals['samples']:,}"),
-        (made, f"{totals[made]:,}"),
-        ("rejected", f"{totals['rejected']:,}"),
-        *((f"  {reason}", f"{count:,}") for reason, count in reasons),
-        *describe_missing(totals),
-        *(_describe_codes(totals, facts["grid"]) if "codebook_usage" in totals else ()),
-        ("bytes per image", f"{totals['bytes_per_image']:,.1f}"),
-    ]
-
-
-def describe_missing(totals: dict[str, Any]) -> Fields:
-    """Returns the lines about images that are no samples of their own, if there are any."""
-    images, over = totals["rejected_images"], totals["passed_over"]
-    damaged = describe_losses(totals)
-    stand = f"the rejections stand for at least {images:,} images"
-    taken = f"{over:,} image(s), of samples of which another one was taken"
-    return [
-        *([("images lost", Prose(stand))] if images > totals["rejected"] else []),
-        *([("damaged", Prose(printable(damaged, 500)))] if damaged else []),
-        *([("passed over", Prose(taken))] if over else []),
-        *_describe_nulls(totals),
-    ]
-
-
-def _describe_nulls(totals: dict[str, Any]) -> Fields:
-    """Returns the lines about kept columns that are null, where samples did not have them."""
-    good = made(totals)
-    return [
-        (
-            "take care" if count >= good else "null",
-            Prose(printable(f"{name}, which is kept, is null in {count:,} of {good:,}")),
-        )
-        for name, count in totals["kept_nulls"].items()
-    ]
-
-
-def _describe_codes(totals: dict[str, Any], grid: Iterable[int]) -> Fields:
-    height, width = grid
-    usage, perplexity = totals["codebook_usage"], totals["codebook_perplexity"]
-    return [
-        ("codes per image", f"{height * width:,} ({height} x {width})"),
-        ("codebook usage", f"{usage:.1%} of the entries, perplexity {perplexity:,.1f}"),
-        *_describe_audit(totals),
-    ]
-
-
-def _describe_audit(totals: dict[str, Any]) -> Fields:
-    return [*_describe_flips(totals), *describe_psnr(totals)]
-
-
-def describe_psnr(totals: dict[str, Any]) -> Fields:
-    """Returns the lines about the images that were decoded again on the way."""
-    if not totals.get("psnr_images"):
-        return []
-    said = f"{totals['psnr_db']:.2f} dB PSNR, measured on {totals['psnr_images']:,} image(s)"
-    low = totals["low_psnr_shards"]
-    look = f"{', '.join(map(printable, low))}: images there come back far worse than elsewhere"
-    return [("decoded again", said), *([("look at", Prose(look))] if low else [])]
-
-
-def _describe_flips(totals: dict[str, Any]) -> Fields:
-    if not totals["audited"]:
-        return []
-    share, images = totals["flip_rate"], totals["audited"]
-    return [("unlike float32", f"{share:.2%} of the codes, measured on {images:,} image(s)")]

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from vqpipe import schema
-from vqpipe.commands.console import Fields, Prose, describe_psnr
+from vqpipe.commands.console import Fields, Prose
+from vqpipe.commands.description import describe_psnr
 from vqpipe.inspection.readiness import Reason, check_codes
 from vqpipe.inspection.survey import Evaluated
 from vqpipe.sink.run import Run

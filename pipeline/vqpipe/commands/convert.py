@@ -1,34 +1,16 @@
 """Write any checkpoint that vqpipe reads in diffusers' layout."""
 
 import shlex
-from dataclasses import dataclass
 
-import tyro
 from rich.console import Console
 
 from vqpipe import storage
 from vqpipe.codec.weights import Weights
 from vqpipe.commands.console import print_fields
-from vqpipe.commands.model import ModelOptions
+from vqpipe.commands.jobs import Convert
+from vqpipe.commands.model import load_weights
 from vqpipe.errors import ConfigError
 from vqpipe.vqgan.files import CONFIG_FILE, STEM
-
-
-@dataclass(frozen=True, kw_only=True)
-class Convert(ModelOptions):
-    """Write any checkpoint that vqpipe reads in diffusers' layout.
-
-    The result is config.json and diffusion_pytorch_model.safetensors; tensors keep their dtype.
-    Every name, shape and value is checked first. Needs no Ray.
-
-    Example: vqpipe convert logs/vqgan/checkpoints/last.ckpt vqgan/
-    """
-
-    model: tyro.conf.Positional[str]
-    """A folder (local or s3://) of a diffusers VQModel, a Hugging Face repository (org/name), or
-    one file with weights (.ckpt, .pth, .pt, .safetensors, .bin), such as a VQGAN of CompVis."""
-    out: tyro.conf.Positional[str]
-    """Folder or s3://bucket/prefix to write; another checkpoint there is never overwritten."""
 
 
 def run(job: Convert) -> None:
@@ -38,7 +20,7 @@ def run(job: Convert) -> None:
         VqpipeError: It could not be read or written.
     """
     out = storage.normalise_uri(job.out)
-    weights = job.load_weights()
+    weights = load_weights(job)
     _refuse_other(out, weights.files)
     for name, data in weights.files.items():
         storage.publish(storage.join_uri(out, name), data)

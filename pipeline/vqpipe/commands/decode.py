@@ -1,30 +1,21 @@
 """Decode Parquet shards of codes back into images."""
 
-import sys
 import time
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 
 from vqpipe import storage
 from vqpipe.codec import doctor
-from vqpipe.codec.config import CodecConfig, DType
-from vqpipe.codec.doctor import AskedRange
+from vqpipe.codec.config import CodecConfig
 from vqpipe.codec.weights import Weights
 from vqpipe.commands.console import Fields
 from vqpipe.commands.identity import check_encoded, check_kept, find_whole_run, versions
+from vqpipe.commands.jobs import RESERVED, Decode
 from vqpipe.commands.kept import begun_with, facts_of_kept
-from vqpipe.commands.launch import (
-    GrowthOptions,
-    Places,
-    Prepared,
-    RunOptions,
-    check_uris,
-    describe_store,
-    run_stage,
-)
-from vqpipe.commands.model import ModelOptions, load_for_codes
+from vqpipe.commands.launch import Prepared, describe_store, growth_of, run_stage
+from vqpipe.commands.model import load_for_codes, record_model
 from vqpipe.commands.places import check_lengths, check_places
 from vqpipe.commands.progress import announce
 from vqpipe.errors import ConfigError
@@ -36,84 +27,10 @@ from vqpipe.sink.run import Run, is_complete, start_run
 from vqpipe.sink.writer import Writer
 from vqpipe.sources import count_rows
 from vqpipe.sources.agreement import Begun
-from vqpipe.sources.codes import Kind, kept_schema, list_shards
-from vqpipe.sources.names import check_keep
+from vqpipe.sources.codes import kept_schema, list_shards
 from vqpipe.stages.decode import Decoding, Form, ImagesProduct, compress_rows
 from vqpipe.stages.read import SampleReader
 from vqpipe.stages.work import Stage, Work
-
-RESERVED = {"key", "row", "image", "file", "bytes", "sha256", "width", "height"}
-"""Columns that the output has of its own."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decode(GrowthOptions, RunOptions, ModelOptions, Places):
-    """Decode Parquet shards of codes back into images.
-
-    The source is a sink of vqpipe encode, which knows its model, or any Parquet files with a column
-    of codes, given --model and --grid. Run the same command again to resume. Options marked [speed]
-    may change between runs on one sink; all others belong to the sink's identity.
-
-    Example: vqpipe decode --source codes/ --sink images/
-    """
-
-    source: str
-    """Where the codes are: a sink of vqpipe encode, or a folder, file or pattern of .parquet."""
-    sink: str
-    """Where the images go: a folder or s3://bucket/prefix. One run, one sink."""
-    model: str = ""
-    """The model, as for vqpipe encode; default: that of the source's run. Another one must have the
-    same codebook, such as one whose decoder was trained on."""
-    format: Literal["jpeg", "png", "webp"] = "jpeg"
-    """Of the images; png has no losses."""
-    quality: int = 95
-    """1 to 100, of jpeg and webp."""
-    layout: Literal["webdataset", "parquet", "folder"] = "webdataset"
-    """A tar a shard, a Parquet file a shard, or a file an image. data/ lists the images of each
-    shard in every layout."""
-    codes: str = "codes"
-    """Column of the codes: lists of whole numbers, row-major."""
-    latents: str | None = None
-    """Column of latents, to decode these instead of codes: lists of numbers as (channels, height,
-    width), before the look-up in the codebook."""
-    grid: tuple[int, int] | None = None
-    """Rows and columns of codes in an image; a sink of vqpipe encode knows them."""
-    key: str | None = None
-    """Column with each image's name; default: key in a sink of vqpipe encode, elsewhere file name
-    and row number."""
-    keep: tuple[str, ...] | None = None
-    """Columns to copy beside the images; default: what the source's run kept. In a tar, text
-    becomes a member of that name, unless that is long; everything else goes to .json."""
-    pixel_range: AskedRange = "auto"
-    """What the model was trained on: signed is [-1, 1], unit is [0, 1]; auto takes that of the
-    source's run, or finds out with photos."""
-    dtype: DType = "float32"
-    """Arithmetic of the network."""
-    eager: bool = False
-    """Have GPUs run the network's kernels one by one instead of fused ones (torch.compile)."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_uris(self, "source", "sink", "model_config")
-        if self.model:
-            check_uris(self, "model")
-        if not 1 <= self.quality <= 100:
-            raise ValueError(f"--quality is {self.quality}; it must be in 1 to 100")
-        if self.latents is not None and self.codes != "codes":
-            raise ValueError("--codes and --latents cannot go together: one of them is decoded")
-        if self.grid is not None and min(self.grid) < 1:
-            raise ValueError(f"--grid is {self.grid}; both must be at least 1")
-        check_keep(self.keep or (), RESERVED)
-
-    @property
-    def kind(self) -> Kind:
-        """What is decoded."""
-        return "codes" if self.latents is None else "latents"
-
-    @property
-    def how(self) -> ImageFormat:
-        """How images are stored."""
-        return ImageFormat(self.format, self.quality)
 
 
 def run(job: Decode) -> None:
@@ -219,17 +136,18 @@ def _prepare(job: Decode) -> Prepared:
     listed = Plan.of(source.shards)
     facts = _facts_of(job, weights, step, kept) | {"doctor": findings}
     identity = _identity_of(job, source, selection, weights, step)
-    run, frozen = start_run(sink, Run(identity, facts, listed.sha256()), listed, job.growth)
+    run, frozen = start_run(sink, Run(identity, facts, listed.sha256()), listed, growth_of(job))
     check_kept(run, kept)
     left = todo.unfinished(sink, run, frozen)
-    product = ImagesProduct(kept, job.how, job.layout, step.size)
+    how_stored = ImageFormat(job.format, job.quality)
+    product = ImagesProduct(kept, how_stored, job.layout, step.size)
     if left:
         storage.delete(layout.success_uri(sink))
     work = Work(
         writer=Writer(sink, run, frozen, kept, product),
         reader=SampleReader(selection, kept),
         step=step,
-        after=Stage(compress_rows, (job.how, step.size)),
+        after=Stage(compress_rows, (how_stored, step.size)),
         weights=weights,
         todo=left,
     )
@@ -285,7 +203,7 @@ def _facts_of(job: Decode, weights: Weights, step: Decoding, kept: pa.Schema) ->
         "size": list(step.size),
         "model": weights.where,
         "model_commit": weights.commit,
-        "model_options": job.record(weights) if job.model else None,
+        "model_options": record_model(job, weights) if job.model else None,
         **facts_of_kept(kept),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": versions(),
@@ -336,9 +254,3 @@ _OF_LOSSY = 1 / 4
 """Size of a JPEG of quality 95 by that of its pixels, at most, of photos."""
 _MUCH_MEMORY = 4e9
 """Bytes of compressed images."""
-
-
-if __name__ == "__main__":
-    from vqpipe.commands.cli import run_to_end
-
-    run_to_end(["decode", *sys.argv[1:]])

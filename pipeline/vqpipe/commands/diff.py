@@ -4,12 +4,12 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-import tyro
 from rich.console import Console
 
 from vqpipe import metrics, storage
 from vqpipe.commands.console import Fields, Prose, print_fields, printable
 from vqpipe.commands.identity import load_run
+from vqpipe.commands.jobs import Diff
 from vqpipe.commands.progress import announce
 from vqpipe.inspection import difference, survey
 from vqpipe.inspection.difference import Compared, Shards
@@ -18,47 +18,9 @@ from vqpipe.sink.plan import pick_names
 from vqpipe.sink.run import Run
 from vqpipe.sink.totals import made, verb
 
-_DEFAULT_SHARDS = 16
 _SHOWN = 5
 _COLUMN = 28
 """Letters of a value that still stands beside the other one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Diff:
-    """Say how two runs differ: choices, shards, rejections, use of the codebook, codes, metrics.
-
-    A report: the exit code is 0 whether or not they differ. Reads at most 2,000 footers of each,
-    and codes of 16 shards unless told otherwise, picked by a hash of their names. Needs no model
-    and no Ray.
-
-    Example: vqpipe diff codes/ codes-bf16/
-    """
-
-    first: tyro.conf.Positional[str]
-    """Folder or s3://bucket/prefix of a run, A."""
-    second: tyro.conf.Positional[str]
-    """Folder or s3://bucket/prefix of another one, B."""
-    shards: int | None = None
-    """Most shards to compare the codes of."""
-    share: float | None = None
-    """Share of the shards to compare the codes of, instead of a number; 1 is all."""
-    json: bool = False
-    """Print one JSON object instead of tables."""
-
-    def __post_init__(self) -> None:
-        if self.shards is not None and self.share is not None:
-            raise ValueError("--shards and --share are both given; give one of them")
-        if self.shards is not None and self.shards < 1:
-            raise ValueError(f"--shards is {self.shards}; it must be at least 1")
-        if self.share is not None and not 0 < self.share <= 1:
-            raise ValueError(f"--share is {self.share}; it must be above 0 and at most 1")
-
-    def most(self, shards: int) -> int:
-        """Returns of how many shards codes are compared, of those that both have."""
-        if self.share is not None:
-            return max(1, round(self.share * shards))
-        return self.shards or _DEFAULT_SHARDS
 
 
 @dataclass(frozen=True)

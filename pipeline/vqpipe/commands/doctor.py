@@ -2,54 +2,27 @@
 
 import json
 import shlex
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
-import tyro
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from vqpipe import schema
 from vqpipe.codec import doctor
-from vqpipe.codec.config import Device
 from vqpipe.codec.device import choose_device
-from vqpipe.codec.doctor import AskedRange, Diagnosis, Precision
+from vqpipe.codec.doctor import Diagnosis, Precision
 from vqpipe.codec.weights import Weights
 from vqpipe.commands.console import print_fields
-from vqpipe.commands.model import ModelOptions
+from vqpipe.commands.jobs import Doctor
+from vqpipe.commands.model import load_weights
+from vqpipe.commands.options import ModelOptions
 from vqpipe.errors import ConfigError
 
 _SAFE = """  safe: vqpipe encode takes it here, and the network's numbers stay finite; how many
   codes it changes is shown beside it, and is for you to judge
 """
-
-
-@dataclass(frozen=True, kw_only=True)
-class Doctor(ModelOptions):
-    """Say what a checkpoint is and what it bears: pixel range, code grid, safe precisions.
-
-    Encodes and decodes a few packaged photos on this machine, without Ray. Every vqpipe encode
-    begins with a quick form of it. A precision is safe if vqpipe encode takes it on this device and
-    the network's numbers stay finite in it; how many codes it changes is another matter, and shown.
-
-    Example: vqpipe doctor vqgan/
-    """
-
-    model: tyro.conf.Positional[str]
-    """What to examine: see --model of vqpipe encode."""
-    resolution: int = 256
-    """Side of the photos, in pixels."""
-    pixel_range: AskedRange = "auto"
-    """What to take the model for: signed is [-1, 1], unit is [0, 1]; auto finds out."""
-    device: Device = "auto"
-    """Where to run; precisions are judged on this device."""
-    json: bool = False
-    """Print one JSON object instead of tables."""
-
-    def __post_init__(self) -> None:
-        if self.resolution < 1:
-            raise ValueError(f"--resolution is {self.resolution}; it must be at least 1")
 
 
 def run(job: Doctor) -> None:
@@ -59,7 +32,7 @@ def run(job: Doctor) -> None:
         CheckpointError: If the checkpoint is damaged.
         ConfigError: If its pixel range does not show and was not given.
     """
-    weights = job.load_weights()
+    weights = load_weights(job)
     factor = weights.config.downsample_factor
     if job.resolution % factor:
         raise ConfigError(

@@ -1,16 +1,15 @@
 """Encode image shards into Parquet shards of discrete codes."""
 
-import sys
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 
 from vqpipe import schema, storage
-from vqpipe.codec.config import CodecConfig, DType
-from vqpipe.codec.doctor import AskedRange, RangeProbe
+from vqpipe.codec.config import CodecConfig
+from vqpipe.codec.doctor import RangeProbe
 from vqpipe.commands.console import Fields, Prose, printable
 from vqpipe.commands.identity import (
     check_kept,
@@ -20,19 +19,11 @@ from vqpipe.commands.identity import (
     identity_of,
     settle_codec,
 )
+from vqpipe.commands.jobs import Encode
 from vqpipe.commands.kept import begun_with
-from vqpipe.commands.launch import (
-    GrowthOptions,
-    Places,
-    Prepared,
-    RunOptions,
-    check_least,
-    check_uris,
-    describe_store,
-    run_stage,
-)
-from vqpipe.commands.members import AskedKeys, settle_members
-from vqpipe.commands.model import ModelOptions
+from vqpipe.commands.launch import Prepared, describe_store, growth_of, run_stage
+from vqpipe.commands.members import settle_members
+from vqpipe.commands.model import load_weights
 from vqpipe.commands.places import check_lengths, check_places
 from vqpipe.commands.progress import announce
 from vqpipe.errors import ConfigError
@@ -45,78 +36,10 @@ from vqpipe.sink.run import Run, start_run
 from vqpipe.sink.writer import Attempt, Writer
 from vqpipe.sources import find_image, find_passed_over, kept_schema, list_shards
 from vqpipe.sources.listing import Listing
-from vqpipe.stages.audit import SHARE
 from vqpipe.stages.encode import CodesProduct, Encoding
 from vqpipe.stages.quarantine import read_quarantined
 from vqpipe.stages.read import SampleReader
 from vqpipe.stages.work import Work
-
-
-@dataclass(frozen=True, kw_only=True)
-class Encode(GrowthOptions, RunOptions, ModelOptions, Places):
-    """Encode image shards into Parquet shards of discrete codes.
-
-    Run the same command again to resume: finished shards are not read again. Options marked
-    [speed] may change between runs on one sink; all others belong to the sink's identity.
-
-    Example: vqpipe encode --source photos/ --sink codes/ --model vqgan/
-    """
-
-    source: str
-    """Where the images are: a folder of .tar, .parquet or image files (links are followed), one
-    such file, s3://bucket/prefix, or a quoted pattern like 's3://bucket/{000..127}.tar'."""
-    sink: str
-    """Where the codes go: a folder or s3://bucket/prefix. One run, one sink."""
-    format: Literal["webdataset", "parquet", "folder"] | None = None
-    """What the source holds; found from its files if not given, unless they are of several."""
-    image: str | None = None
-    """Parquet column or tar extension with the image; found if there is only one."""
-    key: str | None = None
-    """Parquet column with each image's name; default: file name and row number."""
-    key_until: AskedKeys = "auto"
-    """Where a key ends in the name of a tar's member: by the first dot 0001.seg.png is seg.png of
-    0001, as webdataset has it; by the last one st.martin_001.jpg is an image of its own. auto looks
-    at the names in some tars, and asks if they can be read either way."""
-    keep: tuple[str, ...] = ()
-    """Parquet columns or tar extensions to copy beside the codes, such as caption or txt."""
-    resolution: int = 256
-    """Side of the encoded square, in pixels: the short side is resized to it, the centre kept."""
-    resample: Literal["bicubic", "lanczos"] = "bicubic"
-    """Filter of the resize."""
-    background: tuple[int, int, int] = (255, 255, 255)
-    """RGB, 0 to 255, that shows through transparent pixels."""
-    max_pixels: int = 100_000_000
-    """Images whose header announces more pixels are rejected unopened."""
-    pixel_range: AskedRange = "auto"
-    """What the model was trained on: signed is [-1, 1] (most VQGANs), unit is [0, 1] (aMUSEd).
-    The wrong one gives plausible, wrong codes; auto finds out with photos, see vqpipe doctor."""
-    dtype: DType = "float32"
-    """Arithmetic of the network; the codebook look-up is always float32. tf32 is float32 with
-    products of 10-bit mantissas on GPUs that can. All but float32 change some codes; how many is
-    measured on the way and stands in the summary."""
-    eager: bool = False
-    """Have GPUs run the network's kernels one by one, as CPUs always do, instead of fused ones,
-    which torch.compile makes in a minute or two and which round a little differently."""
-    audit: float = SHARE
-    """[speed] Share of the images, picked by a hash of their keys, and the first of every shard,
-    whose codes are decoded again on the way: their PSNR stands in footers and summary and, in
-    reduced precision, how many codes are unlike float32's. 0 looks at none."""
-    retry_rejected: bool = False
-    """Try rejected samples again, after a fix or with another --max-pixels; shards where any of
-    them passes now are updated."""
-    skip_doctor: bool = False
-    """[speed] Start without looking how the model reconstructs photos; needs --pixel-range."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_uris(self, "source", "sink", "model", "model_config")
-        check_least(self, "resolution", "max_pixels")
-        if not 0 <= self.audit <= 1:
-            raise ValueError(f"--audit is {self.audit}; it must be in 0 to 1")
-        if self.skip_doctor and self.pixel_range == "auto":
-            raise ValueError("--skip-doctor needs --pixel-range signed or unit; it is auto")
-        if not all(0 <= value <= 255 for value in self.background):
-            raise ValueError(f"--background is {self.background}; each must be in 0 to 255")
 
 
 def run(job: Encode) -> None:
@@ -132,7 +55,7 @@ def _prepare(job: Encode) -> Prepared:
     """Returns what is to be done, with plan and identity frozen in the sink."""
     source, sink = storage.normalise_uri(job.source), storage.normalise_uri(job.sink)
     check_places(source, sink)
-    weights = job.load_weights()
+    weights = load_weights(job)
     grid = grid_of(job.resolution, weights)
     begun = find_whole_run(sink)
     listing, selection, kept, notes = _find(job, source, begun, find_plan(sink))
@@ -146,7 +69,7 @@ def _prepare(job: Encode) -> Prepared:
     asked = Run(
         identity, facts_of(job, weights, grid, kept) | {"doctor": findings}, listed.sha256()
     )
-    run, frozen = start_run(sink, asked, listed, job.growth)
+    run, frozen = start_run(sink, asked, listed, growth_of(job))
     check_kept(run, kept)
     size = weights.config.num_vq_embeddings
     codes = schema.codes_field(size, grid)
@@ -294,9 +217,3 @@ def _describe_findings(findings: dict[str, Any] | None) -> str:
     seen = RangeProbe(findings["psnr_db"]).describe()
     flips = findings.get("flips")
     return seen if flips is None else f"{seen}; {flips:.2%} of their codes are unlike float32's"
-
-
-if __name__ == "__main__":
-    from vqpipe.commands.cli import run_to_end
-
-    run_to_end(["encode", *sys.argv[1:]])

@@ -1,7 +1,6 @@
 """Evaluate codes: decode a sample of them, compare with the images, and write a report."""
 
 import json
-import sys
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -13,24 +12,16 @@ from vqpipe import storage
 from vqpipe.codec.config import CodecConfig
 from vqpipe.commands.console import Fields, Prose, print_fields
 from vqpipe.commands.identity import check_encoded, load_run, versions
-from vqpipe.commands.launch import (
-    Prepared,
-    RunOptions,
-    Source,
-    check_least,
-    check_uris,
-    describe_store,
-    run_stage,
-    stoppable,
-)
-from vqpipe.commands.model import ModelOptions, load_recorded
+from vqpipe.commands.jobs import Evaluate
+from vqpipe.commands.launch import Prepared, describe_store, run_stage, stoppable
+from vqpipe.commands.model import load_recorded
 from vqpipe.commands.progress import announce
 from vqpipe.errors import ConfigError
 from vqpipe.images import Preprocess
 from vqpipe.inspection import evaluation, reencode
 from vqpipe.inspection.evaluation import Sink
 from vqpipe.quality.inception import load_inception
-from vqpipe.quality.judges import Judge, is_hub_file
+from vqpipe.quality.judges import Judge
 from vqpipe.quality.lpips import load_lpips
 from vqpipe.report import render_report
 from vqpipe.schema import File, KeyUntil, Selection, Shard
@@ -51,62 +42,6 @@ from vqpipe.stages.evaluate import (
 from vqpipe.stages.read import SampleReader
 from vqpipe.stages.work import Stage, Work
 from vqpipe.vqgan.tensors import digest_tensors
-
-MOST_SHARDS = 64
-"""Shards that samples are taken from; of a tar, everything before the last of them is read."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluate(RunOptions, ModelOptions, Source):
-    """Evaluate codes: decode a sample of them, compare with the images, and write a report.
-
-    Writes evaluation.json and report.html into the source, and the scores of every sample, with
-    pictures, below its evaluation/. Run the same command again to resume.
-
-    Example: vqpipe evaluate --source codes/
-    """
-
-    source: str
-    """The codes: a sink of vqpipe encode."""
-    images: str | None = None
-    """Where the images are now, if not where the run had them."""
-    samples: int = 2048
-    """How many samples to look at, picked by a hash of their keys."""
-    shards: int = MOST_SHARDS
-    """How many shards they are taken from at most, picked by a hash of their names."""
-    model: str = ""
-    """Where the model is now, if not where the run had it."""
-    lpips: str | None = None
-    """Weights of LPIPS, to measure it: the state of the lpips package's LPIPS(net="alex") or "vgg",
-    saved to a file, local, s3:// or hf://org/name/file."""
-    inception: str | None = None
-    """Weights of Inception, to measure rFID: pytorch-fid's pt_inception-2015-12-05-6726825d.pth,
-    local, s3:// or hf://org/name/file."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_uris(self, "source", "images", "model_config")
-        if self.model:
-            check_uris(self, "model")
-        _check_judges(self, "lpips", "inception")
-        check_least(self, "samples", "shards")
-
-
-def _check_judges(job: object, *names: str) -> None:
-    """Refuses what can be no file with weights, passwords included.
-
-    Raises:
-        ConfigError: If one is empty, of another scheme, or has credentials in it.
-    """
-    for name in names:
-        where = getattr(job, name)
-        if where is None or not where.startswith("hf://"):
-            check_uris(job, name)
-        elif not is_hub_file(where):
-            raise ConfigError(
-                f"--{name} names no file on the Hugging Face hub: give hf://org/name/file or "
-                "hf://org/name@revision/file; credentials belong in HF_TOKEN, not in a URL"
-            )
 
 
 @dataclass(frozen=True)
@@ -331,9 +266,3 @@ _FORMS = {
     "l1": "{mean:.4f} of 1",
     "lpips": "{mean:.4f}",
 }
-
-
-if __name__ == "__main__":
-    from vqpipe.commands.cli import run_to_end
-
-    run_to_end(["evaluate", *sys.argv[1:]])

@@ -5,19 +5,18 @@ import platform
 import time
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
 from vqpipe.codec import doctor
 from vqpipe.codec.config import CodecConfig
 from vqpipe.codec.weights import Weights
+from vqpipe.commands.jobs import Encode
 from vqpipe.commands.kept import facts_of_kept
+from vqpipe.commands.model import record_model
 from vqpipe.errors import ConfigError, MismatchError
 from vqpipe.sink.run import Run, find_run
-
-if TYPE_CHECKING:
-    from vqpipe.commands.encode import Encode
 
 
 def grid_of(resolution: int, weights: Weights) -> tuple[int, int]:
@@ -39,7 +38,7 @@ def grid_of(resolution: int, weights: Weights) -> tuple[int, int]:
 
 
 def settle_codec(
-    job: "Encode", begun: Run | None, weights: Weights
+    job: Encode, begun: Run | None, weights: Weights
 ) -> tuple[CodecConfig, dict[str, Any] | None]:
     """Returns how pixels become codes, and what the doctor found out about it.
 
@@ -58,7 +57,7 @@ def settle_codec(
 
 
 def identity_of(
-    job: "Encode", source: str, fmt: str, weights: Weights, codec: CodecConfig
+    job: Encode, source: str, fmt: str, weights: Weights, codec: CodecConfig
 ) -> dict[str, Any]:
     """Returns every choice that changes results."""
     return {
@@ -80,7 +79,7 @@ def identity_of(
 
 
 def facts_of(
-    job: "Encode", weights: Weights, grid: tuple[int, int], kept: pa.Schema
+    job: Encode, weights: Weights, grid: tuple[int, int], kept: pa.Schema
 ) -> dict[str, Any]:
     """Returns what a reader of the codes needs, and with what they were made."""
     return {
@@ -90,7 +89,7 @@ def facts_of(
         "downsample_factor": weights.config.downsample_factor,
         "model": weights.where,
         "model_commit": weights.commit,
-        "model_options": job.record(weights),
+        "model_options": record_model(job, weights),
         **facts_of_kept(kept),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": versions(),

@@ -5,20 +5,14 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
-import tyro
 from rich.console import Console
 
 from vqpipe import storage
-from vqpipe.commands.console import (
-    Fields,
-    Prose,
-    describe_missing,
-    print_fields,
-    printable,
-    read_command,
-)
+from vqpipe.commands.console import Fields, Prose, print_fields, printable
 from vqpipe.commands.contents import Contents, describe_evaluation, find_stage
+from vqpipe.commands.description import describe_missing, read_command
 from vqpipe.commands.identity import load_run
+from vqpipe.commands.jobs import Inspect
 from vqpipe.commands.progress import announce
 from vqpipe.inspection import readiness, survey
 from vqpipe.inspection.readiness import Readiness
@@ -28,27 +22,6 @@ from vqpipe.sink.footer import IMAGE_BYTES
 from vqpipe.sink.losses import describe_loss
 from vqpipe.sink.run import Run
 from vqpipe.sink.totals import made, verb
-
-
-@dataclass(frozen=True, kw_only=True)
-class Inspect:
-    """Say what is in a sink: which run, how far, how fast, what was rejected, can I train on it.
-
-    Takes two listings and a few small objects, and the footers in data/ of a run that is not
-    complete yet. Of more than 2,000 objects it reads a share; numbers that are scaled up from it
-    begin with "about". Needs no model and no Ray.
-
-    Example: vqpipe inspect codes/
-    """
-
-    sink: tyro.conf.Positional[str]
-    """Folder or s3://bucket/prefix of a run: of vqpipe encode, decode or evaluate."""
-    rejected: bool = False
-    """Say why samples were rejected, with the first few of each reason."""
-    exact: bool = False
-    """Read every footer, a request each, however many there are."""
-    json: bool = False
-    """Print one JSON object instead of a table."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What all stages have in common: options, the run on Ray with its display, the summary."""
+"""What all stages have in common: the run on Ray with its display, and the summary."""
 
 import os
 import signal
@@ -9,10 +9,9 @@ from types import FrameType
 
 from rich.console import Console
 
-from vqpipe import storage
-from vqpipe.codec.config import Device
 from vqpipe.commands import summary
 from vqpipe.commands.console import Fields, harmless, print_fields, printable
+from vqpipe.commands.options import GrowthOptions, RunOptions
 from vqpipe.commands.progress import Display, Progress
 from vqpipe.commands.summary import Allowance
 from vqpipe.engine import cluster
@@ -20,7 +19,7 @@ from vqpipe.engine import graph as engine
 from vqpipe.engine.counter import Counts
 from vqpipe.engine.graph import Resources
 from vqpipe.engine.watchdog import Tick
-from vqpipe.errors import ConfigError, IncompleteError, stopped_by
+from vqpipe.errors import IncompleteError, stopped_by
 from vqpipe.sink.plan import Growth
 from vqpipe.sink.run import check_creates_once
 from vqpipe.sink.writer import Writer
@@ -30,98 +29,16 @@ _ENOUGH_TO_JUDGE = 1000
 """Images seen before a fraction of rejections can end a run early."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """From where; the last base of a job, so that help begins with it."""
-
-    source: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Places(Source):
-    """From where to where."""
-
-    sink: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """How a stage runs; nothing here changes a result."""
-
-    device: Device = "auto"
-    """[speed] Where the codec works; auto takes GPUs if the cluster has any."""
-    batch_size: int | None = None
-    """[speed] Images in one forward of a GPU, by default 64; a CPU takes one at a time."""
-    actors: int | None = None
-    """[speed] Most codecs at work; default one for every GPU of the cluster, or one on a CPU."""
-    max_rejected: float = 0.1
-    """[speed] Most rejected images before the run ends with exit code 2: a fraction below 1, a
-    count from 1."""
-    address: str | None = None
-    """[speed] Ray cluster to join, such as auto or head:6379; default: RAY_ADDRESS, else this
-    machine alone."""
-    stall_timeout_s: float = 900.0
-    """[speed] Seconds without any progress before the run gives up with exit code 5."""
-
-    def __post_init__(self) -> None:
-        check_least(self, "batch_size", "actors")
-        if not self.max_rejected >= 0:
-            raise ValueError(f"--max-rejected is {self.max_rejected}; it must be 0 or more")
-        if not self.stall_timeout_s > 0:
-            raise ValueError(f"--stall-timeout-s is {self.stall_timeout_s}; it must be above 0")
-
-
-@dataclass(frozen=True, kw_only=True)
-class GrowthOptions:
-    """What a stage takes in of a source that is not what it was, or not whole."""
-
-    extend: bool = False
-    """Take in shards that the source has gained since the run began."""
-    replace_changed: bool = False
-    """Do shards again whose files have changed since they were planned; their objects in the sink
-    are replaced one by one."""
-    allow_damaged_shards: bool = False
-    """[speed] End with exit code 0 though shards could not be read to their end. What they hold
-    beyond is lost, and the images in it are known by a Parquet footer, judged by a tar's bytes, or
-    not known; without this option the run ends with exit code 2 and says so."""
-
-    @property
-    def growth(self) -> Growth:
-        """What the plan may take in."""
-        return Growth(self.extend, self.replace_changed)
-
-
-def check_least(job: object, *names: str, least: int = 1) -> None:
-    """Checks that options, where they are given, are not below a number.
-
-    Raises:
-        ValueError: If one is; names option, value and bound.
-    """
-    for name in names:
-        value = getattr(job, name)
-        if value is not None and value < least:
-            option = name.replace("_", "-")
-            raise ValueError(f"--{option} is {value}; it must be at least {least}")
-
-
-def check_uris(job: object, *names: str) -> None:
-    """Refuses what can be no URI, passwords included: `submit` sends the command on.
-
-    Raises:
-        ConfigError: If one is empty, of another scheme, or has credentials in it.
-    """
-    for name in names:
-        uri = getattr(job, name)
-        if uri is not None and not uri.strip():
-            raise ConfigError(f"--{name.replace('_', '-')} is empty: give a folder or a URL")
-        storage.normalise_uri(uri or "")
-
-
 def describe_store(writer: Writer) -> Fields:
     """Returns what to take care of with a sink's store, if anything."""
     if check_creates_once(writer.sink, writer.run):
         return []
     return [("take care", "this store ignores create-if-absent: run one command on it at a time")]
+
+
+def growth_of(options: GrowthOptions) -> Growth:
+    """Returns what the plan may take in."""
+    return Growth(options.extend, options.replace_changed)
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,14 @@
 
 from collections import Counter
 from dataclasses import replace
-from typing import Literal
 
 from vqpipe.commands.console import Fields, Prose, printable
+from vqpipe.commands.jobs import AskedKeys
 from vqpipe.errors import ConfigError
 from vqpipe.schema import Selection
 from vqpipe.sink.run import Run
 from vqpipe.sources import members
 from vqpipe.sources.listing import Listing
-
-AskedKeys = Literal["auto", "first-dot", "last-dot"]
-"""Where keys end, as an operator says it."""
 
 
 def settle_members(

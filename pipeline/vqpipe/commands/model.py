@@ -1,56 +1,40 @@
-"""The options with which every command that takes a model says which one."""
+"""Loads the model that a command names, or that a run was made with."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from vqpipe import storage
 from vqpipe.codec.weights import Weights
+from vqpipe.commands.options import ModelOptions
 from vqpipe.errors import ConfigError, MismatchError
 from vqpipe.sink.run import Run
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelOptions:
-    """Which model; a job declares `model` again where it takes it by position."""
+def load_weights(asked: ModelOptions) -> Weights:
+    """Returns the checkpoint, strictly checked.
 
-    model: str
-    """A folder (local or s3://) of a diffusers VQModel, a Hugging Face repository (org/name), or
-    one file with weights (.ckpt, .pth, .pt, .safetensors, .bin), such as a VQGAN of CompVis."""
-    subfolder: str | None = None
-    """Folder of the VQModel inside --model, such as vqvae in a diffusers pipeline."""
-    revision: str | None = None
-    """Branch, tag or commit of a Hugging Face repository; run.json records the commit."""
-    variant: str | None = None
-    """Which of a folder's weights to take, such as fp16; the plain ones if not given."""
-    model_config: str | None = None
-    """Config of a --model that is one file: CompVis' YAML or diffusers' JSON; found if it is the
-    only one beside it."""
+    Raises:
+        CheckpointError: There is none, or it is damaged or something else.
+        ConfigError: An option does not go with such a model.
+    """
+    return Weights.load(
+        asked.model,
+        subfolder=asked.subfolder,
+        revision=asked.revision,
+        variant=asked.variant,
+        config=asked.model_config,
+    )
 
-    def load_weights(self) -> Weights:
-        """Returns the checkpoint, strictly checked.
 
-        Raises:
-            CheckpointError: There is none, or it is damaged or something else.
-            ConfigError: An option does not go with such a model.
-        """
-        return Weights.load(
-            self.model,
-            subfolder=self.subfolder,
-            revision=self.revision,
-            variant=self.variant,
-            config=self.model_config,
-        )
-
-    def record(self, weights: Weights) -> dict[str, Any]:
-        """Returns what another command needs to load the same weights, wherever it is started."""
-        config = self.model_config
-        return {
-            "model": self.model if weights.commit else storage.normalise_uri(self.model),
-            "subfolder": self.subfolder,
-            "revision": weights.commit,
-            "variant": self.variant,
-            "config": config and storage.normalise_uri(config),
-        }
+def record_model(asked: ModelOptions, weights: Weights) -> dict[str, Any]:
+    """Returns what another command needs to load the same weights, wherever it is started."""
+    config = asked.model_config
+    return {
+        "model": asked.model if weights.commit else storage.normalise_uri(asked.model),
+        "subfolder": asked.subfolder,
+        "revision": weights.commit,
+        "variant": asked.variant,
+        "config": config and storage.normalise_uri(config),
+    }
 
 
 def load_recorded(asked: ModelOptions, run: Run) -> Weights:
@@ -62,7 +46,7 @@ def load_recorded(asked: ModelOptions, run: Run) -> Weights:
         MismatchError: They are others.
     """
     if asked.model:
-        weights = asked.load_weights()
+        weights = load_weights(asked)
     else:
         _check_alone(asked)
         weights = Weights.load(**run.facts["model_options"])
@@ -106,7 +90,7 @@ def load_for_codes(asked: ModelOptions, run: Run | None, source: str) -> Weights
             f"{source} is no sink of vqpipe encode, so that nothing says which model its codes are "
             "of: add --model"
         )
-    weights = asked.load_weights()
+    weights = load_weights(asked)
     if run and weights.codebook_sha256() != run.facts["codebook_sha256"]:
         raise MismatchError(
             f"{weights.where} has another codebook than the model that {source} was made with, so "

@@ -2,41 +2,12 @@
 
 import shlex
 import sys
-from dataclasses import dataclass
 from importlib import metadata
-from typing import Literal
-
-import tyro
 
 from vqpipe.commands.console import harmless
+from vqpipe.commands.jobs import Submit
 from vqpipe.engine import submission
-from vqpipe.errors import ConfigError, VqpipeError
-
-
-@dataclass(frozen=True, kw_only=True)
-class Submit:
-    """Run a command as a job of a Ray cluster, follow its log, and end with its exit code.
-
-    The cluster needs vqpipe installed (infra/Dockerfile) and its own access to source, sink and
-    model: paths are the cluster's, and no credentials are sent.
-
-    Example: vqpipe submit encode --address http://head:8265 -- --source s3://bucket/photos
-    --sink s3://bucket/codes --model s3://bucket/vqgan
-    """
-
-    command: tyro.conf.Positional[Literal["encode", "decode", "evaluate"]]
-    """What to run there."""
-    address: str
-    """Address of the cluster's dashboard, such as http://head:8265."""
-    arguments: tyro.conf.Suppress[tuple[str, ...]] = ()
-    """The command's own arguments: what follows -- on the command line."""
-
-    def __post_init__(self) -> None:
-        if "@" in self.address:
-            raise ConfigError(
-                "--address holds credentials; take them out: RAY_AUTH_TOKEN_PATH names a file with "
-                "the cluster's token"
-            )
+from vqpipe.errors import VqpipeError
 
 
 class JobFailedError(VqpipeError):
@@ -62,7 +33,10 @@ def run(job: Submit) -> None:
 def describe_entry(command: str, arguments: tuple[str, ...], version: str) -> str:
     """Returns the shell text of a job: the command, in the Python that the cluster's workers run.
 
-    Its first act is to see that vqpipe is there in the version of this machine.
+    Its first acts are to leave the folder that it is started in out of the places where modules are
+    looked for, which may hold others of our names, and to see that vqpipe is there in the version
+    of this machine. (`python -P` does the first too, but not before 3.11, where the second is to
+    say what is the matter.)
     """
     words = ("-c", _FIRST_LINES, version, command, *arguments)
     return f'{submission.FIND_PYTHON}; exec "$p" {shlex.join(words)}'
@@ -70,6 +44,7 @@ def describe_entry(command: str, arguments: tuple[str, ...], version: str) -> st
 
 _FIRST_LINES = """
 import sys
+sys.path[:] = [place for place in sys.path if place]
 from importlib import metadata
 _, wanted, command, *arguments = sys.argv
 try:

@@ -8,7 +8,8 @@ from typing import Any
 from rich.console import Console
 
 from vqpipe import storage
-from vqpipe.commands.console import Fields, describe_output, describe_totals, print_fields
+from vqpipe.commands.console import Fields, print_fields
+from vqpipe.commands.description import describe_output, describe_totals
 from vqpipe.commands.progress import Progress, announce
 from vqpipe.errors import DamagedShardsError, IncompleteError, StorageError, TooManyRejectionsError
 from vqpipe.inspection.survey import find_json

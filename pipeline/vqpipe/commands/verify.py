@@ -3,19 +3,20 @@
 import json
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
-import tyro
 from rich.console import Console
 
 from vqpipe import storage
 from vqpipe.codec.codec import Codec
-from vqpipe.codec.config import CodecConfig, Device
+from vqpipe.codec.config import CodecConfig
 from vqpipe.codec.device import choose_device
-from vqpipe.commands.console import describe_missing, print_fields, printable
+from vqpipe.commands.console import print_fields, printable
+from vqpipe.commands.description import describe_missing
 from vqpipe.commands.identity import load_run
-from vqpipe.commands.model import ModelOptions, load_recorded
+from vqpipe.commands.jobs import Verify
+from vqpipe.commands.model import load_recorded
 from vqpipe.errors import ConfigError, DamagedSinkError, IncompleteError
 from vqpipe.images import Preprocess
 from vqpipe.images.sandbox import Sandbox
@@ -31,34 +32,6 @@ from vqpipe.sink.run import Run, is_complete
 
 _SHOWN = 10
 _ONLY_AT_THE_END = {"complete", "rejected", "totals"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verify(ModelOptions):
-    """Read a whole sink back and check every promise that a run makes of it.
-
-    Reads all of data/ and rejected/, and believes nothing that an object says of itself: rows,
-    keys, codes and histograms are counted again. Needs no Ray, and no model but for --deep.
-
-    Example: vqpipe verify codes/
-    """
-
-    sink: tyro.conf.Positional[str]
-    """Folder or s3://bucket/prefix that vqpipe encode or decode wrote."""
-    deep: bool = False
-    """Encode some shards again from their source, on this machine, and compare the codes."""
-    share: float = 0.01
-    """With --deep: share of the shards, picked by a hash of their names; at least one."""
-    model: str = ""
-    """With --deep: where the model is now, if not where the run had it."""
-    device: Device = "auto"
-    """With --deep: where to encode. Another kind of device than the run's rounds differently."""
-    json: bool = False
-    """Print one JSON object instead of a table."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise ValueError(f"--share is {self.share}; it must be above 0 and at most 1")
 
 
 def run(job: Verify) -> None:

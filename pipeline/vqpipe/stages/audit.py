@@ -13,11 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from vqpipe import metrics, schema
+from vqpipe.codec.config import AUDIT_SHARE
 from vqpipe.errors import CodecError, ConfigError
-
-SHARE = 1 / 1000
-"""Share of the images that is picked unless told otherwise. Float32 takes a GPU some ten times as
-long as bfloat16, and decoding twice as long as encoding: together, a hundredth of its time."""
 
 MOST_DB = 100.0
 """PSNR of an image that comes back without any difference; of all others it is below 99."""
@@ -34,7 +31,7 @@ Encode = Callable[[Images], tuple[Codes, Mask]]
 class Audit:
     """What images are looked at, and with what."""
 
-    share: float = SHARE
+    share: float = AUDIT_SHARE
     """Of the images, 0 to 1; unless it is 0, the first image of every shard is looked at too."""
     decode: Decode | None = None
     """Codes (N, h, w) to pixels (N, H, W, 3) and a mask (N,) of finite ones."""

@@ -16,13 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vqpipe import schema
-from vqpipe.codec.config import CodecConfig, OnBatch
+from vqpipe.codec.config import AUDIT_SHARE, CodecConfig, OnBatch
 from vqpipe.errors import AccountingError
 from vqpipe.rejections import Reason, Rejection
 from vqpipe.sink.footer import HISTOGRAM, pack_histogram
 from vqpipe.sink.product import Facts, Finished, Write
 from vqpipe.stages.attempts import Item
-from vqpipe.stages.audit import NO_AUDIT, SHARE, Audit
+from vqpipe.stages.audit import NO_AUDIT, Audit
 from vqpipe.stages.columns import all_but, images_of, lists_of, put_rejections
 from vqpipe.stages.step import GREY, MakeCodec, Ready
 
@@ -76,7 +76,7 @@ class Encoding:
     codes: pa.Field
     how: CodecConfig
     resolution: int
-    audit: float = SHARE
+    audit: float = AUDIT_SHARE
     """Share of the images that are looked at twice."""
 
     @property

@@ -1,0 +1,87 @@
+"""From a job to an exit code: the only way in which a command is run, whoever asks for it."""
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+from rich.console import Console
+from rich.text import Text
+
+from vqpipe.commands.console import harmless
+from vqpipe.commands.jobs import Diff, Doctor, Inspect, Job, Verify, name_of
+from vqpipe.commands.pipes import find_failure, outlive_readers
+from vqpipe.errors import MachineError, VqpipeError
+
+
+def run(job: Job) -> None:
+    """Does a job, by the module that is called as its command is.
+
+    That is imported now and not before: it takes torch, Ray and seconds.
+
+    Raises:
+        VqpipeError: If it could not be done; the exit code is the error's.
+    """
+    module = importlib.import_module(f"vqpipe.commands.{name_of(job)}")
+    from vqpipe import storage  # noqa: PLC0415 (for the same reason)
+
+    storage.hurry()  # a person waits; the workers of a run do not hurry
+    module.run(job)
+    _check_said(job)
+
+
+def _check_said(job: Job) -> None:
+    """Checks that what a command prints was printed, if it does nothing else.
+
+    Raises:
+        MachineError: If not.
+    """
+    failure = find_failure()
+    if failure and isinstance(job, _REPORTS):
+        raise MachineError(f"what was found could not be written to standard output: {failure}")
+
+
+_REPORTS = (Diff, Doctor, Inspect, Verify)
+
+
+def exit_code_of(act: Callable[[], None]) -> int:
+    """Acts, says what went wrong if anything did, and returns the exit code (`vqpipe.errors`)."""
+    try:
+        act()
+    except VqpipeError as error:
+        return _fail(error.message, error.exit_code)
+    except Exception as error:  # noqa: BLE001 (no person shall be left with a traceback alone)
+        print(harmless(traceback.format_exc()), file=sys.stderr)  # noqa: T201
+        said = f"{type(error).__name__} in vqpipe itself, which is a bug"
+        return _fail(f"{said}: please report it with the lines above", VqpipeError.exit_code)
+    return 0
+
+
+def _fail(message: str, code: int) -> int:
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(Text(f"error: {harmless(message)}", style="red"))
+    return code
+
+
+def run_to_end(main: Callable[[], int]) -> NoReturn:
+    """Runs what returns an exit code, and ends the process with it."""
+    outlive_readers()
+    try:
+        code = main()
+    except SystemExit as end:  # of the parser, after help
+        code = end.code if isinstance(end.code, int) else 0
+    end_with(code)
+
+
+def end_with(code: int) -> NoReturn:
+    """Ends the process at once, everything printed.
+
+    A command that stops early leaves a thread that waits inside Ray (`engine.graph`); when the
+    interpreter takes itself apart under it, the process at times dies of SIGSEGV after the last
+    word, and its exit code with it.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

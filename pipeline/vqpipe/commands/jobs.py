@@ -1,0 +1,395 @@
+"""What each command can be told: a job a command, with its options, their defaults and their help.
+
+The module of a command's name (`commands.encode`) does it. Nothing here imports what is heavy, so
+that help and mistakes are answered at once.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import tyro
+
+from vqpipe.codec.config import AUDIT_SHARE, AskedRange, Device, DType
+from vqpipe.commands.options import (
+    GrowthOptions,
+    ModelOptions,
+    Places,
+    RunOptions,
+    Source,
+    check_least,
+    check_uris,
+)
+from vqpipe.errors import ConfigError
+
+AskedKeys = Literal["auto", "first-dot", "last-dot"]
+"""Where keys end, as an operator says it."""
+RESERVED = {"key", "row", "image", "file", "bytes", "sha256", "width", "height"}
+"""Columns that the output of decode has of its own."""
+MOST_SHARDS = 64
+"""Shards that samples are taken from; of a tar, everything before the last of them is read."""
+COMPARED_SHARDS = 16
+"""Shards of which `vqpipe diff` compares codes unless told otherwise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encode(GrowthOptions, RunOptions, ModelOptions, Places):
+    """Encode image shards into Parquet shards of discrete codes.
+
+    Run the same command again to resume: finished shards are not read again. Options marked
+    [speed] may change between runs on one sink; all others belong to the sink's identity.
+
+    Example: vqpipe encode --source photos/ --sink codes/ --model vqgan/
+    """
+
+    source: str
+    """Where the images are: a folder of .tar, .parquet or image files (links are followed), one
+    such file, s3://bucket/prefix, or a quoted pattern like 's3://bucket/{000..127}.tar'."""
+    sink: str
+    """Where the codes go: a folder or s3://bucket/prefix. One run, one sink."""
+    format: Literal["webdataset", "parquet", "folder"] | None = None
+    """What the source holds; found from its files if not given, unless they are of several."""
+    image: str | None = None
+    """Parquet column or tar extension with the image; found if there is only one."""
+    key: str | None = None
+    """Parquet column with each image's name; default: file name and row number."""
+    key_until: AskedKeys = "auto"
+    """Where a key ends in the name of a tar's member: by the first dot 0001.seg.png is seg.png of
+    0001, as webdataset has it; by the last one st.martin_001.jpg is an image of its own. auto looks
+    at the names in some tars, and asks if they can be read either way."""
+    keep: tuple[str, ...] = ()
+    """Parquet columns or tar extensions to copy beside the codes, such as caption or txt."""
+    resolution: int = 256
+    """Side of the encoded square, in pixels: the short side is resized to it, the centre kept."""
+    resample: Literal["bicubic", "lanczos"] = "bicubic"
+    """Filter of the resize."""
+    background: tuple[int, int, int] = (255, 255, 255)
+    """RGB, 0 to 255, that shows through transparent pixels."""
+    max_pixels: int = 100_000_000
+    """Images whose header announces more pixels are rejected unopened."""
+    pixel_range: AskedRange = "auto"
+    """What the model was trained on: signed is [-1, 1] (most VQGANs), unit is [0, 1] (aMUSEd).
+    The wrong one gives plausible, wrong codes; auto finds out with photos, see vqpipe doctor."""
+    dtype: DType = "float32"
+    """Arithmetic of the network; the codebook look-up is always float32. tf32 is float32 with
+    products of 10-bit mantissas on GPUs that can. All but float32 change some codes; how many is
+    measured on the way and stands in the summary."""
+    eager: bool = False
+    """Have GPUs run the network's kernels one by one, as CPUs always do, instead of fused ones,
+    which torch.compile makes in a minute or two and which round a little differently."""
+    audit: float = AUDIT_SHARE
+    """[speed] Share of the images, picked by a hash of their keys, and the first of every shard,
+    whose codes are decoded again on the way: their PSNR stands in footers and summary and, in
+    reduced precision, how many codes are unlike float32's. 0 looks at none."""
+    retry_rejected: bool = False
+    """Try rejected samples again, after a fix or with another --max-pixels; shards where any of
+    them passes now are updated."""
+    skip_doctor: bool = False
+    """[speed] Start without looking how the model reconstructs photos; needs --pixel-range."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_least(self, "resolution", "max_pixels")
+        if not 0 <= self.audit <= 1:
+            raise ValueError(f"--audit is {self.audit}; it must be in 0 to 1")
+        if self.skip_doctor and self.pixel_range == "auto":
+            raise ValueError("--skip-doctor needs --pixel-range signed or unit; it is auto")
+        if not all(0 <= value <= 255 for value in self.background):
+            raise ValueError(f"--background is {self.background}; each must be in 0 to 255")
+        check_uris(self, "source", "sink", "model", "model_config")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decode(GrowthOptions, RunOptions, ModelOptions, Places):
+    """Decode Parquet shards of codes back into images.
+
+    The source is a sink of vqpipe encode, which knows its model, or any Parquet files with a column
+    of codes, given --model and --grid. Run the same command again to resume. Options marked [speed]
+    may change between runs on one sink; all others belong to the sink's identity.
+
+    Example: vqpipe decode --source codes/ --sink images/
+    """
+
+    source: str
+    """Where the codes are: a sink of vqpipe encode, or a folder, file or pattern of .parquet."""
+    sink: str
+    """Where the images go: a folder or s3://bucket/prefix. One run, one sink."""
+    model: str = ""
+    """The model, as for vqpipe encode; default: that of the source's run. Another one must have the
+    same codebook, such as one whose decoder was trained on."""
+    format: Literal["jpeg", "png", "webp"] = "jpeg"
+    """Of the images; png has no losses."""
+    quality: int = 95
+    """1 to 100, of jpeg and webp."""
+    layout: Literal["webdataset", "parquet", "folder"] = "webdataset"
+    """A tar a shard, a Parquet file a shard, or a file an image. data/ lists the images of each
+    shard in every layout."""
+    codes: str = "codes"
+    """Column of the codes: lists of whole numbers, row-major."""
+    latents: str | None = None
+    """Column of latents, to decode these instead of codes: lists of numbers as (channels, height,
+    width), before the look-up in the codebook."""
+    grid: tuple[int, int] | None = None
+    """Rows and columns of codes in an image; a sink of vqpipe encode knows them."""
+    key: str | None = None
+    """Column with each image's name; default: key in a sink of vqpipe encode, elsewhere file name
+    and row number."""
+    keep: tuple[str, ...] | None = None
+    """Columns to copy beside the images; default: what the source's run kept. In a tar, text
+    becomes a member of that name, unless that is long; everything else goes to .json."""
+    pixel_range: AskedRange = "auto"
+    """What the model was trained on: signed is [-1, 1], unit is [0, 1]; auto takes that of the
+    source's run, or finds out with photos."""
+    dtype: DType = "float32"
+    """Arithmetic of the network."""
+    eager: bool = False
+    """Have GPUs run the network's kernels one by one instead of fused ones (torch.compile)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f"--quality is {self.quality}; it must be in 1 to 100")
+        if self.latents is not None and self.codes != "codes":
+            raise ValueError("--codes and --latents cannot go together: one of them is decoded")
+        if self.grid is not None and min(self.grid) < 1:
+            raise ValueError(f"--grid is {self.grid}; both must be at least 1")
+        if self.keep:
+            from vqpipe.sources.names import check_keep  # noqa: PLC0415 (the room takes pyarrow)
+
+            check_keep(self.keep, RESERVED)
+        check_uris(self, "source", "sink", "model_config", *(["model"] if self.model else []))
+
+    @property
+    def kind(self) -> Literal["codes", "latents"]:
+        """What is decoded."""
+        return "codes" if self.latents is None else "latents"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(RunOptions, ModelOptions, Source):
+    """Evaluate codes: decode a sample of them, compare with the images, and write a report.
+
+    Writes evaluation.json and report.html into the source, and the scores of every sample, with
+    pictures, below its evaluation/. Run the same command again to resume.
+
+    Example: vqpipe evaluate --source codes/
+    """
+
+    source: str
+    """The codes: a sink of vqpipe encode."""
+    images: str | None = None
+    """Where the images are now, if not where the run had them."""
+    samples: int = 2048
+    """How many samples to look at, picked by a hash of their keys."""
+    shards: int = MOST_SHARDS
+    """How many shards they are taken from at most, picked by a hash of their names."""
+    model: str = ""
+    """Where the model is now, if not where the run had it."""
+    lpips: str | None = None
+    """Weights of LPIPS, to measure it: the state of the lpips package's LPIPS(net="alex") or "vgg",
+    saved to a file, local, s3:// or hf://org/name/file."""
+    inception: str | None = None
+    """Weights of Inception, to measure rFID: pytorch-fid's pt_inception-2015-12-05-6726825d.pth,
+    local, s3:// or hf://org/name/file."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_least(self, "samples", "shards")
+        check_uris(self, "source", "images", "model_config", *(["model"] if self.model else []))
+        _check_judges(self, "lpips", "inception")
+
+
+def _check_judges(job: object, *names: str) -> None:
+    """Refuses what can be no file with weights, passwords included.
+
+    Raises:
+        ConfigError: If one is empty, of another scheme, or has credentials in it.
+    """
+    for name in names:
+        where = getattr(job, name)
+        if where is None or not where.startswith("hf://"):
+            check_uris(job, name)
+            continue
+        from vqpipe.quality.judges import is_hub_file  # noqa: PLC0415 (the module takes torch)
+
+        if not is_hub_file(where):
+            raise ConfigError(
+                f"--{name} names no file on the Hugging Face hub: give hf://org/name/file or "
+                "hf://org/name@revision/file; credentials belong in HF_TOKEN, not in a URL"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doctor(ModelOptions):
+    """Say what a checkpoint is and what it bears: pixel range, code grid, safe precisions.
+
+    Encodes and decodes a few packaged photos on this machine, without Ray. Every vqpipe encode
+    begins with a quick form of it. A precision is safe if vqpipe encode takes it on this device and
+    the network's numbers stay finite in it; how many codes it changes is another matter, and shown.
+
+    Example: vqpipe doctor vqgan/
+    """
+
+    model: tyro.conf.Positional[str]
+    """What to examine: see --model of vqpipe encode."""
+    resolution: int = 256
+    """Side of the photos, in pixels."""
+    pixel_range: AskedRange = "auto"
+    """What to take the model for: signed is [-1, 1], unit is [0, 1]; auto finds out."""
+    device: Device = "auto"
+    """Where to run; precisions are judged on this device."""
+    json: bool = False
+    """Print one JSON object instead of tables."""
+
+    def __post_init__(self) -> None:
+        if self.resolution < 1:
+            raise ValueError(f"--resolution is {self.resolution}; it must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convert(ModelOptions):
+    """Write any checkpoint that vqpipe reads in diffusers' layout.
+
+    The result is config.json and diffusion_pytorch_model.safetensors; tensors keep their dtype.
+    Every name, shape and value is checked first. Needs no Ray.
+
+    Example: vqpipe convert logs/vqgan/checkpoints/last.ckpt vqgan/
+    """
+
+    model: tyro.conf.Positional[str]
+    """A folder (local or s3://) of a diffusers VQModel, a Hugging Face repository (org/name), or
+    one file with weights (.ckpt, .pth, .pt, .safetensors, .bin), such as a VQGAN of CompVis."""
+    out: tyro.conf.Positional[str]
+    """Folder or s3://bucket/prefix to write; another checkpoint there is never overwritten."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspect:
+    """Say what is in a sink: which run, how far, how fast, what was rejected, can I train on it.
+
+    Takes two listings and a few small objects, and the footers in data/ of a run that is not
+    complete yet. Of more than 2,000 objects it reads a share; numbers that are scaled up from it
+    begin with "about". Needs no model and no Ray.
+
+    Example: vqpipe inspect codes/
+    """
+
+    sink: tyro.conf.Positional[str]
+    """Folder or s3://bucket/prefix of a run: of vqpipe encode, decode or evaluate."""
+    rejected: bool = False
+    """Say why samples were rejected, with the first few of each reason."""
+    exact: bool = False
+    """Read every footer, a request each, however many there are."""
+    json: bool = False
+    """Print one JSON object instead of a table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diff:
+    """Say how two runs differ: choices, shards, rejections, use of the codebook, codes, metrics.
+
+    A report: the exit code is 0 whether or not they differ. Reads at most 2,000 footers of each,
+    and codes of 16 shards unless told otherwise, picked by a hash of their names. Needs no model
+    and no Ray.
+
+    Example: vqpipe diff codes/ codes-bf16/
+    """
+
+    first: tyro.conf.Positional[str]
+    """Folder or s3://bucket/prefix of a run, A."""
+    second: tyro.conf.Positional[str]
+    """Folder or s3://bucket/prefix of another one, B."""
+    shards: int | None = None
+    """Most shards to compare the codes of."""
+    share: float | None = None
+    """Share of the shards to compare the codes of, instead of a number; 1 is all."""
+    json: bool = False
+    """Print one JSON object instead of tables."""
+
+    def __post_init__(self) -> None:
+        if self.shards is not None and self.share is not None:
+            raise ValueError("--shards and --share are both given; give one of them")
+        if self.shards is not None and self.shards < 1:
+            raise ValueError(f"--shards is {self.shards}; it must be at least 1")
+        if self.share is not None and not 0 < self.share <= 1:
+            raise ValueError(f"--share is {self.share}; it must be above 0 and at most 1")
+
+    def most(self, shards: int) -> int:
+        """Returns of how many shards codes are compared, of those that both have."""
+        if self.share is not None:
+            return max(1, round(self.share * shards))
+        return self.shards or COMPARED_SHARDS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify(ModelOptions):
+    """Read a whole sink back and check every promise that a run makes of it.
+
+    Reads all of data/ and rejected/, and believes nothing that an object says of itself: rows,
+    keys, codes and histograms are counted again. Needs no Ray, and no model but for --deep.
+
+    Example: vqpipe verify codes/
+    """
+
+    sink: tyro.conf.Positional[str]
+    """Folder or s3://bucket/prefix that vqpipe encode or decode wrote."""
+    deep: bool = False
+    """Encode some shards again from their source, on this machine, and compare the codes."""
+    share: float = 0.01
+    """With --deep: share of the shards, picked by a hash of their names; at least one."""
+    model: str = ""
+    """With --deep: where the model is now, if not where the run had it."""
+    device: Device = "auto"
+    """With --deep: where to encode. Another kind of device than the run's rounds differently."""
+    json: bool = False
+    """Print one JSON object instead of a table."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(f"--share is {self.share}; it must be above 0 and at most 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submit:
+    """Run a command as a job of a Ray cluster, follow its log, and end with its exit code.
+
+    The cluster needs vqpipe installed (infra/Dockerfile) and its own access to source, sink and
+    model: paths are the cluster's, and no credentials are sent.
+
+    Example: vqpipe submit encode --address http://head:8265 -- --source s3://bucket/photos
+    --sink s3://bucket/codes --model s3://bucket/vqgan
+    """
+
+    command: tyro.conf.Positional[Literal["encode", "decode", "evaluate"]]
+    """What to run there."""
+    address: str
+    """Address of the cluster's dashboard, such as http://head:8265."""
+    arguments: tyro.conf.Suppress[tuple[str, ...]] = ()
+    """The command's own arguments: what follows -- on the command line."""
+
+    def __post_init__(self) -> None:
+        if "@" in self.address:
+            raise ConfigError(
+                "--address holds credentials; take them out: RAY_AUTH_TOKEN_PATH names a file with "
+                "the cluster's token"
+            )
+
+
+Job = Encode | Decode | Evaluate | Doctor | Convert | Inspect | Diff | Verify | Submit
+
+JOBS: dict[str, type[Job]] = {
+    "encode": Encode,
+    "decode": Decode,
+    "evaluate": Evaluate,
+    "doctor": Doctor,
+    "convert": Convert,
+    "inspect": Inspect,
+    "diff": Diff,
+    "submit": Submit,
+    "verify": Verify,
+}
+"""The commands by name, as help lists them; each is also the name of the module that runs it."""
+
+
+def name_of(job: Job) -> str:
+    """Returns the command of a job."""
+    return next(name for name, kind in JOBS.items() if isinstance(job, kind))
