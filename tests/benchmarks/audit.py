@@ -34,7 +34,7 @@ def main():
     options = parser.parse_args()
     weights, table, watch = Weights.load(str(CHECKPOINT)), rows(), Stopwatch()
     Audit.pick, Audit.look = watch.timed(Audit.pick), watch.timed(Audit.look)
-    codes = schema.codes_field(weights.config.num_vq_embeddings, GRID)
+    codes = schema.codes_field(weights.description.codebook_size, GRID)
     ready = Encoding(codes, CodecConfig(dtype=options.dtype), SIDE, SHARE).prepare(
         lambda how, size: Codec(weights, how, device=options.device, batch_size=size)
     )

@@ -241,7 +241,7 @@ def oracle_pixels(folder, codes):
 
 
 def random_codes(folder, count, grid=(8, 6), seed=0):
-    size = weights_of(folder).config.num_vq_embeddings
+    size = weights_of(folder).description.codebook_size
     return np.random.default_rng(seed).integers(0, size, (count, *grid))
 
 
@@ -296,7 +296,7 @@ def test_codec_decode_takes_codes_as_they_are_stored(model, kind):
 
 @pytest.mark.parametrize("bad", [-1, "size"])
 def test_codec_decode_code_out_of_range_is_value_error(model, bad):
-    size = weights_of(model).config.num_vq_embeddings
+    size = weights_of(model).description.codebook_size
     codes = random_codes(model, 3)
     codes[1, 2, 3] = size if bad == "size" else bad
     with pytest.raises(ValueError, match=str(codes[1, 2, 3])):

@@ -33,7 +33,7 @@ def test_weights_load_from_a_subfolder_gives_the_same(model, tmp_path):
         storage.publish(f"{tmp_path}/pipeline/vqvae/{name}", data)
     found = Weights.load(f"{tmp_path}/pipeline/", subfolder="vqvae")
     assert found.sha256() == weights_of(model).sha256()
-    assert found.config == weights_of(model).config
+    assert found.description == weights_of(model).description
 
 
 @pytest.mark.fault(28)
@@ -143,12 +143,12 @@ YAML = to_yaml(make_config(DDCONFIGS["ldm_f4"]))
 def test_weights_load_ckpt_finds_its_only_config(place, ckpt, tmp_path):
     storage.publish(f"{tmp_path}/{place}", YAML)
     config = f"{tmp_path}/{place}" if place.startswith("else") else None
-    assert Weights.load(str(ckpt), config=config).config.downsample_factor == 4
+    assert Weights.load(str(ckpt), config=config).description.multiple == 4
 
 
 def test_weights_load_ckpt_from_uri_finds_its_only_config(ckpt, tmp_path):
     storage.publish(f"{tmp_path}/configs/model.yaml", YAML)
-    assert Weights.load(f"file://{ckpt}").config.num_vq_embeddings == 96
+    assert Weights.load(f"file://{ckpt}").description.codebook_size == 96
 
 
 @pytest.mark.parametrize(
@@ -208,8 +208,8 @@ def test_weights_load_running_average_as_diffusers_saves_it_equals_what_diffuser
     average.save_pretrained(tmp_path / "vqmodel_ema")
     expected = diffusers.VQModel.from_pretrained(str(tmp_path / "vqmodel_ema")).state_dict()
     found = Weights.load(str(tmp_path / "vqmodel_ema"))
-    assert found.parsed[1].keys() == expected.keys()
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.parsed[1].items())
+    assert found.parsed.state.keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.parsed.state.items())
     assert found.sha256() != weights_of(DEMO).sha256()
 
 

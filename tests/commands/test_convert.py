@@ -56,7 +56,7 @@ def test_convert_from_s3_to_s3_is_the_same_checkpoint(bucket, convert):
     convert(f"{bucket}/a", f"{bucket}/b", "--subfolder", "vqvae")
     expected = Weights.load(str(shell.CHECKPOINT))
     found = Weights.load(f"{bucket}/b")
-    assert (found.config, found.sha256()) == (expected.config, expected.sha256())
+    assert (found.description, found.sha256()) == (expected.description, expected.sha256())
 
 
 def test_convert_twice_is_fine_and_another_checkpoint_is_not_overwritten(tmp_path, convert):

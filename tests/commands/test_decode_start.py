@@ -34,7 +34,7 @@ def writer(tmp_path, model):
         "model_options": {"model": str(shell.CHECKPOINT)},
         "kept": {"caption": "string", "score": "float"},
     }
-    how = {"codebook_size": model.config.num_vq_embeddings, "grid": GRID, "facts": facts}
+    how = {"codebook_size": model.description.codebook_size, "grid": GRID, "facts": facts}
     writer = sinks.begin(tmp_path / "codes", **how, model_sha256=model.sha256())
     sinks.commit(writer, 0, 4)
     sinks.commit(writer, 1, 4)

@@ -4,6 +4,9 @@
     decode          (N, h, w) codes            ->  (N, H, W, 3) uint8 and a mask of finite pixels
     decode_latents  (N, C, h, w) before the codebook look-up  ->  the same
 
+Which network it is nobody asks here: it is a `Tokenizer`, whose codes and latents may have any
+shape.
+
 Every forward runs at one fixed batch shape, the last batch padded, so that a code does not depend
 on how many images happened to come along. The network runs in the chosen dtype, the quantiser in
 float32 always. Pixels lie channels-last, as they come, which convolutions like best. On a GPU the
@@ -34,11 +37,8 @@ from vqpipe.codec.config import (
     OnBatch,
 )
 from vqpipe.codec.device import is_out_of_memory, watch_device
-from vqpipe.codec.weights import Weights
+from vqpipe.codec.tokenizer import Checkpoint
 from vqpipe.errors import ConfigError
-from vqpipe.vqgan import VQModel
-from vqpipe.vqgan.model import build_model
-from vqpipe.vqgan.nearest import find_nearest
 
 Forward = Callable[[Tensor], tuple[Tensor, ...]]
 """One batch on the device to one or more results, all of the fixed batch shape."""
@@ -60,11 +60,11 @@ _IN_FLIGHT = 2  # batches: one computes while the next is copied
 
 
 class Codec:
-    """A VQ model on one device, ready to encode and decode."""
+    """A tokenizer on one device, ready to encode and decode."""
 
     def __init__(
         self,
-        weights: Weights,
+        weights: Checkpoint,
         how: CodecConfig,
         *,
         device: str = "cpu",
@@ -77,9 +77,8 @@ class Codec:
         self.device = torch.device(device)
         has_cuda = self.device.type == "cuda"
         self.batch_size = (has_cuda and batch_size) or BATCH_SIZE[self.device.type]
-        self._dtype = _NETWORK_DTYPE[how.dtype]
         with watch_device():
-            self._network = self._place(build_model(*weights.parsed, dtype=torch.float32))
+            self._tokenizer = weights.build(self.device, _NETWORK_DTYPE[how.dtype])
         self._latents_of: Callable[[Tensor], Tensor] = self._to_latents
         self._pixels_of: Callable[[Tensor], Tensor] = self._to_pixels
         if has_cuda and not how.eager:
@@ -106,7 +105,7 @@ class Codec:
         A device that runs out of memory halves the batch, once and for all, and carries on.
 
         Args:
-            images: (N, H, W, 3) uint8 RGB, N from 1, H and W multiples of the downsample factor.
+            images: (N, H, W, 3) uint8 RGB, N from 1, H and W multiples of the tokenizer's.
             on_batch: Told how many images each finished batch held.
 
         Raises:
@@ -121,8 +120,8 @@ class Codec:
     ) -> tuple[Images, Mask]:
         """Returns the images that codes stand for, and which of them are finite throughout.
 
-        Images are (N, h * factor, w * factor, 3) uint8 RGB. Pixels are clamped to the network's
-        range and rounded to the nearest of 256 levels, a half to the even one.
+        Images are (N, H, W, 3) uint8 RGB. Pixels are clamped to the network's range and rounded to
+        the nearest of 256 levels, a half to the even one.
 
         Args:
             codes: (N, h, w), N from 1, any integers, 0 <= code < codebook size.
@@ -132,7 +131,7 @@ class Codec:
             ValueError: If a code is out of range.
             ConfigError: If not even one image fits into memory.
         """
-        size = self._network.config.num_vq_embeddings
+        size = self._tokenizer.description.codebook_size
         if codes.size and not 0 <= codes.min() <= codes.max() < size:
             found = f"[{codes.min()}, {codes.max()}]"
             raise ValueError(f"codes lie in {found}; they must be in [0, {size})")
@@ -159,17 +158,11 @@ class Codec:
         with _arithmetic(self.how.dtype):
             latents = self._latents_of(images)
         finite = latents.isfinite().flatten(1).all(1)
-        return self._look_up(latents), finite
-
-    def _look_up(self, latents: Tensor) -> Tensor:
-        """Returns codes (B, h, w) of latents (B, C, h, w) float32."""
-        vectors = latents.permute(0, 2, 3, 1)  # (B, h, w, C)
-        codebook = self._network.quantize.embedding.weight
-        return find_nearest(vectors.flatten(0, 2), codebook).view(vectors.shape[:3])
+        return self._tokenizer.codes_of(latents), finite
 
     def _decode_latents_batch(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Returns images (B, H, W, 3) uint8 and mask (B,) of latents (B, C, h, w) float32."""
-        images, finite = self._decode_batch(self._look_up(latents))
+        images, finite = self._decode_batch(self._tokenizer.codes_of(latents))
         return images, finite & latents.isfinite().flatten(1).all(1)
 
     def _decode_batch(self, codes: Tensor) -> tuple[Tensor, Tensor]:
@@ -186,22 +179,11 @@ class Codec:
         """Returns latents (B, C, h, w) float32 of images (B, H, W, 3) uint8."""
         scale, shift = SCALE_SHIFT[self.how.pixel_range]
         unit = images.permute(0, 3, 1, 2).to(torch.float32) / 255.0  # stays channels-last
-        pixels = (unit * scale + shift).to(self._dtype)
-        return self._network.encode(pixels).latents.float()
+        return self._tokenizer.latents_of(unit * scale + shift)
 
     def _to_pixels(self, codes: Tensor) -> Tensor:
         """Returns pixels (B, 3, H, W) float32, not clamped, in the network's range."""
-        quantized = self._network.quantize.embedding(codes).permute(0, 3, 1, 2)  # (B, C, h, w)
-        quantized = quantized.to(self._dtype)
-        return self._network.decode_quantized(quantized).float()
-
-    def _place(self, network: VQModel) -> VQModel:
-        """Returns the network on the device and in its dtype; the codebook stays float32."""
-        network.to(self.device)
-        codebook = network.quantize.embedding.weight.data
-        network.to(self._dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        network.quantize.embedding.weight.data = codebook
-        return network
+        return self._tokenizer.pixels_of(codes)
 
     def _run(
         self, forward: Forward, items: npt.NDArray[Any], on_batch: OnBatch

@@ -28,7 +28,6 @@ from vqpipe.codec.config import (
 from vqpipe.codec.weights import Weights
 from vqpipe.errors import ConfigError
 from vqpipe.images import Preprocess, View, open_image
-from vqpipe.vqgan import VQConfig
 
 PROBES = ("coffee", "astronaut", "rocket", "chelsea")
 QUICK_PROBES, QUICK_SIDE = 1, 128
@@ -215,7 +214,7 @@ def diagnose(
     pixel_range = settle_range(asked, probe)
     exact = _codec(weights, "float32", pixel_range, images, device)
     codes, _ = exact.encode(images)
-    histogram = np.bincount(codes.ravel(), minlength=weights.config.num_vq_embeddings)
+    histogram = np.bincount(codes.ravel(), minlength=weights.description.codebook_size)
     return Diagnosis(
         probe=probe,
         pixel_range=pixel_range,
@@ -252,13 +251,8 @@ def _compare(
         finite=bool(finite.all()),
         flips=float(np.mean(codes != expected)),
         psnr_db=metrics.mean_psnr(images, exact.decode(codes)[0]),
-        refused=_refusal(weights.config, dtype),
+        refused=weights.description.unsafe.get(dtype, ""),
     )
-
-
-def _refusal(config: VQConfig, dtype: DType) -> str:
-    overflows = config.force_upcast and dtype == "float16"
-    return "its config says force_upcast, that float16 overflows in it" if overflows else ""
 
 
 def _codec(

@@ -4,12 +4,13 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
+import torch
 
 from vqpipe import storage
 from vqpipe.codec import hub
+from vqpipe.codec.tokenizer import Description, Tokenizer
+from vqpipe.codec.vq import VQCheckpoint
 from vqpipe.errors import CheckpointError, ConfigError
-from vqpipe.vqgan import VQConfig
 from vqpipe.vqgan.checkpoint import name_as_today, parse_config, read_checkpoint, write_state
 from vqpipe.vqgan.compvis import read_compvis
 from vqpipe.vqgan.files import CONFIG_FILE, STEM, WEIGHTS_FILE, read_files
@@ -70,14 +71,29 @@ class Weights:
         return cls(_read_folder(where, where, variant), where)
 
     @functools.cached_property
-    def parsed(self) -> tuple[VQConfig, dict[str, Tensor]]:
+    def parsed(self) -> VQCheckpoint:
         """Architecture and weights, strictly checked against each other."""
-        return read_checkpoint(self.files, expected_state, self.where)
+        return VQCheckpoint.read(self.files, self.where)
 
     @property
-    def config(self) -> VQConfig:
-        """The architecture."""
-        return self.parsed[0]
+    def description(self) -> Description:
+        """What the tokenizer takes and gives."""
+        return self.parsed.description
+
+    def build(self, device: torch.device, dtype: torch.dtype) -> Tokenizer:
+        """Returns the tokenizer on a device, its network in a dtype."""
+        return self.parsed.build(device, dtype)
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the weights hold."""
+        return sum(tensor.numel() for tensor in self.parsed.state.values())
+
+    @property
+    def dtypes(self) -> list[str]:
+        """Names of the dtypes that they are stored in."""
+        found = {str(tensor.dtype) for tensor in self.parsed.state.values()}
+        return sorted(name.removeprefix("torch.") for name in found)
 
     def sha256(self) -> str:
         """Returns a digest of names, shapes, dtypes and values of all tensors."""
@@ -85,12 +101,11 @@ class Weights:
 
     @functools.cached_property
     def _sha256(self) -> str:
-        return digest_tensors(self.parsed[1])
+        return digest_tensors(self.parsed.state)
 
     def codebook_sha256(self) -> str:
         """Returns a digest of the codebook alone: what decides what a code stands for."""
-        name = "quantize.embedding.weight"
-        return digest_tensors({name: self.parsed[1][name]})
+        return digest_tensors(self.parsed.codebook)
 
 
 def _parts(subfolder: str | None) -> list[str]:

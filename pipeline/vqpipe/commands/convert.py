@@ -45,16 +45,15 @@ def _refuse_other(out: str, files: dict[str, bytes]) -> None:
 
 
 def _print(out: str, weights: Weights) -> None:
-    config, state = weights.parsed
-    dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in state.values()})
-    channels = ", ".join(map(str, config.block_out_channels))
+    described = weights.description
+    codebook = f"{described.codebook_size:,} entries of {described.latent_channels}"
     at = f", commit {weights.commit}" if weights.commit else ""
     fields: list[tuple[str, object]] = [
         ("read", f"{weights.where}{at}"),
-        ("parameters", f"{sum(tensor.numel() for tensor in state.values()):,}"),
-        ("codebook", f"{config.num_vq_embeddings:,} entries of {config.embed_dim}"),
-        ("network", f"{config.downsample_factor} px a code along a side, channels {channels}"),
-        ("dtype", ", ".join(dtypes)),
+        ("parameters", f"{weights.parameters:,}"),
+        ("codebook", codebook),
+        ("network", f"{described.multiple} px a code along a side, {described.network}"),
+        ("dtype", ", ".join(weights.dtypes)),
         ("sha256", weights.sha256()),
         ("output", f"{out}/"),
         ("use it", f"vqpipe encode --source photos/ --sink codes/ --model {shlex.quote(out)}"),

@@ -84,9 +84,9 @@ class _Source:
 
     def form(self, job: Decode, weights: Weights) -> Form:
         """Returns what the codes or latents of an image look like."""
-        config = weights.config
-        channels = 0 if job.latents is None else config.embed_dim
-        return Form(self._grid(job), config.num_vq_embeddings, channels)
+        described = weights.description
+        channels = 0 if job.latents is None else described.latent_channels
+        return Form(self._grid(job), described.codebook_size, channels)
 
     def _grid(self, job: Decode) -> tuple[int, int]:
         if self.run:
@@ -132,7 +132,7 @@ def _prepare(job: Decode) -> Prepared:
     announce("looking at the columns of", len(source.alike))
     kept = kept_schema(source.alike, selection, _begun(sink, selection))
     how, findings = _settle_codec(job, source.run, weights)
-    step = Decoding(form, how, weights.config.downsample_factor)
+    step = Decoding(form, how, weights.description.size_of(form.grid))
     listed = Plan.of(source.shards)
     facts = _facts_of(job, weights, step, kept) | {"doctor": findings}
     identity = _identity_of(job, source, selection, weights, step)

@@ -33,7 +33,7 @@ def run(job: Doctor) -> None:
         ConfigError: If its pixel range does not show and was not given.
     """
     weights = load_weights(job)
-    factor = weights.config.downsample_factor
+    factor = weights.description.multiple
     if job.resolution % factor:
         raise ConfigError(
             f"--resolution {job.resolution} is no multiple of {factor}, the pixels per code"
@@ -54,20 +54,19 @@ def _facts(weights: Weights, found: Diagnosis) -> dict[str, Any]:
     return {
         "model": weights.where,
         "model_sha256": weights.sha256(),
-        "codebook_size": weights.config.num_vq_embeddings,
-        "downsample_factor": weights.config.downsample_factor,
+        "codebook_size": weights.description.codebook_size,
+        "downsample_factor": weights.description.multiple,
         **found.to_dict(),
     }
 
 
 def _describe(weights: Weights, found: Diagnosis) -> list[tuple[str, object]]:
-    config = weights.config
-    size, factor = config.num_vq_embeddings, config.downsample_factor
+    description = weights.description
+    size, factor = description.codebook_size, description.multiple
     height, width = found.grid
-    count = sum(tensor.numel() for tensor in weights.parsed[1].values())
     return [
-        ("weights", f"{count / 1e6:,.1f} million, sha256 {weights.sha256()[:12]}"),
-        ("codebook", f"{size:,} entries of {config.embed_dim} numbers"),
+        ("weights", f"{weights.parameters / 1e6:,.1f} million, sha256 {weights.sha256()[:12]}"),
+        ("codebook", f"{size:,} entries of {description.latent_channels} numbers"),
         (
             "code grid",
             f"{height} x {width} at {found.side_px} px, one code for {factor} x {factor}",

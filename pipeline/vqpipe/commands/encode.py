@@ -71,7 +71,7 @@ def _prepare(job: Encode) -> Prepared:
     )
     run, frozen = start_run(sink, asked, listed, growth_of(job))
     check_kept(run, kept)
-    size = weights.config.num_vq_embeddings
+    size = weights.description.codebook_size
     codes = schema.codes_field(size, grid)
     left = todo.unfinished(sink, run, frozen)
     again = todo.retriable(sink, frozen, left) if job.retry_rejected else {}

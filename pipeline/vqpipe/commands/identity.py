@@ -25,16 +25,16 @@ def grid_of(resolution: int, weights: Weights) -> tuple[int, int]:
     Raises:
         ConfigError: If the model does not take RGB images of that resolution.
     """
-    factor = weights.config.downsample_factor
+    factor = weights.description.multiple
     if resolution % factor:
         nearest = max(factor, round(resolution / factor) * factor)
         raise ConfigError(
             f"--resolution {resolution} is no multiple of {factor}, the pixels per code of "
             f"this model; use {nearest}"
         )
-    if weights.config.in_channels != 3:
-        raise ConfigError(f"the model takes {weights.config.in_channels} channels, not RGB's 3")
-    return resolution // factor, resolution // factor
+    if weights.description.channels != 3:
+        raise ConfigError(f"the model takes {weights.description.channels} channels, not RGB's 3")
+    return weights.description.grid_of(resolution, resolution)
 
 
 def settle_codec(
@@ -74,7 +74,9 @@ def identity_of(
         "max_pixels": job.max_pixels,
         **asdict(codec),
         "model_sha256": weights.sha256(),
-        "model_config": json.loads(json.dumps(asdict(weights.config))),  # tuples become lists
+        "model_config": json.loads(
+            json.dumps(dict(weights.description.config))
+        ),  # tuples become lists
     }
 
 
@@ -84,9 +86,9 @@ def facts_of(
     """Returns what a reader of the codes needs, and with what they were made."""
     return {
         "grid": list(grid),
-        "codebook_size": weights.config.num_vq_embeddings,
+        "codebook_size": weights.description.codebook_size,
         "codebook_sha256": weights.codebook_sha256(),
-        "downsample_factor": weights.config.downsample_factor,
+        "downsample_factor": weights.description.multiple,
         "model": weights.where,
         "model_commit": weights.commit,
         "model_options": record_model(job, weights),

@@ -83,7 +83,8 @@ def _try(measure: Callable[..., Numbers], how: object, images: Images, codes: Co
 def _count_flips(reference: Encode, images: Images, codes: Codes) -> Numbers:
     """Returns how many codes of each image differ from float32's."""
     expected, finite = reference(images)
-    return np.where(finite, (codes != expected).sum((1, 2)), np.nan)
+    unlike = (codes != expected).reshape(len(codes), -1).sum(1)
+    return np.where(finite, unlike, np.nan)
 
 
 def _compare(decode: Decode, images: Images, codes: Codes) -> Numbers:

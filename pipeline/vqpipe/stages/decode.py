@@ -140,7 +140,8 @@ class Decoding:
 
     form: Form
     how: CodecConfig
-    downsample_factor: int
+    size: tuple[int, int]
+    """Height and width of the images, in pixels."""
 
     @property
     def item(self) -> Item:
@@ -152,12 +153,6 @@ class Decoding:
         """Bytes of a decoded image."""
         height, width = self.size
         return height * width * 3
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the images, in pixels."""
-        height, width = self.form.grid
-        return height * self.downsample_factor, width * self.downsample_factor
 
     def prepare(self, make: MakeCodec) -> Ready:
         """Makes a codec."""

@@ -1,0 +1,93 @@
+"""What a codec asks of a network, whatever network it is.
+
+    latents_of   pixels   ->  latents: what the encoder says, which may be not finite
+    codes_of     latents  ->  codes: the look-up in the codebook
+    pixels_of    codes    ->  pixels
+
+Everything else is the codec's: batches, padding, uint8 and the range of pixels, streams, compiling.
+Codes of pixels and pixels of latents are two of these, one after the other. A network comes in as a
+`Checkpoint` that builds its `Tokenizer`; both are protocols, and `codec.vq` has the first of them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from vqpipe.codec.config import DType
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What a tokenizer takes and gives, without torch: codes are a grid, a code a square."""
+
+    codebook_size: int
+    """Codes are from 0 and below it; `schema.code_type` is what they are stored as."""
+    multiple: int
+    """Pixels along a side of the square that a code stands for: both sides of an image are
+    multiples of it."""
+    channels: int = 3
+    """Of the pixels that it takes; 3 are RGB."""
+    latent_channels: int
+    """Numbers of a latent vector, which an entry of the codebook has as well."""
+    network: str = ""
+    """What the network is like, in a few words for a person."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """The architecture in the words of its own files; stands in `run.json` as it is."""
+    unsafe: Mapping["DType", str] = field(default_factory=dict)
+    """Arithmetics that a run may not use, with the reason."""
+
+    def grid_of(self, height: int, width: int) -> tuple[int, int]:
+        """Returns rows and columns of the codes of an image of so many pixels."""
+        return height // self.multiple, width // self.multiple
+
+    def size_of(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """Returns height and width, in pixels, of what a grid of codes decodes to."""
+        return grid[0] * self.multiple, grid[1] * self.multiple
+
+    def latent_shape_of(self, grid: tuple[int, int]) -> tuple[int, int, int]:
+        """Returns (C, h, w) of the latents that become a grid of codes."""
+        return (self.latent_channels, *grid)
+
+
+class Tokenizer(Protocol):
+    """A network on one device and in one dtype; what goes in and comes out is float32 in any case.
+
+    `latents_of` and `pixels_of` become one graph each (`torch.compile`) where the codec fuses
+    kernels. No item of a batch may depend on its neighbours.
+    """
+
+    @property
+    def description(self) -> Description:
+        """What it takes and gives."""
+
+    def latents_of(self, pixels: "Tensor") -> "Tensor":
+        """Returns latents (B, C, h, w), before the look-up, of pixels (B, 3, H, W).
+
+        Both are float32; pixels lie channels-last, in the range that the network was trained on.
+        """
+
+    def codes_of(self, latents: "Tensor") -> "Tensor":
+        """Returns codes (B, h, w), int64, of latents; some valid code where they are not finite."""
+
+    def pixels_of(self, codes: "Tensor") -> "Tensor":
+        """Returns pixels (B, 3, H, W) float32 in the network's range, not clamped, of codes."""
+
+
+class Checkpoint(Protocol):
+    """Weights that a tokenizer is built of; plain data, sent to every process with a device."""
+
+    @property
+    def description(self) -> Description:
+        """What the tokenizer will take and give."""
+
+    def build(self, device: "torch.device", dtype: "torch.dtype") -> Tokenizer:
+        """Returns the tokenizer, ready to run.
+
+        Args:
+            device: Where it computes.
+            dtype: Arithmetic of the network; the look-up is float32 in any case.
+        """
