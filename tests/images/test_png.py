@@ -9,17 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+from tests.images.ramps import ALPHA, HOW, RAMP, RGB, SIDE, X, Y
 from tests.images.test_views import opened_and_peak
 from tests.makers import encoded, picture
 from vqpipe.images import Preprocess, View, open_image, png
 from vqpipe.rejections import Reason
 
-SIDE = 48
-HOW = Preprocess(SIDE)
-Y, X = np.mgrid[:SIDE, :SIDE]
-RAMP = (2 * X + Y) / (3 * (SIDE - 1))  # 0 to 1
-RGB = np.stack([RAMP, 1 - RAMP, RAMP.T], -1)
-ALPHA = np.clip(X / 40, 0, 1)[..., None]
 GREY, COLOUR, PALETTE, GREY_ALPHA, COLOUR_ALPHA = 0, 2, 3, 4, 6
 ORIENTATION_6 = b"MM\0*\0\0\0\x08\0\1\x01\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"  # EXIF 2.32
 MEGABYTE = 2**20

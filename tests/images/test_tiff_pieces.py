@@ -9,13 +9,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from tests.images.test_tiff import (
-    HOW,
-    RAMP,
-    RGB,
-    SIDE,
-    X,
-    Y,
+from tests.images.ramps import HOW, RAMP, RGB, SIDE, X, Y
+from tests.images.tiffs import (
     by_hand,
     check_opened,
     check_rejected,
