@@ -1,16 +1,13 @@
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
 
-from tests.vqgan.configs import CONFIGS
+from tests.codec.models import DEMO, make_unit, make_untrained
 from vqpipe.codec.doctor import check_start, decide_range, diagnose, load_probes, probe_range
 from vqpipe.codec.weights import Weights
 from vqpipe.errors import ConfigError
 from vqpipe.vqgan import VQModel
-
-DEMO = Path(__file__).parents[2] / "infra" / "demo" / "checkpoint"
 
 
 @pytest.fixture(scope="module")
@@ -18,21 +15,8 @@ def checkpoints(tmp_path_factory):
     """Folders of models by what they were trained on."""
     root = tmp_path_factory.mktemp("ranges")
     make_unit().save_pretrained(root / "unit")
-    torch.manual_seed(0)
-    VQModel(**CONFIGS["other_groups"]).save_pretrained(root / "untrained")
+    make_untrained().save_pretrained(root / "untrained")
     return {"signed": DEMO, "unit": root / "unit", "untrained": root / "untrained"}
-
-
-@torch.no_grad()
-def make_unit():
-    """The demo model for pixels in [0, 1]: the step to and from [-1, 1] is part of its weights."""
-    model = VQModel.from_pretrained(DEMO)
-    first, last = model.encoder.conv_in, model.decoder.conv_out
-    first.bias -= first.weight.sum((1, 2, 3))
-    first.weight *= 2
-    last.weight /= 2
-    last.bias.add_(1).div_(2)
-    return model
 
 
 def load(folder):

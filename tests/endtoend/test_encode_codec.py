@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests import shell
-from tests.codec.test_doctor import make_unit
+from tests.codec.models import make_unit, make_untrained
 from tests.makers import jpeg, tar_of
 from vqpipe.codec.codec import Codec
 from vqpipe.codec.config import CodecConfig
@@ -98,9 +98,10 @@ def test_encode_wrong_range_exits_4_before_anything_is_written(half, capsys):
     assert not (half / "new").exists()
 
 
-def test_encode_undecided_range_exits_4_and_asks_for_the_flag(half, checkpoints, capsys):
+def test_encode_undecided_range_exits_4_and_asks_for_the_flag(half, tmp_path, capsys):
     places = ["--source", half / "source", "--sink", half / "new"]
-    model = ["--model", checkpoints["untrained"], "--resolution", SIDE]
+    make_untrained().save_pretrained(tmp_path / "model")
+    model = ["--model", tmp_path / "model", "--resolution", SIDE]
     assert cli.main([str(argument) for argument in ["encode", *places, *model]]) == 4
     assert "--pixel-range signed" in capsys.readouterr().err
 
