@@ -120,12 +120,12 @@ def measure_ours(folder, sink):
     frozen = Plan.of(listing.shards)
     facts = {"grid": [GRID, GRID], "codebook_size": CODEBOOK}
     asked = Run({"stage": "bench"}, facts, frozen.sha256())
-    run, _ = start_run(str(sink), asked, frozen, Growth())
+    opened = start_run(str(sink), asked, frozen, Growth())
     codes = schema.codes_field(CODEBOOK, (GRID, GRID))
     kept = pa.schema([])
     product = CodesProduct(kept, codes, (GRID, GRID), CODEBOOK)
     work = engine.Work(
-        writer=Writer(str(sink), run, frozen, kept, product),
+        writer=Writer(opened, product),
         reader=SampleReader(Selection(), kept),
         opens=Preprocess(RESOLUTION),
         step=Encoding(codes, CodecConfig(), RESOLUTION, audit=0.0),

@@ -63,7 +63,7 @@ def complete(tmp_path):
     for index in range(3):
         sinks.commit(writer, index, 6, rejected=(1,))
     sinks.end(writer)
-    return Path(writer.sink)
+    return Path(writer.sink.uri)
 
 
 @pytest.mark.parametrize(
@@ -144,11 +144,11 @@ def test_main_names_from_data_reach_no_terminal_as_they_are(tmp_path, command, c
     sinks.commit(writer, 0, 3, rejected=(1,))
     sinks.commit(writer, 1, 3)
     sinks.end(writer)
-    data = next(Path(writer.sink, "data").glob("a*"))
-    main(command, writer.sink, *([writer.sink] if command == "diff" else []))
-    main("inspect", writer.sink, "--rejected")
+    data = next(Path(writer.sink.uri, "data").glob("a*"))
+    main(command, writer.sink.uri, *([writer.sink.uri] if command == "diff" else []))
+    main("inspect", writer.sink.uri, "--rejected")
     data.write_bytes(b"rot")
-    main(command, writer.sink, *([writer.sink] if command == "diff" else []))
+    main(command, writer.sink.uri, *([writer.sink.uri] if command == "diff" else []))
     main("encode", "--source", tmp_path / HOSTILE, "--sink", tmp_path / "y", "--model", HOSTILE)
     said = "".join(capsys.readouterr())
     assert "pwned" in said

@@ -43,8 +43,8 @@ def writer(tmp_path, model):
 
 def refused(writer, capsys, *options, source=None):
     """Returns exit code and message of a command that must leave no sink."""
-    sink = f"{writer.sink}-images"
-    arguments = ("decode", "--source", source or writer.sink, "--sink", sink, *options)
+    sink = f"{writer.sink.uri}-images"
+    arguments = ("decode", "--source", source or writer.sink.uri, "--sink", sink, *options)
     code = cli.main([str(argument) for argument in arguments])
     assert not Path(sink).exists()
     return code, " ".join(capsys.readouterr().err.split())
@@ -52,14 +52,14 @@ def refused(writer, capsys, *options, source=None):
 
 def begin(writer, **options):
     """Returns the shards that a command is about to decode, and what it says before."""
-    job = Decode(source=writer.sink, sink=f"{writer.sink}-images", **options)
+    job = Decode(source=writer.sink.uri, sink=f"{writer.sink.uri}-images", **options)
     prepared = decode._prepare(job)
-    return prepared.work.writer.plan.names, dict(prepared.introduction)
+    return prepared.work.writer.sink.plan.names, dict(prepared.introduction)
 
 
 def test_decode_into_a_folder_that_a_link_in_its_source_leads_to_exits_4(writer, tmp_path, capsys):
     """The next run would read what this one wrote."""
-    source, sink = tmp_path / "others", Path(f"{writer.sink}-images")
+    source, sink = tmp_path / "others", Path(f"{writer.sink.uri}-images")
     source.mkdir()
     pq.write_table(pa.table({"codes": [[0] * 64]}), source / "a.parquet")
     (source / "more").symlink_to(tmp_path)
@@ -71,8 +71,8 @@ def test_decode_into_a_folder_that_a_link_in_its_source_leads_to_exits_4(writer,
 
 def grow(writer, *shards):
     growth = Growth(extend=True, replace_changed=True)
-    run, plan = start_run(writer.sink, writer.run, Plan.of(shards), growth)
-    return replace(writer, run=run, plan=plan)
+    sink = start_run(writer.sink.uri, writer.sink.run, Plan.of(shards), growth)
+    return replace(writer, sink=sink)
 
 
 @pytest.mark.parametrize("grid", [(4, 16), (16, 16)])
@@ -111,7 +111,7 @@ def test_decode_damaged_first_file_does_not_keep_the_others_from_being_read(tmp_
     pq.write_table(pa.table({"codes": column}), folder / "b.parquet")
     options = {"model": str(shell.CHECKPOINT), "grid": GRID, "pixel_range": "signed"}
     job = Decode(source=str(folder), sink=str(tmp_path / "out"), **options)
-    assert decode._prepare(job).work.writer.plan.names == ["a", "b"]
+    assert decode._prepare(job).work.writer.sink.plan.names == ["a", "b"]
 
 
 @pytest.mark.parametrize(("kind", "share"), [("png", 1), ("jpeg", 4)])
@@ -119,7 +119,7 @@ def test_decode_says_what_memory_the_largest_shard_takes(writer, monkeypatch, ki
     bytes_of_all = 4 * 32 * 32 * 3 // share
     for limit, is_much in ((bytes_of_all + 1, False), (bytes_of_all, True)):
         monkeypatch.setattr(decode, "_MUCH_MEMORY", limit)
-        job = Decode(source=writer.sink, sink=f"{writer.sink}-images", format=kind)
+        job = Decode(source=writer.sink.uri, sink=f"{writer.sink.uri}-images", format=kind)
         introduction = decode._prepare(job).introduction
         said = [text for name, text in introduction if name == "take care"]
         assert ("the 4 images of shard" in said[-1]) == is_much
@@ -152,7 +152,7 @@ def test_decode_column_to_keep_that_is_named_twice_is_refused(writer, capsys):
 
 @pytest.mark.parametrize("name", ["codebook_sha256", "grid", "kept", "model_options"])
 def test_decode_run_json_that_lacks_what_codes_need_is_a_mismatch(writer, capsys, name):
-    path = Path(writer.sink) / "run.json"
+    path = Path(writer.sink.uri) / "run.json"
     said = json.loads(path.read_bytes())
     said.pop(name)
     path.write_text(json.dumps(said))
@@ -162,7 +162,7 @@ def test_decode_run_json_that_lacks_what_codes_need_is_a_mismatch(writer, capsys
 
 
 def test_decode_object_of_no_shard_is_refused(writer, capsys):
-    data = Path(writer.sink) / "data"
+    data = Path(writer.sink.uri) / "data"
     (data / "x.parquet").write_bytes((data / "a.parquet").read_bytes())
     code, said = refused(writer, capsys)
     assert code == 4
@@ -175,8 +175,8 @@ def test_decode_source_that_changed_is_done_again_when_it_is_encoded_again(write
     assert "not complete" in said["take care"]
     new = grow(writer, tar_shard("a"), tar_shard("b", version="2"), tar_shard("c"))
     assert begin(writer)[0] == ["a", "b"]  # as planned: its codes of before are still there
-    job = Decode(source=writer.sink, sink=str(tmp_path / "other"))
-    assert decode._prepare(job).work.writer.plan.names == ["a"]
+    job = Decode(source=writer.sink.uri, sink=str(tmp_path / "other"))
+    assert decode._prepare(job).work.writer.sink.plan.names == ["a"]
     commit_rows(encoded_rows(new, 1, 4), new)
     names, _ = begin(writer, replace_changed=True)
     assert names == ["a", "b"]

@@ -1,5 +1,6 @@
 """What `vqpipe evaluate` decides before anything is decoded."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,15 +10,14 @@ from tests.sink.runs import start
 from vqpipe.commands import evaluate
 from vqpipe.commands.jobs import Evaluate
 from vqpipe.errors import ConfigError
-from vqpipe.inspection.evaluation import Sink
 from vqpipe.sink.plan import Plan
 from vqpipe.sources import folder, list_shards
 from vqpipe.sources.names import relative_path
 
 
 def pick(writer):
-    codes = Sink(writer.sink, writer.run, writer.plan, is_complete=True)
-    return evaluate._pick(Evaluate(source=writer.sink, samples=10), codes)
+    codes = writer.sink
+    return evaluate._pick(Evaluate(source=writer.sink.uri, samples=10), codes)
 
 
 def other_codes(rows):
@@ -32,7 +32,7 @@ def test_pick_is_of_the_objects_as_they_are(tmp_path):
         sinks.commit(writer, index, 20)
     before = pick(writer)
     assert pick(writer).sha256() == before.sha256()
-    Path(writer.sink, "data", "b.parquet").unlink()
+    Path(writer.sink.uri, "data", "b.parquet").unlink()
     sinks.commit(writer, 1, 20, change=other_codes)
     after = pick(writer)
     assert after.quotas == before.quotas
@@ -61,9 +61,9 @@ def test_images_of_a_folder_that_moved_are_found_in_the_shards_that_they_were_in
 ):
     photos, shards = extended
     writer = start(tmp_path / "sink", format="folder")
-    codes = Sink(writer.sink, writer.run, Plan.of(shards), is_complete=True)
+    codes = replace(writer.sink, plan=Plan.of(shards))
     moved = photos.rename(tmp_path / "moved")
-    job = Evaluate(source=writer.sink, images=str(moved))
+    job = Evaluate(source=writer.sink.uri, images=str(moved))
     quotas = dict.fromkeys(paths(shards), 1)
     found = evaluate._find_images(job, codes, quotas)
     assert paths(found) == paths(shards)

@@ -16,7 +16,7 @@ from vqpipe.sink import todo
 from vqpipe.sink.commit import commit_rows
 from vqpipe.sink.plan import Growth, Plan
 from vqpipe.sink.run import start_run
-from vqpipe.sink.writer import Attempt
+from vqpipe.sink.slot import Attempt
 
 NAMES = ("a", "b")
 
@@ -93,22 +93,22 @@ def test_inspect_complete_sink_answers_every_question(tmp_path, capsys):
     for index in range(2):
         sinks.commit(writer, index, 20, change=without_flips)
     sinks.end(writer)
-    found = inspected(writer.sink, capsys=capsys)
+    found = inspected(writer.sink.uri, capsys=capsys)
     assert found["ready"]["answer"] == "yes"
     assert (found["complete"], found["shards"], found["shards_left"]) == (True, 2, 0)
     assert (found["totals_from"], found["estimated"]) == ("_SUCCESS", False)
     assert found["pace"]["images_per_second"] == sinks.LAST["images_per_second"]
     assert (found["reader"]["codes_dtype"], found["reader"]["grid"]) == ("uint16", [2, 3])
-    assert found["run"]["fingerprint"] == writer.run.fingerprint
-    lines = printed(writer.sink, capsys=capsys)
+    assert found["run"]["fingerprint"] == writer.sink.run.fingerprint
+    lines = printed(writer.sink.uri, capsys=capsys)
     assert lines["train on it?"].startswith("yes")
     assert list(lines)[-1] == "output"
-    assert lines["output"] == f"{writer.sink}/data/"
+    assert lines["output"] == f"{writer.sink.uri}/data/"
 
 
 def test_inspect_exact_reads_every_footer_and_finds_the_same(complete, capsys):
-    quick = inspected(complete.sink, capsys=capsys)
-    exact = inspected(complete.sink, "--exact", capsys=capsys)
+    quick = inspected(complete.sink.uri, capsys=capsys)
+    exact = inspected(complete.sink.uri, "--exact", capsys=capsys)
     assert (exact.pop("totals_from"), exact.pop("footers_read")) == ("footers", 3)
     assert (quick.pop("totals_from"), quick.pop("footers_read")) == ("_SUCCESS", 0)
     assert exact == quick
@@ -121,7 +121,7 @@ def shown_by(command, **environment):
 
 
 def test_inspect_read_line_is_a_command_that_works(complete, capsys):
-    shown = shown_by(inspected(complete.sink, capsys=capsys)["read_with"])
+    shown = shown_by(inspected(complete.sink.uri, capsys=capsys)["read_with"])
     assert "key: string" in shown
     assert "a/0" in shown
 
@@ -130,14 +130,14 @@ def test_inspect_read_line_is_a_command_that_works(complete, capsys):
 def test_inspect_read_line_of_an_odd_place_works_too(tmp_path, name, capsys):
     writer = sinks.begin(tmp_path / name)
     sinks.commit(writer, 0, 6)
-    assert "a/0" in shown_by(inspected(writer.sink, capsys=capsys)["read_with"])
+    assert "a/0" in shown_by(inspected(writer.sink.uri, capsys=capsys)["read_with"])
 
 
 @pytest.mark.s3
 def test_inspect_read_line_of_a_bucket_works_too(bucket, capsys):
     writer = sinks.begin(f"{bucket}/it's here")
     sinks.commit(writer, 0, 6)
-    assert "a/0" in shown_by(inspected(writer.sink, capsys=capsys)["read_with"])
+    assert "a/0" in shown_by(inspected(writer.sink.uri, capsys=capsys)["read_with"])
 
 
 @pytest.mark.parametrize("name", ["it's", 'a "b" $HOME', "`x`"])
@@ -153,7 +153,7 @@ def test_inspect_read_line_is_one_of_duckdb_where_that_is_installed(
     monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
     writer = sinks.begin(tmp_path / name)
     sinks.commit(writer, 0, 6)
-    command = inspected(writer.sink, capsys=capsys)["read_with"]
+    command = inspected(writer.sink.uri, capsys=capsys)["read_with"]
     assert command.startswith("duckdb -c ")
     assert "('a/0', 0" in shown_by(command)
 
@@ -181,11 +181,11 @@ def test_inspect_started_sink_without_any_object_says_so(tmp_path, capsys):
 def test_inspect_evaluation_and_report_are_shown(complete, tmp_path, capsys):
     said = sinks.evaluate(complete, drift=sinks.drift(0.9, 0.2, 0.1, median=0.2, shards=3))
     (tmp_path / "sink" / "report.html").write_text("<html>")
-    found = inspected(complete.sink, capsys=capsys)
+    found = inspected(complete.sink.uri, capsys=capsys)
     assert found["evaluation"] == said
-    assert found["report"] == f"{complete.sink}/report.html"
+    assert found["report"] == f"{complete.sink.uri}/report.html"
     assert "drift" in {why["check"] for why in found["ready"]["why"]}
-    lines = printed(complete.sink, capsys=capsys)
+    lines = printed(complete.sink.uri, capsys=capsys)
     assert "26.25 dB" in lines["reconstruction"]
     assert "LPIPS" not in lines["reconstruction"]
     assert lines["report"] == found["report"]
@@ -193,13 +193,13 @@ def test_inspect_evaluation_and_report_are_shown(complete, tmp_path, capsys):
 
 def test_inspect_evaluation_of_another_run_is_not_shown(complete, capsys):
     sinks.evaluate(complete, fingerprint="0" * 64)
-    assert inspected(complete.sink, capsys=capsys)["evaluation"] is None
-    assert "reconstruction" not in printed(complete.sink, capsys=capsys)
+    assert inspected(complete.sink.uri, capsys=capsys)["evaluation"] is None
+    assert "reconstruction" not in printed(complete.sink.uri, capsys=capsys)
 
 
 def retried(writer):
     """Tries the rejected samples of the first shard again."""
-    left = todo.retriable(writer.sink, writer.plan, {})
+    left = todo.retriable(writer.sink, {})
     again = replace(writer, attempt=Attempt("again", dict.fromkeys(left, 1), {}))
     commit_rows(encoded_rows(again, 0, 20, range(1, 2)), again)
     sinks.end(writer)
@@ -207,7 +207,7 @@ def retried(writer):
 
 def encoded_again(writer):
     """Makes the first shard anew, after its object was removed, with other codes."""
-    Path(writer.sink, "data", "a.parquet").unlink()
+    Path(writer.sink.uri, "data", "a.parquet").unlink()
     sinks.commit(writer, 0, 20, rejected=(1,), change=same_codes)
     sinks.end(writer)
 
@@ -220,8 +220,8 @@ def same_codes(rows):
 
 def extended(writer):
     """Plans another shard."""
-    listed = Plan.of(tar_shard(name) for name in (*writer.plan.names, "d"))
-    start_run(writer.sink, writer.run, listed, Growth(extend=True))
+    listed = Plan.of(tar_shard(name) for name in (*writer.sink.plan.names, "d"))
+    start_run(writer.sink.uri, writer.sink.run, listed, Growth(extend=True))
 
 
 def finished(writer):
@@ -247,21 +247,21 @@ def test_inspect_evaluation_of_other_codes_is_said_to_be_and_does_not_count(
     sinks.end(writer, is_complete=done == 3)
     far = sinks.drift(0.9, 0.2, 0.1, median=0.2, shards=3)
     sinks.evaluate(writer, drift=far, codes_unlike_float32=0.9)
-    sound = inspected(writer.sink, capsys=capsys)
+    sound = inspected(writer.sink.uri, capsys=capsys)
     assert sound["evaluation_outdated"] is None
     assert {"drift", "unlike"} <= {why["check"] for why in sound["ready"]["why"]}
     change(writer)
-    found = inspected(writer.sink, capsys=capsys)
+    found = inspected(writer.sink.uri, capsys=capsys)
     assert when in found["evaluation_outdated"]
     assert not {"drift", "unlike"} & {why["check"] for why in found["ready"]["why"]}
-    assert when in printed(writer.sink, capsys=capsys)["evaluation"]
+    assert when in printed(writer.sink.uri, capsys=capsys)["evaluation"]
 
 
 @pytest.mark.parametrize("name", ["summary.json", "evaluation.json"])
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff{", b'{"metrics": null}'])
 def test_inspect_strange_side_files_are_no_error(complete, tmp_path, name, content, capsys):
     (tmp_path / "sink" / name).write_bytes(content)
-    printed(complete.sink, capsys=capsys)
+    printed(complete.sink.uri, capsys=capsys)
 
 
 def test_inspect_stage_that_it_does_not_know_is_refused_by_name(tmp_path, capsys):
@@ -278,11 +278,11 @@ def test_inspect_on_a_terminal_breaks_between_words_and_keeps_commands_whole(
     monkeypatch.setenv("FORCE_COLOR", "1")
     sinks.evaluate(complete, drift=sinks.drift(0.9, 0.2, 0.1, median=0.2, shards=3))
     capsys.readouterr()
-    assert cli.main(["inspect", complete.sink]) == 0
+    assert cli.main(["inspect", complete.sink.uri]) == 0
     text = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
     long = [line for line in text.splitlines() if len(line) > width]
-    assert all(complete.sink in line for line in long)
-    assert inspected(complete.sink, capsys=capsys)["read_with"] in text
+    assert all(complete.sink.uri in line for line in long)
+    assert inspected(complete.sink.uri, capsys=capsys)["read_with"] in text
 
 
 def test_inspect_many_shards_under_way_reads_a_share_and_says_about(tmp_path, capsys):

@@ -24,8 +24,8 @@ def sound(tmp_path_factory):
     writer = sinks.begin(sink, NAMES)
     for index, count in enumerate(ROWS):
         commit_rows(encoded_rows(writer, index, count, rejected=REJECTED[index]), writer)
-    found = totals.read_totals(writer.sink, writer.run, writer.plan)
-    success.mark_success(writer.sink, writer.plan, found)
+    found = totals.read_totals(writer.sink)
+    success.mark_success(writer.sink, found)
     return sink
 
 

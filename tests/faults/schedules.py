@@ -41,8 +41,9 @@ from vqpipe.sink import layout, publication, success, todo, totals
 from vqpipe.sink.commit import commit_rows
 from vqpipe.sink.objects import read_rejections
 from vqpipe.sink.plan import Growth, Plan, load_plan
-from vqpipe.sink.run import Run, is_complete, load_run, start_run
-from vqpipe.sink.writer import Attempt, Writer
+from vqpipe.sink.run import Run, is_complete, load_run, open_sink, start_run
+from vqpipe.sink.slot import Attempt
+from vqpipe.sink.writer import Writer
 from vqpipe.stages.encode import CodesProduct
 from vqpipe.stages.read import read_rows
 
@@ -278,7 +279,7 @@ def rows_of(writer, index, staged, source, rng):
 
     On a bad day a shard cannot be read to its end, and its last row says so.
     """
-    name, version = writer.plan.name(index), writer.plan.source(index)["version"]
+    name, version = writer.sink.plan.name(index), writer.sink.plan.source(index)["version"]
     if source.history[name][-1] != version and not staged.complete:
         raise SourceChangedError(f"{name} is another version by now")
     total = source.totals[name, version]
@@ -293,7 +294,7 @@ def rows_of(writer, index, staged, source, rng):
 
 
 def _is_bad(writer, index, row, rng):
-    return row % 3 == 1 and not (writer.revision(index) and rng.random() < 0.5)
+    return row % 3 == 1 and not (writer.slot(index).attempt and rng.random() < 0.5)
 
 
 def _sample(name, row, is_bad):
@@ -311,11 +312,12 @@ def _encode(row, name, version):
 def command(kind, source, seed):
     """Does what a command does, in a plain loop."""
     rng, listed = random.Random(seed), source.listed()
-    run, plan = start_run(SINK, Run({"model": "m"}, FACTS, listed.sha256()), listed, GROWTH[kind])
+    asked = Run({"model": "m"}, FACTS, listed.sha256())
+    sink = start_run(SINK, asked, listed, GROWTH[kind])
     codes = schema.codes_field(CODEBOOK, GRID)
-    writer = Writer(SINK, run, plan, KEPT, CodesProduct(KEPT, codes, GRID, CODEBOOK))
-    left = todo.unfinished(SINK, run, plan)
-    again = todo.retriable(SINK, plan, left) if kind == "retry" else {}
+    writer = Writer(sink, CodesProduct(KEPT, codes, GRID, CODEBOOK))
+    left = todo.unfinished(sink)
+    again = todo.retriable(sink, left) if kind == "retry" else {}
     if again:
         revisions = {index: staged.revision + 1 for index, staged in again.items()}
         attempt = Attempt(f"{rng.getrandbits(64):x}", revisions, {"max_pixels": 5})
@@ -330,8 +332,8 @@ def command(kind, source, seed):
     rng.shuffle(blocks)
     for rows in blocks:
         commit_rows(rows, writer)
-    found = totals.read_totals(SINK, run, plan)
-    success.mark_success(SINK, plan, found, writer.attempt.tag if writer.attempt else None)
+    found = totals.read_totals(sink)
+    success.mark_success(sink, found, writer.attempt.tag if writer.attempt else None)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -484,7 +486,7 @@ class World:
             if list(codes) != codes_of(*_place(key, names))
         ]
         self.store.list_in_time()
-        breaches = verification.verify(SINK, load_run(SINK), load_plan(SINK), is_complete=True)
+        breaches = verification.verify(open_sink(SINK, load_run(SINK)), is_complete=True)
         late = {"foreign"} if self.habits.lists_late else set()
         self.problems += [
             f"{b.check}: {b.where}: {b.message}" for b in breaches if b.check not in late

@@ -21,9 +21,10 @@ from vqpipe.errors import IncompleteError
 from vqpipe.inspection.verify import verify
 from vqpipe.sink import success, todo, totals
 from vqpipe.sink.commit import commit_rows
-from vqpipe.sink.plan import Growth, Plan, load_plan
-from vqpipe.sink.run import Run, find_run, is_complete, start_run
-from vqpipe.sink.writer import Attempt, Writer
+from vqpipe.sink.plan import Growth, Plan
+from vqpipe.sink.run import Run, find_run, is_complete, open_sink, start_run
+from vqpipe.sink.slot import Attempt
+from vqpipe.sink.writer import Writer
 from vqpipe.stages.encode import CodesProduct
 
 TOTAL, CUTS = 6, (0, 2, 3, 6)
@@ -35,21 +36,21 @@ def live(sink, version="1", tag=None, rejected=()):
     listed = Plan.of([tar_shard("a", version=version)])
     facts = {"grid": list(GRID), "codebook_size": CODEBOOK, **facts_of_kept(KEPT)}
     asked = Run({"model": "m"}, facts, listed.sha256())
-    run, plan = start_run(sink, asked, listed, Growth(replace_changed=True))
-    left = todo.unfinished(sink, run, plan)
-    again = todo.retriable(sink, plan, left) if tag else {}
+    opened = start_run(sink, asked, listed, Growth(replace_changed=True))
+    left = todo.unfinished(opened)
+    again = todo.retriable(opened, left) if tag else {}
     revisions = {index: staged.revision + 1 for index, staged in again.items()}
     attempt = Attempt(tag, revisions, {}) if again else None
     product = CodesProduct(KEPT, schema.codes_field(CODEBOOK, GRID), GRID, CODEBOOK)
-    writer = Writer(sink, run, plan, KEPT, product, attempt)
+    writer = Writer(opened, product, attempt)
     if left or again:
         storage.delete(f"{sink}/_SUCCESS")
     for index, staged in (left | again).items():
         for rows in pieces(writer, index, staged, rejected):
             commit_rows(rows, writer)
-    found = totals.read_totals(sink, run, plan)
-    success.write_summary(sink, plan, found, {})
-    success.mark_success(sink, plan, found)
+    found = totals.read_totals(opened)
+    success.write_summary(opened, found, {})
+    success.mark_success(opened, found)
     return writer
 
 
@@ -73,14 +74,14 @@ def check_whole(sink, *allowed):
 def check_success(sink):
     """Checks that what says that it is complete is so, whatever died (P1)."""
     if is_complete(sink):
-        assert list(verify(sink, find_run(sink), load_plan(sink), is_complete=True)) == []
+        assert list(verify(open_sink(sink, find_run(sink)), is_complete=True)) == []
 
 
 def check_done(writer, rejected):
     check_committed(writer, [TOTAL], rejected)
-    breaches = verify(writer.sink, writer.run, writer.plan, is_complete=True)
+    breaches = verify(writer.sink, is_complete=True)
     assert list(breaches) == []
-    assert visible(writer.sink, "staging") == []
+    assert visible(writer.sink.uri, "staging") == []
 
 
 LIVES = {
@@ -229,8 +230,10 @@ def test_two_commands_of_which_one_replaces_a_changed_shard_leave_the_new_one(tm
     old = live(sink, rejected=(1,))
     new = live(sink, version="2", rejected=(2, 5))
     commit_rows(encoded_rows(old, 0, TOTAL, rejected=(1,)), old)
-    found = totals.read_totals(sink, new.run, new.plan)
+    found = totals.read_totals(new.sink)
     with pytest.raises(IncompleteError):
-        success.mark_success(sink, old.plan, found)
+        success.mark_success(old.sink, found)
     check_done(live(sink, version="2"), (2, 5))
-    assert replace(new, attempt=None) == replace(live(sink, version="2"), plan=new.plan)
+    later = live(sink, version="2")
+    same = replace(later, sink=replace(later.sink, plan=new.sink.plan))
+    assert replace(new, attempt=None) == same

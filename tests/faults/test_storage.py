@@ -5,6 +5,7 @@ import gzip
 import io
 import re
 import time
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -191,14 +192,14 @@ def test_store_that_refuses_conditions_is_worked_with_and_said(
     proxy.faults = Faults(conditional=done)
     check_every_verb(bucket, truth, b"content" * 1000)
     writer = runs.start(bucket, names=("a", "b"))
-    assert not check_creates_once(writer.sink, writer.run)
+    assert not check_creates_once(writer.sink)
     commit_rows(runs.encoded_rows(writer, 0, 9, rejected=(3,)), writer)
     for numbers in ([0, 1, 2], [6, 7, 8], [2, 3, 4, 5]):
         commit_rows(runs.encoded_rows(writer, 1, 9, numbers, rejected=(3,)), writer)
     assert proxy.account[done] > 1
     proxy.faults = Faults()
     truth.fetch(bucket, tmp_path)
-    local = runs.Writer(str(tmp_path), writer.run, writer.plan, writer.kept, writer.product)
+    local = replace(writer, sink=replace(writer.sink, uri=str(tmp_path)))
     runs.check_committed(local, [9, 9], rejected=(3,))
 
 
@@ -223,7 +224,7 @@ def test_commit_in_a_storm_is_exactly_once(bucket, proxy, truth, tmp_path):
         commit_rows(runs.encoded_rows(writer, 1, 9, numbers, rejected=(3,)), writer)
     proxy.faults = Faults()
     truth.fetch(bucket, tmp_path)
-    local = runs.Writer(str(tmp_path), writer.run, writer.plan, writer.kept, writer.product)
+    local = replace(writer, sink=replace(writer.sink, uri=str(tmp_path)))
     runs.check_committed(local, [9, 9], rejected=(3,))
     assert runs.visible(tmp_path, "staging") == []
 

@@ -109,8 +109,8 @@ def test_compare_codes_samples_are_found_by_key_not_by_place(tmp_path):
     first, second = sinks.begin(tmp_path / "first", ["a"]), sinks.begin(tmp_path / "second", ["a"])
     sinks.commit(first, 0, 4)
     sinks.commit(second, 0, 4, change=reverse_keys)
-    found = compare_codes(first.sink, second.sink, ["a"])
-    unlike = by_duckdb(first.sink, second.sink, "count(*) FILTER (x <> y)")[0]
+    found = compare_codes(first.sink.uri, second.sink.uri, ["a"])
+    unlike = by_duckdb(first.sink.uri, second.sink.uri, "count(*) FILTER (x <> y)")[0]
     assert found.unlike_codes == unlike > 0
     assert found.samples == 4
 
@@ -123,7 +123,7 @@ def test_compare_codes_shard_without_common_samples_has_no_share(tmp_path):
     first, second = sinks.begin(tmp_path / "first", ["a"]), sinks.begin(tmp_path / "second", ["a"])
     sinks.commit(first, 0, 4)
     sinks.commit(second, 0, 4, change=rename)
-    found = compare_codes(first.sink, second.sink, ["a"])
+    found = compare_codes(first.sink.uri, second.sink.uri, ["a"])
     assert (found.equal, found.only_first, found.only_second) == (None, 4, 4)
 
 
@@ -133,7 +133,7 @@ def test_compare_codes_damaged_object_is_storage_error_that_names_it(tmp_path, d
     sinks.commit(writer, 0, 4)
     damage(tmp_path / "data" / "a.parquet")
     with pytest.raises(StorageError, match=r"data/a\.parquet"):
-        compare_codes(writer.sink, writer.sink, ["a"])
+        compare_codes(writer.sink.uri, writer.sink.uri, ["a"])
 
 
 def test_compare_fields_names_both_values_nested_ones_by_dots():

@@ -27,8 +27,8 @@ def test_measure_drift_is_scipys_distance_of_each_shard_that_has_codes(tmp_path)
     sinks.commit(writer, 0, 20, rejected=(3,))
     sinks.commit(writer, 1, 20, change=turn)
     sinks.commit(writer, 2, 2, rejected=(0, 1))
-    total = totals.read_totals(writer.sink, writer.run, writer.plan).histogram
-    found = drift.measure_drift(writer.sink, writer.run, writer.plan, total)
+    total = totals.read_totals(writer.sink).histogram
+    found = drift.measure_drift(writer.sink, total)
     assert [(each.shard, each.samples) for each in found] == [("b", 20), ("a", 19)]
     for each in found:
         pair = histogram(tmp_path, each.shard), histogram(tmp_path, "*")
@@ -55,6 +55,6 @@ def test_measure_drift_holds_few_histograms_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(drift, "read_footer", read)
     monkeypatch.setattr(drift.metrics, "jensen_shannon", measure)
     monkeypatch.setattr(drift, "_READERS", 4)
-    found = drift.measure_drift(writer.sink, writer.run, writer.plan, np.ones(16, np.int64))
+    found = drift.measure_drift(writer.sink, np.ones(16, np.int64))
     assert len(found) == len(names)
     assert max(most) <= 4

@@ -9,7 +9,6 @@ import pytest
 from tests.sink import sinks
 from vqpipe.inspection import evaluation
 from vqpipe.inspection.drift import measure_drift
-from vqpipe.inspection.evaluation import Sink
 from vqpipe.report import render_report
 from vqpipe.sink.totals import read_totals
 
@@ -25,14 +24,15 @@ def found(tmp_path_factory):
     for index in range(29):
         sinks.commit(writer, index, 5, rejected=(2,))
     scored = sinks.score(root / "scores", PICKED)
-    codes, scores = (Sink(w.sink, w.run, w.plan, is_complete=True) for w in (writer, scored))
-    return evaluation.gather(codes, scores, ["a note"]), codes, scores
+    codes, scores = writer.sink, scored.sink
+    found = evaluation.gather(codes, scores, ["a note"], was_complete=True)
+    return found, codes, scores
 
 
 def test_document_has_the_usual_distance_of_all_shards_and_names_the_most_distant(found):
     said, codes = evaluation.to_document(found[0])["drift"], found[1]
-    total = read_totals(codes.uri, codes.run, codes.plan).histogram
-    distances = [each.distance for each in measure_drift(codes.uri, codes.run, codes.plan, total)]
+    total = read_totals(codes).histogram
+    distances = [each.distance for each in measure_drift(codes, total)]
     assert said["shards"] == len(distances) == 29
     assert said["median"] == np.median(distances)
     assert [each["distance"] for each in said["most"]] == distances[: evaluation.DRIFTED]

@@ -47,12 +47,12 @@ def decoded(sink, layout, count=4):
     plan = Plan.of(tar_shard(name) for name in SHARDS)
     identity = {"stage": "decode", **sinks.DECODED, "layout": layout}
     facts = sinks.FACTS | facts_of_kept(KEPT) | {"size": list(SIZE)}
-    run, plan = start_run(str(sink), Run(identity, facts, plan.sha256()), plan, Growth())
+    opened = start_run(str(sink), Run(identity, facts, plan.sha256()), plan, Growth())
     product = ImagesProduct(KEPT, ImageFormat("png"), layout, SIZE)
-    writer = Writer(str(sink), run, plan, KEPT, product)
+    writer = Writer(opened, product)
     for shard in range(len(SHARDS)):
         commit_rows(rows_of(shard, count, product.rows), writer)
-    success.mark_success(str(sink), plan, totals.read_totals(str(sink), run, plan))
+    success.mark_success(opened, totals.read_totals(opened))
     return writer
 
 
@@ -72,7 +72,7 @@ def rows_of(shard, count, schema):
 
 
 def found(writer):
-    breaches = verify(writer.sink, writer.run, writer.plan, is_complete=True)
+    breaches = verify(writer.sink, is_complete=True)
     return {(breach.check, Path(breach.where).stem) for breach in breaches}
 
 
@@ -174,8 +174,8 @@ def lie(sink, layout, name):
 
 
 def finish(writer):
-    read = totals.read_totals(writer.sink, writer.run, writer.plan)
-    success.mark_success(writer.sink, writer.plan, read)
+    read = totals.read_totals(writer.sink)
+    success.mark_success(writer.sink, read)
 
 
 @pytest.mark.parametrize("layout", ["webdataset", "folder"])
@@ -208,7 +208,7 @@ def test_verify_finds_a_footer_that_miscounts_bytes(tmp_path, layout):
 
 def rewrite(writer, change, **said):
     """Writes the object of shard a again, changed, its footer the same but for what is said."""
-    path = data_uri(writer.sink, "a")
+    path = data_uri(writer.sink.uri, "a")
     before = json.loads(pq.read_metadata(path).metadata[b"vqpipe"])
     damage.rewrite(path, change, {"vqpipe": json.dumps(before | said)})
 
@@ -244,16 +244,16 @@ def test_verify_finds_a_list_that_is_not_true(tmp_path, layout, change, check):
 def test_commit_again_after_a_crash_leaves_only_the_images_it_lists(tmp_path, layout):
     """An attempt that rejected other samples died before it published the shard's object."""
     writer = decoded(tmp_path, layout)
-    Path(data_uri(writer.sink, "a")).unlink()
+    Path(data_uri(writer.sink.uri, "a")).unlink()
     product = writer.product
     fewer = rows_of(0, 4, product.rows).to_pylist()
     fewer[1] |= {"image": None, "reason": "non_finite", "message": "NaN"}
     commit_rows(pa.Table.from_pylist(fewer, schema=product.rows), writer)
     (tmp_path / "_SUCCESS").unlink()
-    read = totals.read_totals(writer.sink, writer.run, writer.plan)
-    success.mark_success(writer.sink, writer.plan, read)
+    read = totals.read_totals(writer.sink)
+    success.mark_success(writer.sink, read)
     assert found(writer) == set()
-    kept = pq.read_table(data_uri(writer.sink, "a"))["key"].to_pylist()
+    kept = pq.read_table(data_uri(writer.sink.uri, "a"))["key"].to_pylist()
     assert kept == ["k/0", "k/2", "k/3"]
     if layout == "folder":
         files = sorted(path.name for path in (place(tmp_path, "a") / "k").iterdir())
@@ -265,17 +265,17 @@ def live(sink, layout):
     plan = Plan.of([tar_shard("a")])
     identity = {"stage": "decode", **sinks.DECODED, "layout": layout}
     facts = sinks.FACTS | facts_of_kept(KEPT) | {"size": list(SIZE)}
-    run, plan = start_run(str(sink), Run(identity, facts, plan.sha256()), plan, Growth())
+    opened = start_run(str(sink), Run(identity, facts, plan.sha256()), plan, Growth())
     product = ImagesProduct(KEPT, ImageFormat("png"), layout, SIZE)
-    writer = Writer(str(sink), run, plan, KEPT, product)
+    writer = Writer(opened, product)
     rows = rows_of(0, 5, product.rows)
-    for staged in todo.unfinished(writer.sink, run, plan).values():
+    for staged in todo.unfinished(opened).values():
         for first, last in ((0, 2), (2, 3), (3, 6)):
             numbers = [row for row in range(first, last) if not staged.holds(row)]
             commit_rows(rows.take(numbers) if numbers else no_rows(writer, 0, None), writer)
         if staged.complete:
             commit_rows(no_rows(writer, 0, staged.total), writer)
-    success.mark_success(str(sink), plan, totals.read_totals(str(sink), run, plan))
+    success.mark_success(opened, totals.read_totals(opened))
     return writer
 
 
@@ -293,7 +293,7 @@ def test_commit_of_images_that_dies_at_any_call_is_completed_by_a_rerun(tmp_path
         with contextlib.suppress(Crash), Crashing(number, after=after):
             live(sink, layout)
         if (sink / "data" / "a.parquet").exists():  # then its images are there too
-            assert not list(verify(str(sink), expected.run, expected.plan, is_complete=False))
+            assert not list(verify(replace(expected.sink, uri=str(sink)), is_complete=False))
         writer = live(sink, layout)
         assert found(writer) == set()
         assert not (sink / "staging").exists() or not any((sink / "staging").rglob("*.parquet"))
@@ -322,8 +322,8 @@ def test_commit_of_a_writer_that_comes_second_leaves_the_images_of_the_first(
     """Both looked before either had published; on other devices pixels may differ."""
     expected = decoded(tmp_path / "expected", layout)
     writer = decoded(tmp_path / "sink", layout)
-    Path(data_uri(writer.sink, "a")).unlink()
-    for path in Path(writer.sink, "images").glob("a.*"):
+    Path(data_uri(writer.sink.uri, "a")).unlink()
+    for path in Path(writer.sink.uri, "images").glob("a.*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     ours, state = rows_of(0, 4, writer.product.rows), {"is_first": True}
 
@@ -340,7 +340,7 @@ def test_commit_of_a_writer_that_comes_second_leaves_the_images_of_the_first(
         commit_rows(with_other_pixels(ours), writer)
     finish(writer)
     assert found(writer) == set()
-    assert images_of(Path(writer.sink)) == images_of(Path(expected.sink))
+    assert images_of(Path(writer.sink.uri)) == images_of(Path(expected.sink.uri))
 
 
 @pytest.mark.parametrize("layout", ["webdataset", "folder"])
@@ -350,8 +350,8 @@ def test_commit_of_a_changed_shard_has_new_images_beside_the_old_until_they_are_
     writer = decoded(tmp_path, layout)
     before = images_of(tmp_path)
     changed = Plan.of([tar_shard("a", version="2"), tar_shard("deep/b")])
-    run, plan = start_run(writer.sink, writer.run, changed, Growth(replace_changed=True))
-    again = replace(writer, run=run, plan=plan)
+    growth = Growth(replace_changed=True)
+    again = replace(writer, sink=start_run(writer.sink.uri, writer.sink.run, changed, growth))
     rows = with_other_pixels(rows_of(0, 4, writer.product.rows))
 
     def call(real, uri, *arguments, **options):

@@ -25,7 +25,7 @@ def seen(sink, done=3, *, is_complete=True):
     for index in range(done):
         sinks.commit(writer, index, 4)
     sinks.end(writer, is_complete=is_complete)
-    return survey.look(writer.sink, writer.run)
+    return survey.look(writer.sink.uri, writer.sink.run)
 
 
 def drift(*distances, median=None, shards=None):
@@ -54,14 +54,14 @@ def test_judge_without_success_is_no_and_says_how_many_are_safe(tmp_path, done):
 
 
 def test_judge_object_that_went_after_success_is_no(tmp_path):
-    sink = seen(tmp_path).sink
+    sink = seen(tmp_path).sink.uri
     (tmp_path / "data" / "b.parquet").unlink()
     found = judge(survey.look(sink, load_run(sink)), SOUND, [])
     assert (found.answer, found.why[0].check) == ("no", "missing")
 
 
 def test_judge_object_of_no_shard_wants_care(tmp_path):
-    sink = seen(tmp_path).sink
+    sink = seen(tmp_path).sink.uri
     (tmp_path / "data" / "mine.parquet").write_bytes(b"")
     found = judge(survey.look(sink, load_run(sink)), SOUND, [])
     assert (found.answer, found.why[0].check) == ("with care", "foreign")

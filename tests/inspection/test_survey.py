@@ -33,7 +33,7 @@ def half_done(sink, rows=8, rejected=(3,)):
     writer = sinks.begin(sink, MANY)
     for index in range(0, 40, 2):
         sinks.commit(writer, index, rows, rejected)
-    return look(writer.sink, writer.run)
+    return look(writer.sink.uri, writer.sink.run)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_look_unfinished_run_says_what_is_there(tmp_path):
     writer = sinks.begin(tmp_path, MANY)
     commit_rows(encoded_rows(writer, 1, 8, range(3)), writer)
     shutil.copy(tmp_path / "data/train/000.parquet", tmp_path / "data/mine.parquet")
-    found = look(writer.sink, writer.run)
+    found = look(writer.sink.uri, writer.sink.run)
     assert sorted(found.objects) == MANY[::2]
     assert found.begun == 1
     assert found.foreign == (f"{tmp_path}/data/mine.parquet",)
@@ -67,8 +67,8 @@ def test_count_unfinished_run_is_what_duckdb_counts(half):
     found = count(half)
     assert found.origin == "footers"
     assert found.footers_read == 20
-    assert found.totals["encoded"] == query(half.sink, "data", "count(*)")[0][0] == 140
-    assert found.totals["rejected"] == query(half.sink, "rejected", "count(*)")[0][0] == 20
+    assert found.totals["encoded"] == query(half.sink.uri, "data", "count(*)")[0][0] == 140
+    assert found.totals["rejected"] == query(half.sink.uri, "rejected", "count(*)")[0][0] == 20
 
 
 def test_count_of_a_share_scales_up_and_says_so(half):
@@ -84,14 +84,14 @@ def test_count_of_a_share_of_unequal_shards_is_close(tmp_path):
     writer = sinks.begin(tmp_path, MANY)
     for index in range(40):
         sinks.commit(writer, index, 10 + index % 5)
-    found = count(look(writer.sink, writer.run), most=20).totals
+    found = count(look(writer.sink.uri, writer.sink.run), most=20).totals
     assert found["samples"] == pytest.approx(query(tmp_path, "data", "count(*)")[0][0], rel=0.1)
 
 
 def test_count_of_a_share_reads_no_other_footer(tmp_path):
     writer = sinks.begin(tmp_path, MANY)
     sinks.fill(writer, done=30, real=5)
-    seen = look(writer.sink, writer.run)
+    seen = look(writer.sink.uri, writer.sink.run)
     assert count(seen, most=5).totals["samples"] == 30 * 8
     with pytest.raises(StorageError):  # the other objects have the footer of one shard
         count(seen, most=30)
@@ -102,10 +102,10 @@ def test_count_complete_run_opens_no_object(tmp_path):
     for index in range(40):
         sinks.commit(writer, index, 8, rejected=(1,))
     sinks.end(writer)
-    expected = totals.read_totals(writer.sink, writer.run, writer.plan).to_dict()
+    expected = totals.read_totals(writer.sink).to_dict()
     for path in (tmp_path / "data").rglob("*.parquet"):
         path.write_bytes(b"nobody looks")
-    found = count(look(writer.sink, writer.run))
+    found = count(look(writer.sink.uri, writer.sink.run))
     assert (found.origin, found.footers_read) == ("_SUCCESS", 0)
     assert found.totals == expected
 
@@ -116,9 +116,9 @@ def test_look_success_of_another_plan_is_not_believed(tmp_path):
     sinks.end(writer)
     said = json.loads((tmp_path / "_SUCCESS").read_bytes())
     (tmp_path / "_SUCCESS").write_text(json.dumps(said | {"plan_sha256": "0" * 64}))
-    assert not look(writer.sink, writer.run).is_complete
+    assert not look(writer.sink.uri, writer.sink.run).is_complete
     (tmp_path / "_SUCCESS").write_text("no json")
-    assert not look(writer.sink, writer.run).is_complete
+    assert not look(writer.sink.uri, writer.sink.run).is_complete
 
 
 def with_outdated(sink):
@@ -128,8 +128,8 @@ def with_outdated(sink):
     for index in range(8):
         sinks.commit(writer, index, 6)
     listed = Plan.of(tar_shard(name, version=str(1 + i % 2)) for i, name in enumerate(names))
-    run, _ = start_run(writer.sink, writer.run, listed, Growth(replace_changed=True))
-    return look(writer.sink, run)
+    sink = start_run(writer.sink.uri, writer.sink.run, listed, Growth(replace_changed=True))
+    return look(sink.uri, sink.run)
 
 
 @pytest.mark.parametrize("most", [8, 4])
@@ -144,7 +144,7 @@ def test_count_rejections_reads_only_shards_that_have_any(tmp_path):
     writer = sinks.begin(tmp_path, MANY)
     for index in range(40):
         sinks.commit(writer, index, 6, rejected=(0, 5) if index in (7, 9) else ())
-    found = count_rejections(look(writer.sink, writer.run))
+    found = count_rejections(look(writer.sink.uri, writer.sink.run))
     assert found.footers_read == 2
     assert found.by_reason == {"corrupt": query(tmp_path, "rejected", "count(*)")[0][0]}
     rows = query(tmp_path, "rejected", "key, row")
@@ -163,7 +163,7 @@ def test_refine_estimate_takes_the_rejections_that_were_all_read(tmp_path):
     rare = next(index for index in range(40) if MANY[index] not in pick_names(MANY, 4))
     for index in range(40):
         sinks.commit(writer, index, 6, rejected=(2,) if index == rare else ())
-    seen = look(writer.sink, writer.run)
+    seen = look(writer.sink.uri, writer.sink.run)
     estimate = count(seen, most=4)
     assert estimate.totals["rejected"] == 0
     better = refine(estimate, count_rejections(seen)).totals
@@ -173,7 +173,7 @@ def test_refine_estimate_takes_the_rejections_that_were_all_read(tmp_path):
 
 def test_add_up_all_counts_codes_as_duckdb_does(half):
     found = add_up(half, None)
-    counts = Counter(code for (code,) in query(half.sink, "data", "unnest(codes)"))
+    counts = Counter(code for (code,) in query(half.sink.uri, "data", "unnest(codes)"))
     assert found.is_whole
     assert found.totals.histogram.tolist() == [counts[code] for code in range(16)]
 
@@ -182,10 +182,10 @@ def test_expect_samples_follows_the_bytes_of_the_plan(tmp_path):
     writer = sinks.begin(tmp_path, ["a", "b"])
     sinks.commit(writer, 0, 6)
     listed = Plan.of([tar_shard("a", size=100), tar_shard("b", size=300)])
-    storage.replace(layout.plan_uri(writer.sink), listed.to_bytes())
-    assert expect_samples(look(writer.sink, writer.run), 6) == 6 * 400 / 100
+    storage.replace(layout.plan_uri(writer.sink.uri), listed.to_bytes())
+    assert expect_samples(look(writer.sink.uri, writer.sink.run), 6) == 6 * 400 / 100
     fresh = sinks.begin(tmp_path / "fresh", ["a"])
-    assert expect_samples(look(fresh.sink, fresh.run), 0) is None
+    assert expect_samples(look(fresh.sink.uri, fresh.sink.run), 0) is None
 
 
 def test_find_pace_says_what_is_left_at_the_last_rate(tmp_path):
@@ -202,7 +202,7 @@ def test_find_pace_complete_run_has_nothing_left(tmp_path):
     writer = sinks.begin(tmp_path, ["a"])
     sinks.commit(writer, 0, 4)
     sinks.end(writer, sinks.LAST | {"images_per_second": 0.0, "images_this_run": 0})
-    seen = look(writer.sink, writer.run)
+    seen = look(writer.sink.uri, writer.sink.run)
     found = find_pace(seen, count(seen))
     assert (found["images_per_second"], found["seconds_left"]) == (0.0, None)
 

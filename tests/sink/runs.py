@@ -30,10 +30,10 @@ def start(sink, names=("a",), *, codebook_size=16, grid=(2, 3), kept=KEPT, more=
     facts = {"grid": list(grid), "codebook_size": codebook_size, **facts_of_kept(kept)}
     facts |= dict(more)
     asked = {"model": "m", "codebook_size": codebook_size, "grid": list(grid), **identity}
-    run, frozen = start_run(str(sink), Run(asked, facts, listed.sha256()), listed, Growth())
+    opened = start_run(str(sink), Run(asked, facts, listed.sha256()), listed, Growth())
     codes = schema.codes_field(codebook_size, grid)
     product = CodesProduct(kept, codes, grid, codebook_size)
-    return Writer(str(sink), run, frozen, kept, product)
+    return Writer(opened, product)
 
 
 def codes_of(writer, index, row):
@@ -72,7 +72,7 @@ def _row(writer, index, number, total, is_rejected):
         "shard": index,
         "row": number,
         "total": total if number == total - 1 else None,
-        "key": f"{writer.plan.name(index)}/{number}",
+        "key": f"{writer.sink.plan.name(index)}/{number}",
     }
     if is_rejected:
         return row | {"reason": "corrupt", "message": f"row {number} is bad"}
@@ -92,7 +92,7 @@ def _row(writer, index, number, total, is_rejected):
 
 def rows_left(writer, index, total, rejected=()):
     """Returns what a command that resumes would bring to the commit; None for nothing at all."""
-    left = todo.unfinished(writer.sink, writer.run, writer.plan)
+    left = todo.unfinished(writer.sink)
     if index not in left:
         return None
     staged = left[index]
@@ -125,17 +125,19 @@ def check_committed(writer, totals, rejected=()):
         rejected: Row numbers that are rejected in every shard.
     """
     samples = [(i, row) for i, total in enumerate(totals) for row in range(total)]
-    name = writer.plan.name
+    name = writer.sink.plan.name
     good = [(f"{name(i)}/{row}", row, codes_of(writer, i, row)) for i, row in samples
             if row not in rejected]  # fmt: skip
     bad = [(f"{name(i)}/{row}", row, "corrupt") for i, row in samples if row in rejected]
-    found = query(writer.sink, "data", "key, row, codes::UINTEGER[]")
+    found = query(writer.sink.uri, "data", "key, row, codes::UINTEGER[]")
     assert found == sorted(good)
-    assert query(writer.sink, "rejected", "key, row, reason") == sorted(bad)
-    assert visible(writer.sink, "data") == sorted(f"{n}.parquet" for n in writer.plan.names)
+    assert query(writer.sink.uri, "rejected", "key, row, reason") == sorted(bad)
+    assert visible(writer.sink.uri, "data") == sorted(
+        f"{n}.parquet" for n in writer.sink.plan.names
+    )
 
 
 def read_data(writer, index=0):
     """Returns one data object by pyarrow: its rows and its footer's metadata."""
-    file = pq.ParquetFile(Path(writer.sink, "data", f"{writer.plan.name(index)}.parquet"))
+    file = pq.ParquetFile(Path(writer.sink.uri, "data", f"{writer.sink.plan.name(index)}.parquet"))
     return file.read(), file.metadata.metadata

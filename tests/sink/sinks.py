@@ -82,10 +82,10 @@ def commit(writer, index, rows, rejected=(), change=None):
 
 def end(writer, last=LAST, *, is_complete=True):
     """Writes what a command writes at its end."""
-    found = totals.read_totals(writer.sink, writer.run, writer.plan)
-    success.write_summary(writer.sink, writer.plan, found, last)
+    found = totals.read_totals(writer.sink)
+    success.write_summary(writer.sink, found, last)
     if is_complete:
-        success.mark_success(writer.sink, writer.plan, found)
+        success.mark_success(writer.sink, found)
 
 
 NO_KEPT = pa.schema([])
@@ -111,9 +111,9 @@ def _make(sink, identity, names, rows, product, plain):
     networks = {"lpips": None, "inception": None}
     facts = FACTS | {"picture_px": 8, "networks": networks, "size": [8, 8], "kept": {}}
     asked = Run(identity, facts, listed.sha256())
-    run, plan = start_run(str(sink), asked, listed, Growth())
-    writer = Writer(str(sink), run, plan, NO_KEPT, product)
-    for index, name in enumerate(plan.names):
+    opened = start_run(str(sink), asked, listed, Growth())
+    writer = Writer(opened, product)
+    for index, name in enumerate(opened.plan.names):
         found = [
             {
                 "shard": index,
@@ -140,13 +140,13 @@ def drift(*distances, median, shards):
 
 def evaluate(writer, **other):
     """Writes what `vqpipe evaluate` would; returns it."""
-    done = totals.read_totals(writer.sink, writer.run, writer.plan)
+    done = totals.read_totals(writer.sink)
     spread = dict.fromkeys(("std", "min", "p05", "median", "p95", "max"), 0.0)
     found = {
-        "fingerprint": writer.run.fingerprint,
+        "fingerprint": writer.sink.run.fingerprint,
         "run": {
-            "plan_sha256": writer.plan.sha256(),
-            "shards_planned": len(writer.plan),
+            "plan_sha256": writer.sink.plan.sha256(),
+            "shards_planned": len(writer.sink.plan),
             "shards": done.shards,
             "encoded": done.good,
             "data_bytes": done.data_bytes,
@@ -165,7 +165,7 @@ def evaluate(writer, **other):
         "drift": {"shards": 0, "median": None, "most": []},
         "rejected_by_reason": {},
     } | other
-    storage.replace(f"{writer.sink}/evaluation.json", json.dumps(found).encode())
+    storage.replace(f"{writer.sink.uri}/evaluation.json", json.dumps(found).encode())
     return found
 
 
@@ -180,7 +180,7 @@ def fill(writer, done, real, rows=8, rejected=1):
         rows: Samples that a footer counts.
         rejected: Of these, rejected ones, of shards with a footer of their own.
     """
-    indices = {name: index for index, name in enumerate(writer.plan.names[:done])}
+    indices = {name: index for index, name in enumerate(writer.sink.plan.names[:done])}
     some = _object(writer, 0, rows, 0)
     for name in indices:
         _place(writer, "data", name, some)
@@ -192,17 +192,17 @@ def fill(writer, done, real, rows=8, rejected=1):
 
 
 def _place(writer, folder, name, data):
-    path = Path(writer.sink, folder, f"{name}.parquet")
+    path = Path(writer.sink.uri, folder, f"{name}.parquet")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
 
 
 def succeed(writer, rows=8):
     """Writes `_SUCCESS` of a run with so many samples a shard, whatever is in `data/`."""
-    histogram, count = _histogram(writer, 0, rows), len(writer.plan)
+    histogram, count = _histogram(writer, 0, rows), len(writer.sink.plan)
     found = totals.Totals(histogram, count, count * rows, data_bytes=count * rows * 400)
-    document = json.dumps(success.describe_success(writer.plan, found))
-    storage.replace(f"{writer.sink}/_SUCCESS", document.encode())
+    document = json.dumps(success.describe_success(writer.sink.plan, found))
+    storage.replace(f"{writer.sink.uri}/_SUCCESS", document.encode())
 
 
 def _histogram(writer, index, rows):
@@ -220,12 +220,12 @@ def _object(writer, index, rows, rejected):
     ]
     rejections = pack_rejections(pa.Table.from_pylist(bad, schema=REJECTED))
     origin = {
-        "fingerprint": writer.run.fingerprint,
-        "shard": writer.plan.name(index),
-        "source": writer.plan.source(index),
-        "generation": writer.plan.generation(index),
+        "fingerprint": writer.sink.run.fingerprint,
+        "shard": writer.sink.plan.name(index),
+        "source": writer.sink.plan.source(index),
+        "generation": writer.sink.plan.generation(index),
         "revision": 0,
-        "grid": writer.run.facts["grid"],
+        "grid": writer.sink.run.facts["grid"],
         "codebook_size": writer.product.codebook_size,
         "seen": rows,
         "good": rows - rejected,
@@ -251,5 +251,5 @@ def _object(writer, index, rows, rejected):
         ORIGIN: json.dumps(origin),
         HISTOGRAM: pack_histogram(_histogram(writer, index, rows - rejected)),
     }
-    empty = data_schema(writer.kept, writer.product.codes).empty_table()
+    empty = data_schema(writer.product.kept, writer.product.codes).empty_table()
     return pack_object(empty, footer, rejections)

@@ -92,7 +92,7 @@ def resume(writer, index=0):
 
 def check_whole(writer):
     """Checks that what is visible in `data/` is final: nothing, or all that belongs there (P2)."""
-    if visible(writer.sink, "data"):
+    if visible(writer.sink.uri, "data"):
         check_committed(writer, [TOTAL], REJECTED)
 
 
@@ -171,7 +171,7 @@ def test_commit_rows_rows_with_gaps_and_duplicates_are_staged_as_runs(tmp_path):
     writer = start(tmp_path)
     rows = encoded_rows(writer, 0, TOTAL, [0, 1, 1, 3, 6, 7, 7], REJECTED)
     commit_rows(rows, writer)
-    staged = layout.parse_ranges(layout.list_staged(writer.sink)["a"])
+    staged = layout.parse_ranges(layout.list_staged(writer.sink.uri)["a"])
     assert staged == layout.Staged(((0, 2), (3, 4), (6, 8)), TOTAL)
     resume(writer)
     check_committed(writer, [TOTAL], REJECTED)
@@ -210,7 +210,7 @@ def test_commit_rows_complete_staging_is_merged_by_a_row_without_a_sample(tmp_pa
     commit_all(writer, pieces(writer, [(0, 4)]))
     with Calls(2, crash), pytest.raises(Crash):  # before it looks at the staging
         commit_all(writer, pieces(writer, [(4, 8)]))
-    assert layout.parse_ranges(layout.list_staged(writer.sink)["a"]).complete
+    assert layout.parse_ranges(layout.list_staged(writer.sink.uri)["a"]).complete
     (receipt,) = commit_all(writer, [rows_left(writer, 0, TOTAL)])
     assert (receipt["good"], receipt["rejected"], receipt["committed"]) == (0, 0, TOTAL)
     check_committed(writer, [TOTAL], REJECTED)
@@ -548,11 +548,11 @@ def test_stages_in_a_plain_loop_with_crashes_equal_the_uninterrupted_run(tmp_pat
         return pixels[:, :2, :3, 0].astype(np.int64) % 16, np.ones(len(pixels), bool)
 
     def run(writer):
-        left = todo.unfinished(writer.sink, writer.run, writer.plan)
+        left = todo.unfinished(writer.sink)
         if not left:
             return
-        samples = read_shard(shard, Selection(), writer.kept)
-        for rows in read_rows(samples, 0, left[0], writer.kept, 3):
+        samples = read_shard(shard, Selection(), writer.product.kept)
+        for rows in read_rows(samples, 0, left[0], writer.product.kept, 3):
             opened = open_rows(rows, Preprocess(8))
             commit_rows(encode_rows(opened, encode, writer.product.codes), writer)
 
@@ -582,14 +582,16 @@ def test_commit_rows_in_a_bucket_equals_the_commit_on_disk(bucket, tmp_path):
         receipts = commit_all(writer, pieces(writer, [(4, 8), (0, 5), (4, 8)]))
         assert [receipt["committed"] for receipt in receipts] == [None, TOTAL, None]
     for folder in ("data", "rejected"):
-        found = pq.read_table(io.BytesIO(storage.read(f"{remote.sink}/{folder}/a.parquet")))
-        assert found.equals(pq.read_table(Path(local.sink, folder, "a.parquet")))
-    names = [file.uri.removeprefix(remote.sink + "/") for file in storage.list_files(remote.sink)]
+        found = pq.read_table(io.BytesIO(storage.read(f"{remote.sink.uri}/{folder}/a.parquet")))
+        assert found.equals(pq.read_table(Path(local.sink.uri, folder, "a.parquet")))
+    names = [
+        file.uri.removeprefix(remote.sink.uri + "/") for file in storage.list_files(remote.sink.uri)
+    ]
     late = ("00000000-00000000", "00000004-00000008-of-00000008")  # of the late retry
     left = [f"staging/a/{name}.parquet" for name in late]
-    first = f"plans/{remote.run.plan_sha256}.parquet"
+    first = f"plans/{remote.sink.run.plan_sha256}.parquet"
     others = ["plan.parquet", first, "rejected/a.parquet", "run.json"]
     assert names == ["data/a.parquet", *others, *left]
-    totals = read_totals(remote.sink, remote.run, remote.plan)
+    totals = read_totals(remote.sink)
     assert (totals.seen, totals.rejected) == (TOTAL, len(REJECTED))
     assert pc.sum(pa.array(totals.histogram)).as_py() == 6 * 6

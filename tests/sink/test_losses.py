@@ -56,7 +56,7 @@ def end(writer, allowed):
 
 def test_totals_of_damaged_shards_know_names_numbers_and_how(tmp_path):
     writer = damaged_sink(tmp_path)
-    found = read_totals(writer.sink, writer.run, writer.plan)
+    found = read_totals(writer.sink)
     stated = found.to_dict()
     assert (found.good, found.rejected, found.rejected_images) == (20, 4, 1 + 60 + 13 + 1)
     assert stated["damaged"] == [
@@ -79,11 +79,11 @@ def test_rejected_of_a_damaged_shard_says_what_is_lost_as_duckdb_reads_it(tmp_pa
 
 def test_footer_of_a_damaged_shard_needs_no_rows_to_say_so(tmp_path):
     writer = damaged_sink(tmp_path)
-    footer = read_footer(stat(f"{writer.sink}/data/a.parquet"))
+    footer = read_footer(stat(f"{writer.sink.uri}/data/a.parquet"))
     assert footer.origin["damage"] == {"row": 5, "lost": 60, "lost_by": "known"}
     assert footer.total is None
-    again = retriable(writer.sink, writer.plan, {})
-    assert {writer.plan.name(index): rows.total for index, rows in again.items()} == {
+    again = retriable(writer.sink, {})
+    assert {writer.sink.plan.name(index): rows.total for index, rows in again.items()} == {
         "a": None,
         "b": None,
         "c": None,
@@ -130,7 +130,7 @@ def test_run_that_may_have_damaged_shards_is_complete_and_counts_them(tmp_path, 
     stated = json.loads((tmp_path / "_SUCCESS").read_bytes())
     assert (stated["damaged_shards"], stated["rejected_images"]) == (3, 75)
     assert "3 shard(s)" in capsys.readouterr().out
-    verify(Verify(sink=writer.sink))
+    verify(Verify(sink=writer.sink.uri))
     assert "60 image(s)" in capsys.readouterr().out
 
 
@@ -154,17 +154,17 @@ def test_inspect_of_damaged_shards_is_no_plain_yes(tmp_path, capsys):
     writer = damaged_sink(tmp_path)
     end_early(writer)
     capsys.readouterr()
-    first = printed(capsys, writer.sink).splitlines()[1]
+    first = printed(capsys, writer.sink.uri).splitlines()[1]
     assert "no: all 4 shard(s) are committed, but 3 shard(s)" in first
-    found = json.loads(printed(capsys, writer.sink, json=True))
+    found = json.loads(printed(capsys, writer.sink.uri, json=True))
     assert found["ready"]["answer"] == "no"
     assert (found["damaged_shards"], found["rejected_images"]) == (3, 75)
     end(writer, Allowance(0.99, damaged_shards=True))
     capsys.readouterr()
-    found = json.loads(printed(capsys, writer.sink, json=True, rejected=True))
+    found = json.loads(printed(capsys, writer.sink.uri, json=True, rejected=True))
     assert found["ready"]["answer"] == "with care"
     assert {each["lost"] for each in found["rejections"]["shard_damaged"]} == {60, 13, None}
-    assert "about 13 images" in printed(capsys, writer.sink, rejected=True)
+    assert "about 13 images" in printed(capsys, writer.sink.uri, rejected=True)
 
 
 def end_early(writer):
@@ -177,13 +177,13 @@ def test_verify_of_damaged_shards_says_that_they_are_all_that_is_open(tmp_path, 
     end_early(writer)
     capsys.readouterr()
     with pytest.raises(IncompleteError, match="could not be read to the end"):
-        verify(Verify(sink=writer.sink, json=True))
+        verify(Verify(sink=writer.sink.uri, json=True))
     assert json.loads(capsys.readouterr().out)["damaged_shards"] == 3
 
 
 def test_totals_of_some_footers_scale_what_is_lost(tmp_path):
     writer = damaged_sink(tmp_path)
-    seen = survey.look(writer.sink, writer.run)
+    seen = survey.look(writer.sink.uri, writer.sink.run)
     whole = survey.count(seen).totals
     assert (whole["damaged_shards"], whole["rejected_images"]) == (3, 75)
     better = survey.refine(survey.count(seen, most=1), survey.count_rejections(seen)).totals
@@ -198,7 +198,7 @@ def test_rejected_sample_stands_for_the_images_that_it_has_beside_it(tmp_path):
 
     writer = sinks.begin(tmp_path, NAMES[:1])
     sinks.commit(writer, 0, 6, rejected=(2, 5), change=change)
-    found = read_totals(writer.sink, writer.run, writer.plan)
+    found = read_totals(writer.sink)
     assert (found.good, found.passed_over, found.rejected_images) == (4, 0 + 1 + 3 + 4, 3 + 9)
     assert query(tmp_path, "rejected", "row, lost, lost_by") == [(2, 3, "known"), (5, 9, "known")]
 
@@ -249,8 +249,8 @@ def test_kept_column_that_is_null_is_counted_and_said(tmp_path, capsys):
     sinks.commit(writer, 0, 6, rejected=(2,), change=lose)
     sinks.commit(writer, 1, 6)
     sinks.end(writer)
-    found = json.loads(printed(capsys, writer.sink, json=True))
+    found = json.loads(printed(capsys, writer.sink.uri, json=True))
     nulls = query(tmp_path, "data", "count(*) - count(caption)")
     assert found["kept_nulls"] == {"caption": 5}
     assert nulls == [(5,)]
-    assert "caption, which is kept, is null in 5 of 11" in printed(capsys, writer.sink)
+    assert "caption, which is kept, is null in 5 of 11" in printed(capsys, writer.sink.uri)

@@ -29,9 +29,9 @@ from vqpipe.sink.objects import (
     read_rejections,
     read_whole,
 )
+from vqpipe.sink.slot import Attempt
 from vqpipe.sink.success import mark_success
 from vqpipe.sink.totals import read_totals
-from vqpipe.sink.writer import Attempt
 from vqpipe.sources.codes import read_shard
 
 TOTAL, BAD = 24, (5, 11)
@@ -132,8 +132,8 @@ def retrying(writer):
 
 def decoded(writer, name="a"):
     """Returns what decode reads of a shard of a sink."""
-    shard = Shard(name, "codes", (storage.stat(f"{writer.sink}/data/{name}.parquet"),))
-    how = Selection("codes", "key", shape=(2, 3), run=writer.run.fingerprint)
+    shard = Shard(name, "codes", (storage.stat(f"{writer.sink.uri}/data/{name}.parquet"),))
+    how = Selection("codes", "key", shape=(2, 3), run=writer.sink.run.fingerprint)
     return read_shard(shard, how, pa.schema([]))
 
 
@@ -192,7 +192,7 @@ def test_decode_refuses_an_object_of_another_run(tmp_path):
     commit_rows(encoded_rows(writer, 0, TOTAL), writer)
     other = start(tmp_path / "other", model="other")
     with pytest.raises(StorageError, match="another run"):
-        list(decoded(replace(other, sink=writer.sink)))
+        list(decoded(replace(other, sink=replace(other.sink, uri=writer.sink.uri))))
 
 
 MANY = 200_000
@@ -216,24 +216,24 @@ def rejecting(tmp_path_factory):
 
 def test_footer_stays_small_whatever_is_rejected(rejecting):
     writer, texts = rejecting
-    path = Path(writer.sink, "data", "a.parquet")
+    path = Path(writer.sink.uri, "data", "a.parquet")
     data = path.read_bytes()
     assert int.from_bytes(data[-8:-4], "little") < 100_000 < len(data)
     footer, rejected = read_rejections(storage.stat(str(path)))
     assert footer.origin["rejected"] == len(rejected) == MANY
     assert rejected["key"].to_pylist() == texts
-    assert query(writer.sink, "rejected", "count(*), count(distinct key)") == [(MANY, MANY)]
+    assert query(writer.sink.uri, "rejected", "count(*), count(distinct key)") == [(MANY, MANY)]
 
 
 def test_shard_with_many_rejections_is_counted_settled_verified_and_decoded(rejecting):
     writer, texts = rejecting
-    Path(writer.sink, "rejected", "a.parquet").unlink()
-    found = read_totals(writer.sink, writer.run, writer.plan)
-    mark_success(writer.sink, writer.plan, found)  # makes rejected/ say what data/ says
-    assert query(writer.sink, "rejected", "count(*), count(distinct key)") == [(MANY, MANY)]
+    Path(writer.sink.uri, "rejected", "a.parquet").unlink()
+    found = read_totals(writer.sink)
+    mark_success(writer.sink, found)  # makes rejected/ say what data/ says
+    assert query(writer.sink.uri, "rejected", "count(*), count(distinct key)") == [(MANY, MANY)]
     assert [row["key"] for row in found.examples["truncated"]] == texts[:5]
-    assert list(verify(writer.sink, writer.run, writer.plan, is_complete=True)) == []
-    (staged,) = todo.retriable(writer.sink, writer.plan, {}).values()
+    assert list(verify(writer.sink, is_complete=True)) == []
+    (staged,) = todo.retriable(writer.sink, {}).values()
     assert staged.ranges == ((MANY, MANY + 2),)
     found = [np.frombuffer(sample.image, "<i8").tolist() for sample in decoded(writer)]
     assert found == [codes_of(writer, 0, row) for row in (MANY, MANY + 1)]

@@ -12,7 +12,7 @@ from vqpipe import storage
 from vqpipe.errors import MismatchError, SourceChangedError, StorageError
 from vqpipe.sink import layout
 from vqpipe.sink.plan import Growth, Plan, find_plan, load_plan
-from vqpipe.sink.run import Run, check_creates_once, check_frozen, load_run, start_run
+from vqpipe.sink.run import Run, check_creates_once, check_frozen, load_run, open_sink, start_run
 
 IDENTITY = {"stage": "encode", "keep": ["txt"], "resolution": 256, "key": None, "dtype": "float32"}
 NO_GROWTH = Growth()
@@ -24,7 +24,7 @@ def run_of(shards, **changes):
 
 
 def start(sink, shards=SHARDS, growth=NO_GROWTH, **changes):
-    return start_run(str(sink), run_of(shards, **changes), Plan.of(shards), growth)[0]
+    return start_run(str(sink), run_of(shards, **changes), Plan.of(shards), growth).run
 
 
 @pytest.mark.parametrize("field", IDENTITY)
@@ -65,7 +65,7 @@ def test_run_json_round_trip_keeps_bytes_and_fingerprint():
 def test_start_run_twice_returns_the_first(tmp_path):
     first = start(tmp_path)
     again = Run(IDENTITY, {**FACTS, "created": "later"}, Plan.of(SHARDS).sha256())
-    assert start_run(str(tmp_path), again, Plan.of(SHARDS), Growth())[0] == first
+    assert start_run(str(tmp_path), again, Plan.of(SHARDS), Growth()).run == first
     assert load_run(str(tmp_path)).facts == FACTS
 
 
@@ -111,7 +111,7 @@ def test_start_run_twice_at_once_with_other_sources_agrees_on_one(tmp_path, verb
     with Amid(verb, uri, first), pytest.raises(SourceChangedError, match="1 new: c"):
         start(sink, more)
     assert load_run(sink) == before[0]
-    check_frozen(sink, before[0], load_plan(sink))
+    check_frozen(open_sink(sink, before[0]))
     assert load_plan(sink).sha256() == Plan.of(SHARDS).sha256()
     assert start(sink) == before[0]
     assert start(sink, more, Growth(extend=True)) == before[0]
@@ -166,16 +166,16 @@ def test_start_run_beside_a_plan_of_something_else_is_a_mismatch(tmp_path):
 
 def test_check_frozen_plan_of_another_run_is_storage_error(tmp_path):
     run = start(tmp_path)
-    check_frozen(str(tmp_path), run, load_plan(str(tmp_path)))
+    check_frozen(open_sink(str(tmp_path), run))
     storage.replace(layout.plan_uri(str(tmp_path)), Plan.of([TAR]).to_bytes())
     with pytest.raises(StorageError):
-        check_frozen(str(tmp_path), run, load_plan(str(tmp_path)))
+        check_frozen(open_sink(str(tmp_path), run))
 
 
 def test_check_creates_once_on_a_file_system_holds_and_changes_nothing(tmp_path):
     run = start(tmp_path)
     before = storage.read(layout.run_uri(str(tmp_path)))
-    assert check_creates_once(str(tmp_path), run)
+    assert check_creates_once(open_sink(str(tmp_path), run))
     assert storage.read(layout.run_uri(str(tmp_path))) == before
 
 

@@ -12,7 +12,7 @@ from tests.storage.intercept import Crash, Crashing, Standing
 from vqpipe import storage
 from vqpipe.sink import layout, objects, staging
 from vqpipe.sink.commit import commit_rows
-from vqpipe.sink.writer import Attempt
+from vqpipe.sink.slot import Attempt
 
 
 class Asked(Standing):
@@ -70,7 +70,7 @@ def test_writer_of_the_last_row_that_dies_at_any_call_leaves_the_shard_to_be_mer
             died = calls.died
         left = rows_left(writer, 0, 8)
         if left is not None:
-            assert not left["row"].to_pylist()[:1] or not visible(writer.sink, "data")
+            assert not left["row"].to_pylist()[:1] or not visible(writer.sink.uri, "data")
             commit_rows(left, writer)
         check_committed(writer, [8])
         if not died and calls.count <= number and number > 6:
@@ -80,7 +80,7 @@ def test_writer_of_the_last_row_that_dies_at_any_call_leaves_the_shard_to_be_mer
 def test_row_that_has_staging_looked_at_merges_without_the_empty_range(tmp_path):
     writer = start(tmp_path)
     for table in blocks(writer, 8, 4):
-        staging.stage(writer, 0, table, None)
+        staging.stage(writer.slot(0), table, None)
     for path in (tmp_path / "staging" / "a").glob("00000000-00000000*"):
         path.unlink()
     commit_rows(no_rows(writer, 0, 8), writer)
@@ -94,11 +94,11 @@ def test_read_ranges_of_any_overlap_yield_each_row_once_and_read_few(tmp_path, s
     cuts = [0, *sorted(rng.choice(range(1, total), 4, replace=False).tolist()), total]
     more = [sorted(rng.choice(total + 1, 2, replace=False).tolist()) for _ in range(6)]
     for first, last in rng.permutation([*itertools.pairwise(cuts), *more]).tolist():
-        staging.stage(writer, 0, encoded_rows(writer, 0, total, range(first, last)), None)
-    found = staging.list_ranges(writer, 0, None)
+        staging.stage(writer.slot(0), encoded_rows(writer, 0, total, range(first, last)), None)
+    found = staging.list_ranges(writer.slot(0), None)
     assert found.staged.complete
     with Asked() as asked:
-        tables = list(staging.read_ranges(writer, 0, found, None))
+        tables = list(staging.read_ranges(writer.slot(0), found, None))
     assert np.concatenate([t["row"].to_numpy() for t in tables]).tolist() == list(range(total))
     assert asked.calls.count("read") <= 5
 
@@ -135,7 +135,7 @@ def test_merge_into_a_bucket_from_a_file_is_one_request(bucket, monkeypatch):
     writer = start(bucket + "/run")
     for table in blocks(writer, 200, 50):
         commit_rows(table, writer)
-    uri = layout.data_uri(writer.sink, "a")
+    uri = layout.data_uri(writer.sink.uri, "a")
     found = objects.read_object(uri)
     assert found.table["row"].to_pylist() == list(range(200))
     assert "-" not in storage.stat(uri).version  # S3's ETag of what came in parts has one

@@ -31,7 +31,7 @@ from vqpipe.sink.commit import commit_rows
 from vqpipe.sink.footer import read_footer, unpack_histogram
 from vqpipe.sink.plan import Growth, Plan
 from vqpipe.sink.run import is_complete, start_run
-from vqpipe.sink.writer import Attempt
+from vqpipe.sink.slot import Attempt
 from vqpipe.stages.encode import CodesProduct
 
 TOTAL = 8
@@ -39,15 +39,14 @@ ATTEMPT = Attempt("r1", {0: 1}, {"max_pixels": 5})
 
 
 def left_of(writer):
-    return todo.unfinished(writer.sink, writer.run, writer.plan)
+    return todo.unfinished(writer.sink)
 
 
 def grown(writer, *shards):
     """Returns the writer of a command that takes in what is new and changed."""
     listed = Plan.of(shards)
     growth = Growth(extend=True, replace_changed=True)
-    run, plan = start_run(writer.sink, writer.run, listed, growth)
-    return replace(writer, run=run, plan=plan)
+    return replace(writer, sink=start_run(writer.sink.uri, writer.sink.run, listed, growth))
 
 
 def commit(writer, index, total=TOTAL, numbers=None, rejected=()):
@@ -55,9 +54,9 @@ def commit(writer, index, total=TOTAL, numbers=None, rejected=()):
 
 
 def finish(writer):
-    found = totals.read_totals(writer.sink, writer.run, writer.plan)
-    success.mark_success(writer.sink, writer.plan, found)
-    breaches = verify(writer.sink, writer.run, writer.plan, is_complete=True)
+    found = totals.read_totals(writer.sink)
+    success.mark_success(writer.sink, found)
+    breaches = verify(writer.sink, is_complete=True)
     assert list(breaches) == []
 
 
@@ -89,8 +88,8 @@ def test_unfinished_after_growth_are_new_and_changed_shards(tmp_path):
     grown_ = grown(writer, tar_shard("a"), tar_shard("b"), tar_shard("c", version="2"))
     assert not (tmp_path / "_SUCCESS").exists()
     assert list(left_of(grown_)) == [1, 2]
-    assert totals.read_totals(grown_.sink, grown_.run, grown_.plan).shards == 1
-    assert list(verify(grown_.sink, grown_.run, grown_.plan, is_complete=False)) == []
+    assert totals.read_totals(grown_.sink).shards == 1
+    assert list(verify(grown_.sink, is_complete=False)) == []
     commit(grown_, 1)
     commit(grown_, 2, 5)
     assert left_of(grown_) == {}
@@ -104,13 +103,13 @@ def test_finished_leaves_out_what_waits_to_be_replaced(tmp_path):
     writer = start(tmp_path, names=("a", "b/c"))
     commit(writer, 0)
     commit(writer, 1)
-    old = todo.finished(writer.sink, writer.run)
+    old = todo.finished(writer.sink.uri, writer.sink.run)
     assert list(old) == ["a", "b/c"]
     new = grown(writer, tar_shard("a"), tar_shard("b/c", version="2"))
-    assert list(todo.finished(new.sink, new.run)) == ["a"]
-    assert todo.finished(new.sink, new.run, {old["b/c"]}) == old
+    assert list(todo.finished(new.sink.uri, new.sink.run)) == ["a"]
+    assert todo.finished(new.sink.uri, new.sink.run, {old["b/c"]}) == old
     commit(new, 1)
-    done = todo.finished(new.sink, new.run, {old["b/c"]})
+    done = todo.finished(new.sink.uri, new.sink.run, {old["b/c"]})
     assert done["a"] == old["a"]
     assert done["b/c"] != old["b/c"]
 
@@ -123,7 +122,7 @@ def test_finished_object_of_no_shard_is_refused_by_name(tmp_path, name):
     path.parent.mkdir(exist_ok=True)
     shutil.copy(tmp_path / "data" / "a.parquet", path)
     with pytest.raises(StorageError, match="belongs to no shard") as raised:
-        todo.finished(writer.sink, writer.run)
+        todo.finished(writer.sink.uri, writer.sink.run)
     raised.value.message.encode()
 
 
@@ -178,16 +177,16 @@ def test_totals_of_an_object_of_an_unknown_version_are_refused(tmp_path):
     commit(writer, 0)
     other = Plan.of([tar_shard("a", version="9")])
     with pytest.raises(StorageError, match="another version"):
-        totals.read_totals(writer.sink, writer.run, other)
+        totals.read_totals(replace(writer.sink, plan=other))
 
 
 def test_mark_success_of_a_plan_that_has_grown_meanwhile_is_incomplete(tmp_path):
     writer = start(tmp_path)
     commit(writer, 0)
-    found = totals.read_totals(writer.sink, writer.run, writer.plan)
+    found = totals.read_totals(writer.sink)
     grown(writer, tar_shard("a"), tar_shard("b"))
     with pytest.raises(IncompleteError):
-        success.mark_success(writer.sink, writer.plan, found)
+        success.mark_success(writer.sink, found)
     assert not (tmp_path / "_SUCCESS").exists()
 
 
@@ -197,7 +196,7 @@ def test_retriable_are_the_rejected_rows_alone(tmp_path):
     commit(writer, 1)
     commit_rows(damaged(encoded_rows(writer, 2, 5, rejected=(1, 4)), 4), writer)
     left = left_of(writer)
-    assert todo.retriable(writer.sink, writer.plan, left) == {
+    assert todo.retriable(writer.sink, left) == {
         0: layout.Staged(((1, 3), (5, 8)), TOTAL),
         2: layout.Staged(((0, 1), (2, 4)), None),
     }
@@ -209,11 +208,11 @@ def test_retry_that_helps_puts_the_rows_into_the_object_at_once(tmp_path, order)
     commit(reference, 0, rejected=(4,))
     commit(writer, 0, rejected=(0, 3, 4))
     finish(writer)
-    before = Path(writer.sink, "data", "a.parquet").read_bytes()
+    before = Path(writer.sink.uri, "data", "a.parquet").read_bytes()
     again = retry(writer)
     (first, second) = order
     commit(again, 0, numbers=range(*first), rejected=(4,))
-    assert Path(writer.sink, "data", "a.parquet").read_bytes() == before
+    assert Path(writer.sink.uri, "data", "a.parquet").read_bytes() == before
     commit(again, 0, numbers=range(*second), rejected=(4,))
     check_committed(writer, [TOTAL], rejected=(4,))
     (table, footer), (expected, whole) = read_data(writer), read_data(reference)
@@ -224,7 +223,7 @@ def test_retry_that_helps_puts_the_rows_into_the_object_at_once(tmp_path, order)
     assert (found.pop("revision"), other.pop("revision")) == (1, 0)
     assert found == other
     finish(writer)
-    assert query(writer.sink, "data", "count(*)") == [(7,)]
+    assert query(writer.sink.uri, "data", "count(*)") == [(7,)]
 
 
 def test_writer_that_comes_late_leaves_rejections_as_the_first_one_has_them(tmp_path):
@@ -336,7 +335,7 @@ def test_late_writer_of_an_older_generation_leaves_the_new_one_alone(tmp_path):
     with pytest.raises(IncompleteError, match="planned shard a anew"):
         commit(second, 0)
     check_committed(third, [5])
-    assert is_complete(writer.sink)
+    assert is_complete(writer.sink.uri)
 
 
 def test_changed_shard_that_is_what_it_was_again_is_no_prey_of_a_late_writer(tmp_path):
@@ -354,10 +353,10 @@ def test_changed_shard_that_is_what_it_was_again_is_no_prey_of_a_late_writer(tmp
             commit(wrong, 0, 5, numbers, rejected=(1,))
     assert (tmp_path / "data" / "a.parquet").read_bytes() == before
     check_committed(right, [TOTAL])
-    assert is_complete(writer.sink)
+    assert is_complete(writer.sink.uri)
     with pytest.raises(IncompleteError):
         finish(wrong)
-    assert is_complete(writer.sink)
+    assert is_complete(writer.sink.uri)
     finish(right)
     assert visible(tmp_path, "staging") == []
 
@@ -372,7 +371,7 @@ def test_changed_shard_of_which_another_writer_puts_a_newer_one_there_amid_keeps
         third.append(grown(second, tar_shard("a", version="3")))
         commit(third[0], 0, 4, rejected=(0,))
 
-    uri = layout.data_uri(writer.sink, "a")
+    uri = layout.data_uri(writer.sink.uri, "a")
     with Amid("replace_if", uri, newer):
         commit(second, 0, 5)
     check_committed(third[0], [4], rejected=(0,))
@@ -442,7 +441,7 @@ def test_retry_of_what_another_retry_has_just_revised_takes_nothing_back(tmp_pat
 
 def test_new_shard_of_a_later_generation_is_created_once_like_any_other(tmp_path):
     writer = grown(start(tmp_path), tar_shard("a"), tar_shard("b"))
-    assert [writer.replaces(index) for index in (0, 1)] == [False, False]
+    assert [writer.slot(index).replaces for index in (0, 1)] == [False, False]
 
 
 def test_command_beside_one_that_extends_is_told_to_run_again(tmp_path):
@@ -451,18 +450,18 @@ def test_command_beside_one_that_extends_is_told_to_run_again(tmp_path):
     other = grown(writer, tar_shard("a"), tar_shard("b"))
     commit(other, 1)
     with pytest.raises(IncompleteError, match="added to the plan"):
-        totals.read_totals(writer.sink, writer.run, writer.plan)
+        totals.read_totals(writer.sink)
 
 
 def test_is_complete_only_with_the_success_of_the_plan_as_it_is(tmp_path):
     writer = start(tmp_path)
     commit(writer, 0)
     finish(writer)
-    assert is_complete(writer.sink)
+    assert is_complete(writer.sink.uri)
     said = (tmp_path / "_SUCCESS").read_bytes()
     grown(writer, tar_shard("a"), tar_shard("b"))
     (tmp_path / "_SUCCESS").write_bytes(said)  # by a command that did not know
-    assert not is_complete(writer.sink)
+    assert not is_complete(writer.sink.uri)
 
 
 @pytest.mark.parametrize("rejected", [(), (1, 2, 3)], ids=["larger", "smaller"])
@@ -471,7 +470,7 @@ def test_footer_of_an_object_that_was_replaced_after_the_listing_is_read(base, r
     place = request.getfixturevalue("tmp_path" if base == "disk" else "bucket")
     writer = start(f"{place}/sink")
     commit(writer, 0, rejected=(1, 2, 3) if not rejected else (1,))
-    listed = layout.list_committed(writer.sink)["a"]
+    listed = layout.list_committed(writer.sink.uri)["a"]
     new = grown(writer, tar_shard("a", version="2"))
     commit(new, 0, 40 if not rejected else 4, rejected=rejected)
     assert read_footer(listed).origin["source"]["version"] == "2"
@@ -492,7 +491,7 @@ def test_start_run_with_growth_twice_adds_nothing_the_second_time(tmp_path):
     writer = start(tmp_path)
     shards = (tar_shard("a"), tar_shard("b"))
     first, second = grown(writer, *shards), grown(writer, *shards)
-    assert first.plan.table.equals(second.plan.table)
+    assert first.sink.plan.table.equals(second.sink.plan.table)
     stored = Plan(pq.read_table(tmp_path / "plan.parquet"))
     assert [stored.generation(i) for i in range(2)] == [0, 1]
-    assert storage.read(layout.run_uri(str(tmp_path))) == writer.run.to_json()
+    assert storage.read(layout.run_uri(str(tmp_path))) == writer.sink.run.to_json()

@@ -16,9 +16,9 @@ from vqpipe.sink.footer import pack_histogram
 from vqpipe.sink.objects import pack_object
 from vqpipe.sink.plan import Growth, Plan
 from vqpipe.sink.run import start_run
+from vqpipe.sink.slot import Attempt
 from vqpipe.sink.success import mark_success, write_summary
 from vqpipe.sink.totals import Totals, read_totals
-from vqpipe.sink.writer import Attempt
 
 NAMES = ("a", "a/b", "c")
 ROWS = (5, 1, 7)
@@ -34,7 +34,7 @@ def finished(sink, count=3):
 
 
 def totals_of(writer):
-    return read_totals(writer.sink, writer.run, writer.plan)
+    return read_totals(writer.sink)
 
 
 def test_read_totals_equal_a_count_by_duckdb(tmp_path):
@@ -140,12 +140,12 @@ def test_read_totals_object_of_another_run_is_storage_error(tmp_path):
 def test_mark_success_finished_run_writes_the_totals(tmp_path):
     writer = finished(tmp_path)
     found = totals_of(writer)
-    mark_success(writer.sink, writer.plan, found)
+    mark_success(writer.sink, found)
     document = json.loads((tmp_path / "_SUCCESS").read_bytes())
-    assert document == found.to_dict() | {"plan_sha256": writer.plan.sha256()}
+    assert document == found.to_dict() | {"plan_sha256": writer.sink.plan.sha256()}
     assert (document["samples"], document["rejected_by_reason"]) == (13, {"corrupt": 3})
     before = (tmp_path / "_SUCCESS").read_bytes()
-    mark_success(writer.sink, writer.plan, totals_of(writer))
+    mark_success(writer.sink, totals_of(writer))
     assert (tmp_path / "_SUCCESS").read_bytes() == before
 
 
@@ -154,7 +154,7 @@ def test_mark_success_with_shards_left_is_incomplete(tmp_path, count):
     writer = finished(tmp_path, count)
     commit_rows(encoded_rows(writer, 2, 7, range(3)), writer)
     with pytest.raises(IncompleteError):
-        mark_success(writer.sink, writer.plan, totals_of(writer))
+        mark_success(writer.sink, totals_of(writer))
     assert not (tmp_path / "_SUCCESS").exists()
     assert len(visible(tmp_path, "staging")) == 1
 
@@ -169,7 +169,7 @@ def test_mark_success_makes_rejected_say_what_data_says(tmp_path):
     shutil.copy(tmp_path / "other" / "rejected" / "a.parquet", tmp_path / "rejected" / "a.parquet")
     shutil.rmtree(tmp_path / "other")
     assert query(tmp_path, "rejected", "*") != before
-    mark_success(writer.sink, writer.plan, totals_of(writer))
+    mark_success(writer.sink, totals_of(writer))
     assert query(tmp_path, "rejected", "*") == before
     assert not (tmp_path / "rejected" / "stale.parquet").exists()
 
@@ -180,7 +180,7 @@ def test_mark_success_late_ranges_are_swept(tmp_path):
         commit_rows(encoded_rows(writer, index, 9, range(3)), writer)
     assert len(visible(tmp_path, "staging")) == 3
     (tmp_path / "staging" / "notes.txt").write_text("mine")
-    mark_success(writer.sink, writer.plan, totals_of(writer))
+    mark_success(writer.sink, totals_of(writer))
     assert visible(tmp_path, "staging") == ["notes.txt"]
 
 
@@ -195,7 +195,7 @@ def test_mark_success_failing_sweep_leaves_no_success(tmp_path, monkeypatch, ver
 
     monkeypatch.setattr(storage, verb, refuse)
     with pytest.raises(StorageError):
-        mark_success(writer.sink, writer.plan, found)
+        mark_success(writer.sink, found)
     assert not (tmp_path / "_SUCCESS").exists()
 
 
@@ -208,7 +208,7 @@ def revised(writer):
 def grown(writer):
     """Takes a new shard in."""
     shards = [tar_shard(name) for name in (*NAMES, "new")]
-    start_run(writer.sink, writer.run, Plan.of(shards), Growth(extend=True))
+    start_run(writer.sink.uri, writer.sink.run, Plan.of(shards), Growth(extend=True))
 
 
 @pytest.mark.parametrize("change", [revised, grown])
@@ -216,9 +216,9 @@ def grown(writer):
 def test_mark_success_of_a_sum_that_is_outdated_just_then_is_withdrawn(tmp_path, change, verb):
     writer = finished(tmp_path)
     found = totals_of(writer)
-    amid = Amid(verb, f"{writer.sink}/_SUCCESS", lambda: change(writer))
+    amid = Amid(verb, f"{writer.sink.uri}/_SUCCESS", lambda: change(writer))
     with amid, pytest.raises(IncompleteError):
-        mark_success(writer.sink, writer.plan, found)
+        mark_success(writer.sink, found)
     assert not (tmp_path / "_SUCCESS").exists()
 
 
@@ -227,19 +227,19 @@ def test_mark_success_of_an_older_sum_leaves_the_right_one(tmp_path):
     older = totals_of(writer)
     revised(writer)
     right = totals_of(writer)
-    mark_success(writer.sink, writer.plan, right)
+    mark_success(writer.sink, right)
     before = (tmp_path / "_SUCCESS").read_bytes()
     with pytest.raises(IncompleteError):
-        mark_success(writer.sink, writer.plan, older)
+        mark_success(writer.sink, older)
     assert (tmp_path / "_SUCCESS").read_bytes() == before
 
     def other():
         revised(writer)
-        mark_success(writer.sink, writer.plan, totals_of(writer))
+        mark_success(writer.sink, totals_of(writer))
 
     writer = finished(tmp_path / "again")
-    with Amid("publish", f"{writer.sink}/_SUCCESS", other), pytest.raises(IncompleteError):
-        mark_success(writer.sink, writer.plan, totals_of(writer))
+    with Amid("publish", f"{writer.sink.uri}/_SUCCESS", other), pytest.raises(IncompleteError):
+        mark_success(writer.sink, totals_of(writer))
     document = json.loads((tmp_path / "again" / "_SUCCESS").read_bytes())
     assert document["objects"] == right.to_dict()["objects"]
 
@@ -256,9 +256,9 @@ def test_totals_say_which_objects_they_count(tmp_path):
 
 def test_write_summary_again_replaces_it(tmp_path):
     writer = finished(tmp_path, count=1)
-    write_summary(writer.sink, writer.plan, totals_of(writer), {"seconds": 1.5})
+    write_summary(writer.sink, totals_of(writer), {"seconds": 1.5})
     finished(tmp_path)
-    write_summary(writer.sink, writer.plan, totals_of(writer), {"seconds": 2.5})
+    write_summary(writer.sink, totals_of(writer), {"seconds": 2.5})
     summary = json.loads((tmp_path / "summary.json").read_bytes())
     assert (summary["shards"], summary["shards_planned"], summary["seconds"]) == (3, 3, 2.5)
     assert summary["samples"] == 13
@@ -269,11 +269,11 @@ def test_read_totals_and_success_in_a_bucket_work_as_on_disk(bucket, tmp_path):
     remote, local = finished(bucket + "/run"), finished(tmp_path)
     commit_rows(encoded_rows(remote, 0, 9, range(3)), remote)
     found = totals_of(remote)
-    mark_success(remote.sink, remote.plan, found)
+    mark_success(remote.sink, found)
     assert found.to_dict() == totals_of(local).to_dict()
-    said = json.loads(storage.read(f"{remote.sink}/_SUCCESS"))
-    assert said == found.to_dict() | {"plan_sha256": remote.plan.sha256()}
-    assert storage.list_files(f"{remote.sink}/staging") == []
+    said = json.loads(storage.read(f"{remote.sink.uri}/_SUCCESS"))
+    assert said == found.to_dict() | {"plan_sha256": remote.sink.plan.sha256()}
+    assert storage.list_files(f"{remote.sink.uri}/staging") == []
 
 
 def psnr_totals(means, images=1):

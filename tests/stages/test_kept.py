@@ -110,10 +110,10 @@ def test_kept_values_of_any_type_are_those_that_pyarrow_reads(tmp_path, column, 
     assert len(json.dumps(documents(expected.combine_chunks()), allow_nan=False)) > 0
 
 
-def writer_of(sink, listing, kept, product):
+def writer_of(sink, listing, product):
     listed = Plan.of(listing.shards)
-    run, plan = start_run(str(sink), Run({}, {"grid": [1, 2]}, listed.sha256()), listed, Growth())
-    return Writer(str(sink), run, plan, kept, product)
+    opened = start_run(str(sink), Run({}, {"grid": [1, 2]}, listed.sha256()), listed, Growth())
+    return Writer(opened, product)
 
 
 def commit(writer, rows, more):
@@ -133,7 +133,7 @@ def test_kept_columns_of_all_types_stand_in_data_as_duckdb_reads_them(tmp_path, 
     listing, selection = write(source, KEPT, 2)
     kept = kept_schema(listing, selection)
     (rows,) = read_rows(read(listing.shards[0], selection, kept), 0, Staged(), kept, 10)
-    writer = writer_of(sink, listing, kept, CodesProduct(kept, CODES, (1, 2), 16))
+    writer = writer_of(sink, listing, CodesProduct(kept, CODES, (1, 2), 16))
     commit(writer, rows, {"codes": pa.array([[1, 2]] * 2, CODES.type)})
     then, now = pq.read_table(source / "a.parquet"), pq.read_table(sink / "data" / "a.parquet")
     assert now.select(list(KEPT)).equals(then.select(list(KEPT)))
@@ -156,7 +156,7 @@ def test_names_of_classes_stand_in_data_and_in_what_is_decoded_of_it(tmp_path):
     listing, selection = list_shards(str(source)), Selection(IMAGE, keep=("label",))
     kept = kept_schema(listing, selection)
     (rows,) = read_rows(read_shard(listing.shards[0], selection, kept), 0, Staged(), kept, 10)
-    writer = writer_of(sink, listing, kept, CodesProduct(kept, CODES, (1, 2), 16))
+    writer = writer_of(sink, listing, CodesProduct(kept, CODES, (1, 2), 16))
     commit(writer, rows, {"codes": pa.array([[1, 2]], CODES.type)})
     found = pq.read_schema(sink / "data" / "a.parquet").metadata[b"huggingface"]
     assert json.loads(found) == {"info": {"features": {"label": label}}}
@@ -174,7 +174,7 @@ def test_kept_columns_of_all_types_become_texts_in_a_tar(tmp_path):
     samples = read_shard(listing.shards[0], selection, kept)
     (rows,) = read_rows(samples, 0, Staged(), kept, 10)
     product = ImagesProduct(kept, ImageFormat("png"), "webdataset", (8, 8))
-    commit(writer_of(sink, listing, kept, product), rows, {})
+    commit(writer_of(sink, listing, product), rows, {})
     (path,) = (sink / "images").rglob("*.tar")
     with tarfile.open(path) as tar:
         names = tar.getnames()

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import traceback
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -243,16 +244,16 @@ def test_read_of_what_was_replaced_is_an_error_and_never_a_mix(container, moment
 def run_whole(container, tmp_path):
     """Starts a run, commits it, ends it, looks at it, and holds it against the truth."""
     writer = runs.start(f"{container.uri}/sink", names=("a", "b"))
-    assert check_creates_once(writer.sink, writer.run)
+    assert check_creates_once(writer.sink)
     commit_rows(runs.encoded_rows(writer, 0, 9, rejected=(3,)), writer)
     for numbers in ([0, 1, 2], [6, 7, 8], [2, 3, 4, 5]):
         commit_rows(runs.encoded_rows(writer, 1, 9, numbers, rejected=(3,)), writer)
-    found = totals.read_totals(writer.sink, writer.run, writer.plan)
-    success.mark_success(writer.sink, writer.plan, found)
-    assert is_complete(writer.sink)
-    assert list(verify(writer.sink, writer.run, writer.plan, is_complete=True)) == []
+    found = totals.read_totals(writer.sink)
+    success.mark_success(writer.sink, found)
+    assert is_complete(writer.sink.uri)
+    assert list(verify(writer.sink, is_complete=True)) == []
     container.fetch(tmp_path)
-    local = runs.Writer(f"{tmp_path}/sink", writer.run, writer.plan, writer.kept, writer.product)
+    local = replace(writer, sink=replace(writer.sink, uri=f"{tmp_path}/sink"))
     runs.check_committed(local, [9, 9], rejected=(3,))
     assert runs.visible(tmp_path / "sink", "staging") == []
 
@@ -291,7 +292,7 @@ def test_commit_that_dies_at_any_storage_call_is_finished_by_the_next(container,
     container.fetch(tmp_path)
     for each in range(number):
         sink = f"{tmp_path}/{each}"
-        local = runs.Writer(sink, writer.run, writer.plan, writer.kept, writer.product)
+        local = replace(writer, sink=replace(writer.sink, uri=sink))
         runs.check_committed(local, [5])
     assert number > 8
 

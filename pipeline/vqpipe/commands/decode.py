@@ -136,15 +136,15 @@ def _prepare(job: Decode) -> Prepared:
     listed = Plan.of(source.shards)
     facts = _facts_of(job, weights, step, kept) | {"doctor": findings}
     identity = _identity_of(job, source, selection, weights, step)
-    run, frozen = start_run(sink, Run(identity, facts, listed.sha256()), listed, growth_of(job))
-    check_kept(run, kept)
-    left = todo.unfinished(sink, run, frozen)
+    opened = start_run(sink, Run(identity, facts, listed.sha256()), listed, growth_of(job))
+    check_kept(opened.run, kept)
+    left = todo.unfinished(opened)
     how_stored = ImageFormat(job.format, job.quality)
     product = ImagesProduct(kept, how_stored, job.layout, step.size)
     if left:
         storage.delete(layout.success_uri(sink))
     work = Work(
-        writer=Writer(sink, run, frozen, kept, product),
+        writer=Writer(opened, product),
         reader=SampleReader(selection, kept),
         step=step,
         after=Stage(compress_rows, (how_stored, step.size)),
@@ -219,15 +219,15 @@ def _introduce(job: Decode, source: _Source, work: Work, step: Decoding) -> Fiel
         ("model", f"{work.weights.where}, {step.form.codebook_size:,} codes"),
         ("pixels", f"{width} x {height} px, {step.how.pixel_range} range, {step.how.dtype}"),
         ("images", f"{job.format}, layout {job.layout}"),
-        ("sink", work.writer.sink),
-        ("left to do", f"{len(work.todo):,} of {len(work.writer.plan):,} shard(s)"),
+        ("sink", work.writer.sink.uri),
+        ("left to do", f"{len(work.todo):,} of {len(work.writer.sink.plan):,} shard(s)"),
     ]
     if source.run and not is_complete(source.uri):
         more = (
             "once that is so, the same command with --extend (and --replace-changed) does the rest"
         )
         fields.append(("take care", f"the source is not complete yet: {more}"))
-    return [*fields, *_describe_memory(job, source, step), *describe_store(work.writer)]
+    return [*fields, *_describe_memory(job, source, step), *describe_store(work.writer.sink)]
 
 
 def _describe_memory(job: Decode, source: _Source, step: Decoding) -> Fields:

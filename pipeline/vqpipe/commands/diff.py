@@ -83,11 +83,11 @@ def _find(job: Diff, first: _Side, second: _Side) -> _Difference:
     if why_not is None:
         picked = pick_names(both, job.most(len(both)))
         announce("comparing the codes of", len(picked))
-        codes = difference.compare_codes(first.survey.sink, second.survey.sink, picked)
+        codes = difference.compare_codes(first.survey.sink.uri, second.survey.sink.uri, picked)
     return _Difference(
         sides=(first, second),
         fields=difference.compare_fields(first.run, second.run),
-        shards=difference.compare_plans(first.survey.plan, second.survey.plan),
+        shards=difference.compare_plans(first.survey.sink.plan, second.survey.sink.plan),
         distance=_compare_use(first, second),
         why_not=why_not,
         codes=codes,
@@ -109,7 +109,7 @@ def _facts(found: _Difference) -> dict[str, Any]:
     """Returns what `--json` prints; of pairs, the first is of A."""
     a, b = found.sides
     return {
-        "sinks": [side.survey.sink for side in found.sides],
+        "sinks": [side.survey.sink.uri for side in found.sides],
         "fingerprints": [side.run.fingerprint for side in found.sides],
         "complete": [side.survey.is_complete for side in found.sides],
         "fields": found.fields,
@@ -126,7 +126,7 @@ def _facts(found: _Difference) -> dict[str, Any]:
         "codes": _code_facts(found),
         "metrics": {name: [_metric(a, name), _metric(b, name)] for name in _METRICS},
         "metrics_outdated": [_outdated(side) for side in found.sides],
-        "output": [f"{side.survey.sink}/data/" for side in found.sides],
+        "output": [f"{side.survey.sink.uri}/data/" for side in found.sides],
     }
 
 
@@ -170,7 +170,7 @@ def _outdated(side: _Side) -> str | None:
 
 
 def _print(console: Console, found: _Difference) -> None:
-    a, b = (side.survey.sink for side in found.sides)
+    a, b = (side.survey.sink.uri for side in found.sides)
     print_fields(console, f"A  {a}\nB  {b}", _describe_runs(found))
     print_fields(console, "fields that differ", _describe_fields(found) or [("", "none")])
     print_fields(console, "what they hold", _describe_totals(found))

@@ -33,7 +33,8 @@ from vqpipe.sink import layout, todo
 from vqpipe.sink.plan import Plan, find_plan
 from vqpipe.sink.ranges import Staged
 from vqpipe.sink.run import Run, start_run
-from vqpipe.sink.writer import Attempt, Writer
+from vqpipe.sink.slot import Attempt
+from vqpipe.sink.writer import Writer
 from vqpipe.sources import find_image, find_passed_over, kept_schema, list_shards
 from vqpipe.sources.listing import Listing
 from vqpipe.stages.encode import CodesProduct, Encoding
@@ -69,15 +70,15 @@ def _prepare(job: Encode) -> Prepared:
     asked = Run(
         identity, facts_of(job, weights, grid, kept) | {"doctor": findings}, listed.sha256()
     )
-    run, frozen = start_run(sink, asked, listed, growth_of(job))
-    check_kept(run, kept)
+    opened = start_run(sink, asked, listed, growth_of(job))
+    check_kept(opened.run, kept)
     size = weights.description.codebook_size
     codes = schema.codes_field(size, grid)
-    left = todo.unfinished(sink, run, frozen)
-    again = todo.retriable(sink, frozen, left) if job.retry_rejected else {}
-    _check_limit(job, run, left)
+    left = todo.unfinished(opened)
+    again = todo.retriable(opened, left) if job.retry_rejected else {}
+    _check_limit(job, opened.run, left)
     product = CodesProduct(kept, codes, grid, size)
-    writer = Writer(sink, run, frozen, kept, product, _attempt(job, again))
+    writer = Writer(opened, product, _attempt(job, again))
     if left or again:
         storage.delete(layout.success_uri(sink))
     how = Preprocess(job.resolution, job.resample, job.background, job.max_pixels)
@@ -162,11 +163,11 @@ def _introduce(job: Encode, work: Work, listing: Listing, codec: CodecConfig, ag
         ("source", f"{listing.format}, {size / 1e6:,.1f} MB in {len(listing.shards):,} shard(s)"),
         ("model", f"{work.weights.where}, {entries}"),
         ("pixels", f"{job.resolution} px, {codec.pixel_range} range, {codec.dtype}"),
-        ("doctor", _describe_findings(writer.run.facts["doctor"])),
-        ("sink", writer.sink),
+        ("doctor", _describe_findings(writer.sink.run.facts["doctor"])),
+        ("sink", writer.sink.uri),
         ("left to do", _describe_left(work, again)),
     ]
-    return [*fields, *_describe_unread(listing), *describe_store(writer)]
+    return [*fields, *_describe_unread(listing), *describe_store(writer.sink)]
 
 
 def _describe_unread(listing: Listing) -> Fields:
@@ -207,7 +208,7 @@ def _describe_links(listing: Listing) -> str:
 
 
 def _describe_left(work: Work, again: int) -> str:
-    left = f"{len(work.todo) - again:,} of {len(work.writer.plan):,} shard(s)"
+    left = f"{len(work.todo) - again:,} of {len(work.writer.sink.plan):,} shard(s)"
     return left + (f", and rejected samples of {again:,} other(s) to try again" if again else "")
 
 

@@ -19,7 +19,7 @@ from vqpipe.commands.progress import announce
 from vqpipe.errors import ConfigError
 from vqpipe.images import Preprocess
 from vqpipe.inspection import evaluation, reencode
-from vqpipe.inspection.evaluation import Sink
+from vqpipe.inspection.evaluation import Evaluation
 from vqpipe.quality.inception import load_inception
 from vqpipe.quality.judges import Judge
 from vqpipe.quality.lpips import load_lpips
@@ -27,8 +27,8 @@ from vqpipe.report import render_report
 from vqpipe.schema import File, KeyUntil, Selection, Shard
 from vqpipe.sink import layout, todo
 from vqpipe.sink.footer import read_footer
-from vqpipe.sink.plan import Growth, Plan, digest, load_plan, pick_names
-from vqpipe.sink.run import Run, is_complete, start_run
+from vqpipe.sink.plan import Growth, Plan, digest, pick_names
+from vqpipe.sink.run import Run, Sink, is_complete, open_sink, start_run
 from vqpipe.sink.writer import Writer
 from vqpipe.sources import list_shards
 from vqpipe.stages.evaluate import (
@@ -69,11 +69,13 @@ def run(job: Evaluate) -> None:
     source = storage.normalise_uri(job.source)
     found = load_run(source)
     check_encoded(found, source)
-    codes = Sink(source, found, load_plan(source), is_complete(source))
+    codes, was_complete = open_sink(source, found), is_complete(source)
     with stoppable():
         work = run_stage("evaluate", job, lambda: _prepare(job, codes))
-        scores = Sink(work.writer.sink, work.writer.run, work.writer.plan, is_complete=True)
-        _finish(codes, scores, _notes(job, codes))
+        notes = _notes(job, was_complete=was_complete)
+        announce("adding up and comparing", len(codes.plan))
+        scores = work.writer.sink
+        _finish(evaluation.gather(codes, scores, notes, was_complete=was_complete), scores)
 
 
 def _prepare(job: Evaluate, codes: Sink) -> Prepared:
@@ -86,8 +88,8 @@ def _prepare(job: Evaluate, codes: Sink) -> Prepared:
     step = Evaluating(how, identity["resolution"], grid, **_find_judges(job))
     asked = Run(_identity_of(job, codes, picked, step), _facts_of(step), picked.plan.sha256())
     sink = storage.join_uri(codes.uri, "evaluation", asked.fingerprint[:12])
-    run, frozen = start_run(sink, asked, picked.plan, Growth())
-    left = todo.unfinished(sink, run, frozen)
+    opened = start_run(sink, asked, picked.plan, Growth())
+    left = todo.unfinished(opened)
     if left:
         storage.delete(layout.success_uri(sink))
     product = ScoresProduct(tuple(step.scores))
@@ -95,7 +97,7 @@ def _prepare(job: Evaluate, codes: Sink) -> Prepared:
     selection = Selection(identity["image"], identity["key"], key_until=until)
     kept = pa.schema([])
     work = Work(
-        writer=Writer(sink, run, frozen, kept, product),
+        writer=Writer(opened, product),
         reader=PairReader(SampleReader(selection, kept), codes.uri, picked.quotas),
         opens=_preprocess(codes, picked),
         step=step,
@@ -119,7 +121,7 @@ def _find_judges(job: Evaluate) -> dict[str, Judge]:
 
 def _pick(job: Evaluate, codes: Sink) -> _Picked:
     """Returns the shards and how many samples of each are looked at."""
-    left = todo.unfinished(codes.uri, codes.run, codes.plan)
+    left = todo.unfinished(codes)
     done = [name for index, name in enumerate(codes.plan.names) if index not in left]
     names = pick_names(done, job.shards)
     objects = {name: storage.stat(layout.data_uri(codes.uri, name)) for name in names}
@@ -153,7 +155,7 @@ def _preprocess(codes: Sink, picked: _Picked) -> Preprocess:
     identity = codes.run.identity
     places = {name: index for index, name in enumerate(codes.plan.names)}
     indices = [places[name] for name in picked.quotas]
-    most = reencode.most_pixels(codes.uri, codes.run, codes.plan, indices)
+    most = reencode.most_pixels(codes, indices)
     background = tuple(identity["background"])
     return Preprocess(identity["resolution"], identity["resample"], background, most)
 
@@ -194,12 +196,12 @@ _NETWORKS = {
 """What is said where a network's weights are not at hand."""
 
 
-def _notes(job: Evaluate, codes: Sink) -> list[str]:
+def _notes(job: Evaluate, *, was_complete: bool) -> list[str]:
     """Returns what a reader of the numbers has to know."""
     notes = [said for name, said in _NETWORKS.items() if getattr(job, name) is None]
     if job.inception:
         notes.append("rFID of few images is too high: compare it only with one of as many.")
-    if not codes.is_complete:
+    if not was_complete:
         notes.append("The run was not complete when this was measured.")
     return notes
 
@@ -211,25 +213,23 @@ def _introduce(codes: Sink, picked: _Picked, work: Work) -> Fields:
         ("codes", codes.uri),
         ("model", work.weights.where),
         ("samples", f"{samples:,} of {len(picked.quotas):,} shard(s), picked by hash"),
-        ("sink", work.writer.sink),
-        ("left to do", f"{len(work.todo):,} of {len(work.writer.plan):,} shard(s)"),
-        *describe_store(work.writer),
+        ("sink", work.writer.sink.uri),
+        ("left to do", f"{len(work.todo):,} of {len(work.writer.sink.plan):,} shard(s)"),
+        *describe_store(work.writer.sink),
     ]
 
 
-def _finish(codes: Sink, scores: Sink, notes: list[str]) -> None:
+def _finish(found: Evaluation, scores: Sink) -> None:
     """Writes evaluation.json and report.html, and says what is in them."""
-    announce("adding up and comparing", len(codes.plan))
-    found = evaluation.gather(codes, scores, notes)
     document = evaluation.to_document(found)
     page = render_report(evaluation.to_report(found, scores, document))
-    numbers, report = (storage.join_uri(codes.uri, name) for name in _OUTPUT)
+    numbers, report = (storage.join_uri(found.codes.uri, name) for name in _OUTPUT)
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
     storage.replace(numbers, text.encode() + b"\n")
     storage.replace(report, page.encode())
     fields = [
         *_describe(document),
-        *(("note", Prose(note)) for note in notes),
+        *(("note", Prose(note)) for note in found.notes),
         ("scores", f"{scores.uri}/data/"),
         ("numbers", numbers),
         ("report", report),

@@ -94,15 +94,16 @@ def _find_report(sink: str) -> str | None:
 def _facts(found: _Found) -> dict[str, Any]:
     """Returns what `--json` prints; names are never changed, only added to."""
     seen, count, contents = found.survey, found.count, found.contents
+    sink = seen.sink
     rejections, evaluated = found.rejections, found.contents.evaluation
     return {
-        "sink": seen.sink,
-        "stage": seen.run.identity.get("stage"),
-        "run": json.loads(seen.run.to_json()),
+        "sink": sink.uri,
+        "stage": sink.run.identity.get("stage"),
+        "run": json.loads(sink.run.to_json()),
         "complete": seen.is_complete,
-        "shards_planned": len(seen.plan),
-        "generations": seen.plan.generations,
-        "shards_left": len(seen.plan) - count.totals["shards"],
+        "shards_planned": len(sink.plan),
+        "generations": sink.plan.generations,
+        "shards_left": len(sink.plan) - count.totals["shards"],
         "shards_begun": seen.begun,
         "foreign_objects": len(seen.foreign),
         "totals_from": count.origin,
@@ -112,12 +113,12 @@ def _facts(found: _Found) -> dict[str, Any]:
         **(_rejection_facts(rejections) if rejections else {}),
         "pace": found.pace,
         "ready": asdict(found.readiness),
-        "reader": find_stage(seen.run).explain(contents),
+        "reader": find_stage(sink.run).explain(contents),
         "evaluation": evaluated and evaluated.said,
         "evaluation_outdated": evaluated and evaluated.outdated,
         "report": found.report,
-        "read_with": read_command(seen.sink),
-        "output": f"{seen.sink}/data/",
+        "read_with": read_command(sink.uri),
+        "output": f"{sink.uri}/data/",
     }
 
 
@@ -131,12 +132,13 @@ def _rejection_facts(rejections: Rejections) -> dict[str, Any]:
 
 def _describe(found: _Found) -> Fields:
     seen, totals, contents = found.survey, found.count.totals, found.contents
-    identity, stage = seen.run.identity, find_stage(seen.run)
+    run, stage = seen.sink.run, find_stage(seen.sink.run)
+    identity = run.identity
     size = totals["data_bytes"] + totals.get(IMAGE_BYTES, 0)
     sizes = f"{_size(size)}, {totals['bytes_per_image']:,.1f} bytes an image"
     return [
         *_describe_readiness(stage.question, found.readiness),
-        ("run", f"{identity['stage']} {seen.run.fingerprint[:12]}, {seen.run.facts['created']}"),
+        ("run", f"{identity['stage']} {run.fingerprint[:12]}, {run.facts['created']}"),
         ("source", identity["source"]),
         *_describe_shards(found),
         ("samples", Prose(_describe_samples(found.count))),
@@ -147,8 +149,8 @@ def _describe(found: _Found) -> Fields:
         *describe_evaluation(contents),
         ("size", Prose(sizes)),
         *([("report", found.report)] if found.report else []),
-        ("read it", read_command(seen.sink)),
-        ("output", f"{seen.sink}/data/"),
+        ("read it", read_command(seen.sink.uri)),
+        ("output", f"{seen.sink.uri}/data/"),
     ]
 
 
@@ -166,11 +168,11 @@ def _describe_readiness(question: str, found: Readiness) -> Fields:
 
 def _describe_shards(found: _Found) -> Fields:
     seen, totals = found.survey, found.count.totals
-    planned, done = len(seen.plan), totals["shards"]
+    planned, done = len(seen.sink.plan), totals["shards"]
     said = f"{done:,} of {planned:,} done ({done / max(planned, 1):.1%})"
     if planned > done:
         said += f", {planned - done:,} left, {seen.begun:,} of them begun"
-    return [("shards", Prose(said)), *_describe_growth(seen.plan.generations)]
+    return [("shards", Prose(said)), *_describe_growth(seen.sink.plan.generations)]
 
 
 def _describe_growth(generations: list[int]) -> Fields:
@@ -246,5 +248,5 @@ def _describe_rejections(found: _Found) -> Fields:
     if rejections.is_estimate:
         read = f"{rejections.footers_read:,} of the shards that rejected any; --exact reads all"
         fields.append(("looked at", Prose(read)))
-    fields.append(("all of them", f"{found.survey.sink}/rejected/"))
+    fields.append(("all of them", f"{found.survey.sink.uri}/rejected/"))
     return fields

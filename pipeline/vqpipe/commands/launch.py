@@ -21,17 +21,16 @@ from vqpipe.engine.graph import Resources
 from vqpipe.engine.watchdog import Tick
 from vqpipe.errors import IncompleteError, stopped_by
 from vqpipe.sink.plan import Growth
-from vqpipe.sink.run import check_creates_once
-from vqpipe.sink.writer import Writer
+from vqpipe.sink.run import Sink, check_creates_once
 from vqpipe.stages.work import Work
 
 _ENOUGH_TO_JUDGE = 1000
 """Images seen before a fraction of rejections can end a run early."""
 
 
-def describe_store(writer: Writer) -> Fields:
+def describe_store(sink: Sink) -> Fields:
     """Returns what to take care of with a sink's store, if anything."""
-    if check_creates_once(writer.sink, writer.run):
+    if check_creates_once(sink):
         return []
     return [("take care", "this store ignores create-if-absent: run one command on it at a time")]
 
@@ -69,11 +68,11 @@ def run_stage(name: str, options: RunOptions, prepare: Callable[[], Prepared]) -
 
 
 def _run(name: str, options: RunOptions, prepared: Prepared, console: Console) -> None:
-    work = prepared.work
+    work, plan = prepared.work, prepared.work.writer.sink.plan
     progress = Progress(
-        shards_total=len(work.writer.plan),
-        shards_before=len(work.writer.plan) - len(work.todo),
-        bytes_total=sum(work.writer.plan.size(index) for index in work.todo),
+        shards_total=len(plan),
+        shards_before=len(plan) - len(work.todo),
+        bytes_total=sum(plan.size(index) for index in work.todo),
     )
     error: IncompleteError | None = None
     if work.todo:

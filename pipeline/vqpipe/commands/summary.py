@@ -16,6 +16,7 @@ from vqpipe.inspection.survey import find_json
 from vqpipe.sink import layout, success, totals
 from vqpipe.sink.card import write_card
 from vqpipe.sink.losses import describe_losses
+from vqpipe.sink.run import Run, Sink
 from vqpipe.sink.totals import Totals
 from vqpipe.sink.writer import Writer
 
@@ -47,22 +48,23 @@ def finish(
     Raises:
         IncompleteError: If shards are left, or more is missing than allowed.
     """
-    announce("adding up", len(writer.plan))
-    found = totals.read_totals(writer.sink, writer.run, writer.plan)
+    sink = writer.sink
+    announce("adding up", len(sink.plan))
+    found = totals.read_totals(sink)
     facts = _facts_of(progress)
-    lasting = facts if progress.images else _find_last(writer.sink, facts)
-    success.write_summary(writer.sink, writer.plan, found, lasting)
-    card = _write_card(writer, found)
+    lasting = facts if progress.images else _find_last(sink.uri, facts)
+    success.write_summary(sink, found, lasting)
+    card = _write_card(sink, found)
     error = error or _conclude(writer, found, allowed)
-    _print_summary(writer, found, [*_describe_work(progress, facts), *card])
+    _print_summary(sink, found, [*_describe_work(progress, facts), *card])
     if error:
         raise error
 
 
-def _write_card(writer: Writer, found: Totals) -> Fields:
+def _write_card(sink: Sink, found: Totals) -> Fields:
     """Writes the sink's README.md, without which it is as complete; returns why not, in a line."""
     try:
-        write_card(writer.sink, writer.run, found, len(writer.plan))
+        write_card(sink, found)
     except StorageError as error:
         return [("README.md", f"not written, which changes nothing else: {error}")]
     return []
@@ -72,12 +74,12 @@ def _conclude(writer: Writer, found: Totals, allowed: Allowance) -> IncompleteEr
     """Marks the sink complete, before anything is printed that could fail; returns why not."""
     try:
         if not allowed.damaged_shards:
-            check_damaged(writer, found.to_dict())
+            check_damaged(writer.sink.run, found.to_dict())
         check_budget(allowed.max_rejected, found.reasons, found.rejected_images, found.images)
         tag = writer.attempt.tag if writer.attempt else None
-        success.mark_success(writer.sink, writer.plan, found, tag)
+        success.mark_success(writer.sink, found, tag)
     except (DamagedShardsError, TooManyRejectionsError) as error:
-        storage.delete(layout.success_uri(writer.sink))  # of a command that put up with more
+        storage.delete(layout.success_uri(writer.sink.uri))  # of a command that put up with more
         return error
     except IncompleteError as error:
         return error
@@ -124,13 +126,13 @@ def _describe_bound(progress: Progress) -> str | None:
     return f"The codec waited {waited:.0%} of the time: more cores for all else would help."
 
 
-def _print_summary(writer: Writer, found: Totals, work: Fields) -> None:
+def _print_summary(sink: Sink, found: Totals, work: Fields) -> None:
     fields = [
-        ("shards", f"{found.shards:,} of {len(writer.plan):,} committed"),
-        *(describe_totals(found.to_dict(), writer.run.facts) if found.shards else ()),
+        ("shards", f"{found.shards:,} of {len(sink.plan):,} committed"),
+        *(describe_totals(found.to_dict(), sink.run.facts) if found.shards else ()),
         *work,
-        *describe_output(writer.sink, writer.run),
-        ("look at it", f"vqpipe inspect {shlex.quote(writer.sink)}"),
+        *describe_output(sink.uri, sink.run),
+        ("look at it", f"vqpipe inspect {shlex.quote(sink.uri)}"),
     ]
     print_fields(Console(highlight=False), "summary", fields)
 
@@ -154,7 +156,7 @@ def _describe_work(progress: Progress, facts: dict[str, Any]) -> Fields:
     ]
 
 
-def check_damaged(writer: Writer, found: dict[str, Any]) -> None:
+def check_damaged(run: Run, found: dict[str, Any]) -> None:
     """Checks that all shards could be read to their end.
 
     Raises:
@@ -166,7 +168,7 @@ def check_damaged(writer: Writer, found: dict[str, Any]) -> None:
     raise DamagedShardsError(
         f"{describe_losses(found)}. All else is committed, and safe to read. Repair the files and "
         "run the same command with --replace-changed"
-        f"{again if writer.run.identity.get('stage') == 'encode' else ''}; or accept what is lost "
+        f"{again if run.identity.get('stage') == 'encode' else ''}; or accept what is lost "
         "with --allow-damaged-shards"
     )
 

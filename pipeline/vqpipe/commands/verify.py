@@ -21,14 +21,13 @@ from vqpipe.errors import ConfigError, DamagedSinkError, IncompleteError
 from vqpipe.images import Preprocess
 from vqpipe.images.sandbox import Sandbox
 from vqpipe.inspection import reencode, verify
-from vqpipe.inspection.reencode import Again, Compared
+from vqpipe.inspection.reencode import Again, Reencoded
 from vqpipe.inspection.survey import find_json
 from vqpipe.inspection.verify import Breach
 from vqpipe.schema import Selection
 from vqpipe.sink import layout, totals
 from vqpipe.sink.losses import describe_losses
-from vqpipe.sink.plan import Plan, load_plan
-from vqpipe.sink.run import Run, is_complete
+from vqpipe.sink.run import Run, Sink, is_complete, open_sink
 
 _SHOWN = 10
 _ONLY_AT_THE_END = {"complete", "rejected", "totals"}
@@ -44,43 +43,43 @@ def run(job: Verify) -> None:
         MismatchError: If the model is not the run's.
         SourceChangedError: If a source to encode again is not what it was.
     """
-    sink = storage.normalise_uri(job.sink)
-    found = load_run(sink)
+    uri = storage.normalise_uri(job.sink)
+    found = load_run(uri)
     if job.deep and found.identity["stage"] != "encode":
         raise ConfigError(
-            f"{sink} is a sink of vqpipe {found.identity['stage']}: --deep encodes again, and only "
+            f"{uri} is a sink of vqpipe {found.identity['stage']}: --deep encodes again, and only "
             "codes are encoded; leave it out"
         )
-    frozen, complete = load_plan(sink), is_complete(sink)
-    breaches = list(verify.verify(sink, found, frozen, is_complete=complete))
-    compared = Compared()
+    sink, complete = open_sink(uri, found), is_complete(uri)
+    breaches = list(verify.verify(sink, is_complete=complete))
+    again = Reencoded()
     if job.deep and not breaches:  # a damaged sink has to be mended first
-        compared = _compare(job, sink, found, frozen)
-        breaches = compared.breaches
-    counted = {} if breaches else _totals(sink, found, frozen, is_complete=complete)
+        again = _encode_again(job, sink)
+        breaches = again.breaches
+    counted = {} if breaches else _totals(sink, is_complete=complete)
     if job.json:
         facts = {"complete": complete, "breaches": [asdict(each) for each in breaches]}
         facts |= {name: counted.get(name) for name in ("damaged_shards", "rejected_images")}
-        print(json.dumps(facts | ({"deep": _count(compared)} if job.deep else {})))  # noqa: T201
+        print(json.dumps(facts | ({"deep": _count(again)} if job.deep else {})))  # noqa: T201
     else:
-        _print(sink, verify.checks_of(found), breaches, compared, is_complete=complete)
+        _print(uri, verify.checks_of(found), breaches, again, is_complete=complete)
         _print_missing(counted)
     if breaches:
         raise DamagedSinkError(
-            f"{sink} is not as it must be, in {len(breaches):,} place(s). Remove the objects in "
+            f"{uri} is not as it must be, in {len(breaches):,} place(s). Remove the objects in "
             f"data/ and rejected/ that are named, and _SUCCESS, and run vqpipe {_stage(found)} "
             "again: it makes them anew"
         )
     if not complete:
         damage = describe_losses(counted)
         why = f": {damage}" if damage else ""
-        raise IncompleteError(f"{sink} is not complete yet; what is there is as it must be{why}")
+        raise IncompleteError(f"{uri} is not complete yet; what is there is as it must be{why}")
 
 
-def _totals(sink: str, found: Run, frozen: Plan, *, is_complete: bool) -> dict[str, Any]:
+def _totals(sink: Sink, *, is_complete: bool) -> dict[str, Any]:
     """Returns the totals of a sink in which nothing is broken."""
-    said = find_json(layout.success_uri(sink)) if is_complete else None
-    return said or totals.read_totals(sink, found, frozen).to_dict()
+    said = find_json(layout.success_uri(sink.uri)) if is_complete else None
+    return said or totals.read_totals(sink).to_dict()
 
 
 def _print_missing(counted: dict[str, Any]) -> None:
@@ -94,14 +93,13 @@ def _stage(run: Run) -> str:
     return str(run.identity.get("stage", "encode"))
 
 
-def _compare(job: Verify, sink: str, found: Run, frozen: Plan) -> Compared:
+def _encode_again(job: Verify, sink: Sink) -> Reencoded:
     """Encodes a share of what is committed again."""
-    total = Compared()
-    picked = reencode.pick_shards(frozen, reencode.committed(sink, found, frozen), job.share)
-    max_pixels = reencode.most_pixels(sink, found, frozen, picked)
-    with _open_again(job, found, max_pixels) as again:
+    total = Reencoded()
+    picked = reencode.pick_shards(sink.plan, reencode.committed(sink), job.share)
+    with _open_again(job, sink.run, reencode.most_pixels(sink, picked)) as again:
         for index in picked:
-            total.add(reencode.compare_shard(sink, found, frozen, index, again))
+            total.add(reencode.compare_shard(sink, index, again))
             if not job.json:
                 said = f"  encoded {total.images:,} images of {total.shards:,} shard(s) again"
                 Console(stderr=True, highlight=False).print(said, style="dim")
@@ -134,28 +132,26 @@ def _open_again(job: Verify, found: Run, max_pixels: int) -> Iterator[Again]:
         )
 
 
-def _count(compared: Compared) -> dict[str, int]:
-    return {name: getattr(compared, name) for name in ("shards", "images", "codes", "unlike")}
+def _count(again: Reencoded) -> dict[str, int]:
+    return {name: getattr(again, name) for name in ("shards", "images", "codes", "unlike")}
 
 
 def _print(
     sink: str,
     checks: dict[str, str],
     breaches: list[Breach],
-    compared: Compared,
+    again: Reencoded,
     *,
     is_complete: bool,
 ) -> None:
     fields: list[tuple[str, object]] = []
-    for check, meaning in {**checks, **(reencode.CHECKS if compared.shards else {})}.items():
+    for check, meaning in {**checks, **(reencode.CHECKS if again.shards else {})}.items():
         found = [each for each in breaches if each.check == check]
         is_later = check in _ONLY_AT_THE_END and not is_complete
         fields += _describe(check, meaning, found, is_later=is_later)
-    if compared.shards:
-        said = (
-            f"{compared.unlike:,} of {compared.codes:,} codes differ, in {compared.images:,} images"
-        )
-        fields.append(("encoded again", f"{said} of {compared.shards:,} shard(s)"))
+    if again.shards:
+        said = f"{again.unlike:,} of {again.codes:,} codes differ, in {again.images:,} images"
+        fields.append(("encoded again", f"{said} of {again.shards:,} shard(s)"))
     print_fields(Console(highlight=False), f"verify {sink}", fields)
 
 

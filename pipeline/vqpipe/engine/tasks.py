@@ -18,6 +18,7 @@ from vqpipe.engine.counter import RemoteLedger
 from vqpipe.images import Opened, Pixels, Preprocess
 from vqpipe.images.sandbox import Sandbox
 from vqpipe.sink.commit import commit_rows
+from vqpipe.sink.plan import Plan
 from vqpipe.sink.ranges import Staged
 from vqpipe.sink.writer import Writer
 from vqpipe.stages.attempts import noted
@@ -53,28 +54,28 @@ def read(
     counter: ActorHandle[Any],
 ) -> Iterator[pa.Table]:
     """Yields the rows of some shards; those of small shards together."""
-    run, ledger = cast(Writer, ray.get(writer)), RemoteLedger(counter)
+    plan, ledger = cast(Writer, ray.get(writer)).sink.plan, RemoteLedger(counter)
     shards = (
-        _read_shard(row, run, reader, block_rows, counter, ledger) for row in todo.to_pylist()
+        _read_shard(row, plan, reader, block_rows, counter, ledger) for row in todo.to_pylist()
     )
     yield from gather_tables(itertools.chain.from_iterable(shards), block_rows)
 
 
 def _read_shard(
     row: dict[str, Any],
-    run: Writer,
+    plan: Plan,
     reader: Reader,
     block_rows: int,
     counter: ActorHandle[Any],
     ledger: "RemoteLedger",
 ) -> Iterator[pa.Table]:
     """Yields what is left of a shard."""
-    index, size, seen = row["shard"], run.plan.size(row["shard"]), 0
+    index, size, seen = row["shard"], plan.size(row["shard"]), 0
     ranges = tuple((first, last) for first, last in row["ranges"] or ())
     staged = Staged(ranges, row["total"])
     with noted(ledger, f"read {index}") as deaths:
-        rows = None if deaths else reader.rows(run.plan, index)
-        for table in reader.read(run.plan, index, staged, block_rows, deaths):
+        rows = None if deaths else reader.rows(plan, index)
+        for table in reader.read(plan, index, staged, block_rows, deaths):
             taken = bytes_taken(table, size, rows)
             seen += taken
             counter.saw.remote(len(table), taken)

@@ -6,9 +6,8 @@ from vqpipe import metrics
 from vqpipe.schema import File
 from vqpipe.sink import layout
 from vqpipe.sink.footer import Footer, Histogram, read_footer
-from vqpipe.sink.plan import Plan
-from vqpipe.sink.run import Run
-from vqpipe.sink.writer import is_current
+from vqpipe.sink.run import Sink
+from vqpipe.sink.slot import Slot
 from vqpipe.storage.ahead import map_ahead
 
 _READERS = 32
@@ -25,25 +24,23 @@ class Distance:
     """Encoded."""
 
 
-def measure_drift(sink: str, run: Run, plan: Plan, total: Histogram) -> list[Distance]:
+def measure_drift(sink: Sink, total: Histogram) -> list[Distance]:
     """Returns the distance of every committed shard that has codes, the most distant first.
 
     A histogram is let go as soon as it is measured: a thousand of large codebooks take gigabytes.
 
     Args:
-        sink: Where the run is.
-        run: Its identity.
-        plan: Its plan; objects of earlier versions of its shards are left out.
+        sink: What to measure; objects of earlier versions of its shards are left out.
         total: How often each code occurs in the whole run.
     """
-    places = {name: index for index, name in enumerate(plan.names)}
+    places = {name: index for index, name in enumerate(sink.plan.names)}
 
     def measure(listed: tuple[str, File]) -> Distance | None:
         footer = read_footer(listed[1])
-        is_of_this = is_current(footer, run, plan, places[listed[0]])
-        return _measure(footer, total) if is_of_this and footer.histogram.any() else None
+        is_current = Slot(sink, places[listed[0]]).is_current(footer)
+        return _measure(footer, total) if is_current and footer.histogram.any() else None
 
-    listed = [each for each in layout.list_committed(sink).items() if each[0] in places]
+    listed = [each for each in layout.list_committed(sink.uri).items() if each[0] in places]
     found = [each for each in map_ahead(measure, listed, _READERS) if each is not None]
     return sorted(found, key=lambda each: (-each.distance, each.shard))
 

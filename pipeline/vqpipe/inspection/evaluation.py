@@ -36,8 +36,7 @@ from vqpipe.schema import PICTURES, File, score_fields, scores_schema
 from vqpipe.sink import layout, totals
 from vqpipe.sink.losses import describe_losses
 from vqpipe.sink.objects import read_whole
-from vqpipe.sink.plan import Plan
-from vqpipe.sink.run import Run
+from vqpipe.sink.run import Run, Sink
 from vqpipe.sink.totals import Totals
 from vqpipe.storage.ahead import map_ahead
 
@@ -52,20 +51,12 @@ SCORES = ("psnr_db", "ssim", "l1", "lpips")
 
 
 @dataclass(frozen=True)
-class Sink:
-    """A sink with what it has of its run."""
-
-    uri: str
-    run: Run
-    plan: Plan
-    is_complete: bool
-
-
-@dataclass(frozen=True)
 class Evaluation:
     """All that is known at the end."""
 
     codes: Sink
+    was_complete: bool
+    """Whether the run of the codes was complete when they were looked at."""
     scores: pa.Table
     """One row a sample: `shard`, then the columns of the evaluation's `data/` but the pictures."""
     totals: Totals
@@ -84,22 +75,24 @@ class Evaluation:
         return float(np.sum(_column(self.scores, "unlike"))) / codes if codes else None
 
 
-def gather(codes: Sink, scores: Sink, notes: Sequence[str]) -> Evaluation:
+def gather(codes: Sink, scores: Sink, notes: Sequence[str], *, was_complete: bool) -> Evaluation:
     """Returns what was found, from the two sinks.
 
     Args:
         codes: What was evaluated.
         scores: The evaluation's own.
         notes: What a reader has to know.
+        was_complete: Whether the run of the codes was.
     """
-    summed = totals.read_totals(codes.uri, codes.run, codes.plan)
+    summed = totals.read_totals(codes)
     table = _read_scores(scores)
     return Evaluation(
         codes=codes,
+        was_complete=was_complete,
         scores=table.drop_columns([n for n in table.column_names if n.startswith("features_")]),
         totals=summed,
-        drift=measure_drift(codes.uri, codes.run, codes.plan, summed.histogram),
-        rejected=totals.read_totals(scores.uri, scores.run, scores.plan).rejected,
+        drift=measure_drift(codes, summed.histogram),
+        rejected=totals.read_totals(scores).rejected,
         rfid=_measure_rfid(table),
         notes=tuple(notes),
     )
@@ -197,7 +190,7 @@ def to_report(found: Evaluation, scores: Sink, document: dict[str, Any]) -> Repo
             rejected=summed.rejected_images,
             shards_done=summed.shards,
             shards_planned=len(codes.plan),
-            is_complete=codes.is_complete,
+            is_complete=found.was_complete,
             bytes_per_image=summed.bytes_per_image,
             grid=tuple(codes.run.facts["grid"]),
             damaged=describe_losses(summed.to_dict()),

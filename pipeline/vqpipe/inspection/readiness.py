@@ -68,12 +68,12 @@ def judge(survey: Survey, totals: dict[str, Any], concerns: list[Reason]) -> Rea
         return Readiness("no", [*blocking, *concerns])
     if concerns:
         return Readiness("with care", concerns)
-    done = f"all {len(survey.plan):,} shard(s) are committed and counted"
+    done = f"all {len(survey.sink.plan):,} shard(s) are committed and counted"
     return Readiness("yes", [Reason("complete", done)])
 
 
 def _check_complete(survey: Survey, totals: dict[str, Any]) -> list[Reason]:
-    planned, missing = len(survey.plan), len(survey.plan) - len(survey.objects)
+    planned, missing = len(survey.sink.plan), len(survey.sink.plan) - len(survey.objects)
     if not survey.is_complete:
         done = totals["shards"]
         damage = describe_losses(totals)

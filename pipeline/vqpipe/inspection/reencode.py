@@ -18,12 +18,12 @@ from vqpipe.codec.config import DType
 from vqpipe.images import Preprocess
 from vqpipe.inspection.verify import Breach
 from vqpipe.schema import Selection
-from vqpipe.sink import layout
 from vqpipe.sink.footer import read_footer
 from vqpipe.sink.objects import Object, read_object
 from vqpipe.sink.plan import Plan, pick_names
 from vqpipe.sink.ranges import Staged
-from vqpipe.sink.run import Run
+from vqpipe.sink.run import Run, Sink
+from vqpipe.sink.slot import Slot
 from vqpipe.sink.todo import unfinished
 from vqpipe.stages.attempts import ATTEMPTS
 from vqpipe.stages.encode import Encode, encode_rows
@@ -60,7 +60,7 @@ class Again:
 
 
 @dataclass
-class Compared:
+class Reencoded:
     """What became of the samples that were encoded again."""
 
     images: int = 0
@@ -70,7 +70,7 @@ class Compared:
     shards: int = 0
     breaches: list[Breach] = field(default_factory=list)
 
-    def add(self, other: "Compared") -> None:
+    def add(self, other: "Reencoded") -> None:
         """Adds what another shard showed."""
         self.images += other.images
         self.codes += other.codes
@@ -79,10 +79,10 @@ class Compared:
         self.breaches += other.breaches
 
 
-def committed(sink: str, run: Run, plan: Plan) -> list[int]:
+def committed(sink: Sink) -> list[int]:
     """Returns the places of the shards that are there, as they are planned now."""
-    left = unfinished(sink, run, plan)
-    return [index for index in range(len(plan)) if index not in left]
+    left = unfinished(sink)
+    return [index for index in range(len(sink.plan)) if index not in left]
 
 
 def pick_shards(plan: Plan, done: list[int], share: float) -> list[int]:
@@ -94,37 +94,37 @@ def pick_shards(plan: Plan, done: list[int], share: float) -> list[int]:
     return [places[name] for name in pick_names(places, max(1, round(share * len(done))))]
 
 
-def most_pixels(sink: str, run: Run, plan: Plan, picked: list[int]) -> int:
+def most_pixels(sink: Sink, picked: list[int]) -> int:
     """Returns the largest limit under which an image of some shards was opened."""
-    files = (storage.stat(layout.data_uri(sink, plan.name(index))) for index in picked)
+    files = (storage.stat(Slot(sink, index).data_uri) for index in picked)
     retried = (read_footer(file).origin.get("retried", {}) for file in files)
     limits = [each["max_pixels"] for each in retried if each]
-    return int(max([run.identity["max_pixels"], *limits]))
+    return int(max([sink.run.identity["max_pixels"], *limits]))
 
 
-def compare_shard(sink: str, run: Run, plan: Plan, index: int, again: Again) -> Compared:
+def compare_shard(sink: Sink, index: int, again: Again) -> Reencoded:
     """Reads a shard from its source, encodes it, and compares with what the sink has of it.
 
     Raises:
         SourceChangedError: If the source is not what was encoded any more.
         StorageError: If a store does not answer.
     """
-    uri = layout.data_uri(sink, plan.name(index))
+    uri = Slot(sink, index).data_uri
     whole = read_object(uri)
     stored, footer = whole.table, whole.footer
     kept = pa.schema([stored.schema.field(name) for name in again.selection.keep])
-    found = Compared(shards=1)
+    found = Reencoded(shards=1)
     had, seen = _Stored.of(whole), 0
     # A shard that a reader could not read to its end may take this process down, too.
     deaths = ATTEMPTS if footer.total is None else 0
-    samples = SampleReader(again.selection, kept).samples(plan.shard(index), deaths)
+    samples = SampleReader(again.selection, kept).samples(sink.plan.shard(index), deaths)
     for block in read_rows(samples, index, Staged(), kept, BLOCK_ROWS):
         good = _without_images(block, had.rejected)
         opened = open_rows(good, again.preprocess, again.opener)
         rows = encode_rows(opened, again.encode, stored.schema.field("codes"))
         rows = rows.filter(pc.greater_equal(rows["row"], 0))
         seen += len(rows)
-        _compare(uri, run, had, rows, found)
+        _compare(uri, sink.run, had, rows, found)
     if seen != footer.origin["seen"]:
         message = f"the source has {seen} samples, the sink accounts for {footer.origin['seen']}"
         found.breaches.append(Breach("source_again", uri, message))
@@ -165,7 +165,7 @@ class _Stored:
         )
 
 
-def _compare(uri: str, run: Run, stored: _Stored, rows: pa.Table, found: Compared) -> None:
+def _compare(uri: str, run: Run, stored: _Stored, rows: pa.Table, found: Reencoded) -> None:
     """Adds to `found` what rows that were encoded again say about those that are stored."""
     for row in rows.to_pylist():
         place = stored.places.get(row["row"])

@@ -14,8 +14,8 @@ from vqpipe import storage
 from vqpipe.schema import File
 from vqpipe.sink import layout
 from vqpipe.sink.footer import IMAGE_BYTES
-from vqpipe.sink.plan import Plan, load_plan, pick_names
-from vqpipe.sink.run import Run
+from vqpipe.sink.plan import pick_names
+from vqpipe.sink.run import Run, Sink, open_sink
 from vqpipe.sink.totals import MADE, Totals, made, read_totals
 
 FEW = 2000
@@ -35,9 +35,8 @@ Origin = Literal["_SUCCESS", "footers", "some footers"]
 class Survey:
     """What two listings and three small objects of a sink say."""
 
-    sink: str
-    run: Run
-    plan: Plan
+    sink: Sink
+    """With its plan as it was after what is in `data/` had been listed."""
     success: dict[str, Any] | None
     """What `_SUCCESS` says; None if it is not there, or speaks of another plan."""
     objects: dict[str, File]
@@ -108,21 +107,20 @@ class Rejections:
     is_estimate: bool
 
 
-def look(sink: str, run: Run) -> Survey:
+def look(uri: str, run: Run) -> Survey:
     """Returns what a sink holds.
 
     The order of requests matters to a run that is at work: what was complete before the listing
     has all its objects in it, and what was listed before the plan was read is planned in it.
     """
-    success = find_json(layout.success_uri(sink))
-    listed, staged = layout.list_committed(sink), layout.list_staged(sink)
-    plan = load_plan(sink)
+    success = find_json(layout.success_uri(uri))
+    listed, staged = layout.list_committed(uri), layout.list_staged(uri)
+    sink = open_sink(uri, run)
+    plan = sink.plan
     names, waiting = set(plan.names), {plan.name(index) for index in plan.replaced}
     is_of_this = success is not None and success.get("plan_sha256") == plan.sha256()
     return Survey(
         sink=sink,
-        run=run,
-        plan=plan,
         success=success if is_of_this else None,
         objects={name: file for name, file in listed.items() if name in names},
         foreign=tuple(file.uri for name, file in listed.items() if name not in names),
@@ -168,7 +166,7 @@ def add_up(survey: Survey, most: int | None = FEW) -> Sum:
 def _add_up(survey: Survey, names: Collection[str], most: int | None) -> Sum:
     picked = pick_names(names, len(names) if most is None else most)
     files = [survey.objects[name] for name in picked]
-    return Sum(read_totals(survey.sink, survey.run, survey.plan, files), len(files), len(names))
+    return Sum(read_totals(survey.sink, files), len(files), len(names))
 
 
 def _scale_up(survey: Survey, found: Sum) -> dict[str, Any]:
@@ -189,14 +187,14 @@ def _scale_up(survey: Survey, found: Sum) -> dict[str, Any]:
 
 def _count_outdated(survey: Survey, most: int) -> int:
     """Returns how many objects are of an earlier version of their shard and wait for another."""
-    replaced = {survey.plan.name(index) for index in survey.plan.replaced}
+    replaced = {survey.sink.plan.name(index) for index in survey.sink.plan.replaced}
     found = _add_up(survey, replaced & survey.objects.keys(), most)
     return round((found.read - found.totals.shards) * found.of / max(found.read, 1))
 
 
 def count_rejections(survey: Survey, most: int | None = FEW) -> Rejections:
     """Returns what was rejected, by one listing and at most so many requests; None is all."""
-    base = storage.join_uri(survey.sink, "rejected")
+    base = storage.join_uri(survey.sink.uri, "rejected")
     listed = {layout.stem(base, file.uri) for file in storage.list_files(base)}
     found = _add_up(survey, listed & survey.objects.keys(), most)
     factor = found.of / max(found.read, 1)
@@ -222,8 +220,8 @@ def refine(count: Count, rejections: Rejections) -> Count:
 
 def find_evaluation(survey: Survey, count: Count) -> Evaluated | None:
     """Returns what was measured of a sink's codes; None if nothing was, or of another run."""
-    said = find_json(storage.join_uri(survey.sink, "evaluation.json"))
-    if said is None or said.get("fingerprint") != survey.run.fingerprint:
+    said = find_json(storage.join_uri(survey.sink.uri, "evaluation.json"))
+    if said is None or said.get("fingerprint") != survey.sink.run.fingerprint:
         return None
     return Evaluated(said, _why_outdated(said["run"], survey, count))
 
@@ -236,7 +234,7 @@ def _why_outdated(then: dict[str, Any], survey: Survey, count: Count) -> str | N
     shards, encoded = count.totals["shards"], made(count.totals)
     if then["shards"] != shards:
         when = f"when {then['shards']:,} of {then['shards_planned']:,} shards were done"
-    elif then["plan_sha256"] != survey.plan.sha256():
+    elif then["plan_sha256"] != survey.sink.plan.sha256():
         when = "before shards were added or changed"
     elif then["encoded"] != encoded and not count.is_estimate:
         when = f"when {then['encoded']:,} samples were encoded, not {encoded:,}"
@@ -254,8 +252,8 @@ def expect_samples(survey: Survey, samples: int) -> int | None:
         survey: The sink.
         samples: Those of the shards that have an object.
     """
-    sizes = survey.plan.table["size"].to_numpy()
-    done = sizes[[name in survey.objects for name in survey.plan.names]].sum()
+    sizes = survey.sink.plan.table["size"].to_numpy()
+    done = sizes[[name in survey.objects for name in survey.sink.plan.names]].sum()
     return round(samples * float(sizes.sum() / done)) if done else None
 
 
@@ -265,7 +263,7 @@ def find_pace(survey: Survey, count: Count) -> dict[str, Any] | None:
     Seconds left are None where nothing is left, or nothing is known. None if no command has come
     to an end yet.
     """
-    said = find_json(storage.join_uri(survey.sink, "summary.json"))
+    said = find_json(storage.join_uri(survey.sink.uri, "summary.json"))
     if said is None:
         return None
     rate = float(said.get("images_per_second") or 0.0)

@@ -8,7 +8,6 @@ of data, not an exception, so that one damaged object hides no other.
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -28,10 +27,10 @@ from vqpipe.sink.footer import read_footer
 from vqpipe.sink.losses import find_damage, least_images
 from vqpipe.sink.objects import Object, count_codes, read_object, read_rejections
 from vqpipe.sink.plan import Plan
-from vqpipe.sink.run import Run
+from vqpipe.sink.run import Run, Sink
+from vqpipe.sink.slot import Slot
 from vqpipe.sink.success import describe_success
 from vqpipe.sink.totals import read_totals
-from vqpipe.sink.writer import order_of
 from vqpipe.storage.ahead import map_ahead
 
 _READERS, _IMAGE_READERS = 8, 2
@@ -80,14 +79,16 @@ def checks_of(run: Run) -> dict[str, str]:
 class _Shard:
     """One data object, read to its end."""
 
-    sink: str
-    uri: str
-    name: str
+    slot: Slot
     object: Object
 
     @property
     def table(self) -> pa.Table:
         return self.object.table
+
+    @property
+    def run(self) -> Run:
+        return self.slot.sink.run
 
     @property
     def said(self) -> dict[str, Any]:
@@ -99,40 +100,36 @@ class _Shard:
 class _Checked:
     """A sink while it is checked."""
 
-    sink: str
-    run: Run
-    plan: Plan
+    sink: Sink
     is_complete: bool
     places: dict[str, str | None] = field(default_factory=dict)
     """Where the images of each shard lie, as its object says; None where that cannot be read."""
 
 
-def verify(sink: str, run: Run, plan: Plan, *, is_complete: bool) -> Iterator[Breach]:
+def verify(sink: Sink, *, is_complete: bool) -> Iterator[Breach]:
     """Yields every breach found in a sink.
 
     Args:
-        sink: Where it is.
-        run: Its identity.
-        plan: Its plan, as stored.
+        sink: What to verify, with its plan as stored.
         is_complete: Whether `_SUCCESS` is there; without it, work that is under way is no breach.
 
     Raises:
         StorageError: If the store does not answer.
     """
-    if plan.first().sha256() != run.plan_sha256:
-        yield Breach("plan", layout.plan_uri(sink), "it is another plan, or a damaged one")
-    data, rejected = _list(sink, "data"), _list(sink, "rejected")
-    yield from _check_listing(sink, plan, data, rejected, is_complete=is_complete)
-    planned = [(index, data[name]) for index, name in enumerate(plan.names) if name in data]
-    checked = _Checked(sink, run, plan, is_complete)
-    readers = _READERS if run.identity.get("stage") == "encode" else _IMAGE_READERS
-    with ThreadPoolExecutor(readers) as pool:
-        for breaches in pool.map(lambda pair: list(_check_object(checked, *pair)), planned):
-            yield from breaches
+    uri, plan = sink.uri, sink.plan
+    if plan.first().sha256() != sink.run.plan_sha256:
+        yield Breach("plan", layout.plan_uri(uri), "it is another plan, or a damaged one")
+    data, rejected = _list(uri, "data"), _list(uri, "rejected")
+    yield from _check_listing(uri, plan, data, rejected, is_complete=is_complete)
+    there = ((index, data[name]) for index, name in enumerate(plan.names) if name in data)
+    checked = _Checked(sink, is_complete)
+    readers = _READERS if sink.run.identity.get("stage") == "encode" else _IMAGE_READERS
+    for breaches in map_ahead(lambda each: list(_check_object(checked, *each)), there, readers):
+        yield from breaches
     yield from _check_places(checked)
     if is_complete:
-        yield from _check_rejected(sink, plan, data, rejected)
-        yield from _check_totals(sink, run, plan)
+        yield from _check_rejected(uri, plan, data, rejected)
+        yield from _check_totals(sink)
 
 
 def _list(sink: str, area: str) -> dict[str, File]:
@@ -167,23 +164,23 @@ def _is_used_up(uri: str, committed: File | None) -> bool:
     if committed is None:
         return True
     try:
-        return layout.is_used_up(uri, order_of(read_footer(committed).origin))
+        return layout.is_used_up(uri, read_footer(committed).order)
     except (FileNotFoundError, StorageError):  # the object is a breach of its own
         return False
 
 
 def _check_places(checked: _Checked) -> Iterator[Breach]:
     """Yields tars and folders of images that no object in `data/` speaks of."""
-    kind = checked.run.identity.get("layout")
+    sink, kind = checked.sink, checked.sink.run.identity.get("layout")
     if kind not in LAYOUTS:
         return
-    tars, planned = kind == "webdataset", checked.plan.names
+    tars, planned = kind == "webdataset", sink.plan.names
     shards = dict(zip(planned if tars else map(safe_folder, planned), planned, strict=True))
-    lying, used = list_places(checked.sink, tars=tars), set(checked.places.values())
+    lying, used = list_places(sink.uri, tars=tars), set(checked.places.values())
     for place in sorted(lying - used):
         whose = shard_of(place)
         shard = shards.get(whose[0]) if whose else None
-        uri = storage.join_uri(checked.sink, place)
+        uri = storage.join_uri(sink.uri, place)
         if shard is None:
             yield Breach("foreign", uri, "no planned shard has these images")
         elif checked.is_complete and checked.places.get(shard, "") is not None:
@@ -191,32 +188,32 @@ def _check_places(checked: _Checked) -> Iterator[Breach]:
 
 
 def _check_object(checked: _Checked, index: int, file: File) -> Iterator[Breach]:
-    run, plan = checked.run, checked.plan
-    checked.places[plan.name(index)] = None
+    slot = Slot(checked.sink, index)
+    checked.places[slot.name] = None
     try:
         found = read_object(file.uri)
     except (FileNotFoundError, DamagedError) as error:
         yield Breach("readable", file.uri, str(error))
         return
     origin = found.footer.origin
-    checked.places[plan.name(index)] = origin.get(PLACE, "")
-    if not checked.is_complete and origin["generation"] < plan.generation(index):
+    checked.places[slot.name] = origin.get(PLACE, "")
+    if not checked.is_complete and origin["generation"] < slot.generation:
         return  # it waits to be replaced
-    shard = _Shard(checked.sink, file.uri, plan.name(index), found)
-    problem = _wrong_schema(shard, run)
+    shard = _Shard(slot, found)
+    problem = _wrong_schema(shard)
     if problem:
         yield Breach("schema", file.uri, problem)
         return
-    for check in filter(checks_of(run).__contains__, _SHARD_CHECKS):
-        problem = _SHARD_CHECKS[check](shard, run, plan, index)
+    for check in filter(checks_of(shard.run).__contains__, _SHARD_CHECKS):
+        problem = _SHARD_CHECKS[check](shard)
         if problem:
             yield Breach(check, file.uri, problem)
 
 
-def _wrong_schema(shard: _Shard, run: Run) -> str | None:
-    own = _own_schema(run, shard.table.schema)
+def _wrong_schema(shard: _Shard) -> str | None:
+    own = _own_schema(shard.run, shard.table.schema)
     found = shard.table.schema
-    kept: dict[str, str] = run.facts.get("kept", {})
+    kept: dict[str, str] = shard.run.facts.get("kept", {})
     names = [*own.names, *kept]
     if found.names != names:
         return f"columns are {', '.join(found.names)}; they must be {', '.join(names)}"
@@ -244,15 +241,13 @@ def _own_schema(run: Run, found: pa.Schema) -> pa.Schema:
     return schema.data_schema(none, codes)
 
 
-def _wrong_source(shard: _Shard, run: Run, plan: Plan, index: int) -> str | None:
-    said = shard.said
-    planned = {"source": plan.source(index), "generation": plan.generation(index)}
-    expected = {"fingerprint": run.fingerprint, "shard": shard.name, **planned}
-    wrong = [name for name, value in expected.items() if said.get(name) != value]
+def _wrong_source(shard: _Shard) -> str | None:
+    said, expected = shard.said, shard.slot.origin
+    wrong = [name for name in expected if said.get(name) != expected[name] and name != "revision"]
     return f"its {' and '.join(wrong)} is not that of the run" if wrong else None
 
 
-def _wrong_rows(shard: _Shard, *_: object) -> str | None:
+def _wrong_rows(shard: _Shard) -> str | None:
     parts = (shard.table["row"], shard.object.rejections["row"])
     rows = np.sort(np.concatenate([part.to_numpy(zero_copy_only=False) for part in parts]))
     if np.array_equal(rows, np.arange(shard.said["seen"])):
@@ -261,25 +256,25 @@ def _wrong_rows(shard: _Shard, *_: object) -> str | None:
     return f"of {shard.said['seen']} rows, {len(missing)} are missing, or some are twice"
 
 
-def _wrong_keys(shard: _Shard, *_: object) -> str | None:
+def _wrong_keys(shard: _Shard) -> str | None:
     counts = pc.value_counts(shard.table["key"].combine_chunks())
     twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist()
     return f"{len(twice)} keys are there more than once, first {twice[0]!r}" if twice else None
 
 
-def _wrong_codes(shard: _Shard, run: Run, *_: object) -> str | None:
-    codes, size = _flat_codes(shard), run.facts["codebook_size"]
+def _wrong_codes(shard: _Shard) -> str | None:
+    codes, size = _flat_codes(shard), shard.run.facts["codebook_size"]
     if shard.table["codes"].null_count:
         return f"{shard.table['codes'].null_count} images have none"
     return f"code {codes.max()} is not below {size}" if len(codes) and codes.max() >= size else None
 
 
-def _wrong_images(shard: _Shard, *_: object) -> str | None:
-    return find_fault(shard.sink, shard.table, shard.said)
+def _wrong_images(shard: _Shard) -> str | None:
+    return find_fault(shard.slot.sink.uri, shard.table, shard.said)
 
 
-def _wrong_counts(shard: _Shard, run: Run, *_: object) -> str | None:
-    said, rejections = shard.said, shard.object.rejections
+def _wrong_counts(shard: _Shard) -> str | None:
+    said, rejections, facts = shard.said, shard.object.rejections, shard.run.facts
     counted = {
         "good": len(shard.table),
         "rejected": len(rejections),
@@ -287,14 +282,14 @@ def _wrong_counts(shard: _Shard, run: Run, *_: object) -> str | None:
         "reasons": dict(Counter(rejections["reason"].to_pylist())),
         "rejected_images": least_images(rejections),
         "damage": find_damage(rejections),
-        "kept_nulls": {name: shard.table[name].null_count for name in run.facts.get("kept", {})},
+        "kept_nulls": {name: shard.table[name].null_count for name in facts.get("kept", {})},
     }
     wrong = [name for name, value in counted.items() if said.get(name) != value]
     if wrong:
         return f"the footer is wrong about {', '.join(wrong)}"
-    if "codebook_size" not in run.facts:
+    if "codebook_size" not in facts:
         return None
-    histogram = count_codes(shard.table, run.facts["codebook_size"])
+    histogram = count_codes(shard.table, facts["codebook_size"])
     is_equal = np.array_equal(histogram, shard.object.footer.histogram)
     return None if is_equal else "the footer's histogram is not that of the codes"
 
@@ -304,7 +299,7 @@ def _flat_codes(shard: _Shard) -> npt.NDArray[np.unsignedinteger]:
     return cast(npt.NDArray[np.unsignedinteger], flat.to_numpy(zero_copy_only=False))
 
 
-_SHARD_CHECKS: dict[str, Callable[[_Shard, Run, Plan, int], str | None]] = {
+_SHARD_CHECKS: dict[str, Callable[[_Shard], str | None]] = {
     "source": _wrong_source,
     "rows": _wrong_rows,
     "keys": _wrong_keys,
@@ -335,10 +330,10 @@ def _check_rejected(
     yield from filter(None, map_ahead(check, there, _READERS))
 
 
-def _check_totals(sink: str, run: Run, plan: Plan) -> Iterator[Breach]:
-    uri = layout.success_uri(sink)
+def _check_totals(sink: Sink) -> Iterator[Breach]:
+    uri = layout.success_uri(sink.uri)
     try:
-        expected = describe_success(plan, read_totals(sink, run, plan))
+        expected = describe_success(sink.plan, read_totals(sink))
         said = dict(json.loads(storage.read(uri)))
     except (VqpipeError, TypeError, ValueError) as error:
         yield Breach("totals", uri, f"it cannot be held against the objects: {error}")

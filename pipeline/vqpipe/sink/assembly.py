@@ -24,7 +24,6 @@ import pyarrow.parquet as pq
 
 from vqpipe import schema, storage
 from vqpipe.errors import AccountingError
-from vqpipe.sink import layout
 from vqpipe.sink.beside import PLACE, Beside
 from vqpipe.sink.footer import EXAMPLES, ORIGIN, REJECTIONS_BYTES, Footer
 from vqpipe.sink.losses import find_damage, least_images
@@ -36,7 +35,8 @@ from vqpipe.sink.objects import (
     pack_rejections,
     read_good_rows,
 )
-from vqpipe.sink.writer import Writer, between, is_current, order_of, origin_of
+from vqpipe.sink.product import Product
+from vqpipe.sink.slot import Slot
 from vqpipe.storage.content import Content, FileContent
 
 _EXAMPLES, _EXAMPLE_LETTERS = 5, 500
@@ -70,16 +70,15 @@ class Base:
         return ~is_there
 
 
-def read_base(writer: Writer, index: int) -> Base | None:
-    """Returns what is committed of a shard, if it is what this writer is to revise."""
+def read_base(slot: Slot) -> Base | None:
+    """Returns what is committed of a shard, if it is what is to be revised."""
     try:
-        found = storage.stat(layout.data_uri(writer.sink, writer.plan.name(index)))
-        base = Base(*read_good_rows(found))
+        base = Base(*read_good_rows(storage.stat(slot.data_uri)))
     except FileNotFoundError:
         return None
-    generation, revision = writer.order(index)
-    is_next = order_of(base.footer.origin) == (generation, revision - 1)
-    return base if is_next and is_current(base.footer, writer.run, writer.plan, index) else None
+    generation, revision = slot.order
+    is_next = base.footer.order == (generation, revision - 1)
+    return base if is_next and slot.is_current(base.footer) else None
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ class Assembled:
 
 @contextlib.contextmanager
 def assemble(
-    writer: Writer, index: int, rows: Iterable[pa.Table], total: int, base: Base | None
+    slot: Slot, product: Product, rows: Iterable[pa.Table], total: int, base: Base | None
 ) -> Iterator[Assembled | None]:
     """Yields a shard's object, after checking that every row is there once.
 
@@ -104,8 +103,8 @@ def assemble(
     by now, or the samples that it rejected were rejected again in the same words.
 
     Args:
-        writer: The run.
-        index: The shard's place in the plan.
+        slot: The shard's place.
+        product: What its rows become.
         rows: All rows that `base` lacks, in order, each once, some at a time (`Product.rows`).
         total: How many rows the shard has.
         base: What is there already.
@@ -115,35 +114,34 @@ def assemble(
         DamagedError: If the object that is to be revised is damaged.
     """
     with (
-        _open_base(writer, index, base) as before,
+        _open_base(slot, product, base) as before,
         tempfile.SpooledTemporaryFile(SPOOL_BYTES) as spooled,
     ):
         if before is None:
             yield None
             return
         ledger = _Ledger(interleave(before, iter(rows)), total)
-        yield _write(writer, index, ledger, base, cast(BinaryIO, spooled))
+        yield _write(slot, product, ledger, base, cast(BinaryIO, spooled))
 
 
 @contextlib.contextmanager
 def _open_base(
-    writer: Writer, index: int, base: Base | None
+    slot: Slot, product: Product, base: Base | None
 ) -> Iterator[Iterator[pa.Table] | None]:
     """Yields the rows of the object that is revised; None if it is another one by now."""
     if base is None:
         yield iter(())
         return
     with contextlib.ExitStack() as stack:
-        uri = layout.data_uri(writer.sink, writer.plan.name(index))
         try:
-            file, footer = stack.enter_context(open_current(uri))
+            file, footer = stack.enter_context(open_current(slot.data_uri))
         except FileNotFoundError:
             yield None
             return
         parquet = pq.ParquetFile(file, page_checksum_verification=True)
         groups = (parquet.read_row_group(group) for group in range(parquet.num_row_groups))
         is_same = footer.origin == base.footer.origin
-        yield (_rows_of(group, index, writer) for group in groups) if is_same else None
+        yield (_rows_of(group, slot.index, product) for group in groups) if is_same else None
 
 
 def interleave(first: Iterator[pa.Table], second: Iterator[pa.Table]) -> Iterator[pa.Table]:
@@ -241,34 +239,29 @@ def _with_others(bad: pa.Table) -> pa.Table:
 
 
 def _write(
-    writer: Writer, index: int, ledger: _Ledger, base: Base | None, file: BinaryIO
+    slot: Slot, product: Product, ledger: _Ledger, base: Base | None, file: BinaryIO
 ) -> Assembled | None:
     """Writes the object into a file; returns None if it says what the one before says."""
-    name, before = writer.plan.name(index), base.footer.origin if base else {}
-    with ObjectWriter(file, writer.product.data) as target:
+    name, before = slot.name, base.footer.origin if base else {}
+    with ObjectWriter(file, product.data) as target:
 
         def write(columns: pa.Table) -> None:
-            target.write(_data_table(columns, writer))
+            target.write(_data_table(columns, product))
 
-        finished = writer.product.finish(ledger.good(name), name, before, write)
+        finished = product.finish(ledger.good(name), name, before, write)
         rejected = ledger.rejected()
         packed = pack_rejections(rejected)
         if before.get("rejections") == digest(packed):
             return None
         origin = {
-            **_describe(writer, index, ledger, rejected, before),
+            **_describe(slot, product, ledger, rejected, before),
             **finished.facts,
-            **_place(writer, index, finished.beside),
+            **({PLACE: finished.beside.place(slot.generation)} if finished.beside else {}),
             "rejections": digest(packed),
             REJECTIONS_BYTES: len(packed),
         }
         target.finish({ORIGIN: json.dumps(origin), **finished.footer}, packed)
     return Assembled(_content(file), origin, rejected, finished.beside)
-
-
-def _place(writer: Writer, index: int, beside: Beside | None) -> dict[str, str]:
-    """Returns what the footer says of where the images lie."""
-    return {PLACE: beside.place(writer.plan.generation(index))} if beside else {}
 
 
 def _content(file: BinaryIO) -> Content:
@@ -279,27 +272,38 @@ def _content(file: BinaryIO) -> Content:
     return file.read()
 
 
-def _data_table(good: pa.Table, writer: Writer) -> pa.Table:
+def _data_table(good: pa.Table, product: Product) -> pa.Table:
     """Returns good rows as they stand in `data/`."""
-    target = writer.product.data
-    names = [between(name, writer) for name in target.names]
-    return good.select(names).rename_columns(target.names).cast(target)
+    target = product.data
+    return good.select(_between(target.names, product)).rename_columns(target.names).cast(target)
 
 
-def _rows_of(data: pa.Table, index: int, writer: Writer) -> pa.Table:
+def _rows_of(data: pa.Table, index: int, product: Product) -> pa.Table:
     """Returns rows of `data/` as they were when they came."""
-    target = writer.product.rows
-    columns = {between(name, writer): data[name] for name in data.column_names}
+    target = product.rows
+    columns = dict(zip(_between(data.column_names, product), data.columns, strict=True))
     columns["shard"] = pa.array([index] * len(data), pa.int32())
     absent = {name: pa.nulls(len(data), target.field(name).type) for name in target.names}
     return pa.table({name: columns.get(name, absent[name]) for name in target.names}).cast(target)
 
 
+def _between(names: Iterable[str], product: Product) -> list[str]:
+    """Returns what columns of `data/` are called between stages."""
+    kept = set(_kept(product))
+    return [schema.KEPT + name if name in kept else name for name in names]
+
+
+def _kept(product: Product) -> list[str]:
+    """Returns the columns that are copied from the source, as `data/` calls them."""
+    names = (name for name in product.rows.names if name.startswith(schema.KEPT))
+    return [name.removeprefix(schema.KEPT) for name in names]
+
+
 def _describe(
-    writer: Writer, index: int, ledger: _Ledger, rejected: pa.Table, before: Mapping[str, Any]
+    slot: Slot, product: Product, ledger: _Ledger, rejected: pa.Table, before: Mapping[str, Any]
 ) -> dict[str, object]:
     return {
-        **origin_of(writer, index),
+        **slot.origin,
         "seen": ledger.total,
         "good": ledger.total - len(rejected),
         "rejected": len(rejected),
@@ -307,9 +311,9 @@ def _describe(
         "rejected_images": least_images(rejected),
         "damage": find_damage(rejected),
         "passed_over": before.get("passed_over", 0) + ledger.passed_over,
-        "kept_nulls": {each: ledger.nulls[schema.KEPT + each] for each in writer.kept.names},
+        "kept_nulls": {each: ledger.nulls[schema.KEPT + each] for each in _kept(product)},
         EXAMPLES: _examples(rejected),
-        **_describe_retries(writer, index, before),
+        **_describe_retries(slot, before),
     }
 
 
@@ -332,10 +336,10 @@ def _sum(numbers: pa.ChunkedArray) -> int:
     return pc.sum(numbers).as_py() or 0
 
 
-def _describe_retries(writer: Writer, index: int, before: Mapping[str, Any]) -> dict[str, object]:
+def _describe_retries(slot: Slot, before: Mapping[str, Any]) -> dict[str, object]:
     """Returns under what rows were opened that had been rejected; of limits, the highest."""
-    revision, earlier = writer.revision(index), before.get("retried")
-    if not (revision and earlier):
-        return {"retried": revision.facts} if revision else {}
-    most = max(revision.facts["max_pixels"], earlier["max_pixels"])
-    return {"retried": revision.facts | {"max_pixels": most}}
+    attempt, earlier = slot.attempt, before.get("retried")
+    if not (attempt and earlier):
+        return {"retried": attempt.facts} if attempt else {}
+    most = max(attempt.facts["max_pixels"], earlier["max_pixels"])
+    return {"retried": attempt.facts | {"max_pixels": most}}

@@ -17,12 +17,12 @@ import hashlib
 import re
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from vqpipe import storage
 from vqpipe.schema import File
 from vqpipe.sink.filenames import safe_folder
+from vqpipe.storage.ahead import do_all
 
 FOLDER = "images"
 """Folder of the sink."""
@@ -75,9 +75,8 @@ class Beside:
         """Makes every file visible, each in one step; what lies there is the same, or rotten."""
         base = storage.join_uri(sink, self.place(generation))
         uris = [f"{base}/{name}" if name else base for name in self.files]
-        with ThreadPoolExecutor(_WRITERS) as pool:
-            for _ in pool.map(storage.replace, uris, self.files.values()):
-                pass
+        files = zip(uris, self.files.values(), strict=True)
+        do_all(lambda file: storage.replace(*file), files, _WRITERS)
 
 
 def sha256(data: bytes) -> str:
@@ -98,9 +97,8 @@ def list_files(sink: str, place: str) -> dict[str, File]:
 
 def remove(sink: str, place: str) -> None:
     """Removes a place with all that is in it."""
-    with ThreadPoolExecutor(_WRITERS) as pool:
-        for _ in pool.map(storage.delete, (each.uri for each in list_files(sink, place).values())):
-            pass
+    uris = (each.uri for each in list_files(sink, place).values())
+    do_all(storage.delete, uris, _WRITERS)
 
 
 def list_places(sink: str, *, tars: bool) -> set[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from vqpipe import storage
-from vqpipe.sink.run import Run
+from vqpipe.sink.run import Run, Sink
 from vqpipe.sink.totals import Totals
 
 _BEGIN, _END = "<!-- vqpipe writes this part anew -->", "<!-- from here on it is yours -->"
@@ -57,23 +57,21 @@ _CODES = """`codes` holds entries of the codebook, from left to right and from t
 """
 
 
-def write_card(sink: str, run: Run, totals: Totals, planned: int) -> None:
+def write_card(sink: Sink, totals: Totals) -> None:
     """Writes `README.md`, or our part of it; one without our marks is somebody's own and is left.
 
     Args:
         sink: Where the run is.
-        run: Its identity.
         totals: What was added up.
-        planned: Shards of its plan.
     """
-    uri = storage.join_uri(sink, "README.md")
+    uri = storage.join_uri(sink.uri, "README.md")
     try:
         before = storage.read(uri)
     except FileNotFoundError:
         before = _empty()
     head, begin, rest = before.partition(_BEGIN.encode())
     _, end, tail = rest.partition(_END.encode())
-    ours = f"\n{_describe(run, totals, planned)}\n".encode()
+    ours = f"\n{_describe(sink, totals)}\n".encode()
     card = head + begin + ours + end + tail
     if begin and end and card != before:
         storage.replace(uri, card)
@@ -84,9 +82,10 @@ def _empty() -> bytes:
     return f"---\n{front}---\n\n{_BEGIN}\n{_END}\n\n{_LICENCE}".encode()
 
 
-def _describe(run: Run, totals: Totals, planned: int) -> str:
-    stage = run.identity["stage"]
-    facts = _facts(run, totals) | {"shards": f"{totals.shards:,} of {planned:,}"}
+def _describe(sink: Sink, totals: Totals) -> str:
+    stage = sink.run.identity["stage"]
+    shards = f"{totals.shards:,} of {len(sink.plan):,}"
+    facts = _facts(sink.run, totals) | {"shards": shards}
     lines = [f"| {name} | {_cell(said)} |" for name, said in facts.items() if said is not None]
     table = "\n".join(["| | |", "|---|---|", *lines])
     return f"# {_WHAT[stage]}\n\n{table}\n\n{_CODES if stage == 'encode' else ''}{_READ}"

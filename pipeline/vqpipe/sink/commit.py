@@ -16,7 +16,9 @@ import pyarrow.compute as pc
 from vqpipe import storage
 from vqpipe.sink.assembly import Base, read_base
 from vqpipe.sink.losses import least_images
+from vqpipe.sink.product import Product
 from vqpipe.sink.publication import is_there, publish_shard
+from vqpipe.sink.slot import Slot
 from vqpipe.sink.staging import RangeDamagedError, RangeGoneError, list_ranges, read_ranges, stage
 from vqpipe.sink.writer import Writer
 
@@ -57,34 +59,34 @@ def commit_rows(table: pa.Table, writer: Writer) -> pa.Table:
                 "rejected": len(reasons),
                 "reasons": reasons,
                 "rejected_images": least_images(rows),
-                "committed": _commit_shard(writer, index, rows, dropped),
+                "committed": _commit_shard(writer.slot(index), writer.product, rows, dropped),
                 "dropped": dropped,
             }
         )
     return pa.Table.from_pylist(receipts, schema=RECEIPT)
 
 
-def _commit_shard(writer: Writer, index: int, rows: pa.Table, dropped: list[str]) -> int | None:
+def _commit_shard(slot: Slot, product: Product, rows: pa.Table, dropped: list[str]) -> int | None:
     """Publishes a whole shard, or stages its rows and merges if they were the last missing ones.
 
     Args:
-        writer: The run they belong to.
-        index: The shard's place in the plan.
+        slot: The shard's place.
+        product: What its rows become.
         rows: What there is of it.
         dropped: Is told what was wrong with staged rows that are to be read anew.
 
     Returns:
         Rows of the shard, if it is committed now.
     """
-    base = read_base(writer, index) if writer.revision(index) else None
+    base = read_base(slot) if slot.attempt else None
     total = pc.max(rows["total"]).as_py()
     if base and (total is None or total < base.least):
         total = base.total  # what was read before went further: this reading ended too early
     new = _each_once(rows, base)
     if total is not None and len(new) + (len(base.rows) if base else 0) == total:
-        publish_shard(writer, index, [new], total, base)
+        publish_shard(slot, product, [new], total, base)
         return int(total)
-    return _merge(writer, index, base, dropped) if stage(writer, index, new, base) else None
+    return _merge(slot, product, base, dropped) if stage(slot, new, base) else None
 
 
 def _each_once(rows: pa.Table, base: Base | None) -> pa.Table:
@@ -96,16 +98,16 @@ def _each_once(rows: pa.Table, base: Base | None) -> pa.Table:
     return rows if is_new.all() else rows.filter(pa.array(is_new))  # a copy of every image
 
 
-def _merge(writer: Writer, index: int, base: Base | None, dropped: list[str]) -> int | None:
+def _merge(slot: Slot, product: Product, base: Base | None, dropped: list[str]) -> int | None:
     """Commits a shard whose staging is complete; returns its rows if it is committed now."""
-    ranges = list_ranges(writer, index, base)
+    ranges = list_ranges(slot, base)
     total = ranges.staged.total
     if total is None or not ranges.staged.complete:
         return None
     try:
-        publish_shard(writer, index, read_ranges(writer, index, ranges, base), total, base)
+        publish_shard(slot, product, read_ranges(slot, ranges, base), total, base)
     except RangeGoneError:  # another writer has committed the shard and is clearing up
-        return total if is_there(writer, index) else None
+        return total if is_there(slot) else None
     except RangeDamagedError as error:
         dropped.append(error.message)
         return None

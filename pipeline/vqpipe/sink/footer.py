@@ -20,6 +20,7 @@ from vqpipe import storage
 from vqpipe.errors import DamagedError, SourceChangedError, StorageError
 from vqpipe.schema import File
 from vqpipe.sink import seal
+from vqpipe.sink.layout import Order
 
 ORIGIN = "vqpipe"
 """Key of a JSON object: run, shard and source; of a committed shard also grid and counts."""
@@ -46,6 +47,11 @@ class Footer:
     origin: dict[str, Any]
     histogram: Histogram
     """Empty but for data objects."""
+
+    @property
+    def order(self) -> Order:
+        """Place of a committed shard's object among all of its shard: a higher one replaces it."""
+        return self.origin["generation"], self.origin["revision"]
 
     @property
     def total(self) -> int | None:

@@ -29,89 +29,90 @@ from vqpipe.sink.footer import read_footer
 from vqpipe.sink.layout import Order
 from vqpipe.sink.objects import pack_rejected, read_rejections
 from vqpipe.sink.plan import Plan, load_plan
-from vqpipe.sink.writer import Writer, order_of
+from vqpipe.sink.product import Product
+from vqpipe.sink.slot import Slot
 from vqpipe.storage.content import Content
 
 _ATTEMPTS = 10
 
 
 def publish_shard(
-    writer: Writer, index: int, rows: Iterable[pa.Table], total: int, base: Base | None
+    slot: Slot, product: Product, rows: Iterable[pa.Table], total: int, base: Base | None
 ) -> None:
     """Publishes `rejected/` and then `data/`, after checking that every row is there once.
 
     Args:
-        writer: The run.
-        index: The shard's place in the plan.
+        slot: The shard's place.
+        product: What its rows become.
         rows: All rows that `base` lacks, in order, each once, some at a time (`Product.rows`).
         total: How many rows the shard has.
         base: What is there already, if the shard's object is revised.
     """
-    with assemble(writer, index, rows, total, base) as made:
-        if made is None or (writer.replaces(index) and not _may_replace(writer, index, base)):
+    with assemble(slot, product, rows, total, base) as made:
+        if made is None or (slot.replaces and not _may_replace(slot, base)):
             return
-        with _beside(writer, index, made.beside):
-            if len(made.rejected) and not writer.replaces(index) and is_there(writer, index):
+        with _beside(slot, made.beside):
+            if len(made.rejected) and not slot.replaces and is_there(slot):
                 return  # another writer was first, and what it rejected may be another's
             document = pack_rejected(made.rejected, made.origin) if len(made.rejected) else None
-            _publish_both(writer, index, made.data, document)
+            _publish_both(slot, made.data, document)
 
 
-def _publish_both(writer: Writer, index: int, data: Content, rejected: bytes | None) -> None:
+def _publish_both(slot: Slot, data: Content, rejected: bytes | None) -> None:
     """Publishes `rejected/`, if there is to be one, and then `data/`.
 
     Where an object takes the place of another it is the other way round: what lies in `rejected/`
     changes only for whoever has come to be in `data/`, and no row is in neither of them meanwhile.
     """
-    name, replaces = writer.plan.name(index), writer.replaces(index)
-    if rejected is not None and not replaces:
-        storage.publish(layout.rejected_uri(writer.sink, name), rejected)
-    is_first = _publish(writer, index, layout.data_uri(writer.sink, name), data)
-    if replaces or (rejected is not None and not is_first):
-        settle_rejected(writer.sink, name)
+    if rejected is not None and not slot.replaces:
+        storage.publish(slot.rejected_uri, rejected)
+    is_first = _publish(slot, data)
+    if slot.replaces or (rejected is not None and not is_first):
+        settle_rejected(slot.sink.uri, slot.name)
 
 
 @contextmanager
-def _beside(writer: Writer, index: int, ours: Beside | None) -> Iterator[None]:
+def _beside(slot: Slot, ours: Beside | None) -> Iterator[None]:
     """Publishes what lies beside a shard's object before that, and tidies up after."""
     if ours is None:
         yield
         return
-    before = _place_said(writer, index)
-    place = ours.place(writer.plan.generation(index))
-    if before is None or writer.replaces(index):
-        ours.publish(writer.sink, writer.plan.generation(index))
+    before = _place_said(slot)
+    place = ours.place(slot.generation)
+    if before is None or slot.replaces:
+        ours.publish(slot.sink.uri, slot.generation)
     yield
-    now = _place_said(writer, index)
+    now = _place_said(slot)
     for left in (before, place):  # of an earlier version, or ours, where that came second
         if left is not None and now not in {left, None}:
-            remove(writer.sink, left)
+            remove(slot.sink.uri, left)
 
 
-def _place_said(writer: Writer, index: int) -> str | None:
+def _place_said(slot: Slot) -> str | None:
     """Returns where the images lie that a shard's object speaks of; None if there is no object."""
     try:
-        file = storage.stat(layout.data_uri(writer.sink, writer.plan.name(index)))
+        file = storage.stat(slot.data_uri)
     except FileNotFoundError:
         return None
     return cast(str, read_footer(file).origin[PLACE])
 
 
-def _publish(writer: Writer, index: int, uri: str, data: Content) -> bool:
-    """Publishes an object of a shard; returns False if one was there that has to stay.
+def _publish(slot: Slot, data: Content) -> bool:
+    """Publishes a shard's object; returns False if one was there that has to stay.
 
     Where it is to take the place of another, `_SUCCESS` may speak of that, and is withdrawn, and
     once more if a command has come to its end between the two.
     """
-    if not writer.replaces(index):
+    uri, success = slot.data_uri, layout.success_uri(slot.sink.uri)
+    if not slot.replaces:
         return storage.publish(uri, data)
     for _ in range(_ATTEMPTS):
         found = _look(uri)
-        if found and found[1] >= writer.order(index):
+        if found and found[1] >= slot.order:
             return False
-        storage.delete(layout.success_uri(writer.sink))
+        storage.delete(success)
         if storage.replace_if(found[0], data) if found else storage.publish(uri, data):
-            storage.delete(layout.success_uri(writer.sink))
+            storage.delete(success)
             return True
     raise IncompleteError(f"other commands keep replacing {uri}: run the same command again")
 
@@ -120,7 +121,7 @@ def _look(uri: str) -> tuple[File, Order] | None:
     """Returns which object is there, and its place among those of its shard."""
     try:
         file = storage.stat(uri)
-        return file, order_of(read_footer(file).origin)
+        return file, read_footer(file).order
     except FileNotFoundError:
         return None
 
@@ -139,16 +140,16 @@ def settle_rejected(sink: str, name: str) -> None:
         storage.replace(uri, pack_rejected(rejected, footer.origin))
 
 
-def is_there(writer: Writer, index: int) -> bool:
+def is_there(slot: Slot) -> bool:
     """Tells whether a shard has an object in `data/`."""
     try:
-        storage.stat(layout.data_uri(writer.sink, writer.plan.name(index)))
+        storage.stat(slot.data_uri)
     except FileNotFoundError:
         return False
     return True
 
 
-def _may_replace(writer: Writer, index: int, base: Base | None) -> bool:
+def _may_replace(slot: Slot, base: Base | None) -> bool:
     """Tells whether what is there now, looked at once more, is what is to be replaced.
 
     Between reading a shard and publishing it lie hours, in which another command may have published
@@ -157,18 +158,18 @@ def _may_replace(writer: Writer, index: int, base: Base | None) -> bool:
     Raises:
         IncompleteError: If the shard has been planned anew since this command began.
     """
-    _check_planned(writer, index)
-    found = _look(layout.data_uri(writer.sink, writer.plan.name(index)))
-    return base is None if found is None else found[1] < writer.order(index)
+    _check_planned(slot)
+    found = _look(slot.data_uri)
+    return base is None if found is None else found[1] < slot.order
 
 
-def _check_planned(writer: Writer, index: int) -> None:
+def _check_planned(slot: Slot) -> None:
     """Checks that a shard is still planned as it was when this command began."""
-    name, plan = writer.plan.name(index), _read_plan(writer.sink)
-    if plan.generation(plan.names.index(name)) != writer.plan.generation(index):
+    plan = _read_plan(slot.sink.uri)
+    if plan.generation(plan.names.index(slot.name)) != slot.generation:
         raise IncompleteError(
-            f"another command has planned shard {name} anew, since its files had changed: run the "
-            "same command again"
+            f"another command has planned shard {slot.name} anew, since its files had changed: run "
+            "the same command again"
         )
 
 

@@ -7,7 +7,7 @@ changes; every later command on the sink must ask for the same thing.
 import functools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vqpipe import storage
@@ -59,6 +59,26 @@ class Run:
         return cls(identity, document, plan)
 
 
+@dataclass(frozen=True)
+class Sink:
+    """A sink that was opened: where it is, whose it is, and what was planned by then."""
+
+    uri: str
+    run: Run
+    plan: Plan
+    """As it was when the sink was opened: another command may add to it (`load_plan`)."""
+
+
+def open_sink(uri: str, run: Run) -> Sink:
+    """Returns a sink of which the run has been read already, with its plan as it is now.
+
+    Raises:
+        MismatchError: If the plan is none of ours.
+        StorageError: If all plans of the run are gone.
+    """
+    return Sink(uri, run, load_plan(uri))
+
+
 def load_run(sink: str) -> Run:
     """Returns the run of a sink.
 
@@ -85,7 +105,7 @@ def is_complete(sink: str) -> bool:
     return bool(said.get("plan_sha256") == load_plan(sink).sha256())
 
 
-def start_run(sink: str, run: Run, listed: Plan, growth: Growth) -> tuple[Run, Plan]:
+def start_run(sink: str, run: Run, listed: Plan, growth: Growth) -> Sink:
     """Freezes plan and identity in the sink, or checks that it holds the same ones.
 
     Args:
@@ -95,7 +115,8 @@ def start_run(sink: str, run: Run, listed: Plan, growth: Growth) -> tuple[Run, P
         growth: What the plan may take in of what is new or changed there.
 
     Returns:
-        Run and plan as the sink has them; two commands that start at once agree on one of them.
+        The sink with run and plan as it has them; two commands that start at once agree on one of
+        them.
 
     Raises:
         MismatchError: If the sink belongs to another run; names the fields that differ.
@@ -110,26 +131,26 @@ def start_run(sink: str, run: Run, listed: Plan, growth: Growth) -> tuple[Run, P
         storage.publish(layout.run_uri(sink), run.to_json())
         found = load_run(sink)
     _check_identity(sink, found.identity, run.identity)
-    return found, _grow_plan(sink, found, listed, growth)
+    return _grow_plan(sink, found, listed, growth)
 
 
-def _grow_plan(sink: str, run: Run, listed: Plan, growth: Growth) -> Plan:
-    """Returns the plan of a sink once what is new or changed is in it.
+def _grow_plan(uri: str, run: Run, listed: Plan, growth: Growth) -> Sink:
+    """Returns a sink once what is new or changed is in its plan.
 
     What another command adds at the same time is looked at again, and never lost.
     """
     for _ in range(_ATTEMPTS):
-        file, frozen = _create_plan(sink), load_plan(sink)
-        check_frozen(sink, run, frozen)
-        grown = frozen.grow(listed, growth, sink)
-        if grown is frozen:
-            return frozen
-        storage.delete(layout.success_uri(sink))  # it speaks of the plan before
+        file, sink = _create_plan(uri), open_sink(uri, run)
+        check_frozen(sink)
+        grown = sink.plan.grow(listed, growth, uri)
+        if grown is sink.plan:
+            return sink
+        storage.delete(layout.success_uri(uri))  # it speaks of the plan before
         if storage.replace_if(file, grown.to_bytes()):
-            storage.delete(layout.success_uri(sink))  # of a command that ended meanwhile
-            return grown
+            storage.delete(layout.success_uri(uri))  # of a command that ended meanwhile
+            return replace(sink, plan=grown)
     raise IncompleteError(
-        f"other commands keep adding to {layout.plan_uri(sink)}: run the same command again"
+        f"other commands keep adding to {layout.plan_uri(uri)}: run the same command again"
     )
 
 
@@ -157,22 +178,22 @@ def _check_identity(sink: str, found: Mapping[str, Any], asked: Mapping[str, Any
         )
 
 
-def check_frozen(sink: str, run: Run, plan: Plan) -> None:
+def check_frozen(sink: Sink) -> None:
     """Checks that the sink's plan is the one its identity speaks of, or has grown from it.
 
     Raises:
         StorageError: If it is not.
     """
-    if plan.first().sha256() != run.plan_sha256:
+    if sink.plan.first().sha256() != sink.run.plan_sha256:
         raise StorageError(
-            f"{layout.plan_uri(sink)} is not the plan that {layout.run_uri(sink)} names: somebody "
-            "has put one of the two there. Bring back the right one, or use another sink"
+            f"{layout.plan_uri(sink.uri)} is not the plan that {layout.run_uri(sink.uri)} names: "
+            "somebody has put one of the two there. Bring back the right one, or use another sink"
         )
 
 
-def check_creates_once(sink: str, run: Run) -> bool:
+def check_creates_once(sink: Sink) -> bool:
     """Tells whether the store honours create-if-absent, by creating `run.json` again.
 
     Either way the object holds the same bytes afterwards.
     """
-    return storage.creates_once(layout.run_uri(sink), run.to_json())
+    return storage.creates_once(layout.run_uri(sink.uri), sink.run.to_json())

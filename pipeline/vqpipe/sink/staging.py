@@ -32,7 +32,7 @@ from vqpipe.sink.assembly import Base
 from vqpipe.sink.footer import ORIGIN
 from vqpipe.sink.objects import pack_object, parse_object
 from vqpipe.sink.ranges import RowRange, Staged, ranges_of
-from vqpipe.sink.writer import Writer, origin_of
+from vqpipe.sink.slot import Slot
 from vqpipe.storage.ahead import map_ahead
 
 _AT_LAST: RowRange = (0, 0)
@@ -49,12 +49,11 @@ class RangeDamagedError(DamagedError):
     """A range was not as it was written; it is not there any more."""
 
 
-def stage(writer: Writer, index: int, rows: pa.Table, base: Base | None) -> bool:
+def stage(slot: Slot, rows: pa.Table, base: Base | None) -> bool:
     """Makes rows of a shard durable.
 
     Args:
-        writer: The run.
-        index: The shard's place in the plan.
+        slot: The shard's place.
         rows: In order, each once, none that `base` has.
         base: What there is already of a shard that is revised.
 
@@ -63,10 +62,10 @@ def stage(writer: Writer, index: int, rows: pa.Table, base: Base | None) -> bool
     """
     is_last = _has_last(rows, base)
     if is_last:
-        _put(writer, index, rows.slice(0, 0), _AT_LAST)
+        _put(slot, rows.slice(0, 0), _AT_LAST)
     for block in _runs(rows, base):
-        _put(writer, index, block, (block["row"][0].as_py(), block["row"][-1].as_py() + 1))
-    return is_last or not len(rows) or _is_last_coming(writer, index)
+        _put(slot, block, (block["row"][0].as_py(), block["row"][-1].as_py() + 1))
+    return is_last or not len(rows) or _is_last_coming(slot)
 
 
 def _has_last(rows: pa.Table, base: Base | None) -> bool:
@@ -92,24 +91,16 @@ def _runs(rows: pa.Table, base: Base | None) -> Iterator[pa.Table]:
         yield rows.slice(start, end - start)
 
 
-def _put(writer: Writer, index: int, block: pa.Table, rows: RowRange) -> None:
+def _put(slot: Slot, block: pa.Table, rows: RowRange) -> None:
     total = block["total"][-1].as_py() if len(block) else None
-    footer = {ORIGIN: json.dumps(origin_of(writer, index))}
+    footer = {ORIGIN: json.dumps(slot.origin)}
     is_cut = total is not None and block["reason"][-1].as_py() == Reason.SHARD_DAMAGED
-    uri = _uri(writer, index, rows, total, is_cut=is_cut)
-    storage.publish(uri, pack_object(block, footer))
+    storage.publish(slot.range_uri(rows, total, is_cut=is_cut), pack_object(block, footer))
 
 
-def _uri(
-    writer: Writer, index: int, rows: RowRange, total: int | None = None, *, is_cut: bool = False
-) -> str:
-    name, edition = writer.plan.name(index), writer.edition(index)
-    return layout.range_uri(writer.sink, name, rows, total, edition, is_cut=is_cut)
-
-
-def _is_last_coming(writer: Writer, index: int) -> bool:
+def _is_last_coming(slot: Slot) -> bool:
     try:
-        storage.stat(_uri(writer, index, _AT_LAST))
+        storage.stat(slot.range_uri(_AT_LAST))
     except FileNotFoundError:
         return False
     return True
@@ -124,15 +115,15 @@ class Ranges:
     """What they hold, and what is there already."""
 
 
-def list_ranges(writer: Writer, index: int, base: Base | None) -> Ranges:
-    """Returns what is staged of a shard for this writer to merge, freshly listed."""
-    edition, least = writer.edition(index), base.least if base else 0
-    folder = layout.staging_uri(writer.sink, writer.plan.name(index))
-    found = {file.uri: file for file in storage.list_files(folder, recursive=False)}
+def list_ranges(slot: Slot, base: Base | None) -> Ranges:
+    """Returns what is staged of a shard for its object to be made of, freshly listed."""
+    edition, least = slot.edition, base.least if base else 0
+    files = storage.list_files(slot.staging_uri, recursive=False)
+    found = {file.uri: file for file in files}
     uris = layout.pick_ranges(found, edition, least)
     staged = layout.parse_ranges(uris, edition, least)
-    files = [found[uri] for uri in uris]
-    return Ranges(files, staged.with_rows(base.rows, base.total) if base else staged)
+    picked = [found[uri] for uri in uris]
+    return Ranges(picked, staged.with_rows(base.rows, base.total) if base else staged)
 
 
 @dataclass(frozen=True)
@@ -145,9 +136,7 @@ class _Piece:
     """Exclusive."""
 
 
-def read_ranges(
-    writer: Writer, index: int, ranges: Ranges, base: Base | None
-) -> Iterator[pa.Table]:
+def read_ranges(slot: Slot, ranges: Ranges, base: Base | None) -> Iterator[pa.Table]:
     """Yields the staged rows of a complete shard that `base` lacks, in order, each once.
 
     Ranges are read side by side, but never so many that they take much memory.
@@ -159,16 +148,15 @@ def read_ranges(
         StorageError: If one is of another run or version of the shard.
     """
     assert ranges.staged.total is not None, "a complete shard has a total"
-    edition = writer.edition(index)
     named = [
         (*rows, file.uri)
         for file in ranges.files
-        for rows in layout.parse_ranges([file.uri], edition).ranges  # one, or none that is empty
+        for rows in layout.parse_ranges([file.uri], slot.edition).ranges  # one, or none if empty
     ]
     pieces = _choose(named, _missing(ranges.staged.total, base))
     largest = max((file.size for file in ranges.files), default=1)
     threads = max(1, min(_READERS, _AHEAD_BYTES // (2 * largest)))  # `map_ahead` holds twice these
-    for table in map_ahead(lambda piece: _read(writer, index, piece), pieces, threads):
+    for table in map_ahead(lambda piece: _read(slot, piece), pieces, threads):
         yield table if base is None else _without(table, base)
 
 
@@ -188,7 +176,7 @@ def _choose(
         place = int(np.searchsorted(missing, end))
 
 
-def _read(writer: Writer, index: int, piece: _Piece) -> pa.Table:
+def _read(slot: Slot, piece: _Piece) -> pa.Table:
     try:
         data = storage.read(piece.uri)
     except FileNotFoundError:
@@ -200,7 +188,7 @@ def _read(writer: Writer, index: int, piece: _Piece) -> pa.Table:
         raise RangeDamagedError(
             f"{piece.uri} was damaged; it is removed, and the next command reads its rows again"
         ) from error
-    if found.footer.origin != origin_of(writer, index):
+    if found.footer.origin != slot.origin:
         raise StorageError(
             f"{piece.uri} was made by another run, or of another version of the shard; remove "
             "staging/ and run again"

@@ -1,7 +1,6 @@
 """How a run ends: `summary.json`, and `_SUCCESS`, the last object, once all is looked at again."""
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from vqpipe import storage
@@ -12,34 +11,37 @@ from vqpipe.sink.filenames import safe_folder
 from vqpipe.sink.footer import read_footer
 from vqpipe.sink.plan import Plan
 from vqpipe.sink.publication import settle_rejected
-from vqpipe.sink.totals import _READERS, Totals, check_plan
+from vqpipe.sink.run import Sink
+from vqpipe.sink.totals import Totals, check_plan
+from vqpipe.storage.ahead import map_ahead
+
+_READERS = 32
 
 
-def _check_still(sink: str, plan: Plan, totals: Totals) -> None:
+def _check_still(sink: Sink, totals: Totals) -> None:
     """Checks that plan and `data/` are what was added up."""
-    check_plan(sink, plan)
-    if layout.list_committed(sink) != totals.listed:
+    check_plan(sink)
+    if layout.list_committed(sink.uri) != totals.listed:
         raise IncompleteError(
             "another command has put objects into data/ meanwhile: run the same command again"
         )
 
 
-def write_summary(sink: str, plan: Plan, totals: Totals, facts: dict[str, Any]) -> None:
+def write_summary(sink: Sink, totals: Totals, facts: dict[str, Any]) -> None:
     """Writes `summary.json`: the totals so far, and how fast the run was the last time."""
-    summary = {**totals.to_dict(), "shards_planned": len(plan), **facts}
+    summary = {**totals.to_dict(), "shards_planned": len(sink.plan), **facts}
     document = json.dumps(summary, indent=2).encode() + b"\n"
-    storage.replace(storage.join_uri(sink, "summary.json"), document)
+    storage.replace(storage.join_uri(sink.uri, "summary.json"), document)
 
 
-def mark_success(sink: str, plan: Plan, totals: Totals, tag: str | None = None) -> None:
+def mark_success(sink: Sink, totals: Totals, tag: str | None = None) -> None:
     """Clears up and writes `_SUCCESS`, the last object of a run.
 
     Whoever adds to the plan or replaces an object withdraws it, and may have done so just before it
     is written: so all is looked at once more after it.
 
     Args:
-        sink: Where the run is.
-        plan: Its plan.
+        sink: The run and its plan, and where they are.
         totals: What was added up (`read_totals`).
         tag: Of this command, if it has tried rejected samples again.
 
@@ -47,31 +49,31 @@ def mark_success(sink: str, plan: Plan, totals: Totals, tag: str | None = None) 
         IncompleteError: If a shard of the plan is not committed, or something else than what was
             added up is there by now.
     """
-    left = len(plan) - totals.shards
+    left = len(sink.plan) - totals.shards
     if left:
         raise IncompleteError(f"{left:,} shards are not committed yet: run the same command again")
-    check_plan(sink, plan)
-    _settle_rejected(sink, totals)
-    _sweep_staging(sink, totals, tag)
-    _sweep_images(sink, totals)
-    storage.sweep(sink)
-    document = json.dumps(describe_success(plan, totals), indent=2).encode() + b"\n"
-    _write_success(sink, plan, totals, document)
+    check_plan(sink)
+    _settle_rejected(sink.uri, totals)
+    _sweep_staging(sink.uri, totals, tag)
+    _sweep_images(sink.uri, totals)
+    storage.sweep(sink.uri)
+    document = json.dumps(describe_success(sink.plan, totals), indent=2).encode() + b"\n"
+    _write_success(sink, totals, document)
     try:
-        _check_still(sink, plan, totals)
+        _check_still(sink, totals)
     except VqpipeError:
-        _withdraw(sink, document)
+        _withdraw(sink.uri, document)
         raise
 
 
-def _write_success(sink: str, plan: Plan, totals: Totals, document: bytes) -> None:
+def _write_success(sink: Sink, totals: Totals, document: bytes) -> None:
     """Writes `_SUCCESS` in place of what was there when all else was still as it was added up."""
-    uri = layout.success_uri(sink)
+    uri = layout.success_uri(sink.uri)
     try:
         found = storage.stat(uri)
     except FileNotFoundError:
         found = None
-    _check_still(sink, plan, totals)
+    _check_still(sink, totals)
     is_written = storage.replace_if(found, document) if found else storage.publish(uri, document)
     if not is_written and _read(uri) != document:
         raise IncompleteError(
@@ -105,8 +107,8 @@ def _settle_rejected(sink: str, totals: Totals) -> None:
     """
     base = storage.join_uri(sink, "rejected")
     files = {layout.stem(base, file.uri): file for file in storage.list_files(base)}
-    with ThreadPoolExecutor(_READERS) as pool:
-        found = dict(zip(files, pool.map(_rejections_digest, files.values()), strict=True))
+    digests = map_ahead(_rejections_digest, files.values(), _READERS)
+    found = dict(zip(files, digests, strict=True))
     for name in found.keys() - totals.rejections.keys():
         storage.delete(files[name].uri)
     for name, expected in totals.rejections.items():

@@ -21,9 +21,8 @@ from vqpipe.sink import layout, losses
 from vqpipe.sink.beside import PLACE
 from vqpipe.sink.footer import EXAMPLES, IMAGE_BYTES, Footer, Histogram, read_footer
 from vqpipe.sink.layout import Order
-from vqpipe.sink.plan import Plan, load_plan
-from vqpipe.sink.run import Run
-from vqpipe.sink.writer import order_of
+from vqpipe.sink.plan import load_plan
+from vqpipe.sink.run import Run, Sink
 from vqpipe.storage.ahead import map_ahead
 
 MADE = {"encode": "encoded", "decode": "decoded", "evaluate": "evaluated"}
@@ -174,7 +173,7 @@ class Totals:
         """Adds one committed shard, its object being of `size` bytes."""
         origin = footer.origin
         self.objects = (self.objects + _digest(footer)) % 2**256
-        self.orders[origin["shard"]] = order_of(origin)
+        self.orders[origin["shard"]] = footer.order
         if PLACE in origin:
             self.places.add(origin[PLACE])
         self.shards += 1
@@ -205,38 +204,36 @@ class Totals:
 def _digest(footer: Footer) -> int:
     """Returns a digest of which object of a shard it is, and of what it counts."""
     said = [footer.origin[name] for name in ("shard", "good", "rejected", "rejections")]
-    text = json.dumps([*order_of(footer.origin), *said]).encode()
+    text = json.dumps([*footer.order, *said]).encode()
     return int.from_bytes(hashlib.sha256(text).digest())
 
 
-def read_totals(sink: str, run: Run, plan: Plan, some: Collection[File] | None = None) -> Totals:
+def read_totals(sink: Sink, some: Collection[File] | None = None) -> Totals:
     """Returns the sums over a sink's data objects, after checking each one's accounting.
 
     Objects of an earlier version of a shard, which wait to be replaced, are left out.
 
     Args:
-        sink: Where the run is.
-        run: Its identity.
-        plan: Its plan.
+        sink: The run and its plan, and where they are.
         some: Objects to add up, as listed; by default all that are there now.
 
     Raises:
         StorageError: If an object belongs to another run or plan, or does not add up.
     """
-    listed = layout.list_committed(sink) if some is None else {}
+    listed = layout.list_committed(sink.uri) if some is None else {}
     files = listed.values() if some is None else some
-    places = {name: index for index, name in enumerate(plan.names)}
+    places = {name: index for index, name in enumerate(sink.plan.names)}
     totals = Totals(
-        np.zeros(_bins(run), np.int64),
-        MADE.get(run.identity.get("stage", ""), MADE["encode"]),
+        np.zeros(_bins(sink.run), np.int64),
+        MADE.get(sink.run.identity.get("stage", ""), MADE["encode"]),
         listed=listed,
     )
     for file, footer in zip(files, map_ahead(read_footer, files, _READERS), strict=True):
         index = places.get(footer.origin.get("shard", ""))
-        _check_footer(sink, file, footer, run)
+        _check_footer(sink, file, footer)
         if index is None:
-            _refuse_unplanned(sink, file, plan)
-        elif not _is_outdated(sink, file, footer, plan, index):
+            _refuse_unplanned(sink, file)
+        elif not _is_outdated(sink, file, footer, index):
             totals.add(footer, file.size)
     return totals
 
@@ -246,36 +243,36 @@ def _bins(run: Run) -> int:
     return int(run.facts.get("codebook_size", 0))
 
 
-def _is_outdated(sink: str, file: File, footer: Footer, plan: Plan, index: int) -> bool:
+def _is_outdated(sink: Sink, file: File, footer: Footer, index: int) -> bool:
     """Tells whether an object is of an earlier generation of its shard; refuses any other one."""
-    generation, planned = footer.origin["generation"], plan.generation(index)
+    generation, planned = footer.origin["generation"], sink.plan.generation(index)
     if generation < planned:
         return True
     if generation > planned:
-        check_plan(sink, plan)
-    if generation > planned or footer.origin["source"] != plan.source(index):
+        check_plan(sink)
+    if generation > planned or footer.origin["source"] != sink.plan.source(index):
         raise StorageError(f"{file.uri} was made of another version of its shard; remove it")
     return False
 
 
-def _refuse_unplanned(sink: str, file: File, plan: Plan) -> NoReturn:
-    check_plan(sink, plan)
+def _refuse_unplanned(sink: Sink, file: File) -> NoReturn:
+    check_plan(sink)
     raise StorageError(f"{file.uri} belongs to no shard of the plan; remove it and run again")
 
 
-def check_plan(sink: str, plan: Plan) -> None:
-    """Checks that no other command has added to the plan meanwhile."""
-    if load_plan(sink).sha256() != plan.sha256():
+def check_plan(sink: Sink) -> None:
+    """Checks that no other command has added to the plan since the sink was opened."""
+    if load_plan(sink.uri).sha256() != sink.plan.sha256():
         raise IncompleteError("another command has added to the plan: run the same command again")
 
 
-def _check_footer(sink: str, file: File, footer: Footer, run: Run) -> None:
+def _check_footer(sink: Sink, file: File, footer: Footer) -> None:
     origin = footer.origin
-    if origin.get("fingerprint") != run.fingerprint:
+    if origin.get("fingerprint") != sink.run.fingerprint:
         raise StorageError(f"{file.uri} belongs to another run; remove it and run again")
-    if file.uri != layout.data_uri(sink, origin["shard"]):  # it would be counted twice
+    if file.uri != layout.data_uri(sink.uri, origin["shard"]):  # it would be counted twice
         raise StorageError(f"{file.uri} is a copy of shard {origin['shard']}; remove it")
-    if len(footer.histogram) != _bins(run):
+    if len(footer.histogram) != _bins(sink.run):
         raise StorageError(f"{file.uri} is no data object; remove it and run again")
     if origin["seen"] != origin["good"] + origin["rejected"]:
         raise StorageError(f"{file.uri} does not add up: {origin}; remove it and run again")

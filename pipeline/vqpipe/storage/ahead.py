@@ -19,9 +19,19 @@ def map_ahead(
     """
     ahead: deque[Future[Answer]] = deque()
     with ThreadPoolExecutor(threads) as pool:
-        for item in items:
-            ahead.append(pool.submit(function, item))
-            if len(ahead) == 2 * threads:
+        try:
+            for item in items:
+                ahead.append(pool.submit(function, item))
+                if len(ahead) == 2 * threads:
+                    yield ahead.popleft().result()
+            while ahead:
                 yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+        finally:  # of a caller that wants no more, or an item that failed
+            for each in ahead:
+                each.cancel()
+
+
+def do_all(function: Callable[[Item], object], items: Iterable[Item], threads: int) -> None:
+    """Has threads do something to each item, and returns once all of it is done."""
+    for _ in map_ahead(function, items, threads):
+        pass
