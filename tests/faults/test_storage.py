@@ -5,7 +5,6 @@ import gzip
 import io
 import re
 import time
-from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -14,30 +13,36 @@ import pytest
 
 from tests.makers import tar_of
 from tests.shell import CHECKPOINT
-from tests.sink import runs
 from tests.storage.fault_proxy import SHARES, Faults
+from tests.storage.promises import (
+    READ_AHEAD_BYTES,
+    SHORT,
+    check_every_verb,
+    check_lost_answer_of_replace_if,
+    check_short_body,
+    check_two_shards,
+    commit_two_shards,
+    large,
+    make_reads_small,
+)
 from vqpipe import storage
 from vqpipe.commands import cli
 from vqpipe.errors import SourceChangedError, StorageError
 from vqpipe.schema import Selection
-from vqpipe.sink.commit import commit_rows
 from vqpipe.sink.run import check_creates_once
 from vqpipe.sources import kept_schema, list_shards, read_shard
-from vqpipe.storage import reader, retries, s3
+from vqpipe.storage import retries, s3
 
 pytestmark = pytest.mark.s3
 
 STORM = Faults(refuse=0.1, drop=0.1, lose=0.1, cut=0.1, shorten=0.1)
-READ_AHEAD_BYTES = 2**18
-LARGE = np.random.default_rng(0).bytes(4 * READ_AHEAD_BYTES + 12345)
+LARGE = large(4)
 IMAGES = {f"{i:03d}": np.random.default_rng(i).bytes(READ_AHEAD_BYTES // 4) for i in range(9)}
 
 
 @pytest.fixture(autouse=True)
 def small_reads(monkeypatch):
-    """Makes what is read here large: none of it comes by a single request."""
-    monkeypatch.setattr(reader, "_READ_AHEAD_BYTES", READ_AHEAD_BYTES)
-    monkeypatch.setattr(reader, "_BUFFER_BYTES", 2**14)
+    make_reads_small(monkeypatch)
 
 
 def split(uri):
@@ -71,37 +76,11 @@ def truth(s3_server):
     return Truth()
 
 
-def check_every_verb(base, truth, data):
-    """Uses every verb and holds what it says and does against the truth."""
-    uri = f"{base}/folder/a"
-    storage.publish(uri, data)
-    assert truth.read(uri) == data
-    assert storage.publish(uri, b"another") is False
-    file = storage.stat(uri)
-    assert file.size == len(data)
-    assert storage.list_files(base) == [file] == storage.list_files(f"{base}/folder")
-    assert storage.list_files(f"{base}/folder", recursive=False) == [file]
-    assert storage.read(uri) == data
-    assert storage.read_tail(file, 1000) == data[-1000:]
-    with storage.open_file(file) as reader:
-        assert reader.read(2000) == data[:2000]
-        assert reader.read() == data[2000:]
-    storage.replace(uri, b"other")
-    assert truth.read(uri) == b"other"
-    assert storage.replace_if(file, b"late") is False
-    assert storage.replace_if(storage.stat(uri), b"third") is True
-    assert truth.read(uri) == b"third"
-    storage.delete(uri)
-    assert truth.names(base) == []
-    with pytest.raises(FileNotFoundError):
-        storage.read(uri)
-
-
 @pytest.mark.fault(10)
 @pytest.mark.parametrize("share", SHARES)
 def test_every_verb_store_that_fails_a_third_of_requests_recovers(bucket, proxy, truth, share):
     proxy.faults = Faults(**{share: 0.33})
-    check_every_verb(bucket, truth, LARGE)
+    check_every_verb(bucket, truth, lambda: truth.names(bucket), LARGE)
     assert proxy.account[share] > 2
 
 
@@ -109,7 +88,7 @@ def test_every_verb_store_that_fails_a_third_of_requests_recovers(bucket, proxy,
 @pytest.mark.parametrize("done", ["refuse", "InternalError", "drop", "cut"])
 def test_every_verb_every_first_request_fails_recovers(bucket, proxy, truth, done):
     proxy.faults = Faults(first=done)
-    check_every_verb(bucket, truth, b"content" * 1000)
+    check_every_verb(bucket, truth, lambda: truth.names(bucket), b"content" * 1000)
     assert proxy.account[done] > 6
 
 
@@ -136,14 +115,8 @@ def test_publish_lost_answer_gives_the_one_object(bucket, proxy, truth, publish)
 
 @pytest.mark.fault(10)
 def test_replace_if_lost_answer_is_told_from_another_writer(bucket, proxy, truth):
-    truth.write(f"{bucket}/a", b"first")
-    file = storage.stat(f"{bucket}/a")
-    proxy.faults = Faults(first="lose")
-    assert storage.replace_if(file, b"second") is True
-    assert truth.read(f"{bucket}/a") == b"second"
+    check_lost_answer_of_replace_if(f"{bucket}/a", truth, proxy)
     assert any(method == "PUT" and done == "lose" for method, _, done in proxy.log)
-    assert storage.replace_if(file, b"third") is False
-    assert truth.read(f"{bucket}/a") == b"second"
 
 
 @pytest.mark.fault(10)
@@ -162,25 +135,12 @@ def test_publish_in_parts_lost_answers_give_the_one_object(
 
 
 @pytest.mark.fault(10)
-@pytest.mark.parametrize(
-    ("read", "done"),
-    [("tail", "cut"), ("tail", "shorten"), ("open", "cut"), ("open", "shorten"), ("whole", "cut")],
-)
+@pytest.mark.parametrize(("read", "done"), SHORT)
 def test_read_body_that_is_always_short_is_an_error_and_never_data(
     bucket, proxy, truth, read, done, monkeypatch
 ):
     truth.write(f"{bucket}/a", LARGE)
-    file = storage.stat(f"{bucket}/a")
-    monkeypatch.setattr(retries, "PATIENCE_S", 0.5)
-    reader = storage.open_file(file) if read == "open" else None
-    proxy.faults = Faults(always=done)
-    call = {
-        "tail": lambda: storage.read_tail(file, 1000),
-        "open": reader and reader.read,
-        "whole": lambda: storage.read(file.uri),
-    }[read]
-    with pytest.raises(StorageError, match="no good answer"):
-        call()
+    check_short_body(f"{bucket}/a", proxy, read, done, monkeypatch)
 
 
 @pytest.mark.fault(15)
@@ -190,17 +150,13 @@ def test_store_that_refuses_conditions_is_worked_with_and_said(
 ):
     """Ceph, Swift's and others' gateways do so; some others ignore the header, as rclone does."""
     proxy.faults = Faults(conditional=done)
-    check_every_verb(bucket, truth, b"content" * 1000)
-    writer = runs.start(bucket, names=("a", "b"))
+    check_every_verb(bucket, truth, lambda: truth.names(bucket), b"content" * 1000)
+    writer = commit_two_shards(bucket)
     assert not check_creates_once(writer.sink)
-    commit_rows(runs.encoded_rows(writer, 0, 9, rejected=(3,)), writer)
-    for numbers in ([0, 1, 2], [6, 7, 8], [2, 3, 4, 5]):
-        commit_rows(runs.encoded_rows(writer, 1, 9, numbers, rejected=(3,)), writer)
     assert proxy.account[done] > 1
     proxy.faults = Faults()
     truth.fetch(bucket, tmp_path)
-    local = replace(writer, sink=replace(writer.sink, uri=str(tmp_path)))
-    runs.check_committed(local, [9, 9], rejected=(3,))
+    check_two_shards(writer, tmp_path)
 
 
 @pytest.mark.fault(12)
@@ -218,15 +174,10 @@ def test_publish_refused_for_its_credentials_is_not_taken_for_a_store_without_co
 @pytest.mark.fault(10)
 def test_commit_in_a_storm_is_exactly_once(bucket, proxy, truth, tmp_path):
     proxy.faults = STORM
-    writer = runs.start(bucket, names=("a", "b"))
-    commit_rows(runs.encoded_rows(writer, 0, 9, rejected=(3,)), writer)
-    for numbers in ([0, 1, 2], [6, 7, 8], [2, 3, 4, 5]):
-        commit_rows(runs.encoded_rows(writer, 1, 9, numbers, rejected=(3,)), writer)
+    writer = commit_two_shards(bucket)
     proxy.faults = Faults()
     truth.fetch(bucket, tmp_path)
-    local = replace(writer, sink=replace(writer.sink, uri=str(tmp_path)))
-    runs.check_committed(local, [9, 9], rejected=(3,))
-    assert runs.visible(tmp_path, "staging") == []
+    check_two_shards(writer, tmp_path)
 
 
 def parquet_of(images):

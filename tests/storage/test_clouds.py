@@ -9,7 +9,6 @@ import threading
 import traceback
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from tests import shell
@@ -17,6 +16,16 @@ from tests.makers import jpeg, tar_of
 from tests.sink import runs
 from tests.storage.fault_proxy import SHARES, Faults
 from tests.storage.intercept import Crash, Crashing
+from tests.storage.promises import (
+    SHORT,
+    check_every_verb,
+    check_lost_answer_of_replace_if,
+    check_short_body,
+    check_two_shards,
+    commit_two_shards,
+    large,
+    make_reads_small,
+)
 from vqpipe import storage
 from vqpipe.errors import ConfigError, SourceChangedError, StorageError
 from vqpipe.inspection.verify import verify
@@ -24,57 +33,23 @@ from vqpipe.sink import success, totals
 from vqpipe.sink.commit import commit_rows
 from vqpipe.sink.run import check_creates_once, is_complete
 from vqpipe.sources import list_shards
-from vqpipe.storage import reader, retries
+from vqpipe.storage import retries
 
 pytestmark = pytest.mark.cloud
 
-READ_AHEAD_BYTES = 2**18
 # Google's client puts what is above 8 MiB in parts; the emulator does not hold these against the
 # condition that they began with, as Google does.
-LARGE = np.random.default_rng(0).bytes(3 * READ_AHEAD_BYTES + 12345)
+LARGE = large(3)
 
 
 @pytest.fixture(autouse=True)
 def small_reads(monkeypatch):
-    """Makes what is read here large: none of it comes by a single request."""
-    monkeypatch.setattr(reader, "_READ_AHEAD_BYTES", READ_AHEAD_BYTES)
-    monkeypatch.setattr(reader, "_BUFFER_BYTES", 2**14)
-
-
-def check_every_verb(truth, data):
-    """Uses every verb and holds what it says and does against the truth."""
-    base, uri = truth.uri, f"{truth.uri}/folder/a b#é.tar"
-    storage.publish(uri, data)
-    assert storage.publish(uri, b"another") is False
-    assert truth.read(uri) == data
-    file = storage.stat(uri)
-    assert file.size == len(data)
-    assert storage.list_files(base) == [file] == storage.list_files(f"{base}/folder")
-    assert storage.list_files(f"{base}/folder", recursive=False) == [file]
-    assert storage.list_files(base, recursive=False) == []
-    assert storage.read(uri) == data
-    assert storage.read_tail(file, 1000) == data[-1000:]
-    with storage.open_file(file) as reader:
-        assert reader.read(2000) == data[:2000]
-        assert reader.read() == data[2000:]
-        reader.seek(len(data) // 3)
-        assert reader.read() == data[len(data) // 3 :]
-    storage.replace(uri, b"other")
-    assert truth.read(uri) == b"other"
-    assert storage.replace_if(file, b"late") is False
-    assert storage.replace_if(storage.stat(uri), b"third") is True
-    assert truth.read(uri) == b"third"
-    storage.delete(uri)
-    storage.delete(uri)
-    assert truth.names() == []
-    for call in (storage.read, storage.stat):
-        with pytest.raises(FileNotFoundError):
-            call(uri)
+    make_reads_small(monkeypatch)
 
 
 @pytest.mark.parametrize("data", [b"", b"content", LARGE], ids=["empty", "small", "large"])
 def test_every_verb_does_what_it_says(container, data):
-    check_every_verb(container, data)
+    check_every_verb(container.uri, container, container.names, data)
 
 
 def test_publish_says_who_was_first(container):
@@ -124,7 +99,7 @@ def test_list_files_of_several_pages_is_whole_and_without_hidden_and_folder_mark
 @pytest.mark.parametrize("share", SHARES)
 def test_every_verb_store_that_fails_a_third_of_requests_recovers(container, cloud_proxy, share):
     cloud_proxy.faults = Faults(**{share: 0.33})
-    check_every_verb(container, LARGE)
+    check_every_verb(container.uri, container, container.names, LARGE)
     assert cloud_proxy.account[share] > 1
 
 
@@ -140,20 +115,13 @@ def test_every_verb_store_that_fails_a_third_of_requests_recovers(container, clo
 )
 def test_every_verb_every_first_request_fails_recovers(container, cloud_proxy, done):
     cloud_proxy.faults = Faults(first=done)
-    check_every_verb(container, b"content" * 1000)
+    check_every_verb(container.uri, container, container.names, b"content" * 1000)
     assert cloud_proxy.account[done] > 4
 
 
 @pytest.mark.fault(10)
 def test_replace_if_lost_answer_is_told_from_another_writer(container, cloud_proxy):
-    uri = f"{container.uri}/a"
-    container.write(uri, b"first")
-    file = storage.stat(uri)
-    cloud_proxy.faults = Faults(first="lose")
-    assert storage.replace_if(file, b"second") is True
-    assert container.read(uri) == b"second"
-    assert storage.replace_if(file, b"third") is False
-    assert container.read(uri) == b"second"
+    check_lost_answer_of_replace_if(f"{container.uri}/a", container, cloud_proxy)
 
 
 VERBS = {
@@ -202,29 +170,13 @@ def test_missing_container_is_storage_error_that_names_it(container):
 @pytest.mark.fault(10)
 @pytest.mark.parametrize(
     ("read", "done"),
-    [
-        ("tail", "cut"),
-        pytest.param("tail", "shorten", marks=pytest.mark.soak),
-        pytest.param("open", "cut", marks=pytest.mark.soak),
-        pytest.param("open", "shorten", marks=pytest.mark.soak),
-        pytest.param("whole", "cut", marks=pytest.mark.soak),
-    ],
+    [SHORT[0], *(pytest.param(*each, marks=pytest.mark.soak) for each in SHORT[1:])],
 )
 def test_read_body_that_is_always_short_is_an_error_and_never_data(
     container, cloud_proxy, read, done, monkeypatch
 ):
     container.write(f"{container.uri}/a", LARGE)
-    file = storage.stat(f"{container.uri}/a")
-    monkeypatch.setattr(retries, "PATIENCE_S", 0.3)
-    reader = storage.open_file(file) if read == "open" else None
-    cloud_proxy.faults = Faults(always=done)
-    call = {
-        "tail": lambda: storage.read_tail(file, 1000),
-        "open": reader and reader.read,
-        "whole": lambda: storage.read(file.uri),
-    }[read]
-    with pytest.raises(StorageError, match="no good answer"):
-        call()
+    check_short_body(f"{container.uri}/a", cloud_proxy, read, done, monkeypatch)
 
 
 @pytest.mark.fault(16)
@@ -243,19 +195,14 @@ def test_read_of_what_was_replaced_is_an_error_and_never_a_mix(container, moment
 
 def run_whole(container, tmp_path):
     """Starts a run, commits it, ends it, looks at it, and holds it against the truth."""
-    writer = runs.start(f"{container.uri}/sink", names=("a", "b"))
+    writer = commit_two_shards(f"{container.uri}/sink")
     assert check_creates_once(writer.sink)
-    commit_rows(runs.encoded_rows(writer, 0, 9, rejected=(3,)), writer)
-    for numbers in ([0, 1, 2], [6, 7, 8], [2, 3, 4, 5]):
-        commit_rows(runs.encoded_rows(writer, 1, 9, numbers, rejected=(3,)), writer)
     found = totals.read_totals(writer.sink)
     success.mark_success(writer.sink, found)
     assert is_complete(writer.sink.uri)
     assert list(verify(writer.sink, is_complete=True)) == []
     container.fetch(tmp_path)
-    local = replace(writer, sink=replace(writer.sink, uri=f"{tmp_path}/sink"))
-    runs.check_committed(local, [9, 9], rejected=(3,))
-    assert runs.visible(tmp_path / "sink", "staging") == []
+    check_two_shards(writer, tmp_path / "sink")
 
 
 def test_run_is_exactly_once_and_complete(container, tmp_path):
