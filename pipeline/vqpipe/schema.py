@@ -30,8 +30,9 @@ codes are null, so that no row of a shard is ever missing. One such row may stan
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
+import numpy.typing as npt
 import pyarrow as pa
 
 from vqpipe.rejections import Rejection
@@ -179,6 +180,20 @@ def opened_schema(kept: pa.Schema, resolution: int) -> pa.Schema:
 def codes_field(codebook_size: int, grid: tuple[int, int]) -> pa.Field:
     """Returns the codes column: `grid[0] * grid[1]` codes a row, row-major."""
     return pa.field("codes", pa.list_(code_type(codebook_size), grid[0] * grid[1]))
+
+
+def numbers_of(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+    """Returns a column of lists that are all of one length, such as codes, as an array.
+
+    Args:
+        column: Lists of a fixed size n: of codes, h * w, row-major.
+
+    Returns:
+        (N, n), of the column's own type of numbers. N is the lists that are there: null ones are
+        left out.
+    """
+    flat: npt.NDArray[Any] = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(-1, column.type.list_size)
 
 
 def encoded_schema(kept: pa.Schema, codes: pa.Field) -> pa.Schema:

@@ -20,9 +20,10 @@ from vqpipe.inspection.survey import (
     look,
     refine,
 )
+from vqpipe.picks import pick_names
 from vqpipe.sink import layout, totals
 from vqpipe.sink.commit import commit_rows
-from vqpipe.sink.plan import Growth, Plan, pick_names
+from vqpipe.sink.plan import Growth, Plan
 from vqpipe.sink.run import start_run
 
 MANY = [f"train/{index:03d}" for index in range(40)]

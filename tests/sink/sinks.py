@@ -9,12 +9,13 @@ import pyarrow as pa
 from tests.sink.runs import encoded_rows, start, tar_shard
 from vqpipe import schema, storage
 from vqpipe.images import ImageFormat
+from vqpipe.picks import pick_names
 from vqpipe.schema import REJECTED, data_schema
 from vqpipe.sink import success, totals
 from vqpipe.sink.commit import commit_rows
 from vqpipe.sink.footer import HISTOGRAM, ORIGIN, pack_histogram
 from vqpipe.sink.objects import digest, pack_object, pack_rejections
-from vqpipe.sink.plan import Growth, Plan, pick_names
+from vqpipe.sink.plan import Growth, Plan
 from vqpipe.sink.run import Run, start_run
 from vqpipe.sink.writer import Writer
 from vqpipe.stages.decode import ImagesProduct

@@ -14,7 +14,7 @@ from vqpipe.commands.progress import announce
 from vqpipe.inspection import difference, survey
 from vqpipe.inspection.difference import Compared, Shards
 from vqpipe.inspection.survey import Count, Evaluated, Sum, Survey
-from vqpipe.sink.plan import pick_names
+from vqpipe.picks import pick_names
 from vqpipe.sink.run import Run
 from vqpipe.sink.totals import made, verb
 

@@ -20,6 +20,7 @@ from vqpipe.errors import ConfigError
 from vqpipe.images import Preprocess
 from vqpipe.inspection import evaluation, reencode
 from vqpipe.inspection.evaluation import Evaluation
+from vqpipe.picks import pick_names
 from vqpipe.quality.inception import load_inception
 from vqpipe.quality.judges import Judge
 from vqpipe.quality.lpips import load_lpips
@@ -27,7 +28,7 @@ from vqpipe.report import render_report
 from vqpipe.schema import File, KeyUntil, Selection, Shard
 from vqpipe.sink import layout, todo
 from vqpipe.sink.footer import read_footer
-from vqpipe.sink.plan import Growth, Plan, digest, pick_names
+from vqpipe.sink.plan import Growth, Plan, digest
 from vqpipe.sink.run import Run, Sink, is_complete, open_sink, start_run
 from vqpipe.sink.writer import Writer
 from vqpipe.sources import list_shards

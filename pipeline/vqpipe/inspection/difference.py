@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from vqpipe.schema import numbers_of
 from vqpipe.sink import layout
 from vqpipe.sink.objects import read_whole
 from vqpipe.sink.plan import Plan
@@ -162,7 +162,7 @@ def _compare_shard(name: str, mine: pa.Table, theirs: pa.Table) -> Compared:
     places = {key: place for place, key in enumerate(_keys(theirs))}
     pairs = [(i, places[key]) for i, key in enumerate(_keys(mine)) if key in places]
     a, b = np.array(pairs, np.int64).reshape(-1, 2).T
-    unlike = _codes(mine)[a] != _codes(theirs)[b]  # (samples, h * w)
+    unlike = numbers_of(mine["codes"])[a] != numbers_of(theirs["codes"])[b]  # (samples, h * w)
     return Compared(
         shards=1,
         samples=len(pairs),
@@ -178,12 +178,3 @@ def _compare_shard(name: str, mine: pa.Table, theirs: pa.Table) -> Compared:
 
 def _keys(table: pa.Table) -> list[tuple[str | None, int]]:
     return list(zip(table["key"].to_pylist(), table["view"].to_pylist(), strict=True))
-
-
-def _codes(table: pa.Table) -> npt.NDArray[np.unsignedinteger]:
-    """Returns the codes of a data object, (N, h * w)."""
-    width = table.schema.field("codes").type.list_size
-    flat: npt.NDArray[np.unsignedinteger] = (
-        table["codes"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    )
-    return flat.reshape(-1, width)

@@ -32,7 +32,7 @@ from vqpipe.report import (
     Report,
     Throughput,
 )
-from vqpipe.schema import PICTURES, File, score_fields, scores_schema
+from vqpipe.schema import PICTURES, File, numbers_of, score_fields, scores_schema
 from vqpipe.sink import layout, totals
 from vqpipe.sink.losses import describe_losses
 from vqpipe.sink.objects import read_whole
@@ -122,13 +122,8 @@ def _columns(run: Run) -> list[str]:
 def _measure_rfid(table: pa.Table) -> float | None:
     if "features_original" not in table.column_names or len(table) < 2:
         return None
-    pair = (_vectors(table["features_original"]), _vectors(table["features_decoded"]))
+    pair = (numbers_of(table["features_original"]), numbers_of(table["features_decoded"]))
     return metrics.frechet_distance(*(Moments.of(each) for each in pair))
-
-
-def _vectors(column: pa.ChunkedArray) -> npt.NDArray[np.float32]:
-    flat = column.combine_chunks().flatten().to_numpy()
-    return np.asarray(flat, np.float32).reshape(len(column), -1)
 
 
 def _column(table: pa.Table, name: str) -> npt.NDArray[np.float64]:

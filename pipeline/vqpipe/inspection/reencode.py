@@ -17,10 +17,11 @@ from vqpipe import storage
 from vqpipe.codec.config import DType
 from vqpipe.images import Preprocess
 from vqpipe.inspection.verify import Breach
-from vqpipe.schema import Selection
+from vqpipe.picks import pick_names
+from vqpipe.schema import Selection, numbers_of
 from vqpipe.sink.footer import read_footer
 from vqpipe.sink.objects import Object, read_object
-from vqpipe.sink.plan import Plan, pick_names
+from vqpipe.sink.plan import Plan
 from vqpipe.sink.ranges import Staged
 from vqpipe.sink.run import Run, Sink
 from vqpipe.sink.slot import Slot
@@ -155,12 +156,11 @@ class _Stored:
     @classmethod
     def of(cls, found: Object) -> "_Stored":
         table = found.table
-        rows, width = table["row"].to_pylist(), table.schema.field("codes").type.list_size
-        flat = table["codes"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        rows = table["row"].to_pylist()
         return cls(
             {row: place for place, row in enumerate(rows)},
             table["key"].to_pylist(),
-            flat.reshape(-1, width),
+            numbers_of(table["codes"]),
             set(found.rejections["row"].to_pylist()),
         )
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from vqpipe import storage
+from vqpipe.picks import pick_names
 from vqpipe.schema import File
 from vqpipe.sink import layout
 from vqpipe.sink.footer import IMAGE_BYTES
-from vqpipe.sink.plan import pick_names
 from vqpipe.sink.run import Run, Sink, open_sink
 from vqpipe.sink.totals import MADE, Totals, made, read_totals
 

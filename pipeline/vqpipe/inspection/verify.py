@@ -9,17 +9,16 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from vqpipe import schema, storage
 from vqpipe.errors import DamagedError, StorageError, VqpipeError
 from vqpipe.inspection.gallery import find_fault
-from vqpipe.schema import REJECTED, File
+from vqpipe.schema import REJECTED, File, numbers_of
 from vqpipe.sink import layout
 from vqpipe.sink.beside import LAYOUTS, PLACE, list_places, shard_of
 from vqpipe.sink.filenames import safe_folder
@@ -263,7 +262,7 @@ def _wrong_keys(shard: _Shard) -> str | None:
 
 
 def _wrong_codes(shard: _Shard) -> str | None:
-    codes, size = _flat_codes(shard), shard.run.facts["codebook_size"]
+    codes, size = numbers_of(shard.table["codes"]), shard.run.facts["codebook_size"]
     if shard.table["codes"].null_count:
         return f"{shard.table['codes'].null_count} images have none"
     return f"code {codes.max()} is not below {size}" if len(codes) and codes.max() >= size else None
@@ -292,11 +291,6 @@ def _wrong_counts(shard: _Shard) -> str | None:
     histogram = count_codes(shard.table, facts["codebook_size"])
     is_equal = np.array_equal(histogram, shard.object.footer.histogram)
     return None if is_equal else "the footer's histogram is not that of the codes"
-
-
-def _flat_codes(shard: _Shard) -> npt.NDArray[np.unsignedinteger]:
-    flat = shard.table["codes"].combine_chunks().flatten()
-    return cast(npt.NDArray[np.unsignedinteger], flat.to_numpy(zero_copy_only=False))
 
 
 _SHARD_CHECKS: dict[str, Callable[[_Shard], str | None]] = {

@@ -7,7 +7,6 @@ first day, which the run's fingerprint is made of, can always be had again.
 
 import functools
 import hashlib
-import heapq
 import io
 import json
 from collections.abc import Iterable, Mapping
@@ -249,19 +248,6 @@ def _plan_row(shard: Shard) -> dict[str, Any]:
         files = [asdict(file) for file in shard.files]
         return {**row, "uri": shard.root, "version": digest(files), "files": files}
     return {**row, "uri": shard.files[0].uri, "version": shard.files[0].version, "files": None}
-
-
-def pick_names(names: Iterable[str], most: int) -> list[str]:
-    """Returns at most so many shards, picked by a hash of their names, in order of name.
-
-    The pick is the same on any machine and in any sink that has these shards, and a larger one
-    holds a smaller one.
-    """
-    return sorted(heapq.nsmallest(most, names, key=_hash))
-
-
-def _hash(name: str) -> bytes:
-    return hashlib.blake2b(name.encode(), digest_size=8).digest()
 
 
 def digest(value: object) -> str:

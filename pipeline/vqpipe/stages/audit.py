@@ -4,7 +4,6 @@ Their codes are decoded again and held against the pixels (PSNR), and, where the
 precision, against the codes of float32. Neither changes or rejects anything.
 """
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ import pyarrow as pa
 from vqpipe import metrics, schema
 from vqpipe.codec.config import AUDIT_SHARE
 from vqpipe.errors import CodecError, ConfigError
+from vqpipe.picks import is_picked
 
 MOST_DB = 100.0
 """PSNR of an image that comes back without any difference; of all others it is below 99."""
@@ -42,9 +42,8 @@ class Audit:
         """Returns which rows are looked at; the same on any cluster and after any crash."""
         if not self.share:
             return np.zeros(len(table), bool)
-        limit = round(self.share * 2**64)
         keys = zip(table["row"].to_pylist(), table["key"].to_pylist(), strict=True)
-        return np.array([row == 0 or _hash(key or "") < limit for row, key in keys], bool)
+        return np.array([row == 0 or is_picked(key or "", self.share) for row, key in keys], bool)
 
     def look(self, images: Images, codes: Codes, picked: Mask) -> dict[str, pa.Array]:
         """Returns the columns `flips` and `psnr_db`, null but for picked rows.
@@ -92,8 +91,3 @@ def _compare(decode: Decode, images: Images, codes: Codes) -> Numbers:
     decoded, finite = decode(codes)
     scores = [min(MOST_DB, metrics.psnr(*pair)) for pair in zip(images, decoded, strict=True)]
     return np.where(finite, scores, np.nan)
-
-
-def _hash(key: str) -> int:
-    data = key.encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")

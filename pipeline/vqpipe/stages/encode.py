@@ -150,8 +150,8 @@ class CodesProduct:
 
     def _flat(self, good: pa.Table) -> npt.NDArray[np.unsignedinteger]:
         """Returns all codes of some rows as one array, after checking their number and range."""
-        column = good[self.codes.name].combine_chunks()
-        codes: npt.NDArray[np.unsignedinteger] = column.flatten().to_numpy(zero_copy_only=False)
+        column = good[self.codes.name]
+        codes: npt.NDArray[np.unsignedinteger] = schema.numbers_of(column).ravel()
         expected = len(good) * self.codes.type.list_size
         if column.null_count or len(codes) != expected:
             raise AccountingError(f"{expected - len(codes)} of {expected} codes are missing")

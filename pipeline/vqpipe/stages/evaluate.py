@@ -11,7 +11,6 @@ Rows travel as those of `encode` do, with two more columns: `place`, the row in 
 `row` counts only the samples that were picked, and `codes`, which the sink has of them.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -25,8 +24,9 @@ from vqpipe import schema
 from vqpipe.codec.config import CodecConfig, Codes, OnBatch
 from vqpipe.errors import SourceChangedError
 from vqpipe.images import ImageFormat, compress
+from vqpipe.picks import hash_of
 from vqpipe.rejections import Reason, Rejection
-from vqpipe.schema import PLACE, Sample, Shard
+from vqpipe.schema import PLACE, Sample, Shard, numbers_of
 from vqpipe.sink import layout
 from vqpipe.sink.objects import read_whole
 from vqpipe.sink.plan import Plan
@@ -68,12 +68,9 @@ Measure = Callable[[Pixels, npt.NDArray[np.int64]], Measured]
 
 def pick_rows(keys: list[str], most: int) -> list[int]:
     """Returns at most so many places of a shard's keys, picked by a hash of each key, in order."""
-    order = sorted(range(len(keys)), key=lambda place: _hash(keys[place]))
+    hashes = [hash_of(key, what_for=b"evaluate", size=64) for key in keys]
+    order = sorted(range(len(keys)), key=hashes.__getitem__)
     return sorted(order[:most])
-
-
-def _hash(key: str) -> bytes:
-    return hashlib.blake2b(b"evaluate" + key.encode("utf-8", "surrogatepass")).digest()
 
 
 def share_out(samples: int, counts: Mapping[str, int]) -> dict[str, int]:
@@ -107,7 +104,7 @@ def measure_rows(table: pa.Table, measure: Measure, scores: list[pa.Field]) -> p
     columns: dict[str, pa.Array] = {each.name: pa.nulls(len(table), each.type) for each in scores}
     decoded = pa.nulls(len(table), pixels.type)
     if len(good):
-        found = measure(_images(good), _codes(good))
+        found = measure(_images(good), numbers_of(good["codes"]).astype(np.int64))
         places = np.flatnonzero(valid)
         for place in places[~found.finite]:
             rejections[place] = _NON_FINITE
@@ -150,12 +147,6 @@ def _images(table: pa.Table) -> Pixels:
     rows = [np.frombuffer(value.as_buffer(), np.uint8) for value in table["pixels"]]
     side = round((len(rows[0]) // 3) ** 0.5)
     return np.stack(rows).reshape(len(rows), side, side, 3)
-
-
-def _codes(table: pa.Table) -> npt.NDArray[np.int64]:
-    column = table["codes"].combine_chunks()
-    flat = pc.cast(column.flatten(), pa.int64()).to_numpy()
-    return np.asarray(flat).reshape(len(table), -1)
 
 
 def _scatter(
