@@ -8,7 +8,7 @@ import pytest
 from tests.stages.test_encode import eight, read
 from vqpipe.engine import cluster, tasks, watchdog
 from vqpipe.engine.committer import Committer
-from vqpipe.engine.counter import Counts
+from vqpipe.engine.counter import Tally
 from vqpipe.engine.tasks import open_views
 from vqpipe.engine.watchdog import Needs
 from vqpipe.errors import IncompleteError, NoProgressError, stopped_by
@@ -82,24 +82,24 @@ def receipt(rows):
 def test_watch_images_that_are_opened_or_encoded_are_progress_and_those_read_are_not(
     monkeypatch, field
 ):
-    polls = (Counts(**{field: min(number, 40)}) for number in itertools.count(1))
+    polls = (Tally(**{field: min(number, 40)}) for number in itertools.count(1))
     seen, _ = watch(monkeypatch, polls)
     assert (len(seen) > 40) == (field != "read")
 
 
 @pytest.mark.usefixtures("alone")
 def test_watch_rows_that_become_durable_are_progress(monkeypatch):
-    polls = itertools.repeat(Counts(encoded=400))
+    polls = itertools.repeat(Tally(encoded=400))
     seen, message = watch(monkeypatch, polls, [[receipt(10)] for _ in range(40)])
     assert sum(tick.receipts is not None for tick in seen) == 40
     assert "400 rows committed or staged" in message
 
 
 WAITING = [
-    (Counts(), "No codec is ready"),
-    (Counts(codecs=1), "store of the source"),
-    (Counts(codecs=1, read=7), "wait to be opened"),
-    (Counts(codecs=1, read=7, opened=7), "codecs have work"),
+    (Tally(), "No codec is ready"),
+    (Tally(codecs=1), "store of the source"),
+    (Tally(codecs=1, read=7), "wait to be opened"),
+    (Tally(codecs=1, read=7, opened=7), "codecs have work"),
 ]
 
 
@@ -118,13 +118,13 @@ def test_watch_standstill_says_what_waits_for_what(monkeypatch, counts, said):
 @pytest.mark.usefixtures("alone")
 def test_watch_standstill_of_a_commit_blames_the_store_whatever_was_done_twice(monkeypatch):
     monkeypatch.setattr(Receipts, "is_idle", False)
-    _, message = watch(monkeypatch, itertools.repeat(Counts(codecs=1, read=9, encoded=4)))
+    _, message = watch(monkeypatch, itertools.repeat(Tally(codecs=1, read=9, encoded=4)))
     assert "store of the sink" in message
 
 
 @pytest.mark.usefixtures("alone")
 def test_watch_standstill_of_what_opens_nothing_blames_no_opening(monkeypatch):
-    polls = itertools.repeat(Counts(codecs=1, read=7))
+    polls = itertools.repeat(Tally(codecs=1, read=7))
     _, message = watch(monkeypatch, polls, needs=Needs("cuda", opens=False))
     assert "codecs have work" in message
 
@@ -141,7 +141,7 @@ def test_watch_stopped_in_a_wait_of_ray_ends_as_the_signal_says(monkeypatch, whe
             raise SystemError("returned a result with an exception set") from error
 
     commits = Receipts([])
-    monkeypatch.setattr(watchdog, "_poll", lambda *_: Counts())
+    monkeypatch.setattr(watchdog, "_poll", lambda *_: Tally())
     monkeypatch.setattr(*{"work": (commits, "work"), "poll": (watchdog, "_poll")}[where], wait)
     with pytest.raises(IncompleteError, match="SIGTERM"):
         list(watchdog.watch(None, commits, None, 10, CPU))
@@ -163,7 +163,7 @@ def test_watch_head_that_does_not_answer_is_asked_for_nothing(monkeypatch):
         raise AssertionError("Ray would wait for it without end")
 
     monkeypatch.setattr(cluster, "count_cores", cores)
-    watch(monkeypatch, itertools.repeat(Counts()))
+    watch(monkeypatch, itertools.repeat(Tally()))
 
 
 def test_open_views_says_from_time_to_time_how_many_are_through(eight, monkeypatch):

@@ -12,7 +12,7 @@ import numpy as np
 from vqpipe import schema
 from vqpipe.commands.console import Fields, Prose
 from vqpipe.commands.description import describe_psnr
-from vqpipe.inspection.readiness import Reason, check_codes
+from vqpipe.inspection.readiness import Remark, check_codes
 from vqpipe.inspection.survey import Evaluated
 from vqpipe.sink.run import Run
 
@@ -35,7 +35,7 @@ class Stage:
 
     question: str
     """Name of the line that says whether the sink is fit for use."""
-    check: Callable[[Contents], list[Reason]]
+    check: Callable[[Contents], list[Remark]]
     """What there is to say against using it."""
     explain: Callable[[Contents], dict[str, Any]]
     """What a reader of its rows needs to know; stands in `--json` as `reader`."""
@@ -48,7 +48,7 @@ def find_stage(run: Run) -> Stage:
     return _STAGES.get(run.identity.get("stage", ""), _PLAIN)
 
 
-def _check_codes(contents: Contents) -> list[Reason]:
+def _check_codes(contents: Contents) -> list[Remark]:
     evaluated = contents.evaluation
     said = evaluated.said if evaluated and not evaluated.outdated else None
     return check_codes(contents.run.facts, contents.totals, said)

@@ -30,7 +30,7 @@ from vqpipe.sources.agreement import Begun
 from vqpipe.sources.codes import kept_schema, list_shards
 from vqpipe.stages.decode import Decoding, Form, ImagesProduct, compress_rows
 from vqpipe.stages.read import SampleReader
-from vqpipe.stages.work import Stage, Work
+from vqpipe.stages.work import TableFunction, Work
 
 
 def run(job: Decode) -> None:
@@ -147,7 +147,7 @@ def _prepare(job: Decode) -> Prepared:
         writer=Writer(opened, product),
         reader=SampleReader(selection, kept),
         step=step,
-        after=Stage(compress_rows, (how_stored, step.size)),
+        after=TableFunction(compress_rows, (how_stored, step.size)),
         weights=weights,
         todo=left,
     )

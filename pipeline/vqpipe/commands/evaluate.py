@@ -41,7 +41,7 @@ from vqpipe.stages.evaluate import (
     share_out,
 )
 from vqpipe.stages.read import SampleReader
-from vqpipe.stages.work import Stage, Work
+from vqpipe.stages.work import TableFunction, Work
 from vqpipe.vqgan.tensors import digest_tensors
 
 
@@ -102,7 +102,7 @@ def _prepare(job: Evaluate, codes: Sink) -> Prepared:
         reader=PairReader(SampleReader(selection, kept), codes.uri, picked.quotas),
         opens=_preprocess(codes, picked),
         step=step,
-        after=Stage(picture_rows, (product.rows.names,)),
+        after=TableFunction(picture_rows, (product.rows.names,)),
         weights=weights,
         todo=left,
     )

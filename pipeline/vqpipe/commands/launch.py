@@ -16,7 +16,7 @@ from vqpipe.commands.progress import Display, Progress
 from vqpipe.commands.summary import Allowance
 from vqpipe.engine import cluster
 from vqpipe.engine import graph as engine
-from vqpipe.engine.counter import Counts
+from vqpipe.engine.counter import Tally
 from vqpipe.engine.graph import Resources
 from vqpipe.engine.watchdog import Tick
 from vqpipe.errors import IncompleteError, stopped_by
@@ -147,7 +147,7 @@ def _can_judge(options: RunOptions, progress: Progress) -> bool:
     return progress.durable >= _ENOUGH_TO_JUDGE or options.max_rejected >= 1
 
 
-def _describe_devices(counts: Counts) -> str:
+def _describe_devices(counts: Tally) -> str:
     warm_up = f", warmed up in {counts.warm_up_s:.1f} s" if counts.warm_up_s >= 1 else ""
     return f"  the codec is on {', '.join(counts.devices)}{warm_up}"
 

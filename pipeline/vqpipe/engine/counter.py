@@ -10,7 +10,7 @@ from ray.actor import ActorHandle
 from vqpipe.stages.attempts import Notes
 
 
-class Counts(NamedTuple):
+class Tally(NamedTuple):
     """What the workers of one command have done so far."""
 
     encoded: int = 0
@@ -43,7 +43,7 @@ class Counter(Notes):
 
     def __init__(self) -> None:
         super().__init__()
-        self._counts = Counts()
+        self._counts = Tally()
         self._failures: Multiset[str] = Multiset()
         self._part_rows: int | None = None
         self._codecs: set[str] = set()
@@ -87,7 +87,7 @@ class Counter(Notes):
             read=counts.read + samples, read_bytes=counts.read_bytes + size
         )
 
-    def read(self) -> Counts:
+    def read(self) -> Tally:
         """Returns the counts so far."""
         return self._counts
 

@@ -45,7 +45,7 @@ from vqpipe.engine.watchdog import CODEC_CORES, Needs, Tick, watch
 from vqpipe.errors import DeviceError
 from vqpipe.stages.attempts import run_bounded
 from vqpipe.stages.step import Step
-from vqpipe.stages.work import Stage, Work
+from vqpipe.stages.work import TableFunction, Work
 
 BLOCK_IMAGES = {"cuda": 256, "cpu": 128}
 """Most images of a block, within `PIXEL_BYTES`, rounded up to whole batches of the codec."""
@@ -149,10 +149,10 @@ def _graph(
     _set_up_data(rows * row_bytes)
     todo = todo_rows(work.todo, _TODO_BLOCKS)
     most = readers and min(readers, len(todo))  # else Ray warns of blocks that are too few
-    reads = Stage(read, (writer, work.reader, rows, counter))
+    reads = TableFunction(read, (writer, work.reader, rows, counter))
     data = _map(ray.data.from_arrow(todo), reads, READ_CORES, most)
     if work.opens:
-        data = _map(data, Stage(open_views, (work.opens, counter)))
+        data = _map(data, TableFunction(open_views, (work.opens, counter)))
     data = data.map_batches(
         _Codec,
         fn_constructor_args=arguments,
@@ -165,7 +165,7 @@ def _graph(
     return cast(ray.data.Dataset, _map(data, work.after) if work.after else data)
 
 
-def _map(data: Any, stage: Stage, cores: float = 1, most: int | None = None) -> Any:  # noqa: ANN401
+def _map(data: Any, stage: TableFunction, cores: float = 1, most: int | None = None) -> Any:  # noqa: ANN401
     """Adds a stage, each block a task: whoever waits for many large ones waits for ever.
 
     Ray Data hands on no more than a share of its memory, so that a task that is to begin with 128

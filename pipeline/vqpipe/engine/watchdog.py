@@ -14,7 +14,7 @@ from ray.actor import ActorHandle
 
 from vqpipe.engine import cluster
 from vqpipe.engine.committer import Committer
-from vqpipe.engine.counter import Counts
+from vqpipe.engine.counter import Tally
 from vqpipe.engine.failures import explain
 from vqpipe.engine.outlet import Outlet
 from vqpipe.errors import DeviceError, NoProgressError
@@ -32,7 +32,7 @@ class Tick:
 
     receipts: pa.Table | None
     """`commit.RECEIPT`: what became durable since the last tick; None if nothing did."""
-    counts: Counts
+    counts: Tally
     """What the workers have done so far."""
 
 
@@ -83,7 +83,7 @@ def _rounds(
     stall_timeout_s: float,
     needs: "Needs",
 ) -> Iterator[Tick]:
-    counts, head, seen, has_ended = Counts(), cluster.Head(), _Seen(), False
+    counts, head, seen, has_ended = Tally(), cluster.Head(), _Seen(), False
     while not (has_ended and commits.is_idle):
         if not (has_ended or commits.is_full):
             has_ended = _take(outlet, commits)
@@ -105,7 +105,7 @@ class _Seen:
 
     def __init__(self) -> None:
         self.moved = time.monotonic()
-        self.counts = self.before = Counts()
+        self.counts = self.before = Tally()
         self.durable = 0
         """Rows staged or committed."""
 
@@ -121,7 +121,7 @@ class _Seen:
         )
         self._move()
 
-    def count(self, counts: Counts) -> None:
+    def count(self, counts: Tally) -> None:
         """Notes what workers have done; not what is read: what is tried again reads for ever."""
         old, self.counts = self.counts, counts
         if (counts.encoded, counts.opened) != (old.encoded, old.opened):
@@ -152,14 +152,14 @@ def _work(commits: Committer, *, at_once: bool) -> Iterator[pa.Table]:
     return commits.work(at_once=at_once, wait_s=wait_s)
 
 
-def _poll(counter: ActorHandle[Any], before: Counts) -> Counts:
+def _poll(counter: ActorHandle[Any], before: Tally) -> Tally:
     try:
-        return cast(Counts, ray.get(counter.read.remote(), timeout=_POLL_S))
+        return cast(Tally, ray.get(counter.read.remote(), timeout=_POLL_S))
     except ray.exceptions.RayError:  # its node is gone or busy: the receipts still count
         return before
 
 
-def _check_devices(counts: Counts) -> None:
+def _check_devices(counts: Tally) -> None:
     if counts.failures >= ATTEMPTS:
         raise DeviceError(
             f"the device of a codec failed in {counts.failures} processes in a row, with no image "
@@ -184,7 +184,7 @@ def _describe_stall(timeout_s: float, seen: _Seen, commits: Committer, needs: Ne
     )
 
 
-def _describe_waiting(counts: Counts, commits: Committer, needs: Needs) -> str:
+def _describe_waiting(counts: Tally, commits: Committer, needs: Needs) -> str:
     """Returns what waits for what, in a sentence, from the end of the graph to its start."""
     if not commits.is_idle:
         return "Finished rows wait to be committed: look at the store of the sink."

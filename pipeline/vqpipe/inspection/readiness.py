@@ -31,7 +31,7 @@ Answer = Literal["yes", "with care", "no"]
 
 
 @dataclass(frozen=True)
-class Reason:
+class Remark:
     """Why the answer is what it is."""
 
     check: str
@@ -45,10 +45,10 @@ class Readiness:
     """An answer, with at least one reason."""
 
     answer: Answer
-    why: list[Reason]
+    why: list[Remark]
 
 
-def judge(survey: Survey, totals: dict[str, Any], concerns: list[Reason]) -> Readiness:
+def judge(survey: Survey, totals: dict[str, Any], concerns: list[Remark]) -> Readiness:
     """Returns whether a sink is fit to be used.
 
     Args:
@@ -59,50 +59,50 @@ def judge(survey: Survey, totals: dict[str, Any], concerns: list[Reason]) -> Rea
     concerns = _check_rejected(totals) + concerns
     if survey.foreign:
         message = f"{len(survey.foreign):,} object(s) in data/ belong to no shard of the plan"
-        concerns = [Reason("foreign", message), *concerns]
+        concerns = [Remark("foreign", message), *concerns]
     blocking = _check_complete(survey, totals)
     damage = describe_losses(totals)
     if damage and not any(each.check == "damaged" for each in blocking):
-        concerns = [Reason("damaged", damage), *concerns]
+        concerns = [Remark("damaged", damage), *concerns]
     if blocking:
         return Readiness("no", [*blocking, *concerns])
     if concerns:
         return Readiness("with care", concerns)
     done = f"all {len(survey.sink.plan):,} shard(s) are committed and counted"
-    return Readiness("yes", [Reason("complete", done)])
+    return Readiness("yes", [Remark("complete", done)])
 
 
-def _check_complete(survey: Survey, totals: dict[str, Any]) -> list[Reason]:
+def _check_complete(survey: Survey, totals: dict[str, Any]) -> list[Remark]:
     planned, missing = len(survey.sink.plan), len(survey.sink.plan) - len(survey.objects)
     if not survey.is_complete:
         done = totals["shards"]
         damage = describe_losses(totals)
         if done == planned and damage:
-            return [Reason("damaged", f"all {planned:,} shard(s) are committed, but {damage}")]
+            return [Remark("damaged", f"all {planned:,} shard(s) are committed, but {damage}")]
         if done == planned:
             said = f"all {planned:,} shard(s) are there; run the command again to have them counted"
         else:
             said = f"{done:,} of {planned:,} shards are there, and safe to read now"
-        return [Reason("complete", said)]
+        return [Remark("complete", said)]
     if missing:
         message = f"{missing:,} shard(s) were counted and are gone: see vqpipe verify"
-        return [Reason("missing", message)]
+        return [Remark("missing", message)]
     if not made(totals):
-        return [Reason("empty", "every sample was rejected")]
+        return [Remark("empty", "every sample was rejected")]
     return []
 
 
-def _check_rejected(totals: dict[str, Any]) -> list[Reason]:
+def _check_rejected(totals: dict[str, Any]) -> list[Remark]:
     rejected = totals["rejected_images"]
     share = rejected / max(made(totals) + rejected, 1)
     if share <= MOST_REJECTED:
         return []
-    return [Reason("rejected", f"{share:.1%} of the images were rejected")]
+    return [Remark("rejected", f"{share:.1%} of the images were rejected")]
 
 
 def check_codes(
     facts: dict[str, Any], totals: dict[str, Any], evaluation: dict[str, Any] | None
-) -> list[Reason]:
+) -> list[Remark]:
     """Returns what there is to say against the codes themselves.
 
     Args:
@@ -115,33 +115,33 @@ def check_codes(
     unlike = totals["flip_rate"]
     unlike = measured.get("codes_unlike_float32") if unlike is None else unlike
     if unlike is not None and unlike > MOST_UNLIKE:
-        concerns.append(Reason("unlike", f"{unlike:.1%} of the codes are unlike float32's"))
+        concerns.append(Remark("unlike", f"{unlike:.1%} of the codes are unlike float32's"))
     size, usage = facts["codebook_size"], totals["codebook_usage"]
     codes = totals["encoded"] * int(np.prod(facts["grid"]))
     if codes >= ENOUGH_CODES * size and (usage < LEAST_USAGE or totals["codebook_perplexity"] < 2):
         message = f"only {usage:.2%} of the codebook is used: see vqpipe doctor"
-        concerns.append(Reason("usage", message))
+        concerns.append(Remark("usage", message))
     drift = measured.get("drift")
     concerns += _check_psnr(totals["low_psnr_shards"])
     return concerns + (_check_drift(drift) if drift else [])
 
 
-def _check_psnr(low: list[str]) -> list[Reason]:
+def _check_psnr(low: list[str]) -> list[Remark]:
     """Returns what to say of the shards whose images come back far worse than those of others."""
     if not low:
         return []
     others = f" and {len(low) - 1:,} more" if len(low) > 1 else ""
     message = f"images of {low[0]}{others} come back far worse than elsewhere: see vqpipe evaluate"
-    return [Reason("psnr", message)]
+    return [Remark("psnr", message)]
 
 
-def _check_drift(drift: dict[str, Any]) -> list[Reason]:
+def _check_drift(drift: dict[str, Any]) -> list[Remark]:
     """Returns what to say of the shards whose codes are least like those of all others."""
     if drift["shards"] < 3:
         return []
     bound = max(LEAST_DRIFT, MOST_DRIFT * drift["median"])
     far = [each for each in drift["most"] if each["distance"] > bound]
-    return [Reason("drift", _describe_far(far, drift))] if far else []
+    return [Remark("drift", _describe_far(far, drift))] if far else []
 
 
 def _describe_far(far: list[dict[str, Any]], drift: dict[str, Any]) -> str:

@@ -22,7 +22,7 @@ from vqpipe.sources.damage import ARROW_ERRORS, brief, damaged
 from vqpipe.sources.growth import check_growth, most_bytes
 from vqpipe.sources.keys import Keys, check_count
 from vqpipe.sources.names import shard_names
-from vqpipe.sources.parquet_footer import read_footer
+from vqpipe.sources.parquet_footer import read_metadata
 from vqpipe.sources.values import key_of, name_sample
 from vqpipe.storage.ahead import map_ahead
 
@@ -92,7 +92,7 @@ def count_rows(shard: Shard) -> int | None:
     """Returns the rows of a file or of its row groups by its footer; None if it is damaged."""
     try:
         with storage.open_file(shard.files[0]) as file:
-            footer = read_footer(file)
+            footer = read_metadata(file)
         first, last = shard.row_groups or (0, footer.num_row_groups)
         return sum(int(footer.row_group(i).num_rows) for i in range(first, last))
     except ARROW_ERRORS:
@@ -138,7 +138,7 @@ def _split(shard: Shard, max_bytes: int) -> list[Shard]:
     (file,) = shard.files
     try:
         with storage.open_file(file) as opened:
-            footer = read_footer(opened)
+            footer = read_metadata(opened)
     except ARROW_ERRORS:
         return [shard]  # `read_shard` makes it a rejection
     starts = _split_points(
@@ -172,7 +172,7 @@ def open_parquet(file: BinaryIO) -> pq.ParquetFile:
     """Returns a reader that checks what can be checked and makes nothing of extension types."""
     return pq.ParquetFile(
         file,
-        metadata=read_footer(file),
+        metadata=read_metadata(file),
         buffer_size=_BUFFER_BYTES,
         pre_buffer=False,
         page_checksum_verification=True,

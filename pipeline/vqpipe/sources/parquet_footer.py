@@ -31,7 +31,7 @@ _RENAMED_MARK = b"VQPIPE:extension-was"
 assert (len(_HIDDEN_SCHEMA), len(_RENAMED_MARK)) == (len(_SCHEMA), len(_MARK)), "lengths are stored"
 
 
-def read_footer(file: BinaryIO) -> pq.FileMetaData:
+def read_metadata(file: BinaryIO) -> pq.FileMetaData:
     """Returns the footer of an open file with every extension type's mark renamed.
 
     Raises:
@@ -45,7 +45,7 @@ def read_footer(file: BinaryIO) -> pq.FileMetaData:
 
 
 def fetch_schema(file: File) -> pa.Schema:
-    """Returns the columns of a file, read by one request as a rule, as `read_footer` has them.
+    """Returns the columns of a file, read by one request as a rule, as `read_metadata` has them.
 
     Raises:
         ValueError: If the file is no Parquet file or its footer is damaged.
@@ -77,7 +77,7 @@ def parse_schema(data: bytes) -> pa.Schema:
 
 
 def extension_name(column: pa.Field) -> str | None:
-    """Returns the name of the extension type that a column of `read_footer` has or contains."""
+    """Returns the name of the extension type that a column of `read_metadata` has or contains."""
     if column.metadata and _RENAMED_MARK in column.metadata:
         return str(column.metadata[_RENAMED_MARK].decode(errors="backslashreplace"))
     if isinstance(column.type, pa.BaseExtensionType):

@@ -18,7 +18,7 @@ _MAX_EXPANSIONS = 1_000_000  # bracex stops at 1,000 unless told; LAION-5B has 2
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundFiles:
     """What a source stands for."""
 
     root: str
@@ -35,7 +35,7 @@ class Found:
     """URIs of folders that would have been searched if their names did not."""
 
 
-def find_files(source: str) -> Found:
+def find_files(source: str) -> FoundFiles:
     """Returns the files that a source stands for.
 
     A source is a folder (searched at any depth, links followed), one file, or a pattern. `{a,b}`
@@ -61,13 +61,13 @@ def find_files(source: str) -> Found:
     return _find_expanded(source, root, _expand(relative_path(root, source)))
 
 
-def _find_plain(source: str) -> Found:
+def _find_plain(source: str) -> FoundFiles:
     try:
-        return Found(source.rpartition("/")[0] or "/", [storage.stat(source)])
+        return FoundFiles(source.rpartition("/")[0] or "/", [storage.stat(source)])
     except FileNotFoundError:
         listing = storage.list_source(source)
         others = (listing.followed, listing.repeated, listing.hidden, listing.unsearched)
-        return Found(source, listing.files, *others)
+        return FoundFiles(source, listing.files, *others)
 
 
 def _literal_folder(folder: str, source: str) -> str:
@@ -97,7 +97,7 @@ def _expand(pattern: str) -> list[str]:
         ) from error
 
 
-def _find_expanded(source: str, root: str, patterns: list[str]) -> Found:
+def _find_expanded(source: str, root: str, patterns: list[str]) -> FoundFiles:
     """Returns what patterns relative to a folder match."""
     lists = _Lists()
     found: dict[str, File] = {}
@@ -114,7 +114,7 @@ def _find_expanded(source: str, root: str, patterns: list[str]) -> Found:
     _check_missing(source, len(patterns), missing)
     files = sorted(found.values(), key=lambda file: file.uri)
     others = (lists.followed, lists.repeated, lists.dotted - found.keys(), lists.dotted_folders)
-    return Found(root, files, *(tuple(sorted(uris)) for uris in others))
+    return FoundFiles(root, files, *(tuple(sorted(uris)) for uris in others))
 
 
 class _Lists:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Stage:
+class TableFunction:
     """A function from table to table that needs no device, and its further arguments."""
 
     function: Callable[..., pa.Table]
@@ -36,5 +36,5 @@ class Work:
     """Shards left, by place in the plan, with what is staged of each."""
     opens: Preprocess | None = None
     """How images become views between the reader and the codec; None if it reads no images."""
-    after: Stage | None = None
+    after: TableFunction | None = None
     """What becomes of rows between the codec and the commit."""

@@ -18,18 +18,18 @@ def list_files(uri: str, *, recursive: bool = True) -> list[File]:
     return _list(uri, recursive=recursive).files
 
 
-def _list(uri: str, *, recursive: bool) -> "Listing":
+def _list(uri: str, *, recursive: bool) -> "FilesBelow":
     store, path = find_store(uri)
     look = store.find if recursive else store.list_folder
     try:
         found = ask(uri, lambda: look(path))
     except FileNotFoundError:
-        return Listing([])
+        return FilesBelow([])
     below, base = path.rstrip("/") + "/", plain_uri(uri).rstrip("/") + "/"
     names = {name[len(below) :]: each for name, each in found.items() if name.startswith(below)}
     files = [File(base + name, *each) for name, each in names.items() if not uris.is_hidden(name)]
     hidden, folders = uris.hidden_among(names) if len(files) < len(names) else ([], set())
-    return Listing(
+    return FilesBelow(
         sorted(files, key=lambda file: file.uri),
         hidden=tuple(sorted(base + name for name in hidden)),
         unsearched=tuple(sorted(base + name for name in folders)),
@@ -37,7 +37,7 @@ def _list(uri: str, *, recursive: bool) -> "Listing":
 
 
 @dataclass(frozen=True)
-class Listing:
+class FilesBelow:
     """What is below a prefix of a source."""
 
     files: list[File]
@@ -52,7 +52,7 @@ class Listing:
     """URIs of folders whose names begin with a dot, sorted: what is below them is not listed."""
 
 
-def list_source(uri: str, depth: int | None = None) -> Listing:
+def list_source(uri: str, depth: int | None = None) -> FilesBelow:
     """Returns what is below a prefix; on a disk, links to folders are followed.
 
     Args:
@@ -65,11 +65,11 @@ def list_source(uri: str, depth: int | None = None) -> Listing:
     try:
         found = ask(uri, lambda: tree.walk(path, depth))
     except FileNotFoundError:
-        return Listing([])
+        return FilesBelow([])
     files = [_linked_file(join_uri(path, name), state) for name, state in found.files.items()]
     others = (found.followed, found.repeated, found.hidden, found.unsearched)
     uris_of = (tuple(sorted(join_uri(path, name) for name in names)) for names in others)
-    return Listing(sorted(files, key=lambda file: file.uri), *uris_of)
+    return FilesBelow(sorted(files, key=lambda file: file.uri), *uris_of)
 
 
 def _linked_file(path: str, state: tree.State) -> File:
