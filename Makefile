@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint gpu bench soak clean help
+.PHONY: demo test lint jobs gpu bench soak clean help
 
 help:
 	@echo "make demo    encode about 200 sample photos and show the result"
@@ -12,6 +12,7 @@ help:
 	@echo "make gpu     what wants a GPU: tests and benchmark, with PYTHON=$(PYTHON) as it is"
 	@echo "make bench   throughput of the whole pipeline and of its parts, some minutes"
 	@echo "make soak    faults at random and all at once, fuzzing, the demo; two hours"
+	@echo "make jobs    write the job definitions in jobs/ anew, after a change of options"
 	@echo "make clean   remove .venv and the demo's output"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -35,6 +36,9 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+jobs: $(STAMP)
+	for stage in encode decode evaluate; do $(BIN)/vqpipe $$stage --print-job > jobs/$$stage.yaml || exit 1; done
 
 # Ray takes the whole machine for itself; what needs none goes on two cores at once, torch on one each.
 test: lint $(AZURITE)

@@ -155,9 +155,7 @@ def test_evaluate_images_that_are_others_now_are_refused(evaluated, tmp_path):
 def test_evaluate_without_a_sink_or_with_a_bad_number_says_so(tmp_path, capsys):
     assert cli.main(["evaluate", "--source", str(tmp_path)]) == 4
     assert "holds no run" in capsys.readouterr().err
-    with pytest.raises(SystemExit) as end:
-        cli.main(["evaluate", "--source", str(tmp_path), "--samples", "0"])
-    assert end.value.code == 4
+    assert cli.main(["evaluate", "--source", str(tmp_path), "--samples", "0"]) == 4
     assert "--samples is 0" in capsys.readouterr().err
 
 

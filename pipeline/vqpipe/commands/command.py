@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from vqpipe.commands.console import harmless
-from vqpipe.commands.jobs import Diff, Doctor, Inspect, Job, Verify, name_of
+from vqpipe.commands.jobs import Diff, Doctor, Inspect, Job, Verify, command_of
 from vqpipe.commands.pipes import find_failure, outlive_readers
 from vqpipe.errors import MachineError, VqpipeError
 
@@ -24,7 +24,7 @@ def run(job: Job) -> None:
     Raises:
         VqpipeError: If it could not be done; the exit code is the error's.
     """
-    module = importlib.import_module(f"vqpipe.commands.{name_of(job)}")
+    module = importlib.import_module(f"vqpipe.commands.{command_of(type(job))}")
     from vqpipe import storage  # noqa: PLC0415 (for the same reason)
 
     storage.hurry()  # a person waits; the workers of a run do not hurry

@@ -11,11 +11,16 @@ import tyro
 
 from vqpipe.codec.config import AUDIT_SHARE, AskedRange, Device, DType
 from vqpipe.commands.options import (
+    DefinitionFile,
     GrowthOptions,
+    How,
     ModelOptions,
     Places,
     RunOptions,
     Source,
+    Speed,
+    What,
+    When,
     check_least,
     check_uris,
 )
@@ -35,56 +40,56 @@ COMPARED_SHARDS = 16
 class Encode(GrowthOptions, RunOptions, ModelOptions, Places):
     """Encode image shards into Parquet shards of discrete codes.
 
-    Run the same command again to resume: finished shards are not read again. Options marked
-    [speed] may change between runs on one sink; all others belong to the sink's identity.
+    Run the same command again to resume: finished shards are not read again. What is read and how
+    it is encoded belong to the sink's identity; all other options may change between runs on it.
 
     Example: vqpipe encode --source photos/ --sink codes/ --model vqgan/
     """
 
-    source: str
+    source: What[str]
     """Where the images are: a folder of .tar, .parquet or image files (links are followed), one
     such file, s3://bucket/prefix, or a quoted pattern like 's3://bucket/{000..127}.tar'."""
-    sink: str
+    sink: What[str]
     """Where the codes go: a folder or s3://bucket/prefix. One run, one sink."""
-    format: Literal["webdataset", "parquet", "folder"] | None = None
+    format: What[Literal["webdataset", "parquet", "folder"] | None] = None
     """What the source holds; found from its files if not given, unless they are of several."""
-    image: str | None = None
+    image: What[str | None] = None
     """Parquet column or tar extension with the image; found if there is only one."""
-    key: str | None = None
+    key: What[str | None] = None
     """Parquet column with each image's name; default: file name and row number."""
-    key_until: AskedKeys = "auto"
+    key_until: What[AskedKeys] = "auto"
     """Where a key ends in the name of a tar's member: by the first dot 0001.seg.png is seg.png of
     0001, as webdataset has it; by the last one st.martin_001.jpg is an image of its own. auto looks
     at the names in some tars, and asks if they can be read either way."""
-    keep: tuple[str, ...] = ()
+    keep: What[tuple[str, ...]] = ()
     """Parquet columns or tar extensions to copy beside the codes, such as caption or txt."""
-    resolution: int = 256
+    resolution: How[int] = 256
     """Side of the encoded square, in pixels: the short side is resized to it, the centre kept."""
-    resample: Literal["bicubic", "lanczos"] = "bicubic"
+    resample: How[Literal["bicubic", "lanczos"]] = "bicubic"
     """Filter of the resize."""
-    background: tuple[int, int, int] = (255, 255, 255)
+    background: How[tuple[int, int, int]] = (255, 255, 255)
     """RGB, 0 to 255, that shows through transparent pixels."""
-    max_pixels: int = 100_000_000
+    max_pixels: How[int] = 100_000_000
     """Images whose header announces more pixels are rejected unopened."""
-    pixel_range: AskedRange = "auto"
+    pixel_range: How[AskedRange] = "auto"
     """What the model was trained on: signed is [-1, 1] (most VQGANs), unit is [0, 1] (aMUSEd).
     The wrong one gives plausible, wrong codes; auto finds out with photos, see vqpipe doctor."""
-    dtype: DType = "float32"
+    dtype: How[DType] = "float32"
     """Arithmetic of the network; the codebook look-up is always float32. tf32 is float32 with
     products of 10-bit mantissas on GPUs that can. All but float32 change some codes; how many is
     measured on the way and stands in the summary."""
-    eager: bool = False
+    eager: How[bool] = False
     """Have GPUs run the network's kernels one by one, as CPUs always do, instead of fused ones,
     which torch.compile makes in a minute or two and which round a little differently."""
-    audit: float = AUDIT_SHARE
-    """[speed] Share of the images, picked by a hash of their keys, and the first of every shard,
+    audit: Speed[float] = AUDIT_SHARE
+    """Share of the images, picked by a hash of their keys, and the first of every shard,
     whose codes are decoded again on the way: their PSNR stands in footers and summary and, in
     reduced precision, how many codes are unlike float32's. 0 looks at none."""
-    retry_rejected: bool = False
+    retry_rejected: When[bool] = False
     """Try rejected samples again, after a fix or with another --max-pixels; shards where any of
     them passes now are updated."""
-    skip_doctor: bool = False
-    """[speed] Start without looking how the model reconstructs photos; needs --pixel-range."""
+    skip_doctor: Speed[bool] = False
+    """Start without looking how the model reconstructs photos; needs --pixel-range."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -103,45 +108,45 @@ class Decode(GrowthOptions, RunOptions, ModelOptions, Places):
     """Decode Parquet shards of codes back into images.
 
     The source is a sink of vqpipe encode, which knows its model, or any Parquet files with a column
-    of codes, given --model and --grid. Run the same command again to resume. Options marked [speed]
-    may change between runs on one sink; all others belong to the sink's identity.
+    of codes, given --model and --grid. Run the same command again to resume. What is read and how
+    it is decoded belong to the sink's identity; all other options may change between runs on it.
 
     Example: vqpipe decode --source codes/ --sink images/
     """
 
-    source: str
+    source: What[str]
     """Where the codes are: a sink of vqpipe encode, or a folder, file or pattern of .parquet."""
-    sink: str
+    sink: What[str]
     """Where the images go: a folder or s3://bucket/prefix. One run, one sink."""
-    model: str = ""
+    model: What[str] = ""
     """The model, as for vqpipe encode; default: that of the source's run. Another one must have the
     same codebook, such as one whose decoder was trained on."""
-    format: Literal["jpeg", "png", "webp"] = "jpeg"
+    format: How[Literal["jpeg", "png", "webp"]] = "jpeg"
     """Of the images; png has no losses."""
-    quality: int = 95
+    quality: How[int] = 95
     """1 to 100, of jpeg and webp."""
-    layout: Literal["webdataset", "parquet", "folder"] = "webdataset"
+    layout: How[Literal["webdataset", "parquet", "folder"]] = "webdataset"
     """A tar a shard, a Parquet file a shard, or a file an image. data/ lists the images of each
     shard in every layout."""
-    codes: str = "codes"
+    codes: What[str] = "codes"
     """Column of the codes: lists of whole numbers, row-major."""
-    latents: str | None = None
+    latents: What[str | None] = None
     """Column of latents, to decode these instead of codes: lists of numbers as (channels, height,
     width), before the look-up in the codebook."""
-    grid: tuple[int, int] | None = None
+    grid: What[tuple[int, int] | None] = None
     """Rows and columns of codes in an image; a sink of vqpipe encode knows them."""
-    key: str | None = None
+    key: What[str | None] = None
     """Column with each image's name; default: key in a sink of vqpipe encode, elsewhere file name
     and row number."""
-    keep: tuple[str, ...] | None = None
+    keep: What[tuple[str, ...] | None] = None
     """Columns to copy beside the images; default: what the source's run kept. In a tar, text
     becomes a member of that name, unless that is long; everything else goes to .json."""
-    pixel_range: AskedRange = "auto"
+    pixel_range: How[AskedRange] = "auto"
     """What the model was trained on: signed is [-1, 1], unit is [0, 1]; auto takes that of the
     source's run, or finds out with photos."""
-    dtype: DType = "float32"
+    dtype: How[DType] = "float32"
     """Arithmetic of the network."""
-    eager: bool = False
+    eager: How[bool] = False
     """Have GPUs run the network's kernels one by one instead of fused ones (torch.compile)."""
 
     def __post_init__(self) -> None:
@@ -174,20 +179,20 @@ class Evaluate(RunOptions, ModelOptions, Source):
     Example: vqpipe evaluate --source codes/
     """
 
-    source: str
+    source: What[str]
     """The codes: a sink of vqpipe encode."""
-    images: str | None = None
+    images: What[str | None] = None
     """Where the images are now, if not where the run had them."""
-    samples: int = 2048
+    samples: How[int] = 2048
     """How many samples to look at, picked by a hash of their keys."""
-    shards: int = MOST_SHARDS
+    shards: How[int] = MOST_SHARDS
     """How many shards they are taken from at most, picked by a hash of their names."""
-    model: str = ""
+    model: What[str] = ""
     """Where the model is now, if not where the run had it."""
-    lpips: str | None = None
+    lpips: How[str | None] = None
     """Weights of LPIPS, to measure it: the state of the lpips package's LPIPS(net="alex") or "vgg",
     saved to a file, local, s3:// or hf://org/name/file."""
-    inception: str | None = None
+    inception: How[str | None] = None
     """Weights of Inception, to measure rFID: pytorch-fid's pt_inception-2015-12-05-6726825d.pth,
     local, s3:// or hf://org/name/file."""
 
@@ -363,6 +368,9 @@ class Submit:
     """What to run there."""
     address: str
     """Address of the cluster's dashboard, such as http://head:8265."""
+    job: DefinitionFile = None
+    """A job definition on this machine, a YAML file: its settings travel as options of the command.
+    One on the cluster is an argument: -- --job FILE."""
     arguments: tyro.conf.Suppress[tuple[str, ...]] = ()
     """The command's own arguments: what follows -- on the command line."""
 
@@ -390,6 +398,10 @@ JOBS: dict[str, type[Job]] = {
 """The commands by name, as help lists them; each is also the name of the module that runs it."""
 
 
-def name_of(job: Job) -> str:
-    """Returns the command of a job."""
-    return next(name for name, kind in JOBS.items() if isinstance(job, kind))
+def command_of(kind: type[Job]) -> str:
+    """Returns the command of a kind of job."""
+    return next(name for name, each in JOBS.items() if each is kind)
+
+
+STAGES = ("encode", "decode", "evaluate")
+"""The commands that run on Ray, can be submitted, and have job definitions."""

@@ -3,40 +3,71 @@
 Each is a base of the jobs that have it (`commands.jobs`).
 """
 
+import enum
 from dataclasses import dataclass
+from typing import Annotated, TypeVar
 
 from vqpipe.codec.config import Device
 from vqpipe.errors import ConfigError
+
+
+class Group(enum.Enum):
+    """What an option is about. Help and job definitions have the groups in this order."""
+
+    WHAT = "What is read, with which model, and where the results go."
+    HOW = "How it is done. Another choice makes other results."
+    WHEN = (
+        "What to take in and what to put up with when a source has grown, has changed or is "
+        "damaged. May change between runs on one sink."
+    )
+    WHERE = "On which machines. May change between runs on one sink."
+    SPEED = "How much at once, and how long. May change between runs on one sink."
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What stands for an option's value in help, where its type does not say much."""
+
+    text: str
+
+
+T = TypeVar("T")
+What = Annotated[T, Group.WHAT]
+How = Annotated[T, Group.HOW]
+When = Annotated[T, Group.WHEN]
+Where = Annotated[T, Group.WHERE]
+Speed = Annotated[T, Group.SPEED]
+DefinitionFile = Annotated[str | None, Shown("FILE")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """From where; the last base of a job, so that help begins with it."""
 
-    source: str
+    source: What[str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Places(Source):
     """From where to where."""
 
-    sink: str
+    sink: What[str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
     """Which model; a job declares `model` again where it takes it by position."""
 
-    model: str
+    model: What[str]
     """A folder (local or s3://) of a diffusers VQModel, a Hugging Face repository (org/name), or
     one file with weights (.ckpt, .pth, .pt, .safetensors, .bin), such as a VQGAN of CompVis."""
-    subfolder: str | None = None
+    subfolder: What[str | None] = None
     """Folder of the VQModel inside --model, such as vqvae in a diffusers pipeline."""
-    revision: str | None = None
+    revision: What[str | None] = None
     """Branch, tag or commit of a Hugging Face repository; run.json records the commit."""
-    variant: str | None = None
+    variant: What[str | None] = None
     """Which of a folder's weights to take, such as fp16; the plain ones if not given."""
-    model_config: str | None = None
+    model_config: What[str | None] = None
     """Config of a --model that is one file: CompVis' YAML or diffusers' JSON; found if it is the
     only one beside it."""
 
@@ -45,20 +76,20 @@ class ModelOptions:
 class RunOptions:
     """How a stage runs; nothing here changes a result."""
 
-    device: Device = "auto"
-    """[speed] Where the codec works; auto takes GPUs if the cluster has any."""
-    batch_size: int | None = None
-    """[speed] Images in one forward of a GPU, by default 64; a CPU takes one at a time."""
-    actors: int | None = None
-    """[speed] Most codecs at work; default one for every GPU of the cluster, or one on a CPU."""
-    max_rejected: float = 0.1
-    """[speed] Most rejected images before the run ends with exit code 2: a fraction below 1, a
+    device: Where[Device] = "auto"
+    """Where the codec works; auto takes GPUs if the cluster has any."""
+    batch_size: Speed[int | None] = None
+    """Images in one forward of a GPU, by default 64; a CPU takes one at a time."""
+    actors: Speed[int | None] = None
+    """Most codecs at work; default one for every GPU of the cluster, or one on a CPU."""
+    max_rejected: When[float] = 0.1
+    """Most rejected images before the run ends with exit code 2: a fraction below 1, a
     count from 1."""
-    address: str | None = None
-    """[speed] Ray cluster to join, such as auto or head:6379; default: RAY_ADDRESS, else this
+    address: Where[str | None] = None
+    """Ray cluster to join, such as auto or head:6379; default: RAY_ADDRESS, else this
     machine alone."""
-    stall_timeout_s: float = 900.0
-    """[speed] Seconds without any progress before the run gives up with exit code 5."""
+    stall_timeout_s: Speed[float] = 900.0
+    """Seconds without any progress before the run gives up with exit code 5."""
 
     def __post_init__(self) -> None:
         check_least(self, "batch_size", "actors")
@@ -72,13 +103,13 @@ class RunOptions:
 class GrowthOptions:
     """What a stage takes in of a source that is not what it was, or not whole."""
 
-    extend: bool = False
+    extend: When[bool] = False
     """Take in shards that the source has gained since the run began."""
-    replace_changed: bool = False
+    replace_changed: When[bool] = False
     """Do shards again whose files have changed since they were planned; their objects in the sink
     are replaced one by one."""
-    allow_damaged_shards: bool = False
-    """[speed] End with exit code 0 though shards could not be read to their end. What they hold
+    allow_damaged_shards: When[bool] = False
+    """End with exit code 0 though shards could not be read to their end. What they hold
     beyond is lost, and the images in it are known by a Parquet footer, judged by a tar's bytes, or
     not known; without this option the run ends with exit code 2 and says so."""
 
