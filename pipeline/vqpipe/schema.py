@@ -9,24 +9,24 @@ Between steps travel tables with one row a sample. Each step adds or replaces co
     commit  `data/`: key, row, view, codes, width, height, crop, flip, then the kept columns
             `rejected/`: key, row, reason, message, lost, lost_by
 
-Of `vqpipe decode`, where codes or latents are read as `image`:
+Of `vqpipe decode`, which reads codes or latents:
 
-    read      as above
-    decode    the same without image, with pixels
-    compress  the same without pixels, with image; also what `staging/` holds
+    read      `HEAD`, kept.*, codes or latents (as bytes, see `sources.codes`)
+    decode    the same without these, with pixels
+    compress  the same without pixels, with image (compressed); also what `staging/` holds
     commit    `data/`: key, row, image or file and bytes, width, height, then the kept columns
 
-Of `vqpipe evaluate`, which reads samples that were picked, and the codes that a sink has of them:
+Of `vqpipe evaluate`, which reads images that were picked, and the codes that a sink has of them:
 
-    read     as above, with place and codes
-    open     as above, with place and codes
+    read     as for `encode`, with place and codes
+    open     as for `encode`, with place and codes
     measure  the same without codes, with scores and decoded (pixels)
     picture  `HEAD`, place, scores, original, decoded (JPEGs); also what `staging/` holds
     commit   `data/`: key, row, place, scores, original, decoded
 
-A rejected sample stays in the stream as a row whose `reason` is set and whose image, pixels or
-codes are null, so that no row of a shard is ever missing. One such row may stand for many images
-(`Loss`), above all the last one of a shard that cannot be read to its end.
+A rejected sample stays in the stream as a row whose `reason` is set and whose image, pixels, codes
+or latents are null, so that no row of a shard is ever missing. One such row may stand for many
+images (`Loss`), above all the last one of a shard that cannot be read to its end.
 """
 
 from dataclasses import dataclass, field
@@ -78,17 +78,22 @@ class Shard:
         """Bytes of all files; of the whole file when the shard is a part of it."""
         return sum(file.size for file in self.files)
 
+    @property
+    def holds(self) -> str:
+        """Column in which its rows carry what was read: `image`, `codes` or `latents`."""
+        return self.format if self.format in {"codes", "latents"} else "image"
+
 
 @dataclass(frozen=True)
 class Sample:
-    """One image of a shard as it is stored: compressed, or rejected while reading."""
+    """One image of a shard as it is stored there, or its rejection while reading."""
 
     row: int
     """Place in the shard, from 0."""
     key: str | None
     """Name in the dataset; None where damage hides it."""
-    image: bytes | None = None
-    """Compressed image, or codes or latents as read; None exactly when `rejection` is set."""
+    data: bytes | None = None
+    """A compressed image, or its codes or latents; None exactly when `rejection` is set."""
     rejection: Rejection | None = None
     kept: dict[str, pa.Array] = field(default_factory=dict)
     """Metadata that travels along, by column name: arrays of one value each."""
@@ -112,6 +117,8 @@ class Selection:
     """Parquet columns or webdataset extensions to copy into the output."""
     key_until: KeyUntil = "first-dot"
     """Where keys of a webdataset end."""
+    codes: str | None = None
+    """Of what is decoded: Parquet column of the codes or latents."""
     shape: tuple[int, ...] = ()
     """Of what is decoded: (h, w) of codes, (C, h, w) of latents."""
     run: str | None = None
@@ -166,9 +173,14 @@ def kept_fields(kept: pa.Schema) -> list[pa.Field]:
     return [field.with_name(KEPT + field.name) for field in kept]
 
 
-def read_schema(kept: pa.Schema) -> pa.Schema:
-    """Returns the schema of rows between reading and opening."""
-    return pa.schema([*HEAD, *kept_fields(kept), pa.field("image", pa.large_binary())])
+def read_schema(kept: pa.Schema, holds: str = "image") -> pa.Schema:
+    """Returns the schema of rows that have been read.
+
+    Args:
+        kept: The kept columns.
+        holds: Column of what was read: `image`, `codes` or `latents`.
+    """
+    return pa.schema([*HEAD, *kept_fields(kept), pa.field(holds, pa.large_binary())])
 
 
 def opened_schema(kept: pa.Schema, resolution: int) -> pa.Schema:

@@ -95,7 +95,7 @@ def floor_worker(folder, part, parts, results):
     for shard in list_shards(str(folder)).shards:
         for sample in read_shard(shard, Selection(), pa.schema([])):
             if sample.row % parts == part:
-                open_image(sample.image, how)
+                open_image(sample.data, how)
                 count += 1
     results.put((count, time.perf_counter() - started))
 

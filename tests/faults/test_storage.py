@@ -221,7 +221,7 @@ def read_all(listing, selection=None):
 def test_source_in_a_storm_is_read_whole(source, proxy):
     proxy.faults = STORM
     samples = read_all(list_shards(source))
-    assert [sample.image for sample in samples] == list(IMAGES.values())
+    assert [sample.data for sample in samples] == list(IMAGES.values())
     assert {sample.rejection for sample in samples} == {None}
 
 
@@ -239,7 +239,7 @@ def test_source_of_a_store_that_turns_away_is_an_error_and_no_rejection(
     with pytest.raises(StorageError, match=words):
         samples += read_shard(listing.shards[0], selection_of(listing), schema)
     assert len(samples) < len(IMAGES)
-    assert [sample.image for sample in samples] == list(IMAGES.values())[: len(samples)]
+    assert [sample.data for sample in samples] == list(IMAGES.values())[: len(samples)]
 
 
 @pytest.mark.fault(16)

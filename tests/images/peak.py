@@ -25,7 +25,7 @@ def _read(path):
             for sample in read_shard(shard, selection, kept):
                 assert sample.row == count
                 count, last = count + 1, sample
-                image_bytes += len(sample.image or b"")
+                image_bytes += len(sample.data or b"")
     except VqpipeError as caught:
         error = type(caught).__name__, str(caught)
     rejection = last and last.rejection

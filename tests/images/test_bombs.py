@@ -266,7 +266,7 @@ def test_read_shard_sparse_member_is_rejected_and_the_next_one_read(tmp_path):
     first, second = read(path)
     assert (first.key, first.rejection.reason) == ("a", Reason.CORRUPT)
     assert "sparse" in first.rejection.message
-    assert (second.key, second.image) == ("b", b"x")
+    assert (second.key, second.data) == ("b", b"x")
 
 
 @pytest.mark.fault(23, 24)

@@ -133,7 +133,7 @@ def retrying(writer):
 def decoded(writer, name="a"):
     """Returns what decode reads of a shard of a sink."""
     shard = Shard(name, "codes", (storage.stat(f"{writer.sink.uri}/data/{name}.parquet"),))
-    how = Selection("codes", "key", shape=(2, 3), run=writer.sink.run.fingerprint)
+    how = Selection(key="key", codes="codes", shape=(2, 3), run=writer.sink.run.fingerprint)
     return read_shard(shard, how, pa.schema([]))
 
 
@@ -183,7 +183,7 @@ def test_decode_reads_the_codes_of_a_sound_object(tmp_path):
     writer = start(tmp_path)
     commit_rows(encoded_rows(writer, 0, TOTAL, rejected=BAD), writer)
     rows = [row for row in range(TOTAL) if row not in BAD]
-    found = [np.frombuffer(sample.image, "<i8").tolist() for sample in decoded(writer)]
+    found = [np.frombuffer(sample.data, "<i8").tolist() for sample in decoded(writer)]
     assert found == [codes_of(writer, 0, row) for row in rows]
 
 
@@ -235,7 +235,7 @@ def test_shard_with_many_rejections_is_counted_settled_verified_and_decoded(reje
     assert list(verify(writer.sink, is_complete=True)) == []
     (staged,) = todo.retriable(writer.sink, {}).values()
     assert staged.ranges == ((MANY, MANY + 2),)
-    found = [np.frombuffer(sample.image, "<i8").tolist() for sample in decoded(writer)]
+    found = [np.frombuffer(sample.data, "<i8").tolist() for sample in decoded(writer)]
     assert found == [codes_of(writer, 0, row) for row in (MANY, MANY + 1)]
 
 

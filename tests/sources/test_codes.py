@@ -17,7 +17,7 @@ def write(folder, columns, name="a", row_group_size=None):
     pq.write_table(pa.table(columns), folder / f"{name}.parquet", row_group_size=row_group_size)
 
 
-PLAIN = Selection(image="codes")
+PLAIN = Selection(codes="codes")
 
 
 def read(folder, selection=PLAIN, kind="codes", kept=NO_KEPT):
@@ -26,7 +26,7 @@ def read(folder, selection=PLAIN, kind="codes", kept=NO_KEPT):
 
 
 def numbers(sample, dtype="<i8"):
-    return np.frombuffer(sample.image, dtype).tolist()
+    return np.frombuffer(sample.data, dtype).tolist()
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_read_codes_of_any_width_and_kind_of_list(tmp_path, kind):
 )
 def test_read_codes_lists_of_lists_are_row_major(tmp_path, kind):
     write(tmp_path, {"codes": pa.array([[[1, 2], [3, 4]], [[5, 6], [7, 8]]], kind)})
-    samples = read(tmp_path, Selection("codes", shape=(2, 2)))
+    samples = read(tmp_path, Selection(codes="codes", shape=(2, 2)))
     assert [numbers(sample) for sample in samples] == [[1, 2, 3, 4], [5, 6, 7, 8]]
 
 
@@ -60,7 +60,7 @@ def test_read_codes_lists_of_lists_are_row_major(tmp_path, kind):
 def test_read_latents_with_neighbouring_dimensions_merged(tmp_path, nested):
     values = np.arange(24).reshape(1, *nested).tolist()
     write(tmp_path, {"z": pa.array(values)})
-    (sample,) = read(tmp_path, Selection("z", shape=(2, 3, 4)), "latents")
+    (sample,) = read(tmp_path, Selection(codes="z", shape=(2, 3, 4)), "latents")
     assert numbers(sample, "<f4") == list(range(24))
 
 
@@ -80,7 +80,7 @@ def test_read_latents_with_neighbouring_dimensions_merged(tmp_path, nested):
 def test_read_codes_lists_of_lists_of_another_shape_are_rejections(tmp_path, value, shape, said):
     kind = pa.list_(pa.list_(pa.int64())) if len(shape) == 2 else None
     write(tmp_path, {"codes": pa.array([value], kind)})
-    (sample,) = read(tmp_path, Selection("codes", shape=shape))
+    (sample,) = read(tmp_path, Selection(codes="codes", shape=shape))
     assert sample.rejection.reason == Reason.BAD_CODES
     assert said in sample.rejection.message
 
@@ -95,7 +95,9 @@ def test_read_codes_with_keys_and_kept_columns(tmp_path):
     columns = {"codes": pa.array(CODES), "name": ["x/1", None, "x/1"], "score": [0.5, 1.5, 2.5]}
     write(tmp_path, columns)
     kept = pa.schema([pa.field("score", pa.float64())])
-    first, second, third = read(tmp_path, Selection("codes", "name", ("score",)), kept=kept)
+    first, second, third = read(
+        tmp_path, Selection(None, "name", ("score",), codes="codes"), kept=kept
+    )
     assert (first.key, first.kept) == ("x/1", {"score": pa.array([0.5])})
     assert second.key == "a/00000001"
     assert third.rejection.reason == Reason.DUPLICATE_KEY
@@ -111,7 +113,7 @@ def test_read_latents_as_float32(tmp_path):
     for kind in (pa.float16(), pa.float32(), pa.float64()):
         values = pa.array([np.array([0.5, -1.25], np.float64).astype(kind.to_pandas_dtype())])
         write(tmp_path, {"z": values.cast(pa.list_(kind))})
-        (sample,) = read(tmp_path, Selection("z"), "latents")
+        (sample,) = read(tmp_path, Selection(codes="z"), "latents")
         assert numbers(sample, "<f4") == [0.5, -1.25]
 
 
@@ -129,14 +131,14 @@ def test_kept_schema_column_that_is_no_list_of_numbers_is_config_error(tmp_path,
     write(tmp_path, {"codes": column})
     shards = codes.list_shards(str(tmp_path), kind).shards
     with pytest.raises(ConfigError, match=r"column 'codes' is .*; it must be a list of"):
-        codes.kept_schema(shards, Selection("codes", shape=(1, 2)))
+        codes.kept_schema(shards, Selection(codes="codes", shape=(1, 2)))
 
 
 def test_kept_schema_missing_column_names_those_that_are_there(tmp_path):
     write(tmp_path, {"tokens": pa.array(CODES)})
     shards = codes.list_shards(str(tmp_path), "codes").shards
     with pytest.raises(ConfigError, match=r"no column 'codes'.*tokens"):
-        codes.kept_schema(shards, Selection("codes", shape=(1, 2)))
+        codes.kept_schema(shards, Selection(codes="codes", shape=(1, 2)))
 
 
 @pytest.mark.parametrize(
@@ -153,7 +155,7 @@ def test_kept_schema_missing_column_names_those_that_are_there(tmp_path):
 def test_kept_schema_lists_that_may_have_the_grid_pass(tmp_path, kind, shape):
     write(tmp_path, {"codes": pa.array([], kind)})
     shards = codes.list_shards(str(tmp_path), "codes").shards
-    assert codes.kept_schema(shards, Selection("codes", shape=shape)) == NO_KEPT
+    assert codes.kept_schema(shards, Selection(codes="codes", shape=shape)) == NO_KEPT
 
 
 @pytest.mark.parametrize(
@@ -169,7 +171,7 @@ def test_kept_schema_lists_of_another_size_are_config_error(tmp_path, kind, shap
     write(tmp_path, {"codes": pa.array([], kind)})
     shards = codes.list_shards(str(tmp_path), "codes").shards
     with pytest.raises(ConfigError, match="--grid") as raised:
-        codes.kept_schema(shards, Selection("codes", shape=shape))
+        codes.kept_schema(shards, Selection(codes="codes", shape=shape))
     assert said in raised.value.message
 
 
@@ -177,7 +179,7 @@ def test_kept_schema_is_that_of_the_files_that_can_be_read(tmp_path):
     write(tmp_path, {"codes": pa.array(CODES), "n": pa.array([1, 2, 3], pa.int8())}, "b")
     (tmp_path / "a.parquet").write_bytes(b"PAR1 cut short")
     shards = codes.list_shards(str(tmp_path), "codes").shards
-    selection = Selection("codes", keep=("n",), shape=(2, 2))
+    selection = Selection(codes="codes", keep=("n",), shape=(2, 2))
     assert codes.kept_schema(shards, selection) == pa.schema([pa.field("n", pa.int8())])
     with pytest.raises(ConfigError, match=r"none of 1 file\(s\) .*a\.parquet"):
         codes.kept_schema(shards[:1], selection)

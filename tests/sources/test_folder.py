@@ -22,7 +22,7 @@ def test_read_shard_folder_gives_relative_paths_in_order(base):
     assert listing.format == "folder"
     assert listing.ignored == {".txt": 1}
     assert [sample.key for sample in samples] == sorted(names)
-    assert [sample.image for sample in samples] == [name.encode() for name in sorted(names)]
+    assert [sample.data for sample in samples] == [name.encode() for name in sorted(names)]
     assert [sample.row for sample in samples] == [0, 1, 2, 3]
 
 
@@ -46,7 +46,7 @@ def test_list_shards_pattern_of_images_keeps_their_folders_in_the_keys(tmp_path,
 def test_list_shards_single_image_is_a_source(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"content")
     (sample,) = read(list_shards(str(tmp_path / "a.jpg")))
-    assert (sample.key, sample.image) == ("a.jpg", b"content")
+    assert (sample.key, sample.data) == ("a.jpg", b"content")
 
 
 def test_read_shard_oversized_file_is_rejected_unread(tmp_path, monkeypatch):
@@ -55,7 +55,7 @@ def test_read_shard_oversized_file_is_rejected_unread(tmp_path, monkeypatch):
     (tmp_path / "b.jpg").write_bytes(bytes(10))
     large, small = read(list_shards(str(tmp_path)))
     assert large.rejection.reason == Reason.CORRUPT
-    assert small.image == bytes(10)
+    assert small.data == bytes(10)
 
 
 @pytest.mark.parametrize("change", [storage.delete, lambda uri: storage.replace(uri, b"other")])

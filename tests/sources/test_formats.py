@@ -47,7 +47,7 @@ def test_list_shards_every_name_of_a_jpeg_and_avif_is_an_image(tmp_path, name):
     fill(tmp_path / "tars", **{"x.tar": tar_of({name: b"content"})})
     for folder in ("folder", "tars"):
         (sample,) = read(list_shards(f"{tmp_path}/{folder}"))
-        assert sample.image == b"content"
+        assert sample.data == b"content"
 
 
 def test_read_shard_of_a_sample_with_several_images_prefers_as_before(tmp_path):
@@ -58,7 +58,7 @@ def test_read_shard_of_a_sample_with_several_images_prefers_as_before(tmp_path):
             **{"x.tar": tar_of({name: name.encode() for name in names[:count]})},
         )
         (sample,) = read(list_shards(f"{tmp_path}/{count}"))
-        assert sample.image == names[count - 1].encode()
+        assert sample.data == names[count - 1].encode()
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_list_shards_images_without_an_extension_are_found_by_what_they_begin_wi
     fill(tmp_path, **files, LICENSE=b"text")
     listing = list_shards(str(tmp_path))
     assert listing.format == "folder"
-    found = {sample.key: sample.image for sample in read(listing)}
+    found = {sample.key: sample.data for sample in read(listing)}
     assert found == {**files, "LICENSE": b"text"}  # it is rejected as what it is, not passed over
 
 
@@ -142,19 +142,19 @@ def test_read_shard_tar_member_without_an_extension_is_the_image_if_it_is_one(tm
     ]
     fill(tmp_path, **{"x.tar": wrap(tar_of(members))})
     bare, named, text = read(list_shards(str(tmp_path)), keep=("txt",))
-    assert (bare.key, bare.image, bare.kept) == (
+    assert (bare.key, bare.data, bare.kept) == (
         "bare",
         image(kind),
         {"txt": pa.array(["caption"])},
     )
-    assert named.image == b"png"
+    assert named.data == b"png"
     assert text.rejection.reason == Reason.NO_IMAGE
 
 
 def test_read_shard_tar_member_without_an_extension_is_not_asked_where_the_image_is_named(tmp_path):
     fill(tmp_path, **{"x.tar": tar_of([("a", jpeg()), ("a.png", b"png"), ("b", jpeg())])})
     a, b = read(list_shards(str(tmp_path)), image="png")
-    assert a.image == b"png"
+    assert a.data == b"png"
     assert b.rejection.reason == Reason.NO_IMAGE
 
 

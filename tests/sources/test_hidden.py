@@ -158,8 +158,8 @@ def test_read_shard_hidden_image_in_a_tar_is_a_rejection_that_says_why(tmp_path,
     assert hidden.rejection.reason == Reason.NO_IMAGE
     assert "begins with a dot" in hidden.rejection.message
     assert "rename it" in hidden.rejection.message
-    assert (a.key, a.image, a.kept["txt"].to_pylist()) == ("a", b"1", ["text"])
-    assert (b.key, b.image) == ("b", b"3")
+    assert (a.key, a.data, a.kept["txt"].to_pylist()) == ("a", b"1", ["text"])
+    assert (b.key, b.data) == ("b", b"3")
     assert [sample.row for sample in (hidden, a, b)] == [0, 1, 2]
 
 
@@ -173,7 +173,7 @@ def test_read_shard_many_hidden_images_and_doubles_of_them_are_a_rejection_each(
     samples = read_tar(tmp_path, data)
     assert len(samples) == 71
     assert {sample.rejection.reason for sample in samples[:-1]} == {Reason.NO_IMAGE}
-    assert samples[-1].image == b"x"
+    assert samples[-1].data == b"x"
 
 
 def test_read_shard_hidden_name_that_is_the_named_image_is_a_rejection(tmp_path):
@@ -216,4 +216,4 @@ def test_read_shard_tar_of_folders_alone_has_no_samples(tmp_path):
     assert (
         read_tar(tmp_path, tar_of([link("a", tarfile.DIRTYPE), link("b", tarfile.DIRTYPE)])) == []
     )
-    assert read_tar(tmp_path, tar_of({"._a.jpg": b"", "b.jpg": jpeg()}))[0].image == jpeg()
+    assert read_tar(tmp_path, tar_of({"._a.jpg": b"", "b.jpg": jpeg()}))[0].data == jpeg()

@@ -101,7 +101,7 @@ def test_read_shard_link_that_leads_nowhere_is_one_rejection_that_says_so(tmp_pa
     os.mkfifo(tmp_path / "d.jpg")  # opening it would wait for a writer
     listing = list_shards(str(tmp_path))
     good, *bad = read(listing)
-    assert (good.key, good.image) == ("a.jpg", jpeg())
+    assert (good.key, good.data) == ("a.jpg", jpeg())
     assert [sample.key for sample in bad] == ["b.jpg", "c.jpg", "d.jpg"]
     assert {sample.rejection.reason for sample in bad} == {Reason.NO_IMAGE}
     assert "'../gone/b.jpg', which is not there" in bad[0].rejection.message
@@ -118,7 +118,7 @@ def test_list_shards_link_that_led_nowhere_is_a_change_once_it_leads_somewhere(t
     (tmp_path / "a.jpg").write_bytes(jpeg())
     after = list_shards(f"{tmp_path}/source", planned=before.shards)
     assert Plan.of(before.shards).sha256() != Plan.of(after.shards).sha256()
-    assert [sample.image for sample in read(after)] == [jpeg()]
+    assert [sample.data for sample in read(after)] == [jpeg()]
 
 
 @pytest.mark.parametrize(
@@ -196,4 +196,4 @@ def test_read_shard_tars_behind_a_link_have_the_names_that_the_source_shows(tmp_
     (tmp_path / "source" / "train").symlink_to("../elsewhere")
     listing = list_shards(f"{tmp_path}/source")
     assert [shard.name for shard in listing.shards] == ["train/a"]
-    assert [(sample.key, sample.image) for sample in read(listing)] == [("x", b"image")]
+    assert [(sample.key, sample.data) for sample in read(listing)] == [("x", b"image")]

@@ -48,7 +48,7 @@ def reasons(samples):
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary_view()])
 def test_read_shard_binary_column_is_found(source, kind):
     samples = read(source({"id": [7, 8], "jpg": pa.array([b"one", b"two"], kind)}))
-    assert [sample.image for sample in samples] == [b"one", b"two"]
+    assert [sample.data for sample in samples] == [b"one", b"two"]
     assert reasons(samples) == [("train/00000000", None), ("train/00000001", None)]
 
 
@@ -56,7 +56,7 @@ def test_read_shard_struct_of_bytes_and_path_is_found(source):
     images = [{"bytes": b"one", "path": "a.jpg"}, {"bytes": b"two", "path": None}]
     selection = Selection("image", keep=("label",))
     samples = read(source({"image": images, "label": [1, 2]}), selection)
-    assert [sample.image for sample in samples] == [b"one", b"two"]
+    assert [sample.data for sample in samples] == [b"one", b"two"]
     assert kept_of(samples, "label").equals(pa.array([1, 2]))
     assert [sample.key for sample in samples] == ["train/00000000", "train/00000001"]
 
@@ -253,7 +253,7 @@ def test_read_shard_extension_type_beside_the_image_runs_nothing(source, extensi
     listing = source({"jpg": [b"1", b"2"], "other": column})
     RunsCode.ran = False
     samples = read(listing)
-    assert [sample.image for sample in samples] == [b"1", b"2"]
+    assert [sample.data for sample in samples] == [b"1", b"2"]
     for selection in (
         Selection("jpg", keep=("other",)),
         Selection(image="other"),
@@ -288,7 +288,7 @@ def test_list_shards_large_file_is_split_by_row_groups(source):
         ("train-rg00004", (4, 5)),
     ]
     samples = read(listing)
-    assert [sample.image for sample in samples] == table["jpg"]
+    assert [sample.data for sample in samples] == table["jpg"]
     assert [sample.row for sample in samples] == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1]
     assert [sample.key for sample in samples] == [f"train/{i:08d}" for i in range(10)]
 
@@ -358,7 +358,7 @@ def test_read_shard_corrupt_page_keeps_the_rows_before_it(source, tmp_path, chec
     data[middle - 20 : middle + 20] = bytes(40)
     path.write_bytes(bytes(data))
     samples = read(list_shards(str(path)))
-    assert [sample.image for sample in samples[:-1]] == images[: len(samples) - 1]
+    assert [sample.data for sample in samples[:-1]] == images[: len(samples) - 1]
     assert len(samples) - 1 >= 64, "whole batches before the damage come out"
     assert samples[-1].rejection.reason == Reason.SHARD_DAMAGED
     lost = len(images) - (len(samples) - 1)
@@ -415,7 +415,7 @@ def test_read_shard_rows_of_several_batches_stay_in_order(source):
     images = [b"%d" % i for i in range(1_000)]
     listing = source({"jpg": images, "n": range(1_000)}, row_group_size=150)
     samples = read(listing, Selection("jpg", keep=("n",)))
-    assert [sample.image for sample in samples] == images
+    assert [sample.data for sample in samples] == images
     assert [sample.row for sample in samples] == list(range(1_000))
     assert kept_of(samples, "n").equals(pa.array(range(1_000)))
     assert samples == read(listing, Selection("jpg", keep=("n",)))

@@ -69,7 +69,7 @@ def test_names_of_members_are_those_that_gnu_tar_lists(tmp_path, options, deep):
     images = [name for name in expected if name.endswith("jpg")]
     assert [f"./{sample.key}.jpg" for sample in samples] == images
     for sample in samples:
-        assert sample.image == (source / f"{sample.key}.jpg").read_bytes()
+        assert sample.data == (source / f"{sample.key}.jpg").read_bytes()
         assert sample.kept["txt"].to_pylist() == [f"{sample.key}.txt"]
 
 
@@ -115,4 +115,4 @@ def test_sparse_member_with_times_keeps_its_map_and_what_follows_it(tmp_path):
     sparse, whole = read_shard(shard, Selection(), kept_schema(list_shards(str(tar)), Selection()))
     assert (sparse.key, sparse.rejection.reason) == ("a", Reason.CORRUPT)
     assert str(2**23) in sparse.rejection.message
-    assert (whole.key, whole.image) == ("b", (source / "b.jpg").read_bytes())
+    assert (whole.key, whole.data) == ("b", (source / "b.jpg").read_bytes())

@@ -90,8 +90,8 @@ def test_link_without_an_extension_takes_nothing_from_its_sample(tmp_path, kind,
     made = {"link": header("a", kind), "jpg": ("a.jpg", b"x"), "txt": ("a.txt", b"text")}
     data = tar_of([made[name] for name in order] + [("b.jpg", b"y")])
     a, b = read(tmp_path, data, keep=("txt",))
-    assert (a.key, a.image, a.kept["txt"].to_pylist()) == ("a", b"x", ["text"])
-    assert (b.key, b.image) == ("b", b"y")
+    assert (a.key, a.data, a.kept["txt"].to_pylist()) == ("a", b"x", ["text"])
+    assert (b.key, b.data) == ("b", b"y")
 
 
 @pytest.mark.parametrize("kind", LINKS)
@@ -102,7 +102,7 @@ def test_link_that_stands_apart_does_not_take_the_key_of_an_image(tmp_path, kind
         tar_of([("a.jpg", b"x"), ("b.jpg", b"y"), header(name, kind)]),
     ):
         samples = read(tmp_path, data)
-        assert {sample.key: sample.image for sample in samples if sample.image} == {
+        assert {sample.key: sample.data for sample in samples if sample.data} == {
             "a": b"x",
             "b": b"y",
         }
@@ -122,13 +122,13 @@ SEVERAL = {"a": jpeg(seed=1), "a.jpg": jpeg(seed=2), "a.png": jpeg(seed=3), "a.x
 def test_images_of_one_sample_are_counted_in_any_order(tmp_path, order):
     members = [(name, SEVERAL[name]) for name in order]
     (sample,) = read(tmp_path, tar_of([*members, ("a.txt", b"")]), "first-dot")
-    assert (sample.image, sample.passed_over) == (SEVERAL["a.jpg"], 3)
+    assert (sample.data, sample.passed_over) == (SEVERAL["a.jpg"], 3)
 
 
 def test_bare_image_beside_the_one_that_is_named_is_counted(tmp_path):
     members = [("a.png", b"x"), ("a", jpeg()), ("b", jpeg()), ("b.png", b"y"), ("c", b"text")]
     found = read(tmp_path, tar_of(members), image="png")
-    assert [(sample.key, sample.image, sample.passed_over) for sample in found] == [
+    assert [(sample.key, sample.data, sample.passed_over) for sample in found] == [
         ("a", b"x", 1),
         ("b", b"y", 1),
         ("c", None, 0),

@@ -54,9 +54,9 @@ def test_read_shard_members_with_one_key_are_one_sample(read):
     image, other = jpeg(seed=1), jpeg(seed=2)
     members = {"a.txt": b"text", "a.jpg": image, "a.json": b"{}", "b.jpg": other}
     first, second = read(tar_of(members), Selection(keep=("txt", "json")))
-    assert (first.row, first.key, first.image) == (0, "a", image)
+    assert (first.row, first.key, first.data) == (0, "a", image)
     assert first.kept == {"txt": pa.array(["text"]), "json": pa.array(["{}"])}
-    assert (second.row, second.key, second.image, second.kept) == (1, "b", other, {})
+    assert (second.row, second.key, second.data, second.kept) == (1, "b", other, {})
 
 
 @pytest.mark.fault(26)
@@ -87,13 +87,13 @@ def test_read_shard_name_that_is_not_utf8_is_escaped(read):
 
 def test_read_shard_several_images_takes_the_preferred_extension(read):
     (sample,) = read(tar_of({"a.gif": b"gif", "a.jpg": b"jpg", "a.png": b"png"}))
-    assert sample.image == b"jpg"
+    assert sample.data == b"jpg"
 
 
 def test_read_shard_selected_extension_is_the_image(read):
     members = {"a.jpg": b"photo", "a.seg.png": b"mask", "b.jpg": b"photo"}
     first, second = read(tar_of(members), Selection(image="seg.png"))
-    assert first.image == b"mask"
+    assert first.data == b"mask"
     assert second.rejection.reason == Reason.NO_IMAGE
 
 
@@ -133,7 +133,7 @@ def test_read_shard_interleaved_members_are_named(read):
 def test_read_shard_same_member_twice_in_a_row_is_a_duplicate(read):
     samples = read(tar_of([("a.jpg", b"1"), ("a.jpg", b"2")]))
     assert reasons(samples) == [("a", None), ("a", Reason.DUPLICATE_KEY)]
-    assert samples[0].image == b"1"
+    assert samples[0].data == b"1"
 
 
 def test_read_shard_hidden_files_and_folders_are_no_samples(read):
@@ -173,7 +173,7 @@ def test_read_shard_pickles_are_never_loaded(read):
     members = {"a.jpg": b"x"} | {f"a.{name}": data for name, data in bombs.items()}
     assert reasons(read(tar_of(members))) == [("a", None)]
     (sample,) = read(tar_of(members), Selection(image="pkl"))
-    assert sample.image == bombs["pkl"], "bytes like any other"
+    assert sample.data == bombs["pkl"], "bytes like any other"
     (sample,) = read(tar_of(members), Selection(keep=("npy",)))
     assert sample.rejection.reason == Reason.BAD_METADATA
 
@@ -203,7 +203,7 @@ def test_read_shard_is_equal_on_every_read(read, compress):
     samples = read(data, name=name)
     assert [sample.row for sample in samples] == list(range(20))
     assert samples == read(data, name=name)
-    assert samples[7].image == jpeg(seed=7)
+    assert samples[7].data == jpeg(seed=7)
 
 
 def test_read_shard_gzip_of_several_parts_is_read_whole(read):
@@ -352,7 +352,7 @@ def test_read_shard_tars_that_were_joined_are_read_whole(read, compress):
     samples = read(b"".join(compress(tar_of(members)) for members in parts))
     duplicate = Reason.DUPLICATE_KEY
     assert reasons(samples) == [("a", None), ("b", None), ("a", duplicate), ("c", None)]
-    assert [sample.image for sample in samples] == [b"1", b"2", None, b"4"]
+    assert [sample.data for sample in samples] == [b"1", b"2", None, b"4"]
 
 
 @pytest.mark.parametrize("between", [b"\n", b"x" * 20_000])

@@ -225,7 +225,7 @@ def test_keep_reading_failures_that_do_not_last_leave_no_trace():
 def test_keep_reading_third_failure_at_a_row_ends_in_one_rejection(row):
     *kept, last = keep_reading(samples(6, [row] * ATTEMPTS), "shards/a", lambda: 6)
     assert kept == list(samples(row)())
-    assert (last.row, last.key, last.image) == (row, None, None)
+    assert (last.row, last.key, last.data) == (row, None, None)
     assert last.rejection.reason == "shard_damaged"
     assert last.rejection.loss == Loss(6 - row, "known")
     assert f"row {row} " in last.rejection.message

@@ -16,12 +16,12 @@ SIZE = (4, 6)
 KEPT = pa.schema([pa.field("caption", pa.string())])
 
 
-def rows_of(*values):
+def rows_of(*values, holds="codes"):
     rows = [
-        {"shard": 0, "row": i, "key": f"k{i}", "image": value, "kept.caption": f"c{i}"}
+        {"shard": 0, "row": i, "key": f"k{i}", holds: value, "kept.caption": f"c{i}"}
         for i, value in enumerate(values)
     ]
-    return pa.Table.from_pylist(rows, schema=schema.read_schema(KEPT))
+    return pa.Table.from_pylist(rows, schema=schema.read_schema(KEPT, holds))
 
 
 def codes(*numbers):
@@ -47,7 +47,7 @@ def test_decode_rows_gives_pixels_in_order_and_carries_the_rest():
     ]
     assert decoded["key"].to_pylist() == ["k0", "k1", "k2"]
     assert decoded["kept.caption"].to_pylist() == ["c0", "c1", "c2"]
-    assert "image" not in decoded.column_names
+    assert "codes" not in decoded.column_names
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,8 @@ def test_decode_rows_latents_have_their_shape():
         return paint(given)
 
     values = np.arange(24, dtype="<f4")
-    decode_rows(rows_of(values.tobytes()), look, LATENTS, 72)
+    decoded = decode_rows(rows_of(values.tobytes(), holds="latents"), look, LATENTS, 72)
+    assert "latents" not in decoded.column_names
     np.testing.assert_array_equal(seen[0], values.reshape(1, 4, 2, 3))
 
 

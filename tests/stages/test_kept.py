@@ -160,7 +160,7 @@ def test_names_of_classes_stand_in_data_and_in_what_is_decoded_of_it(tmp_path):
     commit(writer, rows, {"codes": pa.array([[1, 2]], CODES.type)})
     found = pq.read_schema(sink / "data" / "a.parquet").metadata[b"huggingface"]
     assert json.loads(found) == {"info": {"features": {"label": label}}}
-    decoding = Selection("codes", "key", ("label",), shape=(1, 2))
+    decoding = Selection(None, "key", ("label",), codes="codes", shape=(1, 2))
     shards = codes.list_shards(f"{sink}/data", "codes").shards
     again = codes.kept_schema(shards, decoding)
     assert json.loads(again.metadata[b"huggingface"]) == json.loads(found)

@@ -71,7 +71,7 @@ def test_read_quarantined_row_that_kills_ends_the_shard(tmp_path, monkeypatch):
     given = tar(tmp_path / "source", "a.jpg", "b.jpg", "kills.jpg", "d.jpg")
     *kept, last = read_quarantined(*given)
     assert [(sample.row, sample.key) for sample in kept] == [(0, "a"), (1, "b")]
-    assert [sample.image for sample in kept] == [jpeg(seed=0), jpeg(seed=1)]
+    assert [sample.data for sample in kept] == [jpeg(seed=0), jpeg(seed=1)]
     assert (last.row, last.rejection.reason) == (2, "shard_damaged")
     assert "row 2 " in last.rejection.message
     assert "SIGSEGV" in last.rejection.message

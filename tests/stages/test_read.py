@@ -4,6 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.makers import jpeg, tar_of
+from vqpipe import schema
 from vqpipe.commands.progress import Progress
 from vqpipe.engine.tasks import bytes_taken
 from vqpipe.schema import Selection
@@ -22,7 +23,7 @@ def write_codes(folder):
     grids = np.random.default_rng(0).integers(0, 16384, (ROWS, 256))
     table = pa.table({"codes": pa.array(list(grids), kind)})
     pq.write_table(table, folder / "a.parquet", compression="zstd")
-    return codes.list_shards(str(folder), "codes").shards, Selection("codes")
+    return codes.list_shards(str(folder), "codes").shards, Selection(codes="codes")
 
 
 def write_images(folder, row_group_size=None):
@@ -52,7 +53,7 @@ def test_images_total_is_right_while_a_shard_is_read(tmp_path, write):
     progress, rows = Progress(len(plan), sum(sizes)), reader.rows(plan, 0)
     for table in reader.read(plan, 0, Staged(), 32, 0):
         progress.read += len(table)
-        progress.read_bytes += bytes_taken(table, sizes[0], rows)
+        progress.read_bytes += bytes_taken(table[shards[0].holds], sizes[0], rows)
         assert progress.images_total == pytest.approx(ROWS, rel=0.2)
 
 
@@ -66,3 +67,16 @@ def test_rows_of_a_damaged_shard_are_not_known(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1" * 10)
     plan = Plan.of(list_shards(str(tmp_path)).shards)
     assert SampleReader(Selection("image"), NO_KEPT).rows(plan, 0) is None
+
+
+def test_rows_of_codes_and_latents_carry_them_under_their_own_names(tmp_path):
+    columns = {"mine": [[1, 2]], "theirs": [[0.5, 1.5, 2.5, 3.5]]}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    for kind, column, dtype in (("codes", "mine", "<i8"), ("latents", "theirs", "<f4")):
+        plan = Plan.of(codes.list_shards(str(tmp_path), kind).shards)
+        shape = (1, 2) if kind == "codes" else (2, 1, 2)
+        reader = SampleReader(Selection(codes=column, shape=shape), NO_KEPT)
+        (table,) = reader.read(plan, 0, Staged(), 32, 0)
+        assert table.schema == schema.read_schema(NO_KEPT, kind)
+        assert "image" not in table.column_names
+        assert table[kind].to_pylist() == [np.array(columns[column], dtype).tobytes()]

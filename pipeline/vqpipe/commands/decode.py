@@ -80,7 +80,7 @@ class _Source:
         key = job.key or ("key" if self.run else None)
         keep = kept if job.keep is None else job.keep
         run = self.run.fingerprint if self.run else None
-        return Selection(job.latents or job.codes, key, keep, run=run)
+        return Selection(key=key, keep=keep, codes=job.latents or job.codes, run=run)
 
     def form(self, job: Decode, weights: Weights) -> Form:
         """Returns what the codes or latents of an image look like."""
@@ -185,7 +185,7 @@ def _identity_of(
         "source": source.uri,
         "codes": source.run and source.run.fingerprint,
         "kind": job.kind,
-        "column": selection.image,
+        "column": selection.codes,
         "key": selection.key,
         "keep": list(selection.keep),
         "grid": list(step.form.grid),

@@ -75,24 +75,25 @@ def _read_shard(
     staged = Staged(ranges, row["total"])
     with noted(ledger, f"read {index}") as deaths:
         rows = None if deaths else reader.rows(plan, index)
+        holds = plan.shard(index).holds
         for table in reader.read(plan, index, staged, block_rows, deaths):
-            taken = bytes_taken(table, size, rows)
+            taken = bytes_taken(table[holds], size, rows)
             seen += taken
             counter.saw.remote(len(table), taken)
             yield table
     counter.saw.remote(0, size - seen)  # headers, metadata and rows already staged
 
 
-def bytes_taken(table: pa.Table, size: int, rows: int | None) -> int:
+def bytes_taken(data: pa.ChunkedArray, size: int, rows: int | None) -> int:
     """Returns about how many bytes of the source some rows took.
 
     Args:
-        table: The rows.
+        data: What was read of them (`Shard.holds`).
         size: Bytes of their shard.
         rows: How many it will have, if that is known; else their images are measured, which take
             nearly all of a tar.
     """
-    return round(size * len(table) / rows) if rows else int(table["image"].nbytes)
+    return round(size * len(data) / rows) if rows else int(data.nbytes)
 
 
 def open_views(table: pa.Table, how: Preprocess, counter: ActorHandle[Any]) -> pa.Table:

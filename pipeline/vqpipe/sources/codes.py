@@ -3,7 +3,7 @@
 A value is a list of whole numbers (codes, row-major) or of numbers (latents, as (C, h, w)), of any
 width and fixed or variable length. Lists of lists are flattened; their lengths have to be those of
 the shape, or of one in which neighbouring dimensions are merged, such as (C, h * w). What comes out
-of a row takes the place of the compressed image in a `Sample`: int64 or float32, little-endian.
+of a row is the data of a `Sample`: int64 or float32, little-endian.
 """
 
 import itertools
@@ -89,7 +89,7 @@ def kept_schema(
 
 
 def read_shard(shard: Shard, selection: Selection, kept: pa.Schema) -> Iterator[Sample]:
-    """Yields the rows of a file; `selection.image` names the column of codes or latents.
+    """Yields the rows of a file; `selection.codes` names the column of codes or latents.
 
     Raises:
         ConfigError: If this file lacks a selected column; files of a source must look alike.
@@ -118,7 +118,7 @@ def _read_foreign(shard: Shard, selection: Selection, kept: pa.Schema) -> Iterat
             for sample in _read_rows(shard, file, selection, kept):
                 check_count(row, shard.files[0].uri)
                 yield unique(sample, seen)
-                row, size = row + 1, size + len(sample.image or b"")
+                row, size = row + 1, size + len(sample.data or b"")
                 check_growth(size, most)
         except MemoryError:
             raise  # also an ArrowException: this machine's trouble, not the file's
@@ -172,8 +172,8 @@ def _fits(sizes: Sequence[int], shape: Sequence[int]) -> bool:
 
 
 def _column(selection: Selection) -> str:
-    assert selection.image is not None, "the column of codes has a name"
-    return selection.image
+    assert selection.codes is not None, "the column of codes has a name"
+    return selection.codes
 
 
 def _read_rows(
@@ -203,7 +203,7 @@ def _with_numbers(sample: Sample, value: pa.Scalar, shard: Shard, shape: tuple[i
         message = f"the {shard.format} are null"
         return replace(sample, rejection=Rejection(Reason.NO_CODES, message))
     try:
-        return replace(sample, image=_numbers(value, DTYPE[shard.format], shape))
+        return replace(sample, data=_numbers(value, DTYPE[shard.format], shape))
     except MemoryError:
         raise  # also an ArrowException
     except (pa.ArrowException, ValueError) as error:

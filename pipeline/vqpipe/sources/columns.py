@@ -180,7 +180,7 @@ def _looks(file: File, name: str, read: Read) -> bool | None:
     """Tells whether the first values of a column look like images; None if there are none."""
     shard = Shard("looked-at", "parquet", (file,))
     with contextlib.closing(read(shard, Selection(image=name), pa.schema([]))) as samples:  # type: ignore[type-var]
-        some = (sample.image for sample in itertools.islice(samples, _ROWS) if sample.image)
+        some = (sample.data for sample in itertools.islice(samples, _ROWS) if sample.data)
         looks = [is_image(image) for image in itertools.islice(some, _VALUES)]
     return any(looks) if looks else None
 

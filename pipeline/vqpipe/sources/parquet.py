@@ -79,7 +79,7 @@ def read_shard(shard: Shard, selection: Selection, kept: pa.Schema) -> Iterator[
             for sample in _read_rows(shard, file, selection, kept):
                 check_count(row, shard.files[0].uri)
                 yield unique(sample, seen)
-                row, size = row + 1, size + len(sample.image or b"")
+                row, size = row + 1, size + len(sample.data or b"")
                 check_growth(size, most)
         except MemoryError:
             raise  # also an ArrowException: this machine's trouble, not the file's
@@ -216,7 +216,7 @@ def _with_image(sample: Sample, values: pa.RecordBatch, columns: _Columns) -> Sa
     if data.size > MAX_IMAGE_BYTES:
         message = f"{data.size} bytes are more than the {MAX_IMAGE_BYTES} that are read"
         return replace(sample, rejection=Rejection(Reason.CORRUPT, message))
-    return replace(sample, image=data.to_pybytes())
+    return replace(sample, data=data.to_pybytes())
 
 
 def _describe_null(image: pa.Array) -> str:

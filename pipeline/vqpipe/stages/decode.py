@@ -5,9 +5,9 @@
     compress_rows  pixels                      ->  compressed images
     ImagesProduct  its product: what rows become in the sink
 
-The rows that come in are those of `schema.read_schema`: `image` holds what `sources.codes` found in
-a row, int64 codes or float32 latents, little-endian. No row is dropped on the way: one that fails
-becomes a row with a reason.
+The rows that come in are those of `schema.read_schema`: `codes` or `latents` hold what
+`sources.codes` found in a row, int64 or float32, little-endian. No row is dropped on the way: one
+that fails becomes a row with a reason.
 """
 
 import functools
@@ -51,6 +51,11 @@ class Form:
     """Of latents; 0 for codes."""
 
     @property
+    def column(self) -> str:
+        """In which rows carry them: `codes` or `latents`."""
+        return "latents" if self.channels else "codes"
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """(h, w) of codes, (C, h, w) of latents."""
         return (self.channels, *self.grid) if self.channels else self.grid
@@ -90,7 +95,7 @@ def decode_rows(table: pa.Table, decode: Decode, form: Form, pixel_bytes: int) -
         form: What codes look like.
         pixel_bytes: Bytes of one image, (H, W, 3) uint8.
     """
-    parsed = [_parse(value, form) for value in table["image"]]
+    parsed = [_parse(value, form) for value in table[form.column]]
     good = {i: each for i, each in enumerate(parsed) if isinstance(each, np.ndarray)}
     rejections = [each if isinstance(each, Rejection) else None for each in parsed]
     pixels: list[bytes | None] = [None] * len(table)
@@ -101,7 +106,7 @@ def decode_rows(table: pa.Table, decode: Decode, form: Form, pixel_bytes: int) -
             rejections[i] = None if is_finite else _NON_FINITE
     found = pa.array(pixels, pa.binary(pixel_bytes))
     return pa.table(
-        {**all_but(table, "image"), **put_rejections(table, rejections), "pixels": found}
+        {**all_but(table, form.column), **put_rejections(table, rejections), "pixels": found}
     )
 
 
@@ -146,7 +151,7 @@ class Decoding:
     @property
     def item(self) -> Item:
         """The codes; those that are all 0 are plain ones."""
-        return Item("image", self.form.plain())
+        return Item(self.form.column, self.form.plain())
 
     @property
     def row_bytes(self) -> int:

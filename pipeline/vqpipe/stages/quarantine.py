@@ -158,7 +158,8 @@ def _unpack(batch: pa.RecordBatch, kept: pa.Schema) -> Sample:
 
 
 _REJECTION = ("reason", "message", "lost", "lost_by")
-_READ = ("row", "key", "image", "passed_over", *_REJECTION)
+_DATA = "data"
+_READ = ("row", "key", _DATA, "passed_over", *_REJECTION)
 
 
 def _error(name: str, message: str) -> Exception:
@@ -202,7 +203,7 @@ def _shard(values: dict[str, Any]) -> Shard:
 
 
 def _pack(sample: Sample, kept: pa.Schema) -> pa.RecordBatch:
-    return pa.record_batch(columns_of([sample], kept))
+    return pa.record_batch(columns_of([sample], kept, _DATA))
 
 
 def _pack_word(number: int, kept: pa.Schema, said: dict[str, Any]) -> pa.RecordBatch:

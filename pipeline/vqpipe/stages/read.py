@@ -27,7 +27,12 @@ NO_ROW = -1
 
 
 def read_rows(
-    samples: Iterable[Sample], index: int, staged: Staged, kept: pa.Schema, block_rows: int
+    samples: Iterable[Sample],
+    index: int,
+    staged: Staged,
+    kept: pa.Schema,
+    block_rows: int,
+    holds: str = "image",
 ) -> Iterator[pa.Table]:
     """Yields the rows of a shard that are not staged yet, in order.
 
@@ -37,6 +42,7 @@ def read_rows(
         staged: Rows to leave out: they are safe already.
         kept: Schema of the kept metadata.
         block_rows: Most rows of one table.
+        holds: Column of what was read (`Shard.holds`).
     """
     block: list[Sample] = []
     size, total, seen = 0, None, 0
@@ -45,16 +51,16 @@ def read_rows(
         seen = sample.row + 1
         if staged.holds(sample.row):
             continue
-        taken = len(sample.image or b"") + kept_bytes(sample)
+        taken = len(sample.data or b"") + kept_bytes(sample)
         if len(block) == block_rows or (block and size + taken > BLOCK_BYTES):
-            yield _table(index, block, None, kept)
+            yield _table(index, block, None, kept, holds)
             block, size = [], 0
         block.append(sample)
         total = seen if is_last else None
         size += taken
     if not block:
         block, total = [Sample(NO_ROW, None)], staged.total if staged.complete else seen
-    yield _table(index, block, total, kept)
+    yield _table(index, block, total, kept, holds)
 
 
 def gather_tables(tables: Iterable[pa.Table], most_rows: int) -> Iterator[pa.Table]:
@@ -111,14 +117,16 @@ def _mark_last(samples: Iterator[Sample]) -> Iterator[tuple[Sample, bool]]:
         yield previous, True
 
 
-def _table(index: int, samples: list[Sample], total: int | None, kept: pa.Schema) -> pa.Table:
+def _table(
+    index: int, samples: list[Sample], total: int | None, kept: pa.Schema, holds: str
+) -> pa.Table:
     """Returns samples as rows; `total` stands on the last one."""
     columns = {
         "shard": pa.array([index] * len(samples), pa.int32()),
         "total": pa.array([None] * (len(samples) - 1) + [total], pa.int32()),
-        **columns_of(samples, kept),
+        **columns_of(samples, kept, holds),
     }
-    target = schema.read_schema(kept)
+    target = schema.read_schema(kept, holds)
     return pa.table([columns[name] for name in target.names], schema=target)
 
 
@@ -157,8 +165,9 @@ class SampleReader:
         self, plan: Plan, index: int, staged: Staged, block_rows: int, deaths: int
     ) -> Iterator[pa.Table]:
         """Yields the shard's samples as they are stored (`schema.read_schema`)."""
-        samples = self.samples(plan.shard(index), deaths)
-        return read_rows(samples, index, staged, self.kept, block_rows)
+        shard = plan.shard(index)
+        samples = self.samples(shard, deaths)
+        return read_rows(samples, index, staged, self.kept, block_rows, shard.holds)
 
     def samples(self, shard: Shard, deaths: int) -> Iterator[Sample]:
         """Returns a shard's samples; over one where processes keep dying none of ours shall."""

@@ -11,12 +11,13 @@ import pyarrow as pa
 from vqpipe.schema import KEPT, Sample
 
 
-def columns_of(samples: Sequence[Sample], kept: pa.Schema) -> dict[str, pa.Array]:
-    """Returns all that is read of some samples, by column: of `HEAD`, kept values, image.
+def columns_of(samples: Sequence[Sample], kept: pa.Schema, holds: str) -> dict[str, pa.Array]:
+    """Returns all that is read of some samples, by column: of `HEAD`, kept values, data.
 
     Args:
         samples: At least one; a kept value that one does not have is null.
         kept: Schema of the kept metadata, which values have been cast to.
+        holds: What to call the column of their data.
     """
     rejections = [sample.rejection for sample in samples]
     return {
@@ -28,7 +29,7 @@ def columns_of(samples: Sequence[Sample], kept: pa.Schema) -> dict[str, pa.Array
         "lost_by": pa.array([each and each.lost_by for each in rejections], pa.string()),
         "passed_over": pa.array([sample.passed_over for sample in samples], pa.int32()),
         **{KEPT + field.name: _values(samples, field) for field in kept},
-        "image": pa.array([sample.image for sample in samples], pa.large_binary()),
+        holds: pa.array([sample.data for sample in samples], pa.large_binary()),
     }
 
 
