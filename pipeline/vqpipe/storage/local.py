@@ -10,14 +10,15 @@ from fsspec.implementations.local import LocalFileSystem
 
 from vqpipe.storage import disk, imprints
 from vqpipe.storage.content import Content
+from vqpipe.storage.served import Served
 from vqpipe.storage.stores import Found
 
 
-class Local:
+class Local(Served):
     """Disks: objects are files, and their version is when they were written."""
 
     def __init__(self) -> None:
-        self._fs = LocalFileSystem(use_listings_cache=False)
+        super().__init__(LocalFileSystem(use_listings_cache=False), _found)
 
     def find(self, path: str) -> dict[str, Found]:
         """Returns files at any depth; fsspec's own walk leaves out folders that it may not list."""
@@ -28,18 +29,6 @@ class Local:
 
         found = self._fs.find(path, detail=True, on_error=on_error)
         return {name: _found(info) for name, info in found.items()}
-
-    def list_folder(self, path: str) -> dict[str, Found]:
-        """Returns the files of one folder; `find(maxdepth=1)` takes a refused listing for empty."""
-        found = self._fs.ls(path, detail=True)
-        return {info["name"]: _found(info) for info in found if info["type"] != "directory"}
-
-    def look(self, path: str) -> Found:
-        """Returns what there is of one file."""
-        info = self._fs.info(path)
-        if info["type"] == "directory":
-            raise FileNotFoundError(path)
-        return _found(info)
 
     def read(self, path: str) -> bytes:
         """Returns a whole file."""

@@ -12,6 +12,7 @@ from s3fs import S3FileSystem
 
 from vqpipe.storage import refusals, retries
 from vqpipe.storage.content import Content, rewind
+from vqpipe.storage.served import Served
 from vqpipe.storage.stores import Found, VersionGoneError
 
 _PUT_BYTES = 5 * 2**30
@@ -41,12 +42,12 @@ class _Buckets(S3FileSystem):  # type: ignore[misc]  # s3fs has no types
         return bucket, key + mark + after, None
 
 
-class S3:
+class S3(Served):
     """Buckets: the version of an object is its ETag."""
 
     def __init__(self) -> None:
         options = {"use_listings_cache": False, **retries.options()}
-        self._fs = _Buckets(**options)
+        super().__init__(_Buckets(**options), _found)
         self._fs.retries = 1  # s3fs's own, which would repeat all of ours
         self._knows_conditions = True  # until the store says otherwise
 
@@ -54,18 +55,6 @@ class S3:
         """Returns the objects below a prefix."""
         found = self._fs.find(path, detail=True)
         return {name: _found(info) for name, info in found.items()}
-
-    def list_folder(self, path: str) -> dict[str, Found]:
-        """Returns the objects of a prefix up to the next `/`."""
-        found = self._fs.ls(path, detail=True)
-        return {info["name"]: _found(info) for info in found if info["type"] != "directory"}
-
-    def look(self, path: str) -> Found:
-        """Returns what there is of one object."""
-        info = self._fs.info(path)
-        if info["type"] == "directory":
-            raise FileNotFoundError(path)
-        return _found(info)
 
     def read(self, path: str) -> bytes:
         """Returns an object by one request: several at once would mix versions.
