@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 from infra.demo.photos import PACKAGED, open_photo
 from PIL import Image
 
+from tests.sink.runs import make_run
 from vqpipe import schema
 from vqpipe.codec.config import CodecConfig
 from vqpipe.codec.weights import Weights
@@ -40,7 +41,7 @@ from vqpipe.images import Preprocess, open_image
 from vqpipe.schema import Selection
 from vqpipe.sink.plan import Growth, Plan
 from vqpipe.sink.ranges import Staged
-from vqpipe.sink.run import Run, start_run
+from vqpipe.sink.run import start_run
 from vqpipe.sink.writer import Writer
 from vqpipe.sources import list_shards, read_shard
 from vqpipe.stages.encode import CodesProduct, Encoding
@@ -119,7 +120,7 @@ def measure_ours(folder, sink):
     listing = list_shards(str(folder))
     frozen = Plan.of(listing.shards)
     facts = {"grid": [GRID, GRID], "codebook_size": CODEBOOK}
-    asked = Run({"stage": "bench"}, facts, frozen.sha256())
+    asked = make_run(plan_sha256=frozen.sha256(), facts=facts)
     opened = start_run(str(sink), asked, frozen, Growth())
     codes = schema.codes_field(CODEBOOK, (GRID, GRID))
     kept = pa.schema([])

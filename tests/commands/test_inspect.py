@@ -200,7 +200,7 @@ def test_inspect_evaluation_of_another_run_is_not_shown(complete, capsys):
 def retried(writer):
     """Tries the rejected samples of the first shard again."""
     left = todo.retriable(writer.sink, {})
-    again = replace(writer, attempt=Attempt("again", dict.fromkeys(left, 1), {}))
+    again = replace(writer, attempt=Attempt("again", dict.fromkeys(left, 1), 5, "13"))
     commit_rows(encoded_rows(again, 0, 20, range(1, 2)), again)
     sinks.end(writer)
 
@@ -265,7 +265,10 @@ def test_inspect_strange_side_files_are_no_error(complete, tmp_path, name, conte
 
 
 def test_inspect_stage_that_it_does_not_know_is_refused_by_name(tmp_path, capsys):
-    sinks.begin(tmp_path, stage="other")
+    sinks.begin(tmp_path)
+    said = json.loads((tmp_path / "run.json").read_bytes())
+    said["identity"]["stage"] = "other"
+    (tmp_path / "run.json").write_text(json.dumps(said))
     assert cli.main(["inspect", str(tmp_path)]) == 3
     assert "'other'" in capsys.readouterr().err
 

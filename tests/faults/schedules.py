@@ -29,10 +29,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.sink.runs import KEPT, tar_shard
+from tests.sink.runs import KEPT, facts_of_kept, make_run, tar_shard
 from tests.storage.intercept import Crash
 from vqpipe import schema, storage
-from vqpipe.commands.kept import facts_of_kept
 from vqpipe.errors import SourceChangedError, VqpipeError
 from vqpipe.inspection import verify as verification
 from vqpipe.rejections import UNKNOWN, Reason, Rejection
@@ -41,7 +40,7 @@ from vqpipe.sink import layout, publication, success, todo, totals
 from vqpipe.sink.commit import commit_rows
 from vqpipe.sink.objects import read_rejections
 from vqpipe.sink.plan import Growth, Plan, load_plan
-from vqpipe.sink.run import Run, is_complete, load_run, open_sink, start_run
+from vqpipe.sink.run import is_complete, load_run, open_sink, start_run
 from vqpipe.sink.slot import Attempt
 from vqpipe.sink.writer import Writer
 from vqpipe.stages.encode import CodesProduct
@@ -49,7 +48,7 @@ from vqpipe.stages.read import read_rows
 
 SINK = "/sink"
 GRID, CODEBOOK = (2, 3), 16
-FACTS = {"grid": list(GRID), "codebook_size": CODEBOOK, **facts_of_kept(KEPT)}
+FACTS = {"grid": GRID, "codebook_size": CODEBOOK, **facts_of_kept(KEPT)}
 KINDS = ("resume", "extend", "replace", "both", "retry")
 GROWTH = {
     "resume": Growth(),
@@ -312,7 +311,7 @@ def _encode(row, name, version):
 def command(kind, source, seed):
     """Does what a command does, in a plain loop."""
     rng, listed = random.Random(seed), source.listed()
-    asked = Run({"model": "m"}, FACTS, listed.sha256())
+    asked = make_run(plan_sha256=listed.sha256(), facts=FACTS)
     sink = start_run(SINK, asked, listed, GROWTH[kind])
     codes = schema.codes_field(CODEBOOK, GRID)
     writer = Writer(sink, CodesProduct(KEPT, codes, GRID, CODEBOOK))
@@ -320,7 +319,7 @@ def command(kind, source, seed):
     again = todo.retriable(sink, left) if kind == "retry" else {}
     if again:
         revisions = {index: staged.revision + 1 for index, staged in again.items()}
-        attempt = Attempt(f"{rng.getrandbits(64):x}", revisions, {"max_pixels": 5})
+        attempt = Attempt(f"{rng.getrandbits(64):x}", revisions, 5, "13")
         writer = replace(writer, attempt=attempt)
     if left or again:
         storage.delete(layout.success_uri(SINK))

@@ -13,16 +13,25 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 
-from tests.sink.runs import KEPT, check_committed, encoded_rows, no_rows, start, tar_shard, visible
+from tests.sink.runs import (
+    KEPT,
+    check_committed,
+    encoded_rows,
+    facts_of_kept,
+    make_run,
+    no_rows,
+    start,
+    tar_shard,
+    visible,
+)
 from tests.storage.intercept import Crash, Crashing, intercept
 from vqpipe import schema, storage
-from vqpipe.commands.kept import facts_of_kept
 from vqpipe.errors import IncompleteError
 from vqpipe.inspection.verify import verify
 from vqpipe.sink import success, todo, totals
 from vqpipe.sink.commit import commit_rows
 from vqpipe.sink.plan import Growth, Plan
-from vqpipe.sink.run import Run, find_run, is_complete, open_sink, start_run
+from vqpipe.sink.run import find_run, is_complete, open_sink, start_run
 from vqpipe.sink.slot import Attempt
 from vqpipe.sink.writer import Writer
 from vqpipe.stages.encode import CodesProduct
@@ -34,13 +43,12 @@ GRID, CODEBOOK = (2, 3), 16
 def live(sink, version="1", tag=None, rejected=()):
     """One command on a sink with one shard, as vqpipe encode goes about it, in a plain loop."""
     listed = Plan.of([tar_shard("a", version=version)])
-    facts = {"grid": list(GRID), "codebook_size": CODEBOOK, **facts_of_kept(KEPT)}
-    asked = Run({"model": "m"}, facts, listed.sha256())
+    asked = make_run(plan_sha256=listed.sha256(), facts=facts_of_kept(KEPT))
     opened = start_run(sink, asked, listed, Growth(replace_changed=True))
     left = todo.unfinished(opened)
     again = todo.retriable(opened, left) if tag else {}
     revisions = {index: staged.revision + 1 for index, staged in again.items()}
-    attempt = Attempt(tag, revisions, {}) if again else None
+    attempt = Attempt(tag, revisions, 5, "13") if again else None
     product = CodesProduct(KEPT, schema.codes_field(CODEBOOK, GRID), GRID, CODEBOOK)
     writer = Writer(opened, product, attempt)
     if left or again:

@@ -7,7 +7,7 @@ import duckdb
 import pytest
 
 from tests.sink import sinks
-from tests.sink.runs import tar_shard
+from tests.sink.runs import make_run, tar_shard
 from vqpipe.errors import StorageError
 from vqpipe.inspection import difference
 from vqpipe.inspection.difference import (
@@ -17,7 +17,6 @@ from vqpipe.inspection.difference import (
     why_incomparable,
 )
 from vqpipe.sink.plan import Plan
-from vqpipe.sink.run import Run
 
 NAMES = ("a", "b/c", "d")
 ROWS = (9, 4, 6)
@@ -138,13 +137,10 @@ def test_compare_codes_damaged_object_is_storage_error_that_names_it(tmp_path, d
 
 def test_compare_fields_names_both_values_nested_ones_by_dots():
     config = {"in_channels": 3, "block_out_channels": [64, 128]}
-    first = Run({"dtype": "float32", "model_config": config, "keep": []}, {"grid": [2, 3]}, "")
+    first = make_run(model_config=config, keep=[], facts={"versions": {}})
     other = config | {"block_out_channels": [64, 256]}
-    second = Run(
-        {"dtype": "float32", "model_config": other, "keep": ["txt"]},
-        {"grid": [2, 3], "versions": {"torch": "2"}, "created": "now"},
-        "",
-    )
+    facts = {"versions": {"torch": "2"}, "created": "now"}
+    second = make_run(model_config=other, keep=["txt"], facts=facts)
     assert compare_fields(first, second) == {
         "model_config.block_out_channels": ([64, 128], [64, 256]),
         "keep": ([], ["txt"]),
@@ -175,11 +171,9 @@ def moved(name):
     ],
 )
 def test_why_incomparable_names_what_differs(change, words):
-    facts = {"grid": [2, 3], "codebook_size": 16}
-    found = why_incomparable(Run({}, facts, ""), Run({}, facts | change, ""))
+    found = why_incomparable(make_run(), make_run(facts=change))
     assert found is None if words is None else words in found
 
 
 def test_why_incomparable_stage_without_codes_is_named():
-    codes = Run({"stage": "encode"}, {"grid": [2, 3], "codebook_size": 16}, "")
-    assert "decode" in why_incomparable(codes, Run({"stage": "decode"}, {}, ""))
+    assert "decode" in why_incomparable(make_run(), make_run("decode"))

@@ -16,18 +16,17 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tests.sink import damage, sinks
-from tests.sink.runs import no_rows, tar_shard
+from tests.sink import damage
+from tests.sink.runs import facts_of_kept, make_run, no_rows, tar_shard
 from tests.storage.intercept import Crash, Crashing, intercept
 from vqpipe.commands import cli
-from vqpipe.commands.kept import facts_of_kept
 from vqpipe.images import ImageFormat, compress
 from vqpipe.inspection.verify import verify
 from vqpipe.sink import success, todo, totals
 from vqpipe.sink.commit import commit_rows
 from vqpipe.sink.layout import data_uri
 from vqpipe.sink.plan import Growth, Plan
-from vqpipe.sink.run import Run, start_run
+from vqpipe.sink.run import start_run
 from vqpipe.sink.writer import Writer
 from vqpipe.stages.decode import ImagesProduct
 from vqpipe.stages.tars import texts_of
@@ -42,12 +41,15 @@ def image(shard, row, size=SIZE, kind="png"):
     return compress(rng.integers(0, 256, (*size, 3), np.uint8), ImageFormat(kind))
 
 
+def asked(plan, layout):
+    facts = facts_of_kept(KEPT) | {"size": SIZE}
+    return make_run("decode", plan.sha256(), facts=facts, layout=layout)
+
+
 def decoded(sink, layout, count=4):
     """Returns the writer of a complete sink of two shards, whose last row is rejected."""
     plan = Plan.of(tar_shard(name) for name in SHARDS)
-    identity = {"stage": "decode", **sinks.DECODED, "layout": layout}
-    facts = sinks.FACTS | facts_of_kept(KEPT) | {"size": list(SIZE)}
-    opened = start_run(str(sink), Run(identity, facts, plan.sha256()), plan, Growth())
+    opened = start_run(str(sink), asked(plan, layout), plan, Growth())
     product = ImagesProduct(KEPT, ImageFormat("png"), layout, SIZE)
     writer = Writer(opened, product)
     for shard in range(len(SHARDS)):
@@ -263,9 +265,7 @@ def test_commit_again_after_a_crash_leaves_only_the_images_it_lists(tmp_path, la
 def live(sink, layout):
     """One command that decodes a shard of six rows, the last one rejected, in three pieces."""
     plan = Plan.of([tar_shard("a")])
-    identity = {"stage": "decode", **sinks.DECODED, "layout": layout}
-    facts = sinks.FACTS | facts_of_kept(KEPT) | {"size": list(SIZE)}
-    opened = start_run(str(sink), Run(identity, facts, plan.sha256()), plan, Growth())
+    opened = start_run(str(sink), asked(plan, layout), plan, Growth())
     product = ImagesProduct(KEPT, ImageFormat("png"), layout, SIZE)
     writer = Writer(opened, product)
     rows = rows_of(0, 5, product.rows)

@@ -1,11 +1,12 @@
 import pytest
 
 from tests.sink import sinks
+from tests.sink.runs import make_run
 from vqpipe.inspection import readiness, survey
 from vqpipe.inspection.readiness import check_codes, judge
 from vqpipe.sink.run import load_run
 
-FACTS = {"grid": [16, 16], "codebook_size": 1024}
+FACTS = make_run(facts={"grid": [16, 16], "codebook_size": 1024}).facts
 SOUND = {
     "shards": 3,
     "samples": 1000,

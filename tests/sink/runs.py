@@ -1,5 +1,6 @@
 """Sinks with a run in them and encoded rows to commit, the same for the same arguments."""
 
+import json
 from pathlib import Path
 
 import duckdb
@@ -8,29 +9,90 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vqpipe import schema
-from vqpipe.commands.kept import facts_of_kept
+from vqpipe.commands.kept import name_types, pack_schema
 from vqpipe.schema import File, Shard
 from vqpipe.sink import todo
 from vqpipe.sink.plan import Growth, Plan
-from vqpipe.sink.run import Run, start_run
+from vqpipe.sink.run import parse_run, start_run
 from vqpipe.sink.writer import Writer
 from vqpipe.stages.encode import CodesProduct
 from vqpipe.stages.read import NO_ROW
 
 KEPT = pa.schema([pa.field("caption", pa.string()), pa.field("score", pa.float32())])
+_CODEC = {
+    "dtype": "float32",
+    "pixel_range": "signed",
+    "eager": False,
+    "model_sha256": "5e" * 32,
+}
+IDENTITY = {
+    "encode": {
+        "source": "s3://photos",
+        "format": "webdataset",
+        "image": None,
+        "key": None,
+        "key_until": "first-dot",
+        "keep": [],
+        "resolution": 32,
+        "resample": "bicubic",
+        "background": [255, 255, 255],
+        "max_pixels": 10_000,
+        **_CODEC,
+    },
+    "decode": {
+        "source": "codes/",
+        "kind": "codes",
+        "format": "png",
+        "quality": None,
+        "layout": "parquet",
+        **_CODEC,
+    },
+    "evaluate": {"source": "codes/", "codes": "f1" * 32, "model_sha256": "5e" * 32},
+}
+"""What `run.json` says of each stage's choices."""
+_MADE = {"created": "2026-01-02T03:04:05Z", "versions": {"torch": "2.13.0", "pillow": "13.0"}}
+FACTS = {
+    "encode": {
+        "grid": [2, 3],
+        "codebook_size": 16,
+        "codebook_sha256": "cb" * 32,
+        "model": "vqgan/",
+        "model_options": {"model": "vqgan/"},
+        "kept": {},
+        **_MADE,
+    },
+    "decode": {"size": [8, 8], "model": "vqgan/", "kept": {}, **_MADE},
+    "evaluate": {"picture_px": 8, **_MADE, "networks": {"lpips": None, "inception": None}},
+}
+"""What it says besides."""
 
 
 def tar_shard(name, size=100, version="1"):
     return Shard(name, "webdataset", (File(f"s3://photos/{name}.tar", size, version),))
 
 
-def start(sink, names=("a",), *, codebook_size=16, grid=(2, 3), kept=KEPT, more=(), **identity):
-    """Returns the writer of a run that has just been started in the sink, with `more` facts."""
+def make_run(stage="encode", plan_sha256="", *, facts=(), **identity):
+    """Returns a run as its `run.json` has it, with other facts and choices where they are given."""
+    said = {
+        "fingerprint": "",
+        **(FACTS[stage] | dict(facts)),
+        "identity": {"stage": stage, **(IDENTITY[stage] | identity)},
+        "plan_sha256": plan_sha256,
+    }
+    return parse_run(json.dumps(said).encode(), "sink")
+
+
+def facts_of_kept(kept):
+    """Returns what `run.json` says of kept columns."""
+    return {"kept": name_types(kept), "kept_schema": pack_schema(kept)}
+
+
+def start(sink, names=("a",), *, codebook_size=16, grid=(2, 3), kept=KEPT, facts=(), **identity):
+    """Returns the writer of a run of `vqpipe encode` that has just been started in the sink."""
     listed = Plan.of(tar_shard(name) for name in names)
-    facts = {"grid": list(grid), "codebook_size": codebook_size, **facts_of_kept(kept)}
-    facts |= dict(more)
-    asked = {"model": "m", "codebook_size": codebook_size, "grid": list(grid), **identity}
-    opened = start_run(str(sink), Run(asked, facts, listed.sha256()), listed, Growth())
+    facts = {"grid": grid, "codebook_size": codebook_size, **facts_of_kept(kept)} | dict(facts)
+    asked = make_run(plan_sha256=listed.sha256(), facts=facts, **identity)
+    opened = start_run(str(sink), asked, listed, Growth())
     codes = schema.codes_field(codebook_size, grid)
     product = CodesProduct(kept, codes, grid, codebook_size)
     return Writer(opened, product)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from tests.sink.runs import encoded_rows, start, tar_shard
+from tests.sink.runs import encoded_rows, make_run, start, tar_shard
 from vqpipe import schema, storage
 from vqpipe.images import ImageFormat
 from vqpipe.picks import pick_names
@@ -16,46 +16,11 @@ from vqpipe.sink.commit import commit_rows
 from vqpipe.sink.footer import HISTOGRAM, ORIGIN, pack_histogram
 from vqpipe.sink.objects import digest, pack_object, pack_rejections
 from vqpipe.sink.plan import Growth, Plan
-from vqpipe.sink.run import Run, start_run
+from vqpipe.sink.run import start_run
 from vqpipe.sink.writer import Writer
 from vqpipe.stages.decode import ImagesProduct
 from vqpipe.stages.evaluate import ScoresProduct
 
-IDENTITY = {
-    "stage": "encode",
-    "source": "s3://photos",
-    "format": "webdataset",
-    "image": None,
-    "key": None,
-    "keep": [],
-    "key_until": "first-dot",
-    "resolution": 32,
-    "resample": "bicubic",
-    "background": [255, 255, 255],
-    "max_pixels": 10_000,
-    "pixel_range": "signed",
-    "dtype": "float32",
-    "eager": False,
-    "model_sha256": "5e" * 32,
-}
-DECODED = {
-    "source": "codes/",
-    "format": "png",
-    "kind": "codes",
-    "layout": "parquet",
-    "quality": None,
-    "dtype": "float32",
-    "pixel_range": "signed",
-    "model_sha256": "5e" * 32,
-}
-SCORED = {"source": "codes/", "codes": "f1" * 32, "model_sha256": "5e" * 32}
-FACTS = {
-    "model": "vqgan/",
-    "codebook_sha256": "cb" * 32,
-    "model_options": {"model": "vqgan/"},
-    "created": "2026-01-02T03:04:05Z",
-    "versions": {"torch": "2.13.0", "pillow": "13.0"},
-}
 LAST = {
     "seconds": 14.0,
     "start_up_seconds": 4.0,
@@ -66,9 +31,9 @@ LAST = {
 """What the last command says of itself in `summary.json`."""
 
 
-def begin(sink, names=("a", "b", "c"), *, facts=(), **how):
-    """Returns the writer of a run with all that `run.json` has."""
-    return start(sink, names=names, more=FACTS | dict(facts), **IDENTITY | how)
+def begin(sink, names=("a", "b", "c"), **how):
+    """Returns the writer of a run of some shards."""
+    return start(sink, names, **how)
 
 
 def commit(writer, index, rows, rejected=(), change=None):
@@ -96,23 +61,19 @@ SCORES = ScoresProduct(tuple(schema.score_fields(has_lpips=False, has_features=F
 
 def decode(sink, names=("a", "b", "c"), rows=3):
     """Makes a sink of `vqpipe decode`, complete."""
-    identity = {"stage": "decode", **DECODED}
-    return _make(sink, identity, names, rows, IMAGES, {"image": b"png"})
+    return _make(sink, "decode", names, rows, IMAGES, {"image": b"png"})
 
 
 def score(sink, names=("a", "b", "c"), rows=3):
     """Makes a sink that `vqpipe evaluate` keeps its scores in, complete; each row has its own."""
     plain = {"ssim": 0.5, "l1": 0.25, "unlike": 1, "original": b"jpeg", "decoded": b"jpeg"}
-    return _make(sink, {"stage": "evaluate", **SCORED}, names, rows, SCORES, plain)
+    return _make(sink, "evaluate", names, rows, SCORES, plain)
 
 
-def _make(sink, identity, names, rows, product, plain):
+def _make(sink, stage, names, rows, product, plain):
     """Makes a complete sink of which the last sample of each shard is rejected."""
     listed = Plan.of(tar_shard(name) for name in names)
-    networks = {"lpips": None, "inception": None}
-    facts = FACTS | {"picture_px": 8, "networks": networks, "size": [8, 8], "kept": {}}
-    asked = Run(identity, facts, listed.sha256())
-    opened = start_run(str(sink), asked, listed, Growth())
+    opened = start_run(str(sink), make_run(stage, listed.sha256()), listed, Growth())
     writer = Writer(opened, product)
     for index, name in enumerate(opened.plan.names):
         found = [
@@ -226,7 +187,7 @@ def _object(writer, index, rows, rejected):
         "source": writer.sink.plan.source(index),
         "generation": writer.sink.plan.generation(index),
         "revision": 0,
-        "grid": writer.sink.run.facts["grid"],
+        "grid": list(writer.sink.run.facts.grid),
         "codebook_size": writer.product.codebook_size,
         "seen": rows,
         "good": rows - rejected,

@@ -124,4 +124,4 @@ def test_write_card_of_names_with_marks_stays_a_table(tmp_path):
     assert "license" not in front_of(text)
     assert text.count("<!-- from here on it is yours -->") == 1
     assert "\x1b" not in text
-    assert load_run(str(tmp_path)).identity["source"] == source
+    assert load_run(str(tmp_path)).identity.source == source

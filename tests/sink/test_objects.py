@@ -127,7 +127,7 @@ def test_codes_that_the_histogram_does_not_count_are_not_taken_over(tmp_path):
 
 
 def retrying(writer):
-    return replace(writer, attempt=Attempt("r1", {0: 1}, {"max_pixels": 5}))
+    return replace(writer, attempt=Attempt("r1", {0: 1}, 5, "13"))
 
 
 def decoded(writer, name="a"):

@@ -7,29 +7,45 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.makers import FOLDER, GROUPS, SHARDS, TAR, changed
+from tests.sink.runs import IDENTITY, make_run
 from tests.storage.intercept import Amid
 from vqpipe import storage
 from vqpipe.errors import MismatchError, SourceChangedError, StorageError
 from vqpipe.sink import layout
 from vqpipe.sink.plan import Growth, Plan, find_plan, load_plan
-from vqpipe.sink.run import Run, check_creates_once, check_frozen, load_run, open_sink, start_run
+from vqpipe.sink.run import (
+    check_creates_once,
+    check_frozen,
+    load_run,
+    open_sink,
+    parse_run,
+    start_run,
+)
 
-IDENTITY = {"stage": "encode", "keep": ["txt"], "resolution": 256, "key": None, "dtype": "float32"}
+OTHER = {
+    "keep": ["other"],
+    "resolution": 512,
+    "background": [0, 0, 0],
+    "max_pixels": 1,
+    "eager": True,
+}
+"""Another value of each field whose value is no text."""
 NO_GROWTH = Growth()
 FACTS = {"grid": [16, 16], "codebook_size": 1024, "model": "/möbel"}
 
 
-def run_of(shards, **changes):
-    return Run({**IDENTITY, **changes}, FACTS, Plan.of(shards).sha256())
+def run_of(shards, facts=(), **changes):
+    return make_run(plan_sha256=Plan.of(shards).sha256(), facts=FACTS | dict(facts), **changes)
 
 
 def start(sink, shards=SHARDS, growth=NO_GROWTH, **changes):
     return start_run(str(sink), run_of(shards, **changes), Plan.of(shards), growth).run
 
 
-@pytest.mark.parametrize("field", IDENTITY)
+@pytest.mark.parametrize("field", IDENTITY["encode"])
 def test_fingerprint_changed_identity_field_differs(field):
-    assert run_of(SHARDS, **{field: "other"}).fingerprint != run_of(SHARDS).fingerprint
+    other = OTHER.get(field, "other")
+    assert run_of(SHARDS, **{field: other}).fingerprint != run_of(SHARDS).fingerprint
 
 
 @pytest.mark.parametrize(
@@ -51,22 +67,22 @@ def test_fingerprint_changed_shard_differs(other):
 
 
 def test_fingerprint_other_facts_stays():
-    run = run_of(SHARDS)
-    assert replace(run, facts={"created": "later"}).fingerprint == run.fingerprint
+    later = run_of(SHARDS, facts={"created": "later"})
+    assert later.fingerprint == run_of(SHARDS).fingerprint
 
 
 def test_run_json_round_trip_keeps_bytes_and_fingerprint():
     run = run_of(SHARDS)
-    again = Run.from_json(run.to_json())
+    again = parse_run(run.to_json(), "sink")
     assert again.to_json() == run.to_json()
     assert again.fingerprint == run.fingerprint
 
 
 def test_start_run_twice_returns_the_first(tmp_path):
     first = start(tmp_path)
-    again = Run(IDENTITY, {**FACTS, "created": "later"}, Plan.of(SHARDS).sha256())
+    again = run_of(SHARDS, facts={"created": "later"})
     assert start_run(str(tmp_path), again, Plan.of(SHARDS), Growth()).run == first
-    assert load_run(str(tmp_path)).facts == FACTS
+    assert load_run(str(tmp_path)).facts == run_of(SHARDS).facts
 
 
 def test_start_run_crashed_before_run_json_starts_anew(tmp_path):
@@ -138,7 +154,7 @@ def test_start_run_other_identity_names_exactly_what_differs(tmp_path, fields):
     start(tmp_path)
     before = storage.read(layout.run_uri(str(tmp_path)))
     with pytest.raises(MismatchError) as caught:
-        start(tmp_path, **dict.fromkeys(fields, "other"))
+        start(tmp_path, **{field: OTHER.get(field, "other") for field in fields})
     assert re.findall(r"^  (\w+):", caught.value.message, re.MULTILINE) == sorted(fields)
     assert storage.read(layout.run_uri(str(tmp_path))) == before
 

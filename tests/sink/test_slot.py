@@ -17,7 +17,7 @@ def writer(tmp_path):
     listed = Plan.of([tar_shard("a", version="2"), tar_shard("b"), tar_shard("c")])
     growth = Growth(extend=True, replace_changed=True)
     sink = start_run(first.sink.uri, first.sink.run, listed, growth)
-    return replace(first, sink=sink, attempt=Attempt("again", {1: 3}, {"max_pixels": 5}))
+    return replace(first, sink=sink, attempt=Attempt("again", {1: 3}, 5, "13"))
 
 
 def test_slot_says_which_object_is_made_of_each_shard(writer):

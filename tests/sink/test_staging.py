@@ -107,7 +107,7 @@ def test_retried_rows_with_good_ones_between_are_one_range(tmp_path):
     total, bad = 60, range(1, 60, 2)
     writer = start(tmp_path)
     commit_rows(encoded_rows(writer, 0, total, rejected=bad), writer)
-    again = replace(writer, attempt=Attempt("r1", {0: 1}, {"max_pixels": 5}))
+    again = replace(writer, attempt=Attempt("r1", {0: 1}, 5, "13"))
     first, second, third = blocks(writer, total, 10, bad)
     with Asked() as asked:
         for table in (third, first):

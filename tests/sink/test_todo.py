@@ -35,7 +35,7 @@ from vqpipe.sink.slot import Attempt
 from vqpipe.stages.encode import CodesProduct
 
 TOTAL = 8
-ATTEMPT = Attempt("r1", {0: 1}, {"max_pixels": 5})
+ATTEMPT = Attempt("r1", {0: 1}, 5, "12")
 
 
 def left_of(writer):
@@ -219,7 +219,7 @@ def test_retry_that_helps_puts_the_rows_into_the_object_at_once(tmp_path, order)
     assert table.equals(expected)
     assert footer[b"vqpipe.histogram"] == whole[b"vqpipe.histogram"]
     found, other = json.loads(footer[b"vqpipe"]), json.loads(whole[b"vqpipe"])
-    assert found.pop("retried") == ATTEMPT.facts
+    assert found.pop("retried") == {"max_pixels": 5, "pillow": "12"}
     assert (found.pop("revision"), other.pop("revision")) == (1, 0)
     assert found == other
     finish(writer)
@@ -250,7 +250,7 @@ def test_retries_leave_the_highest_limit_that_a_row_was_opened_under(tmp_path):
     writer = start(tmp_path)
     commit(writer, 0, rejected=(2, 5))
     commit(retry(writer, "r1"), 0, numbers=[2, 5], rejected=(5,))
-    lower = replace(ATTEMPT, tag="r2", revisions={0: 2}, facts={"max_pixels": 3, "pillow": "13"})
+    lower = replace(ATTEMPT, tag="r2", revisions={0: 2}, max_pixels=3, pillow="13")
     commit(replace(writer, attempt=lower), 0, numbers=[5])
     said = json.loads(read_data(writer, 0)[1][b"vqpipe"])["retried"]
     assert said == {"max_pixels": 5, "pillow": "13"}

@@ -201,7 +201,7 @@ def test_mark_success_failing_sweep_leaves_no_success(tmp_path, monkeypatch, ver
 
 def revised(writer):
     """Tries the rejected samples of the first shard again; they are good now."""
-    again = replace(writer, attempt=Attempt("r1", {0: 1}, {"max_pixels": 5}))
+    again = replace(writer, attempt=Attempt("r1", {0: 1}, 5, "13"))
     commit_rows(encoded_rows(again, 0, ROWS[0], numbers=REJECTED[0]), again)
 
 

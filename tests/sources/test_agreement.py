@@ -7,12 +7,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.makers import jpeg, tar_of
-from vqpipe.commands.kept import begun_with, facts_of_kept
+from tests.sink.runs import facts_of_kept, make_run
+from vqpipe.commands.kept import begun_with
 from vqpipe.errors import ConfigError, MismatchError
 from vqpipe.rejections import Reason
 from vqpipe.schema import Selection
 from vqpipe.sink.plan import Plan
-from vqpipe.sink.run import Run
 from vqpipe.sources import find_image, kept_schema, list_shards, read_shard
 from vqpipe.sources.kinds import common_kind
 
@@ -138,7 +138,8 @@ def begin(folder):
     """Returns what a run keeps that has begun with all there is, as its sink would say it."""
     listing = list_shards(str(folder))
     kept = kept_schema(listing, SELECTION)
-    return begun_with(Run({}, facts_of_kept(kept), ""), Plan.of(listing.shards), ("x",)), kept
+    run = make_run(facts=facts_of_kept(kept))
+    return begun_with(run, Plan.of(listing.shards), ("x",)), kept
 
 
 def test_new_file_is_held_against_what_the_run_keeps(tmp_path):

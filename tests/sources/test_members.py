@@ -5,11 +5,11 @@ import gzip
 import pytest
 
 from tests.makers import jpeg, tar_of
+from tests.sink.runs import make_run
 from vqpipe.commands.members import settle_members
 from vqpipe.errors import ConfigError
 from vqpipe.rejections import Loss, Reason
 from vqpipe.schema import Selection
-from vqpipe.sink.run import Run
 from vqpipe.sources import kept_schema, list_shards, members, read_shard
 from vqpipe.sources.members import check_kept, count_passed_over, judge_keys, look
 
@@ -104,7 +104,7 @@ def test_settle_members_what_is_asked_for_is_done(source):
 
 
 def test_settle_members_a_run_that_has_begun_has_settled_it(source):
-    begun = Run({"key_until": "first-dot"}, {}, "")
+    begun = make_run(key_until="first-dot")
     assert settle(source(a=DOTS), begun=begun)[0].key_until == "first-dot"
 
 

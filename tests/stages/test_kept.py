@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.sink.runs import make_run
 from tests.sources.test_parquet import KEPT
 from vqpipe import schema
 from vqpipe.images import ImageFormat
@@ -17,7 +18,7 @@ from vqpipe.schema import Selection
 from vqpipe.sink.commit import commit_rows
 from vqpipe.sink.plan import Growth, Plan
 from vqpipe.sink.ranges import Staged
-from vqpipe.sink.run import Run, start_run
+from vqpipe.sink.run import start_run
 from vqpipe.sink.writer import Writer
 from vqpipe.sources import codes, kept_schema, list_shards, read_shard
 from vqpipe.sources.texts import documents, texts
@@ -112,7 +113,8 @@ def test_kept_values_of_any_type_are_those_that_pyarrow_reads(tmp_path, column, 
 
 def writer_of(sink, listing, product):
     listed = Plan.of(listing.shards)
-    opened = start_run(str(sink), Run({}, {"grid": [1, 2]}, listed.sha256()), listed, Growth())
+    asked = make_run(plan_sha256=listed.sha256(), facts={"grid": [1, 2]})
+    opened = start_run(str(sink), asked, listed, Growth())
     return Writer(opened, product)
 
 

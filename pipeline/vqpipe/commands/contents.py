@@ -14,7 +14,7 @@ from vqpipe.commands.console import Fields, Prose
 from vqpipe.commands.description import describe_psnr
 from vqpipe.inspection.readiness import Remark, check_codes
 from vqpipe.inspection.survey import Evaluated
-from vqpipe.sink.run import Run
+from vqpipe.sink.run import DecodeRun, EncodeRun, Run
 
 
 @dataclass(frozen=True)
@@ -45,48 +45,51 @@ class Stage:
 
 def find_stage(run: Run) -> Stage:
     """Returns what there is to say of the stage of a run."""
-    return _STAGES.get(run.identity.get("stage", ""), _PLAIN)
+    return _STAGES.get(run.stage, _PLAIN)
 
 
 def _check_codes(contents: Contents) -> list[Remark]:
+    assert isinstance(contents.run, EncodeRun)
     evaluated = contents.evaluation
     said = evaluated.said if evaluated and not evaluated.outdated else None
     return check_codes(contents.run.facts, contents.totals, said)
 
 
 def _explain_codes(contents: Contents) -> dict[str, Any]:
+    assert isinstance(contents.run, EncodeRun)
     facts, identity = contents.run.facts, contents.run.identity
     return {
-        "codes_dtype": str(schema.code_type(facts["codebook_size"])),
-        "codes_per_image": int(np.prod(facts["grid"])),
-        "grid": facts["grid"],
-        "codebook_size": facts["codebook_size"],
-        "resolution": identity.get("resolution"),
-        "pixel_range": identity.get("pixel_range"),
-        "model": facts.get("model"),
-        "model_sha256": identity.get("model_sha256"),
+        "codes_dtype": str(schema.code_type(facts.codebook_size)),
+        "codes_per_image": int(np.prod(facts.grid)),
+        "grid": list(facts.grid),
+        "codebook_size": facts.codebook_size,
+        "resolution": identity.resolution,
+        "pixel_range": identity.pixel_range,
+        "model": facts.model,
+        "model_sha256": identity.model_sha256,
     }
 
 
 def _describe_codes(contents: Contents) -> Fields:
+    assert isinstance(contents.run, EncodeRun)
     facts, identity = contents.run.facts, contents.run.identity
     reader = _explain_codes(contents)
-    height, width = facts["grid"]
+    height, width = facts.grid
     codes = (
         f"{height * width:,} an image ({height} x {width}), {reader['codes_dtype']}, of "
-        f"{facts['codebook_size']:,} entries"
+        f"{facts.codebook_size:,} entries"
     )
     pixels = (
-        f"{identity['resolution']} px, {identity['resample']}, {identity['pixel_range']} range, "
-        f"{identity['dtype']}"
+        f"{identity.resolution} px, {identity.resample}, {identity.pixel_range} range, "
+        f"{identity.dtype}"
     )
     return [
-        ("format", identity["format"]),
+        ("format", identity.format),
         ("codes", Prose(codes)),
         *_describe_use(contents),
         *_describe_audit(contents),
         *describe_psnr(contents.totals),
-        ("model", Prose(f"{facts['model']}, sha256 {identity['model_sha256'][:12]}")),
+        ("model", Prose(f"{facts.model}, sha256 {identity.model_sha256[:12]}")),
         ("pixels", Prose(pixels)),
     ]
 
@@ -111,21 +114,30 @@ def _describe_audit(contents: Contents) -> Fields:
 
 
 def _explain_images(contents: Contents) -> dict[str, Any]:
-    identity, facts = contents.run.identity, contents.run.facts
-    names = ("format", "quality", "layout", "dtype", "pixel_range", "model_sha256")
-    return {**{name: identity[name] for name in names}, "size": facts["size"]}
+    assert isinstance(contents.run, DecodeRun)
+    identity = contents.run.identity
+    return {
+        "format": identity.format,
+        "quality": identity.quality,
+        "layout": identity.layout,
+        "dtype": identity.dtype,
+        "pixel_range": identity.pixel_range,
+        "model_sha256": identity.model_sha256,
+        "size": list(contents.run.facts.size),
+    }
 
 
 def _describe_images(contents: Contents) -> Fields:
+    assert isinstance(contents.run, DecodeRun)
     identity, facts = contents.run.identity, contents.run.facts
-    height, width = facts["size"]
-    model = f"{facts['model']}, sha256 {identity['model_sha256'][:12]}"
+    height, width = facts.size
+    model = f"{facts.model}, sha256 {identity.model_sha256[:12]}"
     fields: Fields = [
-        ("images", Prose(f"{width} x {height} px, {identity['format']}")),
-        ("decoded from", Prose(f"{identity['kind']}, {identity['dtype']}")),
+        ("images", Prose(f"{width} x {height} px, {identity.format}")),
+        ("decoded from", Prose(f"{identity.kind}, {identity.dtype}")),
         ("model", Prose(model)),
     ]
-    if identity["layout"] != "parquet":
+    if identity.layout != "parquet":
         fields.append(("image files", f"{contents.sink}/images/"))
     return fields
 

@@ -1,7 +1,6 @@
 """Decode Parquet shards of codes back into images."""
 
-import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -11,19 +10,20 @@ from vqpipe.codec import doctor
 from vqpipe.codec.config import CodecConfig
 from vqpipe.codec.weights import Weights
 from vqpipe.commands.console import Fields
-from vqpipe.commands.identity import check_encoded, check_kept, find_whole_run, versions
 from vqpipe.commands.jobs import RESERVED, Decode
-from vqpipe.commands.kept import begun_with, facts_of_kept
+from vqpipe.commands.kept import begun_with, check_kept, name_types, pack_schema
 from vqpipe.commands.launch import Prepared, describe_store, growth_of, run_stage
 from vqpipe.commands.model import load_for_codes, record_model
 from vqpipe.commands.places import check_lengths, check_places
 from vqpipe.commands.progress import announce
+from vqpipe.commands.runs import check_encoded, now, versions
 from vqpipe.errors import ConfigError
 from vqpipe.images import ImageFormat
 from vqpipe.schema import Selection, Shard
 from vqpipe.sink import layout, todo
+from vqpipe.sink.identity import DecodeFacts, DecodeIdentity
 from vqpipe.sink.plan import Plan, find_plan
-from vqpipe.sink.run import Run, is_complete, start_run
+from vqpipe.sink.run import DecodeRun, EncodeRun, find_run, is_complete, start_run
 from vqpipe.sink.writer import Writer
 from vqpipe.sources import count_rows
 from vqpipe.sources.agreement import Begun
@@ -47,7 +47,7 @@ class _Source:
     """What is decoded, as far as it is known of it."""
 
     uri: str
-    run: Run | None
+    run: EncodeRun | None
     """That made it, if it is a sink of `vqpipe encode`."""
     shards: tuple[Shard, ...]
     followed: tuple[str, ...] = ()
@@ -57,10 +57,10 @@ class _Source:
     def of(cls, job: Decode) -> "_Source":
         """Returns the source that a command names."""
         uri = storage.normalise_uri(job.source)
-        found = None if uri.endswith(".parquet") else find_whole_run(uri)
+        found = None if uri.endswith(".parquet") else find_run(uri)
         if found:
-            check_encoded(found, uri)
-            return cls(uri, found, tuple(_finished(job, uri, found)))
+            run = check_encoded(found, uri)
+            return cls(uri, run, tuple(_finished(job, uri, run)))
         listing = list_shards(uri, job.kind)
         return cls(uri, None, listing.shards, listing.followed)
 
@@ -71,7 +71,7 @@ class _Source:
 
     def selection(self, job: Decode) -> Selection:
         """Returns which columns to read."""
-        kept = tuple(self.run.facts["kept"]) if self.run else ()
+        kept = tuple(self.run.facts.kept) if self.run else ()
         if job.keep is None and RESERVED & set(kept):
             raise ConfigError(
                 f"the source's run kept {', '.join(sorted(RESERVED & set(kept)))}, names that the "
@@ -90,7 +90,7 @@ class _Source:
 
     def _grid(self, job: Decode) -> tuple[int, int]:
         if self.run:
-            height, width = self.run.facts["grid"]
+            height, width = self.run.facts.grid
             is_own = (job.kind, job.codes) == ("codes", "codes")  # not a column that was kept
             if job.grid and is_own and job.grid != (height, width):
                 raise ConfigError(
@@ -106,7 +106,7 @@ class _Source:
         return job.grid
 
 
-def _finished(job: Decode, source: str, run: Run) -> list[Shard]:
+def _finished(job: Decode, source: str, run: EncodeRun) -> list[Shard]:
     """Returns the shards that a run has codes of.
 
     Codes of an earlier version of a shard, which wait to be replaced, are taken only where the
@@ -134,9 +134,10 @@ def _prepare(job: Decode) -> Prepared:
     how, findings = _settle_codec(job, source.run, weights)
     step = Decoding(form, how, weights.description.size_of(form.grid))
     listed = Plan.of(source.shards)
-    facts = _facts_of(job, weights, step, kept) | {"doctor": findings}
+    facts = _facts_of(job, weights, step, kept, findings)
     identity = _identity_of(job, source, selection, weights, step)
-    opened = start_run(sink, Run(identity, facts, listed.sha256()), listed, growth_of(job))
+    asked = DecodeRun(identity, facts, listed.sha256())
+    opened = start_run(sink, asked, listed, growth_of(job))
     check_kept(opened.run, kept)
     left = todo.unfinished(opened)
     how_stored = ImageFormat(job.format, job.quality)
@@ -156,18 +157,18 @@ def _prepare(job: Decode) -> Prepared:
 
 
 def _begun(sink: str, selection: Selection) -> Begun | None:
-    return begun_with(find_whole_run(sink), find_plan(sink), selection.keep)
+    return begun_with(find_run(sink), find_plan(sink), selection.keep)
 
 
 def _settle_codec(
-    job: Decode, run: Run | None, weights: Weights
+    job: Decode, run: EncodeRun | None, weights: Weights
 ) -> tuple[CodecConfig, dict[str, Any] | None]:
     """Returns how codes become pixels, and what the doctor found out about it."""
     findings = None
     if not run or (job.model and job.pixel_range != "auto"):
         settled, findings = doctor.check_start(weights, "float32", job.pixel_range)
     else:
-        settled = run.identity["pixel_range"]
+        settled = run.identity.pixel_range
         if job.pixel_range not in {"auto", settled}:
             raise ConfigError(
                 f"--pixel-range is {job.pixel_range}, and the run used its model with {settled}: "
@@ -178,36 +179,45 @@ def _settle_codec(
 
 def _identity_of(
     job: Decode, source: _Source, selection: Selection, weights: Weights, step: Decoding
-) -> dict[str, Any]:
+) -> DecodeIdentity:
     """Returns every choice that changes results."""
-    return {
-        "stage": "decode",
-        "source": source.uri,
-        "codes": source.run and source.run.fingerprint,
-        "kind": job.kind,
-        "column": selection.codes,
-        "key": selection.key,
-        "keep": list(selection.keep),
-        "grid": list(step.form.grid),
-        "format": job.format,
-        "quality": None if job.format == "png" else job.quality,
-        "layout": job.layout,
-        **asdict(step.how),
-        "model_sha256": weights.sha256(),
-    }
+    return DecodeIdentity(
+        source=source.uri,
+        codes=source.run.fingerprint if source.run else None,
+        kind=job.kind,
+        column=selection.codes,
+        key=selection.key,
+        keep=selection.keep,
+        grid=step.form.grid,
+        format=job.format,
+        quality=None if job.format == "png" else job.quality,
+        layout=job.layout,
+        dtype=step.how.dtype,
+        pixel_range=step.how.pixel_range,
+        eager=step.how.eager,
+        model_sha256=weights.sha256(),
+    )
 
 
-def _facts_of(job: Decode, weights: Weights, step: Decoding, kept: pa.Schema) -> dict[str, Any]:
+def _facts_of(
+    job: Decode,
+    weights: Weights,
+    step: Decoding,
+    kept: pa.Schema,
+    findings: dict[str, Any] | None,
+) -> DecodeFacts:
     """Returns what a reader of the images may want to know."""
-    return {
-        "size": list(step.size),
-        "model": weights.where,
-        "model_commit": weights.commit,
-        "model_options": record_model(job, weights) if job.model else None,
-        **facts_of_kept(kept),
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "versions": versions(),
-    }
+    return DecodeFacts(
+        size=step.size,
+        model=weights.where,
+        model_commit=weights.commit,
+        model_options=record_model(job, weights) if job.model else None,
+        kept=name_types(kept),
+        kept_schema=pack_schema(kept),
+        created=now(),
+        versions=versions(),
+        doctor=findings,
+    )
 
 
 def _introduce(job: Decode, source: _Source, work: Work, step: Decoding) -> Fields:

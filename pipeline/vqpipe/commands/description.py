@@ -4,19 +4,19 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable
 from typing import Any
 
 from vqpipe.commands.console import Fields, Prose, printable
+from vqpipe.sink.beside import LAYOUTS
 from vqpipe.sink.losses import describe_losses
-from vqpipe.sink.run import Run
-from vqpipe.sink.totals import MADE, made
+from vqpipe.sink.run import DecodeRun, EncodeRun, Run
+from vqpipe.sink.totals import made, verb
 
 
 def describe_output(sink: str, run: Run) -> Fields:
     """Returns the lines that say where a run's output is and how to read it."""
     images: Fields = []
-    if run.identity.get("layout") in {"webdataset", "folder"}:
+    if isinstance(run, DecodeRun) and run.identity.layout in LAYOUTS:
         images = [("images", f"{sink}/images/")]
     return [*images, ("output", f"{sink}/data/"), ("read it", read_command(sink))]
 
@@ -52,22 +52,21 @@ def _python() -> str:
     return "python" if is_ours else shlex.quote(sys.executable)
 
 
-def describe_totals(totals: dict[str, Any], facts: dict[str, Any]) -> Fields:
+def describe_totals(totals: dict[str, Any], run: Run) -> Fields:
     """Returns the lines that say what a sink holds.
 
     Args:
         totals: As they stand in `summary.json`.
-        facts: What `run.json` says beside the identity.
+        run: What it is of.
     """
-    made = next(made for made in MADE.values() if made in totals)
     reasons = totals["rejected_by_reason"].items()
     return [
         ("samples", f"{totals['samples']:,}"),
-        (made, f"{totals[made]:,}"),
+        (verb(totals), f"{made(totals):,}"),
         ("rejected", f"{totals['rejected']:,}"),
         *((f"  {reason}", f"{count:,}") for reason, count in reasons),
         *describe_missing(totals),
-        *(_describe_codes(totals, facts["grid"]) if "codebook_usage" in totals else ()),
+        *(_describe_codes(totals, run.facts.grid) if isinstance(run, EncodeRun) else ()),
         ("bytes per image", f"{totals['bytes_per_image']:,.1f}"),
     ]
 
@@ -98,7 +97,7 @@ def _describe_nulls(totals: dict[str, Any]) -> Fields:
     ]
 
 
-def _describe_codes(totals: dict[str, Any], grid: Iterable[int]) -> Fields:
+def _describe_codes(totals: dict[str, Any], grid: tuple[int, int]) -> Fields:
     height, width = grid
     usage, perplexity = totals["codebook_usage"], totals["codebook_perplexity"]
     return [

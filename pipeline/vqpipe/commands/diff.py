@@ -8,9 +8,9 @@ from rich.console import Console
 
 from vqpipe import metrics, storage
 from vqpipe.commands.console import Fields, Prose, print_fields, printable
-from vqpipe.commands.identity import load_run
 from vqpipe.commands.jobs import Diff
 from vqpipe.commands.progress import announce
+from vqpipe.commands.runs import load_run
 from vqpipe.inspection import difference, survey
 from vqpipe.inspection.difference import Compared, Shards
 from vqpipe.inspection.survey import Count, Evaluated, Sum, Survey
@@ -189,12 +189,12 @@ def _beside(name: str, a: object, b: object) -> Fields:
 
 def _describe_runs(found: _Difference) -> Fields:
     sides, shards = found.sides, found.shards
-    said = [(side.run.identity.get("stage", "?"), side.run.fingerprint[:12]) for side in sides]
+    said = [(side.run.stage, side.run.fingerprint[:12]) for side in sides]
     only_a, only_b = len(shards.only_first), len(shards.only_second)
     planned = f"{len(shards.both):,} in both plans, {only_a:,} only in A, {only_b:,} only in B"
     fields: Fields = [
         *_beside("run", " ".join(said[0]), " ".join(said[1])),
-        *_beside("started", *(side.run.facts.get("created", "?") for side in sides)),
+        *_beside("started", *(side.run.facts.created for side in sides)),
         *_beside("complete", *("yes" if side.survey.is_complete else "no" for side in sides)),
         ("shards", Prose(planned)),
     ]

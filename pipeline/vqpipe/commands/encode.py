@@ -1,5 +1,6 @@
 """Encode image shards into Parquet shards of discrete codes."""
 
+import json
 import uuid
 from dataclasses import replace
 from importlib.metadata import version
@@ -8,31 +9,27 @@ from typing import Any
 import pyarrow as pa
 
 from vqpipe import schema, storage
+from vqpipe.codec import doctor
 from vqpipe.codec.config import CodecConfig
 from vqpipe.codec.doctor import RangeProbe
+from vqpipe.codec.weights import Weights
 from vqpipe.commands.console import Fields, Prose, printable
-from vqpipe.commands.identity import (
-    check_kept,
-    facts_of,
-    find_whole_run,
-    grid_of,
-    identity_of,
-    settle_codec,
-)
 from vqpipe.commands.jobs import Encode
-from vqpipe.commands.kept import begun_with
+from vqpipe.commands.kept import begun_with, check_kept, name_types, pack_schema
 from vqpipe.commands.launch import Prepared, describe_store, growth_of, run_stage
 from vqpipe.commands.members import settle_members
-from vqpipe.commands.model import load_weights
+from vqpipe.commands.model import load_weights, record_model
 from vqpipe.commands.places import check_lengths, check_places
 from vqpipe.commands.progress import announce
+from vqpipe.commands.runs import now, versions
 from vqpipe.errors import ConfigError
 from vqpipe.images import Preprocess
 from vqpipe.schema import Selection
 from vqpipe.sink import layout, todo
+from vqpipe.sink.identity import EncodeFacts, EncodeIdentity
 from vqpipe.sink.plan import Plan, find_plan
 from vqpipe.sink.ranges import Staged
-from vqpipe.sink.run import Run, start_run
+from vqpipe.sink.run import DecodeRun, EncodeRun, Run, find_run, start_run
 from vqpipe.sink.slot import Attempt
 from vqpipe.sink.writer import Writer
 from vqpipe.sources import find_image, find_passed_over, kept_schema, list_shards
@@ -58,18 +55,16 @@ def _prepare(job: Encode) -> Prepared:
     check_places(source, sink)
     weights = load_weights(job)
     grid = grid_of(job.resolution, weights)
-    begun = find_whole_run(sink)
+    begun = find_run(sink)
     listing, selection, kept, notes = _find(job, source, begun, find_plan(sink))
     _check_names(source, sink, listing)
     listed = Plan.of(listing.shards)
     codec, findings = settle_codec(job, begun, weights)
-    asking = replace(job, image=selection.image, key_until=selection.key_until)
-    identity = identity_of(asking, source, listing.format, weights, codec)
-    if begun and job.retry_rejected:  # the one choice that may change: what is refused unopened
-        identity["max_pixels"] = begun.identity.get("max_pixels")
-    asked = Run(
-        identity, facts_of(job, weights, grid, kept) | {"doctor": findings}, listed.sha256()
-    )
+    identity = identity_of(job, source, listing, selection, weights, codec)
+    if isinstance(begun, EncodeRun) and job.retry_rejected:  # the one choice that may change
+        identity = replace(identity, max_pixels=begun.identity.max_pixels)
+    facts = facts_of(job, weights, grid, kept, findings)
+    asked = EncodeRun(identity, facts, listed.sha256())
     opened = start_run(sink, asked, listed, growth_of(job))
     check_kept(opened.run, kept)
     size = weights.description.codebook_size
@@ -99,6 +94,97 @@ def _prepare(job: Encode) -> Prepared:
     )
 
 
+def grid_of(resolution: int, weights: Weights) -> tuple[int, int]:
+    """Returns rows and columns of the code grid.
+
+    Raises:
+        ConfigError: If the model does not take RGB images of that resolution.
+    """
+    factor = weights.description.multiple
+    if resolution % factor:
+        nearest = max(factor, round(resolution / factor) * factor)
+        raise ConfigError(
+            f"--resolution {resolution} is no multiple of {factor}, the pixels per code of "
+            f"this model; use {nearest}"
+        )
+    if weights.description.channels != 3:
+        raise ConfigError(f"the model takes {weights.description.channels} channels, not RGB's 3")
+    return weights.description.grid_of(resolution, resolution)
+
+
+def settle_codec(
+    job: Encode, begun: Run | None, weights: Weights
+) -> tuple[CodecConfig, dict[str, Any] | None]:
+    """Returns how pixels become codes, and what the doctor found out about it.
+
+    A sink that has a run of these weights has settled it already.
+    """
+    known = begun.identity if isinstance(begun, EncodeRun | DecodeRun) else None
+    findings = None
+    if known and known.model_sha256 == weights.sha256():
+        settled = known.pixel_range if job.pixel_range == "auto" else job.pixel_range
+    elif job.pixel_range == "auto" or not job.skip_doctor:
+        settled, findings = doctor.check_start(weights, job.dtype, job.pixel_range)
+    else:
+        settled = job.pixel_range
+    how = CodecConfig(dtype=job.dtype, pixel_range=settled, eager=job.eager)
+    return how, findings
+
+
+def identity_of(
+    job: Encode,
+    source: str,
+    listing: Listing,
+    selection: Selection,
+    weights: Weights,
+    codec: CodecConfig,
+) -> EncodeIdentity:
+    """Returns every choice that changes results."""
+    return EncodeIdentity(
+        source=source,
+        format=listing.format,
+        image=selection.image,
+        key=job.key,
+        key_until=selection.key_until if listing.format == "webdataset" else None,
+        keep=job.keep,
+        resolution=job.resolution,
+        resample=job.resample,
+        background=job.background,
+        max_pixels=job.max_pixels,
+        dtype=codec.dtype,
+        pixel_range=codec.pixel_range,
+        eager=codec.eager,
+        model_sha256=weights.sha256(),
+        model_config=json.loads(
+            json.dumps(dict(weights.description.config))
+        ),  # tuples become lists
+    )
+
+
+def facts_of(
+    job: Encode,
+    weights: Weights,
+    grid: tuple[int, int],
+    kept: pa.Schema,
+    findings: dict[str, Any] | None,
+) -> EncodeFacts:
+    """Returns what a reader of the codes needs, and with what they were made."""
+    return EncodeFacts(
+        grid=grid,
+        codebook_size=weights.description.codebook_size,
+        codebook_sha256=weights.codebook_sha256(),
+        downsample_factor=weights.description.multiple,
+        model=weights.where,
+        model_commit=weights.commit,
+        model_options=record_model(job, weights),
+        kept=name_types(kept),
+        kept_schema=pack_schema(kept),
+        created=now(),
+        versions=versions(),
+        doctor=findings,
+    )
+
+
 def _find(
     job: Encode, source: str, begun: Run | None, planned: Plan | None
 ) -> tuple[Listing, Selection, pa.Schema, Fields]:
@@ -116,8 +202,9 @@ def _find(
 def _select(job: Encode, begun: Run | None, listing: Listing) -> Selection:
     """Returns what to read of each sample; a run that has begun knows the column of images."""
     selection = Selection(job.image, job.key, job.keep)
-    if job.image is None and begun and begun.identity.get("format") == listing.format:
-        return replace(selection, image=begun.identity.get("image"))
+    known = begun.identity if isinstance(begun, EncodeRun) else None
+    if job.image is None and known and known.format == listing.format:
+        return replace(selection, image=known.image)
     return find_image(listing, selection, read_quarantined)
 
 
@@ -137,9 +224,9 @@ def _check_names(source: str, sink: str, listing: Listing) -> None:
     check_lengths(sink, (shard.name for shard in listing.shards))
 
 
-def _check_limit(job: Encode, run: Run, left: dict[int, Staged]) -> None:
+def _check_limit(job: Encode, run: EncodeRun, left: dict[int, Staged]) -> None:
     """Checks that shards which are encoded for the first time are so under the run's own limit."""
-    limit = run.identity["max_pixels"]
+    limit = run.identity.max_pixels
     if left and job.max_pixels != limit:
         raise ConfigError(
             f"{len(left):,} shard(s) are not encoded yet, and the run's --max-pixels is {limit}: "
@@ -150,9 +237,8 @@ def _check_limit(job: Encode, run: Run, left: dict[int, Staged]) -> None:
 def _attempt(job: Encode, again: dict[int, Staged]) -> Attempt | None:
     if not again:
         return None
-    facts = {"max_pixels": job.max_pixels, "pillow": version("pillow")}
     revisions = {index: staged.revision + 1 for index, staged in again.items()}
-    return Attempt(uuid.uuid4().hex, revisions, facts)
+    return Attempt(uuid.uuid4().hex, revisions, job.max_pixels, version("pillow"))
 
 
 def _introduce(job: Encode, work: Work, listing: Listing, codec: CodecConfig, again: int) -> Fields:
@@ -163,7 +249,7 @@ def _introduce(job: Encode, work: Work, listing: Listing, codec: CodecConfig, ag
         ("source", f"{listing.format}, {size / 1e6:,.1f} MB in {len(listing.shards):,} shard(s)"),
         ("model", f"{work.weights.where}, {entries}"),
         ("pixels", f"{job.resolution} px, {codec.pixel_range} range, {codec.dtype}"),
-        ("doctor", _describe_findings(writer.sink.run.facts["doctor"])),
+        ("doctor", _describe_findings(writer.sink.run)),
         ("sink", writer.sink.uri),
         ("left to do", _describe_left(work, again)),
     ]
@@ -212,7 +298,8 @@ def _describe_left(work: Work, again: int) -> str:
     return left + (f", and rejected samples of {again:,} other(s) to try again" if again else "")
 
 
-def _describe_findings(findings: dict[str, Any] | None) -> str:
+def _describe_findings(run: Run) -> str:
+    findings = run.facts.doctor if isinstance(run, EncodeRun) else None
     if findings is None:
         return "skipped"
     seen = RangeProbe(findings["psnr_db"]).describe()

@@ -1,7 +1,6 @@
 """Evaluate codes: decode a sample of them, compare with the images, and write a report."""
 
 import json
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +10,11 @@ from rich.console import Console
 from vqpipe import storage
 from vqpipe.codec.config import CodecConfig
 from vqpipe.commands.console import Fields, Prose, print_fields
-from vqpipe.commands.identity import check_encoded, load_run, versions
 from vqpipe.commands.jobs import Evaluate
 from vqpipe.commands.launch import Prepared, describe_store, run_stage, stoppable
 from vqpipe.commands.model import load_recorded
 from vqpipe.commands.progress import announce
+from vqpipe.commands.runs import check_encoded, load_run, now, versions
 from vqpipe.errors import ConfigError
 from vqpipe.images import Preprocess
 from vqpipe.inspection import evaluation, reencode
@@ -28,8 +27,9 @@ from vqpipe.report import render_report
 from vqpipe.schema import File, KeyUntil, Selection, Shard
 from vqpipe.sink import layout, todo
 from vqpipe.sink.footer import read_footer
+from vqpipe.sink.identity import EvaluateFacts, EvaluateIdentity
 from vqpipe.sink.plan import Growth, Plan, digest
-from vqpipe.sink.run import Run, Sink, is_complete, open_sink, start_run
+from vqpipe.sink.run import Codes, EvaluateRun, Scores, is_complete, open_sink, start_run
 from vqpipe.sink.writer import Writer
 from vqpipe.sources import list_shards
 from vqpipe.stages.evaluate import (
@@ -68,34 +68,36 @@ def run(job: Evaluate) -> None:
         VqpipeError: If the run could not be completed; the exit code is the error's.
     """
     source = storage.normalise_uri(job.source)
-    found = load_run(source)
-    check_encoded(found, source)
+    found = check_encoded(load_run(source), source)
     codes, was_complete = open_sink(source, found), is_complete(source)
     with stoppable():
         work = run_stage("evaluate", job, lambda: _prepare(job, codes))
         notes = _notes(job, was_complete=was_complete)
         announce("adding up and comparing", len(codes.plan))
-        scores = work.writer.sink
+        sink = work.writer.sink
+        assert isinstance(sink.run, EvaluateRun), "as it was prepared"
+        scores = Scores(sink.uri, sink.run, sink.plan)
         _finish(evaluation.gather(codes, scores, notes, was_complete=was_complete), scores)
 
 
-def _prepare(job: Evaluate, codes: Sink) -> Prepared:
+def _prepare(job: Evaluate, codes: Codes) -> Prepared:
     """Returns what is to be done, with plan and identity frozen in the evaluation's own sink."""
     identity = codes.run.identity
     weights = load_recorded(job, codes.run)
     picked = _pick(job, codes)
-    how = CodecConfig(dtype="float32", pixel_range=identity["pixel_range"], eager=True)
-    grid = (codes.run.facts["grid"][0], codes.run.facts["grid"][1])
-    step = Evaluating(how, identity["resolution"], grid, **_find_judges(job))
-    asked = Run(_identity_of(job, codes, picked, step), _facts_of(step), picked.plan.sha256())
+    how = CodecConfig(dtype="float32", pixel_range=identity.pixel_range, eager=True)
+    step = Evaluating(how, identity.resolution, codes.run.facts.grid, **_find_judges(job))
+    asked = EvaluateRun(
+        _identity_of(job, codes, picked, step), _facts_of(step), picked.plan.sha256()
+    )
     sink = storage.join_uri(codes.uri, "evaluation", asked.fingerprint[:12])
     opened = start_run(sink, asked, picked.plan, Growth())
     left = todo.unfinished(opened)
     if left:
         storage.delete(layout.success_uri(sink))
     product = ScoresProduct(tuple(step.scores))
-    until: KeyUntil = identity["key_until"] or "first-dot"
-    selection = Selection(identity["image"], identity["key"], key_until=until)
+    until: KeyUntil = identity.key_until or "first-dot"
+    selection = Selection(identity.image, identity.key, key_until=until)
     kept = pa.schema([])
     work = Work(
         writer=Writer(opened, product),
@@ -120,7 +122,7 @@ def _find_judges(job: Evaluate) -> dict[str, Judge]:
     return found
 
 
-def _pick(job: Evaluate, codes: Sink) -> _Picked:
+def _pick(job: Evaluate, codes: Codes) -> _Picked:
     """Returns the shards and how many samples of each are looked at."""
     left = todo.unfinished(codes)
     done = [name for index, name in enumerate(codes.plan.names) if index not in left]
@@ -134,12 +136,12 @@ def _pick(job: Evaluate, codes: Sink) -> _Picked:
     return _Picked(Plan.of(shards), quotas, {name: objects[name] for name in quotas})
 
 
-def _find_images(job: Evaluate, codes: Sink, quotas: dict[str, int]) -> list[Shard]:
+def _find_images(job: Evaluate, codes: Codes, quotas: dict[str, int]) -> list[Shard]:
     """Returns the shards of images that codes were made of, where they are now."""
     planned = codes.plan.shards()
     if job.images is None:
         return [shard for shard in planned if shard.name in quotas]
-    source, kind = storage.normalise_uri(job.images), codes.run.identity["format"]
+    source, kind = storage.normalise_uri(job.images), codes.run.identity.format
     listed = list_shards(source, kind, planned=planned)
     found = {shard.name: shard for shard in listed.shards if shard.name in quotas}
     missing = sorted(quotas.keys() - found.keys())
@@ -151,39 +153,39 @@ def _find_images(job: Evaluate, codes: Sink, quotas: dict[str, int]) -> list[Sha
     return list(found.values())
 
 
-def _preprocess(codes: Sink, picked: _Picked) -> Preprocess:
+def _preprocess(codes: Codes, picked: _Picked) -> Preprocess:
     """Returns how the run turned images into views."""
     identity = codes.run.identity
     places = {name: index for index, name in enumerate(codes.plan.names)}
     indices = [places[name] for name in picked.quotas]
     most = reencode.most_pixels(codes, indices)
-    background = tuple(identity["background"])
-    return Preprocess(identity["resolution"], identity["resample"], background, most)
+    return Preprocess(identity.resolution, identity.resample, identity.background, most)
 
 
-def _identity_of(job: Evaluate, codes: Sink, picked: _Picked, step: Evaluating) -> dict[str, Any]:
+def _identity_of(
+    job: Evaluate, codes: Codes, picked: _Picked, step: Evaluating
+) -> EvaluateIdentity:
     """Returns every choice that changes results, beside the plan of the images."""
-    return {
-        "stage": "evaluate",
-        "source": codes.uri,
-        "codes": codes.run.fingerprint,
-        "samples": job.samples,
-        "shards": job.shards,
-        "picked": picked.sha256(),
-        "model_sha256": codes.run.identity["model_sha256"],
-        "lpips": step.lpips and step.lpips.sha256,
-        "inception": step.inception and step.inception.sha256,
-    }
+    return EvaluateIdentity(
+        source=codes.uri,
+        codes=codes.run.fingerprint,
+        samples=job.samples,
+        shards=job.shards,
+        picked=picked.sha256(),
+        model_sha256=codes.run.identity.model_sha256,
+        lpips=step.lpips.sha256 if step.lpips else None,
+        inception=step.inception.sha256 if step.inception else None,
+    )
 
 
-def _facts_of(step: Evaluating) -> dict[str, Any]:
+def _facts_of(step: Evaluating) -> EvaluateFacts:
     """Returns what else is to be known of the scores."""
-    return {
-        "picture_px": min(step.resolution, PICTURE_SIDE),
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "versions": versions(),
-        "networks": {"lpips": _where(step.lpips), "inception": _where(step.inception)},
-    }
+    return EvaluateFacts(
+        picture_px=min(step.resolution, PICTURE_SIDE),
+        created=now(),
+        versions=versions(),
+        networks={"lpips": _where(step.lpips), "inception": _where(step.inception)},
+    )
 
 
 def _where(judge: Judge | None) -> str | None:
@@ -207,7 +209,7 @@ def _notes(job: Evaluate, *, was_complete: bool) -> list[str]:
     return notes
 
 
-def _introduce(codes: Sink, picked: _Picked, work: Work) -> Fields:
+def _introduce(codes: Codes, picked: _Picked, work: Work) -> Fields:
     """Returns what was found and what is about to happen."""
     samples = sum(picked.quotas.values())
     return [
@@ -220,7 +222,7 @@ def _introduce(codes: Sink, picked: _Picked, work: Work) -> Fields:
     ]
 
 
-def _finish(found: Evaluation, scores: Sink) -> None:
+def _finish(found: Evaluation, scores: Scores) -> None:
     """Writes evaluation.json and report.html, and says what is in them."""
     document = evaluation.to_document(found)
     page = render_report(evaluation.to_report(found, scores, document))

@@ -11,9 +11,9 @@ from vqpipe import storage
 from vqpipe.commands.console import Fields, Prose, print_fields, printable
 from vqpipe.commands.contents import Contents, describe_evaluation, find_stage
 from vqpipe.commands.description import describe_missing, read_command
-from vqpipe.commands.identity import load_run
 from vqpipe.commands.jobs import Inspect
 from vqpipe.commands.progress import announce
+from vqpipe.commands.runs import load_run
 from vqpipe.inspection import readiness, survey
 from vqpipe.inspection.readiness import Readiness
 from vqpipe.inspection.survey import Count, Rejections, Survey
@@ -98,7 +98,7 @@ def _facts(found: _Found) -> dict[str, Any]:
     rejections, evaluated = found.rejections, found.contents.evaluation
     return {
         "sink": sink.uri,
-        "stage": sink.run.identity.get("stage"),
+        "stage": sink.run.stage,
         "run": json.loads(sink.run.to_json()),
         "complete": seen.is_complete,
         "shards_planned": len(sink.plan),
@@ -133,13 +133,12 @@ def _rejection_facts(rejections: Rejections) -> dict[str, Any]:
 def _describe(found: _Found) -> Fields:
     seen, totals, contents = found.survey, found.count.totals, found.contents
     run, stage = seen.sink.run, find_stage(seen.sink.run)
-    identity = run.identity
     size = totals["data_bytes"] + totals.get(IMAGE_BYTES, 0)
     sizes = f"{_size(size)}, {totals['bytes_per_image']:,.1f} bytes an image"
     return [
         *_describe_readiness(stage.question, found.readiness),
-        ("run", f"{identity['stage']} {run.fingerprint[:12]}, {run.facts['created']}"),
-        ("source", identity["source"]),
+        ("run", f"{run.stage} {run.fingerprint[:12]}, {run.facts.created}"),
+        ("source", run.identity.source),
         *_describe_shards(found),
         ("samples", Prose(_describe_samples(found.count))),
         *_describe_reasons(found),

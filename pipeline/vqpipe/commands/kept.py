@@ -5,22 +5,24 @@ Names of types are for people and other readers; Arrow's own schema beside them 
 
 import base64
 from collections.abc import Sequence
-from typing import Any
 
 import pyarrow as pa
 
+from vqpipe.errors import MismatchError
 from vqpipe.sink.plan import Plan
-from vqpipe.sink.run import Run
+from vqpipe.sink.run import DecodeRun, EncodeRun, Run
 from vqpipe.sources.agreement import Begun
 from vqpipe.sources.parquet_footer import parse_schema
 
-_SCHEMA = "kept_schema"
+
+def name_types(kept: pa.Schema) -> dict[str, str]:
+    """Returns the names of the types of kept columns, by name."""
+    return {field.name: str(field.type) for field in kept}
 
 
-def facts_of_kept(kept: pa.Schema) -> dict[str, Any]:
-    """Returns the kept columns as facts of a run: types by name, and Arrow's schema in base64."""
-    types = {field.name: str(field.type) for field in kept}
-    return {"kept": types, _SCHEMA: base64.b64encode(kept.serialize().to_pybytes()).decode()}
+def pack_schema(kept: pa.Schema) -> str:
+    """Returns kept columns as Arrow has them, in base64."""
+    return base64.b64encode(kept.serialize().to_pybytes()).decode()
 
 
 def begun_with(run: Run | None, plan: Plan | None, keep: Sequence[str]) -> Begun | None:
@@ -28,12 +30,32 @@ def begun_with(run: Run | None, plan: Plan | None, keep: Sequence[str]) -> Begun
 
     None if it has not begun, or keeps other columns: then its identity says what differs.
     """
-    if run is None or plan is None:
+    if not isinstance(run, EncodeRun | DecodeRun) or plan is None:
         return None
-    try:
-        kept = parse_schema(base64.b64decode(run.facts[_SCHEMA], validate=True))
-    except (KeyError, TypeError, ValueError, OSError):
-        return None
-    if kept.names != list(keep):
+    kept = _parse(run.facts.kept_schema)
+    if kept is None or kept.names != list(keep):
         return None
     return Begun(kept, frozenset(file for shard in plan.shards() for file in shard.files))
+
+
+def _parse(packed: str | None) -> pa.Schema | None:
+    """Returns packed columns (`pack_schema`); None of what is something else."""
+    try:
+        return parse_schema(base64.b64decode(packed or "", validate=True))
+    except (TypeError, ValueError, OSError):
+        return None
+
+
+def check_kept(run: EncodeRun | DecodeRun, kept: pa.Schema) -> None:
+    """Checks that kept columns have the types that they had when the run began.
+
+    Raises:
+        MismatchError: If one has not; names them.
+    """
+    began, found = run.facts.kept, name_types(kept)
+    if began != found:
+        said = (f"{name}: {began.get(name)} then, {found[name]} now" for name in found)
+        raise MismatchError(
+            "columns to keep have other types than when the run began, so that its files would "
+            f"not go together: {'; '.join(said)}. Use another --sink"
+        )

@@ -7,7 +7,7 @@ from vqpipe.commands.console import Fields, Prose, printable
 from vqpipe.commands.jobs import AskedKeys
 from vqpipe.errors import ConfigError
 from vqpipe.schema import Selection
-from vqpipe.sink.run import Run
+from vqpipe.sink.run import EncodeRun, Run
 from vqpipe.sources import members
 from vqpipe.sources.listing import Listing
 
@@ -31,7 +31,7 @@ def settle_members(
             raise ConfigError("--key-until is about members of tars: leave it out")
         return selection, []
     seen = members.look(listing.shards, selection)
-    known = begun.identity.get("key_until") if begun else None
+    known = begun.identity.key_until if isinstance(begun, EncodeRun) else None
     settled = (known or members.judge_keys(seen, selection)) if asked == "auto" else asked
     selection = replace(selection, key_until=settled)
     if settled == "last-dot" and "." in (selection.image or ""):

@@ -6,7 +6,7 @@ from vqpipe import storage
 from vqpipe.codec.weights import Weights
 from vqpipe.commands.options import ModelOptions
 from vqpipe.errors import ConfigError, MismatchError
-from vqpipe.sink.run import Run
+from vqpipe.sink.run import EncodeRun
 
 
 def load_weights(asked: ModelOptions) -> Weights:
@@ -37,7 +37,7 @@ def record_model(asked: ModelOptions, weights: Weights) -> dict[str, Any]:
     }
 
 
-def load_recorded(asked: ModelOptions, run: Run) -> Weights:
+def load_recorded(asked: ModelOptions, run: EncodeRun) -> Weights:
     """Returns the weights that a run was made with, from where it had them unless told otherwise.
 
     Raises:
@@ -49,11 +49,11 @@ def load_recorded(asked: ModelOptions, run: Run) -> Weights:
         weights = load_weights(asked)
     else:
         _check_alone(asked)
-        weights = Weights.load(**run.facts["model_options"])
-    if weights.sha256() != run.identity["model_sha256"]:
+        weights = Weights.load(**run.facts.model_options)
+    if weights.sha256() != run.identity.model_sha256:
         raise MismatchError(
             f"{weights.where} holds other weights than the run was made with, whose SHA-256 is "
-            f"{run.identity['model_sha256']}; give theirs with --model"
+            f"{run.identity.model_sha256}; give theirs with --model"
         )
     return weights
 
@@ -70,7 +70,7 @@ def _check_alone(asked: ModelOptions) -> None:
             raise ConfigError(f"--{option} says more of --model, and there is none: add --model")
 
 
-def load_for_codes(asked: ModelOptions, run: Run | None, source: str) -> Weights:
+def load_for_codes(asked: ModelOptions, run: EncodeRun | None, source: str) -> Weights:
     """Returns weights that codes of a run can be decoded with.
 
     Args:
@@ -91,7 +91,7 @@ def load_for_codes(asked: ModelOptions, run: Run | None, source: str) -> Weights
             "of: add --model"
         )
     weights = load_weights(asked)
-    if run and weights.codebook_sha256() != run.facts["codebook_sha256"]:
+    if run and weights.codebook_sha256() != run.facts.codebook_sha256:
         raise MismatchError(
             f"{weights.where} has another codebook than the model that {source} was made with, so "
             "that its codes would stand for other things; give that model, or one that differs in "

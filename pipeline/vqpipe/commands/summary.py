@@ -16,7 +16,7 @@ from vqpipe.inspection.survey import find_json
 from vqpipe.sink import layout, success, totals
 from vqpipe.sink.card import write_card
 from vqpipe.sink.losses import describe_losses
-from vqpipe.sink.run import Run, Sink
+from vqpipe.sink.run import EncodeRun, Run, Sink
 from vqpipe.sink.totals import Totals
 from vqpipe.sink.writer import Writer
 
@@ -51,12 +51,12 @@ def finish(
     sink = writer.sink
     announce("adding up", len(sink.plan))
     found = totals.read_totals(sink)
-    facts = _facts_of(progress)
-    lasting = facts if progress.images else _find_last(sink.uri, facts)
+    speed = _speed_of(progress)
+    lasting = speed if progress.images else _find_last(sink.uri, speed)
     success.write_summary(sink, found, lasting)
     card = _write_card(sink, found)
     error = error or _conclude(writer, found, allowed)
-    _print_summary(sink, found, [*_describe_work(progress, facts), *card])
+    _print_summary(sink, found, [*_describe_work(progress, speed), *card])
     if error:
         raise error
 
@@ -86,7 +86,7 @@ def _conclude(writer: Writer, found: Totals, allowed: Allowance) -> IncompleteEr
     return None
 
 
-def _facts_of(progress: Progress) -> dict[str, Any]:
+def _speed_of(progress: Progress) -> dict[str, Any]:
     """Returns how fast a command was and what on, as it stands in `summary.json`."""
     return {
         "seconds": round(progress.seconds, 1),
@@ -100,13 +100,13 @@ def _facts_of(progress: Progress) -> dict[str, Any]:
     }
 
 
-def _find_last(sink: str, facts: dict[str, Any]) -> dict[str, Any]:
-    """Returns those facts of the last command that had an image through, if there was one.
+def _find_last(sink: str, speed: dict[str, Any]) -> dict[str, Any]:
+    """Returns the same of the last command that had an image through, if there was one.
 
     A command that had nothing left to do says nothing of how fast the run was.
     """
     said = find_json(storage.join_uri(sink, "summary.json")) or {}
-    return {name: said.get(name, value) for name, value in facts.items()}
+    return {name: said.get(name, value) for name, value in speed.items()}
 
 
 _BUSY = 0.8
@@ -129,7 +129,7 @@ def _describe_bound(progress: Progress) -> str | None:
 def _print_summary(sink: Sink, found: Totals, work: Fields) -> None:
     fields = [
         ("shards", f"{found.shards:,} of {len(sink.plan):,} committed"),
-        *(describe_totals(found.to_dict(), sink.run.facts) if found.shards else ()),
+        *(describe_totals(found.to_dict(), sink.run) if found.shards else ()),
         *work,
         *describe_output(sink.uri, sink.run),
         ("look at it", f"vqpipe inspect {shlex.quote(sink.uri)}"),
@@ -137,22 +137,22 @@ def _print_summary(sink: Sink, found: Totals, work: Fields) -> None:
     print_fields(Console(highlight=False), "summary", fields)
 
 
-def _describe_work(progress: Progress, facts: dict[str, Any]) -> Fields:
+def _describe_work(progress: Progress, speed: dict[str, Any]) -> Fields:
     """Returns the lines that say how fast a command was, or that it did nothing."""
     if progress.shards_before == progress.shards_total:
         return [("this run", "nothing was left to do")]
     if not progress.devices:
-        return [("this run", f"no worker was ready within its {facts['seconds']:,.1f} s")]
-    seconds, start = facts["seconds"], facts["start_up_seconds"]
+        return [("this run", f"no worker was ready within its {speed['seconds']:,.1f} s")]
+    seconds, start = speed["seconds"], speed["start_up_seconds"]
     done = f"{progress.durable:,} images in {seconds:,.1f} s"
     ahead = progress.images - progress.durable
     lost = f"{ahead:,} more had been encoded and were not safe yet: the next run does them again"
     return [
         ("this run", f"{done}, of which the start took {start:,.1f} s"),
         *([("not safe", lost)] if ahead else []),
-        *([("images/s", f"{facts['images_per_second']:,.1f}")] if progress.durable else []),
-        *([("bound by", facts["bound_by"])] if facts["bound_by"] else []),
-        ("device", ", ".join(facts["devices"])),
+        *([("images/s", f"{speed['images_per_second']:,.1f}")] if progress.durable else []),
+        *([("bound by", speed["bound_by"])] if speed["bound_by"] else []),
+        ("device", ", ".join(speed["devices"])),
     ]
 
 
@@ -168,7 +168,7 @@ def check_damaged(run: Run, found: dict[str, Any]) -> None:
     raise DamagedShardsError(
         f"{describe_losses(found)}. All else is committed, and safe to read. Repair the files and "
         "run the same command with --replace-changed"
-        f"{again if run.identity.get('stage') == 'encode' else ''}; or accept what is lost "
+        f"{again if isinstance(run, EncodeRun) else ''}; or accept what is lost "
         "with --allow-damaged-shards"
     )
 

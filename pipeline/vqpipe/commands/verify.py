@@ -14,9 +14,9 @@ from vqpipe.codec.config import CodecConfig
 from vqpipe.codec.device import choose_device
 from vqpipe.commands.console import print_fields, printable
 from vqpipe.commands.description import describe_missing
-from vqpipe.commands.identity import load_run
 from vqpipe.commands.jobs import Verify
 from vqpipe.commands.model import load_recorded
+from vqpipe.commands.runs import load_run
 from vqpipe.errors import ConfigError, DamagedSinkError, IncompleteError
 from vqpipe.images import Preprocess
 from vqpipe.images.sandbox import Sandbox
@@ -27,7 +27,7 @@ from vqpipe.inspection.verify import Breach
 from vqpipe.schema import Selection
 from vqpipe.sink import layout, totals
 from vqpipe.sink.losses import describe_losses
-from vqpipe.sink.run import Run, Sink, is_complete, open_sink
+from vqpipe.sink.run import Codes, EncodeRun, Sink, is_complete, open_sink
 
 _SHOWN = 10
 _ONLY_AT_THE_END = {"complete", "rejected", "totals"}
@@ -45,16 +45,16 @@ def run(job: Verify) -> None:
     """
     uri = storage.normalise_uri(job.sink)
     found = load_run(uri)
-    if job.deep and found.identity["stage"] != "encode":
+    if job.deep and not isinstance(found, EncodeRun):
         raise ConfigError(
-            f"{uri} is a sink of vqpipe {found.identity['stage']}: --deep encodes again, and only "
-            "codes are encoded; leave it out"
+            f"{uri} is a sink of vqpipe {found.stage}: --deep encodes again, and only codes are "
+            "encoded; leave it out"
         )
     sink, complete = open_sink(uri, found), is_complete(uri)
     breaches = list(verify.verify(sink, is_complete=complete))
     again = Reencoded()
-    if job.deep and not breaches:  # a damaged sink has to be mended first
-        again = _encode_again(job, sink)
+    if job.deep and isinstance(found, EncodeRun) and not breaches:  # damage has to be mended first
+        again = _encode_again(job, Codes(uri, found, sink.plan))
         breaches = again.breaches
     counted = {} if breaches else _totals(sink, is_complete=complete)
     if job.json:
@@ -67,7 +67,7 @@ def run(job: Verify) -> None:
     if breaches:
         raise DamagedSinkError(
             f"{uri} is not as it must be, in {len(breaches):,} place(s). Remove the objects in "
-            f"data/ and rejected/ that are named, and _SUCCESS, and run vqpipe {_stage(found)} "
+            f"data/ and rejected/ that are named, and _SUCCESS, and run vqpipe {found.stage} "
             "again: it makes them anew"
         )
     if not complete:
@@ -89,11 +89,7 @@ def _print_missing(counted: dict[str, Any]) -> None:
         print_fields(Console(highlight=False), "not in the codes or images", lines)
 
 
-def _stage(run: Run) -> str:
-    return str(run.identity.get("stage", "encode"))
-
-
-def _encode_again(job: Verify, sink: Sink) -> Reencoded:
+def _encode_again(job: Verify, sink: Codes) -> Reencoded:
     """Encodes a share of what is committed again."""
     total = Reencoded()
     picked = reencode.pick_shards(sink.plan, reencode.committed(sink), job.share)
@@ -107,24 +103,19 @@ def _encode_again(job: Verify, sink: Sink) -> Reencoded:
 
 
 @contextmanager
-def _open_again(job: Verify, found: Run, max_pixels: int) -> Iterator[Again]:
+def _open_again(job: Verify, found: EncodeRun, max_pixels: int) -> Iterator[Again]:
     """Yields what it takes to encode as the run did."""
     identity = found.identity
-    how = CodecConfig(**{name: identity[name] for name in ("dtype", "pixel_range", "eager")})
+    how = CodecConfig(dtype=identity.dtype, pixel_range=identity.pixel_range, eager=identity.eager)
     codec = Codec(load_recorded(job, found), how, device=choose_device(job.device))
-    preprocess = Preprocess(
-        identity["resolution"],
-        identity["resample"],
-        tuple(identity["background"]),
-        max_pixels,
-    )
+    preprocess = Preprocess(identity.resolution, identity.resample, identity.background, max_pixels)
     with closing(Sandbox(preprocess)) as sandbox:
         yield Again(
             Selection(
-                identity["image"],
-                identity["key"],
-                tuple(identity["keep"]),
-                key_until=identity["key_until"] or "first-dot",
+                identity.image,
+                identity.key,
+                identity.keep,
+                key_until=identity.key_until or "first-dot",
             ),
             preprocess,
             codec.encode,

@@ -14,7 +14,7 @@ from vqpipe.schema import numbers_of
 from vqpipe.sink import layout
 from vqpipe.sink.objects import read_whole
 from vqpipe.sink.plan import Plan
-from vqpipe.sink.run import Run
+from vqpipe.sink.run import EncodeRun, Run
 from vqpipe.storage.ahead import map_ahead
 
 _COLUMNS = ["key", "view", "codes"]
@@ -31,7 +31,7 @@ def compare_fields(first: Run, second: Run) -> dict[str, tuple[Any, Any]]:
     """
     found: dict[str, tuple[Any, Any]] = {}
     for mine, theirs in ((first.identity, second.identity), (first.facts, second.facts)):
-        a, b = _flatten(mine), _flatten(theirs)
+        a, b = _flatten(mine.document()), _flatten(theirs.document())
         names = [name for name in {**a, **b} if name not in _MOMENT and a.get(name) != b.get(name)]
         found |= {name: (a.get(name), b.get(name)) for name in names}
     return found
@@ -86,13 +86,15 @@ def _versions(plan: Plan) -> dict[str, tuple[Any, ...]]:
 
 def why_incomparable(first: Run, second: Run) -> str | None:
     """Returns why codes of two runs cannot be compared; None if they can."""
-    for run in (first, second):
-        if "codebook_size" not in run.facts or "grid" not in run.facts:
-            return f"a run of stage {run.identity.get('stage')} has no codes"
-    for name, meaning in (("codebook_size", "codebook sizes"), ("grid", "grids")):
-        a, b = first.facts[name], second.facts[name]
-        if a != b:
-            return f"their {meaning} differ, {a} and {b}"
+    if not isinstance(first, EncodeRun):
+        return f"a run of stage {first.stage} has no codes"
+    if not isinstance(second, EncodeRun):
+        return f"a run of stage {second.stage} has no codes"
+    a, b = first.facts, second.facts
+    if a.codebook_size != b.codebook_size:
+        return f"their codebook sizes differ, {a.codebook_size} and {b.codebook_size}"
+    if a.grid != b.grid:
+        return f"their grids differ, {list(a.grid)} and {list(b.grid)}"
     return None
 
 

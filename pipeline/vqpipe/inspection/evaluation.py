@@ -36,7 +36,7 @@ from vqpipe.schema import PICTURES, File, numbers_of, score_fields, scores_schem
 from vqpipe.sink import layout, totals
 from vqpipe.sink.losses import describe_losses
 from vqpipe.sink.objects import read_whole
-from vqpipe.sink.run import Run, Sink
+from vqpipe.sink.run import Codes, EvaluateRun, Scores
 from vqpipe.sink.totals import Totals
 from vqpipe.storage.ahead import map_ahead
 
@@ -54,7 +54,7 @@ SCORES = ("psnr_db", "ssim", "l1", "lpips")
 class Evaluation:
     """All that is known at the end."""
 
-    codes: Sink
+    codes: Codes
     was_complete: bool
     """Whether the run of the codes was complete when they were looked at."""
     scores: pa.Table
@@ -70,12 +70,12 @@ class Evaluation:
     @property
     def unlike(self) -> float | None:
         """Share of codes that differ when encoded again in float32."""
-        height, width = self.codes.run.facts["grid"]
+        height, width = self.codes.run.facts.grid
         codes = len(self.scores) * height * width
         return float(np.sum(_column(self.scores, "unlike"))) / codes if codes else None
 
 
-def gather(codes: Sink, scores: Sink, notes: Sequence[str], *, was_complete: bool) -> Evaluation:
+def gather(codes: Codes, scores: Scores, notes: Sequence[str], *, was_complete: bool) -> Evaluation:
     """Returns what was found, from the two sinks.
 
     Args:
@@ -98,7 +98,7 @@ def gather(codes: Sink, scores: Sink, notes: Sequence[str], *, was_complete: boo
     )
 
 
-def _read_scores(sink: Sink) -> pa.Table:
+def _read_scores(sink: Scores) -> pa.Table:
     """Returns the rows of all objects of `data/`, without pictures, with their shards' names."""
     columns = _columns(sink.run)
 
@@ -109,9 +109,9 @@ def _read_scores(sink: Sink) -> pa.Table:
     return pa.concat_tables(map_ahead(read, layout.list_committed(sink.uri).items(), _READERS))
 
 
-def _columns(run: Run) -> list[str]:
+def _columns(run: EvaluateRun) -> list[str]:
     """Returns the columns of an evaluation's `data/` that are no pictures."""
-    networks = run.facts["networks"]
+    networks = run.facts.networks
     scores = score_fields(
         has_lpips=bool(networks["lpips"]), has_features=bool(networks["inception"])
     )
@@ -167,7 +167,7 @@ def to_document(found: Evaluation) -> dict[str, Any]:
     }
 
 
-def to_report(found: Evaluation, scores: Sink, document: dict[str, Any]) -> Report:
+def to_report(found: Evaluation, scores: Scores, document: dict[str, Any]) -> Report:
     """Returns what the page shows.
 
     Args:
@@ -187,7 +187,7 @@ def to_report(found: Evaluation, scores: Sink, document: dict[str, Any]) -> Repo
             shards_planned=len(codes.plan),
             is_complete=found.was_complete,
             bytes_per_image=summed.bytes_per_image,
-            grid=tuple(codes.run.facts["grid"]),
+            grid=codes.run.facts.grid,
             damaged=describe_losses(summed.to_dict()),
         ),
         identity=_identity(codes),
@@ -208,22 +208,22 @@ def to_report(found: Evaluation, scores: Sink, document: dict[str, Any]) -> Repo
     )
 
 
-def _identity(codes: Sink) -> list[tuple[str, str]]:
+def _identity(codes: Codes) -> list[tuple[str, str]]:
     identity, facts = codes.run.identity, codes.run.facts
-    height, width = facts["grid"]
-    versions = ", ".join(f"{name} {value}" for name, value in facts["versions"].items())
-    pixels = f"{identity['resolution']} px, {identity['resample']}, {identity['pixel_range']} range"
+    height, width = facts.grid
+    versions = ", ".join(f"{name} {value}" for name, value in facts.versions.items())
+    pixels = f"{identity.resolution} px, {identity.resample}, {identity.pixel_range} range"
     return [
-        ("source", f"{identity['source']} ({identity['format']})"),
+        ("source", f"{identity.source} ({identity.format})"),
         ("sink", codes.uri),
-        ("model", str(facts["model"])),
-        ("model, SHA-256", identity["model_sha256"]),
-        ("codebook", f"{facts['codebook_size']:,} entries"),
+        ("model", facts.model),
+        ("model, SHA-256", identity.model_sha256),
+        ("codebook", f"{facts.codebook_size:,} entries"),
         ("codes of an image", f"{height} × {width}"),  # noqa: RUF001
         ("pixels", pixels),
-        ("arithmetic", identity["dtype"]),
+        ("arithmetic", identity.dtype),
         ("fingerprint", codes.run.fingerprint),
-        ("begun", facts["created"]),
+        ("begun", facts.created),
         ("made with", versions),
     ]
 
@@ -260,7 +260,7 @@ def _mean_by_shard(scores: pa.Table) -> dict[str, float]:
     return dict(pairs)
 
 
-def _pictures(scores: pa.Table, sink: Sink) -> Pictures:
+def _pictures(scores: pa.Table, sink: Scores) -> Pictures:
     """Returns random, best and worst samples; the random ones are the same at every call."""
     order = np.argsort(_column(scores, "psnr_db"), kind="stable")
     spread = np.random.default_rng(0).permutation(len(scores))[:RANDOM]  # of a fixed order
@@ -270,7 +270,7 @@ def _pictures(scores: pa.Table, sink: Sink) -> Pictures:
     return Pictures(**{name: [found[int(p)] for p in places] for name, places in groups.items()})
 
 
-def _read_pictures(scores: pa.Table, sink: Sink, wanted: set[int]) -> dict[int, Picture]:
+def _read_pictures(scores: pa.Table, sink: Scores, wanted: set[int]) -> dict[int, Picture]:
     """Returns the pictures of some rows of the scores."""
     rows = {place: scores.slice(place, 1).to_pylist()[0] for place in wanted}
     found = {}
@@ -280,7 +280,7 @@ def _read_pictures(scores: pa.Table, sink: Sink, wanted: set[int]) -> dict[int, 
         images = {each["row"]: each for each in stored.to_pylist()}
         for place, row in rows.items():
             if row["shard"] == shard:
-                found[place] = _picture(row, images[row["row"]], sink.run.facts["picture_px"])
+                found[place] = _picture(row, images[row["row"]], sink.run.facts.picture_px)
     return found
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vqpipe.inspection.survey import Survey
+from vqpipe.sink.identity import EncodeFacts
 from vqpipe.sink.losses import describe_losses
 from vqpipe.sink.totals import made
 
@@ -101,12 +102,12 @@ def _check_rejected(totals: dict[str, Any]) -> list[Remark]:
 
 
 def check_codes(
-    facts: dict[str, Any], totals: dict[str, Any], evaluation: dict[str, Any] | None
+    facts: EncodeFacts, totals: dict[str, Any], evaluation: dict[str, Any] | None
 ) -> list[Remark]:
     """Returns what there is to say against the codes themselves.
 
     Args:
-        facts: Those of the run: grid, codebook size.
+        facts: Those of the run.
         totals: What its sink adds up to.
         evaluation: What `evaluation.json` says, if there is one.
     """
@@ -116,8 +117,8 @@ def check_codes(
     unlike = measured.get("codes_unlike_float32") if unlike is None else unlike
     if unlike is not None and unlike > MOST_UNLIKE:
         concerns.append(Remark("unlike", f"{unlike:.1%} of the codes are unlike float32's"))
-    size, usage = facts["codebook_size"], totals["codebook_usage"]
-    codes = totals["encoded"] * int(np.prod(facts["grid"]))
+    size, usage = facts.codebook_size, totals["codebook_usage"]
+    codes = totals["encoded"] * int(np.prod(facts.grid))
     if codes >= ENOUGH_CODES * size and (usage < LEAST_USAGE or totals["codebook_perplexity"] < 2):
         message = f"only {usage:.2%} of the codebook is used: see vqpipe doctor"
         concerns.append(Remark("usage", message))

@@ -23,7 +23,7 @@ from vqpipe.sink.footer import read_footer
 from vqpipe.sink.objects import Object, read_object
 from vqpipe.sink.plan import Plan
 from vqpipe.sink.ranges import Staged
-from vqpipe.sink.run import Run, Sink
+from vqpipe.sink.run import Codes, EncodeRun, Sink
 from vqpipe.sink.slot import Slot
 from vqpipe.sink.todo import unfinished
 from vqpipe.stages.attempts import ATTEMPTS
@@ -95,15 +95,15 @@ def pick_shards(plan: Plan, done: list[int], share: float) -> list[int]:
     return [places[name] for name in pick_names(places, max(1, round(share * len(done))))]
 
 
-def most_pixels(sink: Sink, picked: list[int]) -> int:
+def most_pixels(sink: Codes, picked: list[int]) -> int:
     """Returns the largest limit under which an image of some shards was opened."""
     files = (storage.stat(Slot(sink, index).data_uri) for index in picked)
     retried = (read_footer(file).origin.get("retried", {}) for file in files)
     limits = [each["max_pixels"] for each in retried if each]
-    return int(max([sink.run.identity["max_pixels"], *limits]))
+    return int(max([sink.run.identity.max_pixels, *limits]))
 
 
-def compare_shard(sink: Sink, index: int, again: Again) -> Reencoded:
+def compare_shard(sink: Codes, index: int, again: Again) -> Reencoded:
     """Reads a shard from its source, encodes it, and compares with what the sink has of it.
 
     Raises:
@@ -165,7 +165,7 @@ class _Stored:
         )
 
 
-def _compare(uri: str, run: Run, stored: _Stored, rows: pa.Table, found: Reencoded) -> None:
+def _compare(uri: str, run: EncodeRun, stored: _Stored, rows: pa.Table, found: Reencoded) -> None:
     """Adds to `found` what rows that were encoded again say about those that are stored."""
     for row in rows.to_pylist():
         place = stored.places.get(row["row"])
@@ -181,7 +181,7 @@ def _compare(uri: str, run: Run, stored: _Stored, rows: pa.Table, found: Reencod
 
 
 def _wrong(
-    uri: str, run: Run, stored: _Stored, place: int, row: dict[str, Any]
+    uri: str, run: EncodeRun, stored: _Stored, place: int, row: dict[str, Any]
 ) -> Iterator[Breach]:
     if row["key"] != stored.keys[place]:
         message = f"{_name(row)} is there under the key {stored.keys[place]!r}"
@@ -191,7 +191,7 @@ def _wrong(
         yield Breach("codes_again", uri, message)
         return
     unlike = float((stored.codes[place] != np.array(row["codes"])).mean())
-    if unlike > MOST_UNLIKE[run.identity["dtype"]]:
+    if unlike > MOST_UNLIKE[run.identity.dtype]:
         message = f"{_name(row)}: {unlike:.0%} of the codes are unlike those of its source"
         yield Breach("codes_again", uri, message)
 

@@ -15,15 +15,15 @@ from vqpipe.picks import pick_names
 from vqpipe.schema import File
 from vqpipe.sink import layout
 from vqpipe.sink.footer import IMAGE_BYTES
-from vqpipe.sink.run import Run, Sink, open_sink
-from vqpipe.sink.totals import MADE, Totals, made, read_totals
+from vqpipe.sink.run import STAGES, Run, Sink, open_sink
+from vqpipe.sink.totals import Totals, made, read_totals
 
 FEW = 2000
 """Most footers that are read unless all are asked for: a request each, 32 at a time."""
 
 _LOSSES = ("rejected_images", "damaged_shards", "lost_known", "lost_estimated", "lost_unknown")
 _COUNTS = (
-    *("samples", *MADE.values(), "rejected", *_LOSSES),
+    *("samples", *(kind.made for kind in STAGES.values()), "rejected", *_LOSSES),
     *("passed_over", "audited", IMAGE_BYTES),
 )
 """Totals that grow with the number of shards."""

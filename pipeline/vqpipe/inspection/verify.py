@@ -7,7 +7,7 @@ of data, not an exception, so that one damaged object hides no other.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +26,7 @@ from vqpipe.sink.footer import read_footer
 from vqpipe.sink.losses import find_damage, least_images
 from vqpipe.sink.objects import Object, count_codes, read_object, read_rejections
 from vqpipe.sink.plan import Plan
-from vqpipe.sink.run import Run, Sink
+from vqpipe.sink.run import DecodeRun, EncodeRun, Run, Sink
 from vqpipe.sink.slot import Slot
 from vqpipe.sink.success import describe_success
 from vqpipe.sink.totals import read_totals
@@ -70,8 +70,9 @@ _ONLY_OF = {"codes": "encode", "images": "decode"}
 
 def checks_of(run: Run) -> dict[str, str]:
     """Returns what is checked of a run's sink, by name."""
-    stage = run.identity.get("stage", "encode")
-    return {name: said for name, said in CHECKS.items() if _ONLY_OF.get(name, stage) == stage}
+    return {
+        name: said for name, said in CHECKS.items() if _ONLY_OF.get(name, run.stage) == run.stage
+    }
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def verify(sink: Sink, *, is_complete: bool) -> Iterator[Breach]:
     yield from _check_listing(uri, plan, data, rejected, is_complete=is_complete)
     there = ((index, data[name]) for index, name in enumerate(plan.names) if name in data)
     checked = _Checked(sink, is_complete)
-    readers = _READERS if sink.run.identity.get("stage") == "encode" else _IMAGE_READERS
+    readers = _READERS if isinstance(sink.run, EncodeRun) else _IMAGE_READERS
     for breaches in map_ahead(lambda each: list(_check_object(checked, *each)), there, readers):
         yield from breaches
     yield from _check_places(checked)
@@ -170,10 +171,10 @@ def _is_used_up(uri: str, committed: File | None) -> bool:
 
 def _check_places(checked: _Checked) -> Iterator[Breach]:
     """Yields tars and folders of images that no object in `data/` speaks of."""
-    sink, kind = checked.sink, checked.sink.run.identity.get("layout")
-    if kind not in LAYOUTS:
+    sink, run = checked.sink, checked.sink.run
+    if not isinstance(run, DecodeRun) or run.identity.layout not in LAYOUTS:
         return
-    tars, planned = kind == "webdataset", sink.plan.names
+    tars, planned = run.identity.layout == "webdataset", sink.plan.names
     shards = dict(zip(planned if tars else map(safe_folder, planned), planned, strict=True))
     lying, used = list_places(sink.uri, tars=tars), set(checked.places.values())
     for place in sorted(lying - used):
@@ -212,13 +213,18 @@ def _check_object(checked: _Checked, index: int, file: File) -> Iterator[Breach]
 def _wrong_schema(shard: _Shard) -> str | None:
     own = _own_schema(shard.run, shard.table.schema)
     found = shard.table.schema
-    kept: dict[str, str] = shard.run.facts.get("kept", {})
+    kept = _kept_of(shard.run)
     names = [*own.names, *kept]
     if found.names != names:
         return f"columns are {', '.join(found.names)}; they must be {', '.join(names)}"
     wrong = [field.name for field in own if found.field(field.name).type != field.type]
     wrong += [name for name, kind in kept.items() if not _is_type(found.field(name).type, kind)]
     return f"the type of {', '.join(wrong)} is wrong" if wrong else None
+
+
+def _kept_of(run: Run) -> Mapping[str, str]:
+    """Returns the kept columns of a run's `data/`: names of types by name."""
+    return run.facts.kept if isinstance(run, EncodeRun | DecodeRun) else {}
 
 
 def _is_type(found: pa.DataType, name: str) -> bool:
@@ -229,15 +235,14 @@ def _is_type(found: pa.DataType, name: str) -> bool:
 def _own_schema(run: Run, found: pa.Schema) -> pa.Schema:
     """Returns the columns that `data/` has without kept ones."""
     none = pa.schema([])
-    stage = run.identity.get("stage")
-    if stage == "decode":
-        return schema.images_schema(none, has_files=run.identity["layout"] != "parquet")
-    if stage == "evaluate":
-        has = {name: name in found.names for name in ("lpips", "features_original")}
-        scores = schema.score_fields(has_lpips=has["lpips"], has_features=has["features_original"])
-        return schema.scores_schema(scores)
-    codes = schema.codes_field(run.facts["codebook_size"], tuple(run.facts["grid"]))
-    return schema.data_schema(none, codes)
+    if isinstance(run, EncodeRun):
+        codes = schema.codes_field(run.facts.codebook_size, run.facts.grid)
+        return schema.data_schema(none, codes)
+    if isinstance(run, DecodeRun):
+        return schema.images_schema(none, has_files=run.identity.layout != "parquet")
+    has = {name: name in found.names for name in ("lpips", "features_original")}
+    scores = schema.score_fields(has_lpips=has["lpips"], has_features=has["features_original"])
+    return schema.scores_schema(scores)
 
 
 def _wrong_source(shard: _Shard) -> str | None:
@@ -262,7 +267,8 @@ def _wrong_keys(shard: _Shard) -> str | None:
 
 
 def _wrong_codes(shard: _Shard) -> str | None:
-    codes, size = numbers_of(shard.table["codes"]), shard.run.facts["codebook_size"]
+    assert isinstance(shard.run, EncodeRun), "no other sink's codes are checked"
+    codes, size = numbers_of(shard.table["codes"]), shard.run.facts.codebook_size
     if shard.table["codes"].null_count:
         return f"{shard.table['codes'].null_count} images have none"
     return f"code {codes.max()} is not below {size}" if len(codes) and codes.max() >= size else None
@@ -273,7 +279,7 @@ def _wrong_images(shard: _Shard) -> str | None:
 
 
 def _wrong_counts(shard: _Shard) -> str | None:
-    said, rejections, facts = shard.said, shard.object.rejections, shard.run.facts
+    said, rejections, run = shard.said, shard.object.rejections, shard.run
     counted = {
         "good": len(shard.table),
         "rejected": len(rejections),
@@ -281,14 +287,14 @@ def _wrong_counts(shard: _Shard) -> str | None:
         "reasons": dict(Counter(rejections["reason"].to_pylist())),
         "rejected_images": least_images(rejections),
         "damage": find_damage(rejections),
-        "kept_nulls": {name: shard.table[name].null_count for name in facts.get("kept", {})},
+        "kept_nulls": {name: shard.table[name].null_count for name in _kept_of(run)},
     }
     wrong = [name for name, value in counted.items() if said.get(name) != value]
     if wrong:
         return f"the footer is wrong about {', '.join(wrong)}"
-    if "codebook_size" not in facts:
+    if not isinstance(run, EncodeRun):
         return None
-    histogram = count_codes(shard.table, facts["codebook_size"])
+    histogram = count_codes(shard.table, run.facts.codebook_size)
     is_equal = np.array_equal(histogram, shard.object.footer.histogram)
     return None if is_equal else "the footer's histogram is not that of the codes"
 

@@ -339,7 +339,7 @@ def _sum(numbers: pa.ChunkedArray) -> int:
 def _describe_retries(slot: Slot, before: Mapping[str, Any]) -> dict[str, object]:
     """Returns under what rows were opened that had been rejected; of limits, the highest."""
     attempt, earlier = slot.attempt, before.get("retried")
-    if not (attempt and earlier):
-        return {"retried": attempt.facts} if attempt else {}
-    most = max(attempt.facts["max_pixels"], earlier["max_pixels"])
-    return {"retried": attempt.facts | {"max_pixels": most}}
+    if attempt is None:
+        return {}
+    most = max(attempt.max_pixels, earlier["max_pixels"] if earlier else 0)
+    return {"retried": {"max_pixels": most, "pillow": attempt.pillow}}

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from vqpipe import storage
-from vqpipe.sink.run import Run, Sink
+from vqpipe.sink.run import DecodeRun, EncodeRun, Run, Sink
 from vqpipe.sink.totals import Totals
 
 _BEGIN, _END = "<!-- vqpipe writes this part anew -->", "<!-- from here on it is yours -->"
@@ -22,11 +22,6 @@ _FRONT = {
         },
     ],
     "tags": ["vqpipe"],
-}
-_WHAT = {
-    "encode": "Images as discrete codes, one row an image",
-    "decode": "Images decoded from discrete codes, one row an image",
-    "evaluate": "Images and what their codes decode to, compared, one row an image",
 }
 _LICENCE = """## Licence
 
@@ -83,27 +78,33 @@ def _empty() -> bytes:
 
 
 def _describe(sink: Sink, totals: Totals) -> str:
-    stage = sink.run.identity["stage"]
-    shards = f"{totals.shards:,} of {len(sink.plan):,}"
-    facts = _facts(sink.run, totals) | {"shards": shards}
+    run, shards = sink.run, f"{totals.shards:,} of {len(sink.plan):,}"
+    facts = _facts(run, totals) | {"shards": shards}
     lines = [f"| {name} | {_cell(said)} |" for name, said in facts.items() if said is not None]
     table = "\n".join(["| | |", "|---|---|", *lines])
-    return f"# {_WHAT[stage]}\n\n{table}\n\n{_CODES if stage == 'encode' else ''}{_READ}"
+    codes = _CODES if isinstance(run, EncodeRun) else ""
+    return f"# {run.kind.title}\n\n{table}\n\n{codes}{_READ}"
 
 
 def _facts(run: Run, totals: Totals) -> dict[str, Any]:
     """Returns what a reader of a run may ask first; None where it does not apply."""
-    grid, size = run.facts.get("grid"), run.facts.get("codebook_size")
     return {
         totals.made: f"{totals.good:,}",
         "rejected": f"{totals.rejected:,}, which `rejected/` names" if totals.rejected else "0",
-        "model": run.facts.get("model"),
-        "model, SHA-256": run.identity.get("model_sha256"),
-        "resolution": run.identity.get("resolution"),
-        "code grid": grid and f"{grid[0]} rows of {grid[1]}",
-        "codebook": size and f"{size:,} entries, {totals.codebook_usage:.1%} of them used",
-        "made from": run.identity.get("source"),
+        "model": run.facts.model if isinstance(run, EncodeRun | DecodeRun) else None,
+        "model, SHA-256": run.identity.model_sha256,
+        **(_facts_of_codes(run, totals) if isinstance(run, EncodeRun) else {}),
+        "made from": run.identity.source,
         "run": run.fingerprint,
+    }
+
+
+def _facts_of_codes(run: EncodeRun, totals: Totals) -> dict[str, object]:
+    (height, width), size = run.facts.grid, run.facts.codebook_size
+    return {
+        "resolution": run.identity.resolution,
+        "code grid": f"{height} rows of {width}",
+        "codebook": f"{size:,} entries, {totals.codebook_usage:.1%} of them used",
     }
 
 

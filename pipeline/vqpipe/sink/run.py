@@ -8,46 +8,132 @@ import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from vqpipe import storage
 from vqpipe.errors import IncompleteError, MismatchError, StorageError
 from vqpipe.schema import File
 from vqpipe.sink import layout
+from vqpipe.sink.identity import (
+    DecodeFacts,
+    DecodeIdentity,
+    EncodeFacts,
+    EncodeIdentity,
+    EvaluateFacts,
+    EvaluateIdentity,
+    Facts,
+    Identity,
+)
 from vqpipe.sink.plan import Growth, Plan, digest, load_first_plan, load_plan
 
 _ATTEMPTS = 10
+_R = TypeVar("_R", bound="Run")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A sink with its identity: what `run.json` says."""
+    """A sink with its identity: what `run.json` says; each stage has a class of its own."""
 
-    identity: dict[str, Any]
-    """Every choice that changes results, by field; together with the plan, the fingerprint."""
-    facts: dict[str, Any]
-    """What a reader of the codes needs and what was found out: grid, codebook size, versions."""
+    identity: Identity
+    """Every choice that changes results; together with the plan, the fingerprint."""
+    facts: Facts
+    """What a reader of the results needs and what was found out: grid, codebook size, versions."""
     plan_sha256: str
     """Digest of the plan as it was when the run began."""
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """Digest of identity and first plan; equal fingerprints mean interchangeable shards."""
-        return digest([self.identity, self.plan_sha256])
+        return digest([self.identity.document(), self.plan_sha256])
+
+    @property
+    def stage(self) -> str:
+        """The command, as the table of stages has it."""
+        return self.identity.stage
+
+    @property
+    def kind(self) -> "Kind":
+        """What is true of all runs of this stage."""
+        return STAGES[self.stage]
 
     def to_json(self) -> bytes:
         """Returns the content of `run.json`."""
         document = {
             "fingerprint": self.fingerprint,
-            **self.facts,
-            "identity": self.identity,
+            **self.facts.document(),
+            "identity": self.identity.document(),
             "plan_sha256": self.plan_sha256,
         }
         return json.dumps(document, indent=2, ensure_ascii=False).encode() + b"\n"
 
+
+@dataclass(frozen=True)
+class EncodeRun(Run):
+    """A run of `vqpipe encode`."""
+
+    identity: EncodeIdentity
+    facts: EncodeFacts
+
+
+@dataclass(frozen=True)
+class DecodeRun(Run):
+    """A run of `vqpipe decode`."""
+
+    identity: DecodeIdentity
+    facts: DecodeFacts
+
+
+@dataclass(frozen=True)
+class EvaluateRun(Run):
+    """A run of `vqpipe evaluate`."""
+
+    identity: EvaluateIdentity
+    facts: EvaluateFacts
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is true of all runs of a stage."""
+
+    run: type[Run]
+    identity: type[Identity]
+    facts: type[Facts]
+    made: str
+    """What the stage has done with a sample that it did not reject, in a word."""
+    title: str
+    """What is in the sink, in a line."""
+
+
+STAGES = {
+    "encode": Kind(
+        *(EncodeRun, EncodeIdentity, EncodeFacts),
+        made="encoded",
+        title="Images as discrete codes, one row an image",
+    ),
+    "decode": Kind(
+        *(DecodeRun, DecodeIdentity, DecodeFacts),
+        made="decoded",
+        title="Images decoded from discrete codes, one row an image",
+    ),
+    "evaluate": Kind(
+        *(EvaluateRun, EvaluateIdentity, EvaluateFacts),
+        made="evaluated",
+        title="Images and what their codes decode to, compared, one row an image",
+    ),
+}
+"""Every stage, by the name of its command."""
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What a `run.json` says, of whichever stage and version."""
+
+    identity: dict[str, Any]
+    facts: dict[str, Any]
+    plan_sha256: str
+
     @classmethod
-    def from_json(cls, data: bytes) -> "Run":
-        """Returns the run that a `run.json` describes."""
+    def parse(cls, data: bytes) -> "_Said":
         try:
             document = json.loads(data)
             identity, plan = dict(document.pop("identity")), str(document.pop("plan_sha256"))
@@ -58,25 +144,63 @@ class Run:
             ) from error
         return cls(identity, document, plan)
 
+    def run(self, sink: str) -> Run:
+        stage = self.identity.get("stage")
+        if not isinstance(stage, str) or stage not in STAGES:
+            raise MismatchError(
+                f"{sink}/run.json is of a stage {stage!r}, which this version of vqpipe does not "
+                "know: use the version that wrote it, or another sink"
+            )
+        kind = STAGES[stage]
+        wrong = kind.identity.find_wrong(self.identity) + kind.facts.find_wrong(self.facts)
+        if wrong:
+            raise MismatchError(
+                f"{sink}/run.json does not say {', '.join(sorted(wrong))}, as that of every run of "
+                f"vqpipe {stage} does: bring it back as it was (vqpipe decode also takes the "
+                "Parquet files in data/ by themselves, with --model and --grid)"
+            )
+        identity, facts = kind.identity.read(self.identity), kind.facts.read(self.facts)
+        return kind.run(identity, facts, self.plan_sha256)
+
+
+def parse_run(data: bytes, sink: str) -> Run:
+    """Returns the run that the `run.json` of a sink describes.
+
+    Raises:
+        MismatchError: If it is damaged, or none that vqpipe wrote; names the fields that are wrong.
+    """
+    return _Said.parse(data).run(sink)
+
+
+_R_co = TypeVar("_R_co", bound=Run, covariant=True)
+
 
 @dataclass(frozen=True)
-class Sink:
+class Opened(Generic[_R_co]):
     """A sink that was opened: where it is, whose it is, and what was planned by then."""
 
     uri: str
-    run: Run
+    run: _R_co
     plan: Plan
     """As it was when the sink was opened: another command may add to it (`load_plan`)."""
 
 
-def open_sink(uri: str, run: Run) -> Sink:
+Sink = Opened[Run]
+"""Of any stage."""
+Codes = Opened[EncodeRun]
+"""Of `vqpipe encode`."""
+Scores = Opened[EvaluateRun]
+"""Of `vqpipe evaluate`."""
+
+
+def open_sink(uri: str, run: _R) -> Opened[_R]:
     """Returns a sink of which the run has been read already, with its plan as it is now.
 
     Raises:
         MismatchError: If the plan is none of ours.
         StorageError: If all plans of the run are gone.
     """
-    return Sink(uri, run, load_plan(uri))
+    return Opened(uri, run, load_plan(uri))
 
 
 def load_run(sink: str) -> Run:
@@ -84,14 +208,28 @@ def load_run(sink: str) -> Run:
 
     Raises:
         FileNotFoundError: If no run has been started there.
+        MismatchError: If its `run.json` is damaged, or none that vqpipe wrote.
     """
-    return Run.from_json(storage.read(layout.run_uri(sink)))
+    return _load_said(sink).run(sink)
 
 
 def find_run(sink: str) -> Run | None:
-    """Returns the run of a sink, or None if none has been started there."""
+    """Returns the run of a sink, or None if none has been started there.
+
+    Raises:
+        MismatchError: If its `run.json` is damaged, or none that vqpipe wrote.
+    """
+    said = _find_said(sink)
+    return said.run(sink) if said else None
+
+
+def _load_said(sink: str) -> _Said:
+    return _Said.parse(storage.read(layout.run_uri(sink)))
+
+
+def _find_said(sink: str) -> _Said | None:
     try:
-        return load_run(sink)
+        return _load_said(sink)
     except FileNotFoundError:
         return None
 
@@ -105,7 +243,7 @@ def is_complete(sink: str) -> bool:
     return bool(said.get("plan_sha256") == load_plan(sink).sha256())
 
 
-def start_run(sink: str, run: Run, listed: Plan, growth: Growth) -> Sink:
+def start_run(sink: str, run: _R, listed: Plan, growth: Growth) -> Opened[_R]:
     """Freezes plan and identity in the sink, or checks that it holds the same ones.
 
     Args:
@@ -119,22 +257,25 @@ def start_run(sink: str, run: Run, listed: Plan, growth: Growth) -> Sink:
         them.
 
     Raises:
-        MismatchError: If the sink belongs to another run; names the fields that differ.
+        MismatchError: If the sink belongs to another run, of whichever stage; names the fields
+            that differ.
         SourceChangedError: If the inputs differ from the plan in a way that `growth` does not
             allow; names the first shards.
         StorageError: If the plan is not the one that the identity speaks of.
         IncompleteError: If other commands keep adding to the plan.
     """
-    found = find_run(sink)
-    if found is None:  # the plan first, under a name of its own: whichever is named is there
+    said = _find_said(sink)
+    if said is None:  # the plan first, under a name of its own: whichever is named is there
         storage.publish(layout.first_plan_uri(sink, run.plan_sha256), listed.to_bytes())
         storage.publish(layout.run_uri(sink), run.to_json())
-        found = load_run(sink)
-    _check_identity(sink, found.identity, run.identity)
+        said = _load_said(sink)
+    _check_identity(sink, said.identity, run.identity.document())
+    found = said.run(sink)
+    assert isinstance(found, type(run)), "of the same stage"
     return _grow_plan(sink, found, listed, growth)
 
 
-def _grow_plan(uri: str, run: Run, listed: Plan, growth: Growth) -> Sink:
+def _grow_plan(uri: str, run: _R, listed: Plan, growth: Growth) -> Opened[_R]:
     """Returns a sink once what is new or changed is in its plan.
 
     What another command adds at the same time is looked at again, and never lost.

@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from vqpipe.sink import layout
 from vqpipe.sink.footer import Footer
@@ -20,8 +19,10 @@ class Attempt:
     """Unique among commands: what one of them has staged is of no use to another."""
     revisions: Mapping[int, int]
     """Which revision is made of the shards that are revised, by place in the plan; 1 first."""
-    facts: dict[str, Any]
-    """What may have changed since; stands in the footers of the shards that are revised."""
+    max_pixels: int
+    """Images of more pixels, by their header, are rejected unopened; from 1."""
+    pillow: str
+    """Version of what opens them; it stands with the limit in footers of what is revised."""
 
 
 @dataclass(frozen=True)

@@ -22,16 +22,13 @@ from vqpipe.sink.beside import PLACE
 from vqpipe.sink.footer import EXAMPLES, IMAGE_BYTES, Footer, Histogram, read_footer
 from vqpipe.sink.layout import Order
 from vqpipe.sink.plan import load_plan
-from vqpipe.sink.run import Run, Sink
+from vqpipe.sink.run import STAGES, EncodeRun, Run, Sink
 from vqpipe.storage.ahead import map_ahead
-
-MADE = {"encode": "encoded", "decode": "decoded", "evaluate": "evaluated"}
-"""What each stage has done with a sample that it did not reject."""
 
 
 def verb(totals: dict[str, Any]) -> str:
     """Returns what a stage has done with a sample, in a word, from totals as they are stored."""
-    return next(name for name in MADE.values() if name in totals)
+    return next(kind.made for kind in STAGES.values() if kind.made in totals)
 
 
 def made(totals: dict[str, Any]) -> int:
@@ -152,7 +149,7 @@ class Totals:
             "kept_nulls": {name: count for name, count in self.kept_nulls.items() if count},
             **losses.add_up(self.damaged),
             "data_bytes": self.data_bytes,
-            **({IMAGE_BYTES: self.image_bytes} if self.made == MADE["decode"] else {}),
+            **({IMAGE_BYTES: self.image_bytes} if self.made == STAGES["decode"].made else {}),
             "bytes_per_image": round(self.bytes_per_image, 1),
             **(self._of_codes() if len(self.histogram) else {}),
             "objects": f"{self.objects:064x}",
@@ -225,7 +222,7 @@ def read_totals(sink: Sink, some: Collection[File] | None = None) -> Totals:
     places = {name: index for index, name in enumerate(sink.plan.names)}
     totals = Totals(
         np.zeros(_bins(sink.run), np.int64),
-        MADE.get(sink.run.identity.get("stage", ""), MADE["encode"]),
+        sink.run.kind.made,
         listed=listed,
     )
     for file, footer in zip(files, map_ahead(read_footer, files, _READERS), strict=True):
@@ -240,7 +237,7 @@ def read_totals(sink: Sink, some: Collection[File] | None = None) -> Totals:
 
 def _bins(run: Run) -> int:
     """Returns the length of the code histogram in each footer; 0 where the stage makes no codes."""
-    return int(run.facts.get("codebook_size", 0))
+    return run.facts.codebook_size if isinstance(run, EncodeRun) else 0
 
 
 def _is_outdated(sink: Sink, file: File, footer: Footer, index: int) -> bool:

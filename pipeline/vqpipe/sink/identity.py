@@ -1,0 +1,260 @@
+"""What `run.json` says of a run, stage by stage: its identity, and what else is to be known of it.
+
+The fields of a class stand in the order in which they are written. One without a default is in the
+`run.json` of every run of its stage; one with a default may be missing there. What another version
+of vqpipe has written besides is kept as it is: it counts where two identities are held against each
+other, and in the fingerprint.
+
+What is read is checked as far as its JSON type (`find_wrong`): words and numbers in it are those
+that vqpipe wrote.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from types import UnionType
+from typing import Any, Literal, Self, Union, get_args, get_origin
+
+from vqpipe.schema import KeyUntil
+
+# As `codec.config` has them, of which a sink knows nothing: the type checker compares the two
+# where one becomes the other.
+DType = Literal["float32", "tf32", "bfloat16", "float16"]
+PixelRange = Literal["signed", "unit"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """A part of `run.json`, read and written field by field."""
+
+    said: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """What the JSON object was that this was read from, if it is not what would be written of it:
+    it has fields that are not known here, lacks some, or has them in another order."""
+
+    @classmethod
+    def find_wrong(cls, said: Mapping[str, Any]) -> list[str]:
+        """Returns which fields a JSON object lacks, or has of a wrong type."""
+        return [
+            each.name
+            for each in _written(cls)
+            if each.default is MISSING and not _is_of(each.type, said.get(each.name, MISSING))
+        ]
+
+    @classmethod
+    def read(cls, said: Mapping[str, Any]) -> Self:
+        """Returns what a JSON object says in which nothing is wrong (`find_wrong`)."""
+        names = [each.name for each in _written(cls) if each.init and each.name in said]
+        found = cls(**{name: _frozen(said[name]) for name in names})
+        is_all = json.dumps(found.document()) == json.dumps(said)
+        return found if is_all else replace(found, said=said)
+
+    def document(self) -> dict[str, Any]:
+        """Returns the JSON object: of what was read and not replaced, just what it was."""
+        own = {each: getattr(self, each.name) for each in _written(type(self))}
+        known = {
+            each.name: _thawed(value)
+            for each, value in own.items()
+            if not self.said or each.name in self.said or value != each.default
+        }
+        return {**self.said, **known}
+
+
+def _written(part: type[_Part]) -> list[Field[Any]]:
+    """Returns the fields that a part has in JSON, in their order there."""
+    return [each for each in fields(part) if each.name != "said"]
+
+
+def _frozen(value: Any) -> Any:  # noqa: ANN401 - fields have different types
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _thawed(value: Any) -> Any:  # noqa: ANN401 - fields have different types
+    return list(value) if isinstance(value, tuple) else value
+
+
+_JSON_TYPES: dict[object, type] = {tuple: list, Mapping: dict, Literal: str}
+
+
+def _is_of(kind: object, value: object) -> bool:
+    """Tells whether a value from JSON is of the type of a field, as far as JSON tells types."""
+    origin = get_origin(kind)
+    if origin in {Union, UnionType}:
+        return any(_is_of(each, value) for each in get_args(kind))
+    found = _JSON_TYPES.get(origin, kind)
+    assert isinstance(found, type), f"no JSON type stands for {kind}"
+    return isinstance(value, found)
+
+
+class Identity(_Part):
+    """Every choice that changes results, in any stage; together with the plan, the fingerprint."""
+
+    stage: str
+    """The command, as the table of stages has it (`sink.run`)."""
+    source: str
+    """URI of what was read, as normalised by `storage`."""
+    model_sha256: str
+    """Digest of the weights (`codec.weights`), in hexadecimal."""
+
+
+class Facts(_Part):
+    """What a reader of the results needs, and with what they were made, in any stage."""
+
+    created: str
+    """When the run began, UTC: `2026-01-02T03:04:05Z`."""
+    versions: Mapping[str, str]
+    """Versions of Python and of the packages that may change a result, by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeIdentity(Identity):
+    """What the codes of `vqpipe encode` depend on."""
+
+    stage: Literal["encode"] = field(default="encode", init=False)
+    source: str
+    """URI of the images: a folder, a file or a pattern."""
+    format: str
+    """`webdataset`, `parquet` or `folder`."""
+    image: str | None
+    """Column or extension of the images; None where every image is taken."""
+    key: str | None
+    """Column of the keys; None where they are made of names and row numbers."""
+    key_until: KeyUntil | None
+    """Where a key ends in the name of a tar's member; None where the source has no tars."""
+    keep: tuple[str, ...]
+    """Columns or extensions that are copied beside the codes, in order."""
+    resolution: int
+    """Pixels along a side of the view that is encoded, from 1."""
+    resample: str
+    """Filter of the resize: `bicubic` or `lanczos`."""
+    background: tuple[int, int, int]
+    """RGB, 0..255, under transparent pixels."""
+    max_pixels: int
+    """Images of more pixels, by their header, were rejected unopened; from 1."""
+    dtype: DType
+    """Arithmetic of the network."""
+    pixel_range: PixelRange
+    """What the network was trained on: [-1, 1] or [0, 1]."""
+    eager: bool
+    """Whether a GPU runs the network's kernels one by one."""
+    model_sha256: str
+    model_config: Mapping[str, Any] | None = None
+    """Architecture of the model, as diffusers names it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeFacts(Facts):
+    """What a reader of codes needs, and with what they were made."""
+
+    grid: tuple[int, int]
+    """Rows and columns of codes in an image."""
+    codebook_size: int
+    """Entries of the codebook: codes are from 0 to below it."""
+    codebook_sha256: str
+    """Digest of the codebook alone: models that share it give codes the same meaning."""
+    downsample_factor: int | None = None
+    """Pixels per code along a side."""
+    model: str
+    """Where the weights were: a URI, or a repository on the hub."""
+    model_commit: str | None = None
+    """Commit of a repository on the hub."""
+    model_options: Mapping[str, Any]
+    """Arguments of `codec.weights.Weights.load` that load the same weights again."""
+    kept: Mapping[str, str]
+    """Kept columns: Arrow's names of their types, by name, in the order of `data/`."""
+    kept_schema: str | None = None
+    """The same as Arrow has it: base64 of a serialised schema. It may name extension types, whose
+    code must not run: `sources.parquet_footer.parse_schema` reads it."""
+    created: str
+    versions: Mapping[str, str]
+    doctor: Mapping[str, Any] | None = None
+    """What `codec.doctor.check_start` found out about the model; None if nobody looked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeIdentity(Identity):
+    """What the images of `vqpipe decode` depend on."""
+
+    stage: Literal["decode"] = field(default="decode", init=False)
+    source: str
+    """URI of the codes: a sink of `vqpipe encode`, or Parquet files."""
+    codes: str | None = None
+    """Fingerprint of the run that made the codes; None for codes of another tool."""
+    kind: str
+    """`codes`, or `latents` before the look-up in the codebook."""
+    column: str | None = None
+    """Column that was decoded."""
+    key: str | None = None
+    """Column of the keys; None where they are made of file names and row numbers."""
+    keep: tuple[str, ...] = ()
+    """Columns that are copied beside the images, in order."""
+    grid: tuple[int, int] | None = None
+    """Rows and columns of codes in an image."""
+    format: str
+    """`jpeg`, `png` or `webp`."""
+    quality: int | None = None
+    """1 to 100; None for png, which has no losses."""
+    layout: str
+    """`webdataset`, `parquet` or `folder`."""
+    dtype: DType
+    """Arithmetic of the network."""
+    pixel_range: PixelRange
+    """What the network was trained on: [-1, 1] or [0, 1]."""
+    eager: bool | None = None
+    """Whether a GPU runs the network's kernels one by one."""
+    model_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeFacts(Facts):
+    """What a reader of decoded images needs, and with what they were made."""
+
+    size: tuple[int, int]
+    """Height and width of every image, in pixels."""
+    model: str
+    """Where the weights were: a URI, or a repository on the hub."""
+    model_commit: str | None = None
+    """Commit of a repository on the hub."""
+    model_options: Mapping[str, Any] | None = None
+    """As in `EncodeFacts`; None where they are those of the run that made the codes."""
+    kept: Mapping[str, str]
+    """As in `EncodeFacts`."""
+    kept_schema: str | None = None
+    """As in `EncodeFacts`."""
+    created: str
+    versions: Mapping[str, str]
+    doctor: Mapping[str, Any] | None = None
+    """As in `EncodeFacts`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateIdentity(Identity):
+    """What the scores of `vqpipe evaluate` depend on."""
+
+    stage: Literal["evaluate"] = field(default="evaluate", init=False)
+    source: str
+    """URI of the sink of codes."""
+    codes: str
+    """Fingerprint of the run that made them."""
+    samples: int | None = None
+    """Most samples that were looked at, from 1."""
+    shards: int | None = None
+    """Most shards that they were taken from, from 1."""
+    picked: str | None = None
+    """Digest of how many samples of which objects were taken."""
+    model_sha256: str
+    lpips: str | None = None
+    """Digest of LPIPS' weights; None if it was not measured."""
+    inception: str | None = None
+    """Digest of Inception's weights; None if rFID was not measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateFacts(Facts):
+    """What a reader of scores needs, and with what they were made."""
+
+    picture_px: int
+    """Pixels along a side of the pictures in `data/`."""
+    created: str
+    versions: Mapping[str, str]
+    networks: Mapping[str, str | None]
+    """Where the weights of `lpips` and `inception` were; None of one that was not at hand."""
