@@ -168,9 +168,6 @@ class AtOnce:
     def __exit__(self, *_):
         pass
 
-    def map(self, function, *items):
-        return [function(*each) for each in zip(*items, strict=True)]
-
     def submit(self, function, item):
         future = Future()
         future.set_result(function(item))
