@@ -106,6 +106,13 @@ def test_help_of_encode_begins_with_what_everybody_needs(capsys):
     assert flags.index("resolution") < flags.index("resample") < flags.index("max-rejected")
 
 
+@pytest.mark.parametrize("command", ["convert", "diff", "doctor", "inspect", "submit", "verify"])
+def test_help_of_a_small_command_begins_with_what_has_no_name(command, capsys):
+    lines = printed(capsys, command, "--help").splitlines()
+    first = lines[lines.index("options:") + 1]
+    assert re.match(r"  [A-Z{]", first)
+
+
 def test_help_tells_what_may_change_between_runs_on_one_sink(capsys):
     text = " ".join(printed(capsys, "encode", "--help").split())
     parts = re.split(r" (what|how|when|where|speed): ", text)

@@ -17,7 +17,7 @@ from vqpipe.errors import IncompleteError
 def finish(writer, *, images, before=0, error=None):
     progress = Progress(3, 300, before, encoded=images, durable=images, start_up_s=0.0)
     progress.devices = ("NVIDIA H200",) if images else ()
-    summary.finish(writer, progress, Allowance(0.5), error)
+    summary.finish(writer, progress, Allowance(0.5), error).check()
 
 
 def said(sink):
@@ -65,7 +65,7 @@ def test_finish_complete_run_whose_workers_died_counts_no_image_twice(tmp_path, 
     progress.devices = ("cpu",)
     for index in range(3):
         progress.commit(index)
-    summary.finish(writer, progress, Allowance(0.5), None)
+    summary.finish(writer, progress, Allowance(0.5), None).check()
     shown = capsys.readouterr().out
     assert "60 images in" in shown
     assert "not safe" not in shown
@@ -102,7 +102,7 @@ def test_finish_stopped_command_says_what_was_encoded_and_is_not_safe(tmp_path, 
     progress = Progress(3, 300, encoded=50, durable=0, start_up_s=0.0, codecs=1, busy_s=1.0)
     progress.devices = ("CPU",)
     with pytest.raises(IncompleteError, match="stopped"):
-        summary.finish(writer, progress, 0.5, IncompleteError("stopped"))
+        summary.finish(writer, progress, 0.5, IncompleteError("stopped")).check()
     shown = capsys.readouterr().out
     assert re.search(r"not safe +50 more had been encoded", shown)
     assert "images/s" not in shown, "there is none of no images"
@@ -116,6 +116,6 @@ def test_finish_run_of_seconds_is_given_no_verdict_on_what_it_waited_for(tmp_pat
     for seconds, verdicts in ((5.0, 0), (300.0, 1)):
         progress = Progress(3, 300, encoded=60, durable=60, start_up_s=0.0, codecs=1, busy_s=1.0)
         progress.devices, progress.started = ("CPU",), began - seconds
-        summary.finish(writer, progress, Allowance(0.5), None)
+        summary.finish(writer, progress, Allowance(0.5), None).check()
         assert capsys.readouterr().out.count("bound by") == verdicts
         assert bool(said(tmp_path)["bound_by"]) == bool(verdicts)

@@ -51,7 +51,7 @@ def damaged_sink(sink):
 
 def end(writer, allowed):
     progress = Progress(shards_total=4, shards_before=4, bytes_total=0)
-    summary.finish(writer, progress, allowed, None)
+    summary.finish(writer, progress, allowed, None).check()
 
 
 def test_totals_of_damaged_shards_know_names_numbers_and_how(tmp_path):

@@ -105,7 +105,7 @@ def _describe(kind: Any) -> str:  # noqa: ANN401 (a type of any kind)
 
 
 def options_of(kind: type[Job], settings: Mapping[str, Any] | None = None) -> list[Option]:
-    """Returns the options of a command in the order of its help: by group, those of none first.
+    """Returns the options of a command as help has them: by group, what has no name first.
 
     Args:
         kind: The command.
@@ -116,7 +116,7 @@ def options_of(kind: type[Job], settings: Mapping[str, Any] | None = None) -> li
         Option(each.name, hints[each.name], each.default, helps[each.name]) for each in fields(kind)
     ]
     order = [None, *Group]
-    found.sort(key=lambda option: order.index(option.group))
+    found.sort(key=lambda option: (order.index(option.group), not option.is_positional))
     return [replace(each, default=known.get(each.name, each.default)) for each in found]
 
 

@@ -5,7 +5,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NoReturn, cast
 
 from rich.console import Console
 from rich.text import Text
@@ -13,11 +13,12 @@ from rich.text import Text
 from vqpipe.commands.console import harmless
 from vqpipe.commands.jobs import Diff, Doctor, Inspect, Job, Verify, command_of
 from vqpipe.commands.pipes import find_failure, outlive_readers
+from vqpipe.commands.result import Result
 from vqpipe.errors import MachineError, VqpipeError
 
 
-def run(job: Job) -> None:
-    """Does a job, by the module that is called as its command is.
+def do(job: Job) -> Result | None:
+    """Does a job, by the module that is called as its command is; returns how a stage has ended.
 
     That is imported now and not before: it takes torch, Ray and seconds.
 
@@ -25,10 +26,21 @@ def run(job: Job) -> None:
         VqpipeError: If it could not be done; the exit code is the error's.
     """
     module = importlib.import_module(f"vqpipe.commands.{command_of(type(job))}")
-    from vqpipe import storage  # noqa: PLC0415 (for the same reason)
+    return cast(Result | None, module.run(job))
 
-    storage.hurry()  # a person waits; the workers of a run do not hurry
-    module.run(job)
+
+def run(job: Job) -> None:
+    """Does a job for a person who waits.
+
+    Raises:
+        VqpipeError: If it could not be done, or not to its end; the exit code is the error's.
+    """
+    from vqpipe import storage  # noqa: PLC0415 (it takes pyarrow)
+
+    storage.hurry()  # the workers of a run, and programs, do not
+    result = do(job)
+    if result:
+        result.check()
     _check_said(job)
 
 

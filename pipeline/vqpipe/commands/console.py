@@ -1,7 +1,9 @@
 """What the commands print: a title, then one line a field."""
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from rich.console import Console
 from rich.text import Text
@@ -11,6 +13,29 @@ Fields = list[tuple[str, object]]
 
 _NAME_WIDTH, _MOST_NAME_WIDTH = 16, 20
 """Letters of the column of names; the longest name of a table, such as a reason, widens it."""
+
+
+_is_silent: ContextVar[bool] = ContextVar("is_silent", default=False)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Has nothing said by what the `with` block runs."""
+    token = _is_silent.set(True)
+    try:
+        yield
+    finally:
+        _is_silent.reset(token)
+
+
+def stdout() -> Console:
+    """Returns where results are said."""
+    return Console(highlight=False, quiet=_is_silent.get())
+
+
+def stderr() -> Console:
+    """Returns where it is said what goes on."""
+    return Console(stderr=True, highlight=False, quiet=_is_silent.get())
 
 
 class Prose(str):

@@ -2,11 +2,9 @@
 
 import shlex
 
-from rich.console import Console
-
 from vqpipe import storage
 from vqpipe.codec.weights import Weights
-from vqpipe.commands.console import print_fields
+from vqpipe.commands.console import print_fields, stdout
 from vqpipe.commands.jobs import Convert
 from vqpipe.commands.model import load_weights
 from vqpipe.errors import ConfigError
@@ -58,4 +56,4 @@ def _print(out: str, weights: Weights) -> None:
         ("output", f"{out}/"),
         ("use it", f"vqpipe encode --source photos/ --sink codes/ --model {shlex.quote(out)}"),
     ]
-    print_fields(Console(highlight=False), "convert", fields)
+    print_fields(stdout(), "convert", fields)

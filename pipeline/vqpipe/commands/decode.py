@@ -16,6 +16,7 @@ from vqpipe.commands.launch import Prepared, describe_store, growth_of, run_stag
 from vqpipe.commands.model import load_for_codes, record_model
 from vqpipe.commands.places import check_lengths, check_places
 from vqpipe.commands.progress import announce
+from vqpipe.commands.result import Result
 from vqpipe.commands.runs import check_encoded, now, versions
 from vqpipe.errors import ConfigError
 from vqpipe.images import ImageFormat
@@ -33,13 +34,14 @@ from vqpipe.stages.read import SampleReader
 from vqpipe.stages.work import TableFunction, Work
 
 
-def run(job: Decode) -> None:
-    """Decodes what is left of the source and prints a summary.
+def run(job: Decode) -> Result:
+    """Decodes what is left of the source, prints a summary, and returns how it has ended.
 
     Raises:
-        VqpipeError: If the run could not be completed; the exit code is the error's.
+        VqpipeError: If the run is refused, or cannot go on.
     """
-    run_stage("decode", job, lambda: _prepare(job))
+    _, result = run_stage("decode", job, lambda: _prepare(job))
+    return result
 
 
 @dataclass(frozen=True)

@@ -99,11 +99,17 @@ def read_definition(path: str, kind: type[Job]) -> dict[str, Any]:
         if value is None and options[name].is_required:
             continue
         try:
-            found[name] = _convert_option(value, options[name])
-        except _OtherTypeError as error:
-            said = "empty" if value is None else repr(value)
-            raise ConfigError(f"--job {path}: {name} is {said}; it must be {error}") from None
+            found[name] = convert(options[name], value)
+        except ConfigError as error:
+            raise ConfigError(
+                f"--job {path}: {error.message}{_say_quotes(options[name])}"
+            ) from None
     return found
+
+
+def _say_quotes(option: Option) -> str:
+    is_text = str in (option.kind, *get_args(option.kind))
+    return " (put it in quotes if YAML takes it for something else)" if is_text else ""
 
 
 def _load(path: str) -> dict[Any, Any]:
@@ -135,13 +141,19 @@ class _OtherTypeError(Exception):
     """A value is of another type than its option; says which one that is."""
 
 
-def _convert_option(value: Any, option: Option) -> Any:  # noqa: ANN401 (whatever YAML holds)
-    """Returns the value of an option as its job takes it.
+def convert(option: Option, value: Any) -> Any:  # noqa: ANN401 (whatever was given)
+    """Returns the value of an option as its job takes it: lists are tuples there.
 
     Raises:
-        _OtherTypeError: If it is of another type.
+        ConfigError: If it is of another type.
     """
-    return None if value is None and option.may_be_none else _convert(value, option.kind)
+    if value is None and option.may_be_none:
+        return None
+    try:
+        return _convert(value, option.kind)
+    except _OtherTypeError as error:
+        said = "empty" if value is None else repr(value)
+        raise ConfigError(f"{option.name} is {said}; it must be {error}") from None
 
 
 def _convert(value: Any, kind: Any) -> Any:  # noqa: ANN401 (whatever YAML holds, and any type)
@@ -162,7 +174,7 @@ _NAMES = {
     bool: "true or false",
     int: "a whole number",
     float: "a number",
-    str: "text: put it in quotes if YAML takes it for something else",
+    str: "text",
 }
 
 
@@ -183,7 +195,7 @@ def _convert_list(value: object, wanted: Any) -> tuple[Any, ...]:  # noqa: ANN40
         size, said = None, "a list, such as [caption, label]"
     else:
         size, said = len(kinds), f"a list of {len(kinds)} values"
-    if not isinstance(value, list) or size not in (None, len(value)):
+    if not isinstance(value, list | tuple) or size not in (None, len(value)):
         raise _OtherTypeError(said)
     try:
         return tuple(_convert(each, kinds[0]) for each in value)

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from vqpipe import metrics, storage
-from vqpipe.commands.console import Fields, Prose, print_fields, printable
+from vqpipe.commands.console import Fields, Prose, print_fields, printable, stdout
 from vqpipe.commands.jobs import Diff
 from vqpipe.commands.progress import announce
 from vqpipe.commands.runs import load_run
@@ -71,7 +71,7 @@ def run(job: Diff) -> None:
     if job.json:
         print(json.dumps(_facts(found)))  # noqa: T201
     else:
-        _print(Console(highlight=False), found)
+        _print(stdout(), found)
 
 
 def _find(job: Diff, first: _Side, second: _Side) -> _Difference:

@@ -6,7 +6,6 @@ from dataclasses import fields
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from vqpipe import schema
@@ -14,7 +13,7 @@ from vqpipe.codec import doctor
 from vqpipe.codec.device import choose_device
 from vqpipe.codec.doctor import Diagnosis, Precision
 from vqpipe.codec.weights import Weights
-from vqpipe.commands.console import print_fields
+from vqpipe.commands.console import print_fields, stdout
 from vqpipe.commands.jobs import Doctor
 from vqpipe.commands.model import load_weights
 from vqpipe.commands.options import ModelOptions
@@ -43,7 +42,7 @@ def run(job: Doctor) -> None:
     if job.json:
         print(json.dumps(_facts(weights, found)))  # noqa: T201
         return
-    console = Console(highlight=False)
+    console = stdout()
     print_fields(console, weights.where, _describe(weights, found))
     console.print(_tabulate(found.precisions, device))
     console.print(_SAFE, soft_wrap=True)

@@ -21,6 +21,7 @@ from vqpipe.commands.members import settle_members
 from vqpipe.commands.model import load_weights, record_model
 from vqpipe.commands.places import check_lengths, check_places
 from vqpipe.commands.progress import announce
+from vqpipe.commands.result import Result
 from vqpipe.commands.runs import now, versions
 from vqpipe.errors import ConfigError
 from vqpipe.images import Preprocess
@@ -40,13 +41,14 @@ from vqpipe.stages.read import SampleReader
 from vqpipe.stages.work import Work
 
 
-def run(job: Encode) -> None:
-    """Encodes what is left of the source and prints a summary.
+def run(job: Encode) -> Result:
+    """Encodes what is left of the source, prints a summary, and returns how it has ended.
 
     Raises:
-        VqpipeError: If the run could not be completed; the exit code is the error's.
+        VqpipeError: If the run is refused, or cannot go on.
     """
-    run_stage("encode", job, lambda: _prepare(job))
+    _, result = run_stage("encode", job, lambda: _prepare(job))
+    return result
 
 
 def _prepare(job: Encode) -> Prepared:

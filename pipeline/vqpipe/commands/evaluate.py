@@ -1,19 +1,19 @@
 """Evaluate codes: decode a sample of them, compare with the images, and write a report."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
-from rich.console import Console
 
 from vqpipe import storage
 from vqpipe.codec.config import CodecConfig
-from vqpipe.commands.console import Fields, Prose, print_fields
+from vqpipe.commands.console import Fields, Prose, print_fields, stdout
 from vqpipe.commands.jobs import Evaluate
 from vqpipe.commands.launch import Prepared, describe_store, run_stage, stoppable
 from vqpipe.commands.model import load_recorded
 from vqpipe.commands.progress import announce
+from vqpipe.commands.result import Result
 from vqpipe.commands.runs import check_encoded, load_run, now, versions
 from vqpipe.errors import ConfigError
 from vqpipe.images import Preprocess
@@ -61,23 +61,26 @@ class _Picked:
         return digest([self.quotas, objects])
 
 
-def run(job: Evaluate) -> None:
-    """Measures what is left of the samples, adds up, and writes the report.
+def run(job: Evaluate) -> Result:
+    """Measures what is left of the samples, adds up, writes the report; returns how it has ended.
 
     Raises:
-        VqpipeError: If the run could not be completed; the exit code is the error's.
+        VqpipeError: If the run is refused, or cannot go on.
     """
     source = storage.normalise_uri(job.source)
     found = check_encoded(load_run(source), source)
     codes, was_complete = open_sink(source, found), is_complete(source)
     with stoppable():
-        work = run_stage("evaluate", job, lambda: _prepare(job, codes))
+        work, result = run_stage("evaluate", job, lambda: _prepare(job, codes))
+        if result.error:
+            return result
         notes = _notes(job, was_complete=was_complete)
         announce("adding up and comparing", len(codes.plan))
         sink = work.writer.sink
         assert isinstance(sink.run, EvaluateRun), "as it was prepared"
         scores = Scores(sink.uri, sink.run, sink.plan)
-        _finish(evaluation.gather(codes, scores, notes, was_complete=was_complete), scores)
+        measured = evaluation.gather(codes, scores, notes, was_complete=was_complete)
+        return replace(result, evaluation=_finish(measured, scores))
 
 
 def _prepare(job: Evaluate, codes: Codes) -> Prepared:
@@ -222,8 +225,8 @@ def _introduce(codes: Codes, picked: _Picked, work: Work) -> Fields:
     ]
 
 
-def _finish(found: Evaluation, scores: Scores) -> None:
-    """Writes evaluation.json and report.html, and says what is in them."""
+def _finish(found: Evaluation, scores: Scores) -> dict[str, Any]:
+    """Writes evaluation.json and report.html, says what is in them, and returns the former."""
     document = evaluation.to_document(found)
     page = render_report(evaluation.to_report(found, scores, document))
     numbers, report = (storage.join_uri(found.codes.uri, name) for name in _OUTPUT)
@@ -237,7 +240,8 @@ def _finish(found: Evaluation, scores: Scores) -> None:
         ("numbers", numbers),
         ("report", report),
     ]
-    print_fields(Console(highlight=False), "evaluation", fields)
+    print_fields(stdout(), "evaluation", fields)
+    return document
 
 
 _OUTPUT = ("evaluation.json", "report.html")

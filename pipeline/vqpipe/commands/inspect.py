@@ -5,10 +5,8 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
-from rich.console import Console
-
 from vqpipe import storage
-from vqpipe.commands.console import Fields, Prose, print_fields, printable
+from vqpipe.commands.console import Fields, Prose, print_fields, printable, stdout
 from vqpipe.commands.contents import Contents, describe_evaluation, find_stage
 from vqpipe.commands.description import describe_missing, read_command
 from vqpipe.commands.jobs import Inspect
@@ -53,7 +51,7 @@ def run(job: Inspect) -> None:
         print(json.dumps(_facts(found)))  # noqa: T201
         return
     fields = _describe_rejections(found) if found.rejections else _describe(found)
-    print_fields(Console(highlight=False), sink, fields)
+    print_fields(stdout(), sink, fields)
 
 
 def _find(job: Inspect, sink: str, run: Run) -> _Found:

@@ -1,6 +1,5 @@
 """What all stages have in common: the run on Ray with its display, and the summary."""
 
-import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -10,9 +9,10 @@ from types import FrameType
 from rich.console import Console
 
 from vqpipe.commands import summary
-from vqpipe.commands.console import Fields, harmless, print_fields, printable
+from vqpipe.commands.console import Fields, harmless, print_fields, printable, stderr
 from vqpipe.commands.options import GrowthOptions, RunOptions
 from vqpipe.commands.progress import Display, Progress
+from vqpipe.commands.result import Result
 from vqpipe.commands.summary import Allowance
 from vqpipe.engine import cluster
 from vqpipe.engine import graph as engine
@@ -53,21 +53,22 @@ class Prepared:
     """Whether shards that could not be read to their end are put up with."""
 
 
-def run_stage(name: str, options: RunOptions, prepare: Callable[[], Prepared]) -> Work:
-    """Does what is left of a stage, prints a summary, and returns what the work was.
+def run_stage(
+    name: str, options: RunOptions, prepare: Callable[[], Prepared]
+) -> tuple[Work, Result]:
+    """Does what is left of a stage, prints a summary; returns what the work was and how it ended.
 
     Raises:
-        VqpipeError: If the run could not be completed; the exit code is the error's.
+        VqpipeError: If the run is refused, or cannot go on; the exit code is the error's.
     """
     with stoppable():
-        console = Console(stderr=True, highlight=False)
+        console = stderr()
         prepared = prepare()
         print_fields(console, name, prepared.introduction)
-        _run(name, options, prepared, console)
-        return prepared.work
+        return prepared.work, _run(name, options, prepared, console)
 
 
-def _run(name: str, options: RunOptions, prepared: Prepared, console: Console) -> None:
+def _run(name: str, options: RunOptions, prepared: Prepared, console: Console) -> Result:
     work, plan = prepared.work, prepared.work.writer.sink.plan
     progress = Progress(
         shards_total=len(plan),
@@ -83,7 +84,7 @@ def _run(name: str, options: RunOptions, prepared: Prepared, console: Console) -
             error = stopped
     progress.end()
     allowed = Allowance(options.max_rejected, prepared.allows_damage)
-    summary.finish(work.writer, progress, allowed, error)
+    return summary.finish(work.writer, progress, allowed, error)
 
 
 def _check_revised(work: Work, progress: Progress) -> None:
@@ -105,7 +106,7 @@ def _work(
 ) -> None:
     """Runs the graph to its end and keeps the display and the error budget."""
     resources = Resources(
-        address=options.address or os.environ.get("RAY_ADDRESS"),
+        address=cluster.find_address(options.address),
         device=options.device,
         actors=options.actors,
         batch_size=options.batch_size,
@@ -170,7 +171,10 @@ def _count(progress: Progress, tick: Tick) -> None:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Turns SIGTERM, with which spot machines are reclaimed, and Ctrl-C into a clean stop."""
+    """Turns SIGTERM, with which spot machines are reclaimed, and Ctrl-C into a clean stop.
+
+    Outside the main thread, which alone is told of signals, nothing changes.
+    """
 
     def stop(number: int, _: FrameType | None) -> None:
         raise stopped_by(number)

@@ -12,6 +12,8 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from vqpipe.commands.console import stderr
+
 _LOG_EVERY_S = 5.0
 _HISTORY_S = 60.0
 _LEAST_S, _LEAST_IMAGES = 15.0, 10
@@ -28,7 +30,7 @@ _MANY_SHARDS = 500
 def announce(doing: str, shards: int) -> None:
     """Says on stderr that something is about to take a while, if there are many shards to it."""
     if shards > _MANY_SHARDS:
-        console = Console(stderr=True, highlight=False)
+        console = stderr()
         console.print(f"  {doing} {shards:,} shards ...", style="dim", markup=False)
 
 

@@ -5,12 +5,11 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
-
 from vqpipe import storage
-from vqpipe.commands.console import Fields, print_fields
+from vqpipe.commands.console import Fields, print_fields, stdout
 from vqpipe.commands.description import describe_output, describe_totals
 from vqpipe.commands.progress import Progress, announce
+from vqpipe.commands.result import Result
 from vqpipe.errors import DamagedShardsError, IncompleteError, StorageError, TooManyRejectionsError
 from vqpipe.inspection.survey import find_json
 from vqpipe.sink import layout, success, totals
@@ -36,29 +35,28 @@ def finish(
     progress: Progress,
     allowed: Allowance,
     error: IncompleteError | None,
-) -> None:
+) -> Result:
     """Adds up the sink, prints the summary, and marks the sink complete if it is.
 
     Args:
         writer: The run.
         progress: What this command did.
         allowed: What may be missing.
-        error: What ended the command early; raised at the end.
+        error: What ended the command early.
 
-    Raises:
-        IncompleteError: If shards are left, or more is missing than allowed.
+    Returns:
+        The totals, and what ended it early, that shards are left, or that too much is missing.
     """
     sink = writer.sink
     announce("adding up", len(sink.plan))
     found = totals.read_totals(sink)
     speed = _speed_of(progress)
     lasting = speed if progress.images else _find_last(sink.uri, speed)
-    success.write_summary(sink, found, lasting)
+    said = success.write_summary(sink, found, lasting)
     card = _write_card(sink, found)
     error = error or _conclude(writer, found, allowed)
     _print_summary(sink, found, [*_describe_work(progress, speed), *card])
-    if error:
-        raise error
+    return Result(sink.uri, sink.run.fingerprint, said, error)
 
 
 def _write_card(sink: Sink, found: Totals) -> Fields:
@@ -134,7 +132,7 @@ def _print_summary(sink: Sink, found: Totals, work: Fields) -> None:
         *describe_output(sink.uri, sink.run),
         ("look at it", f"vqpipe inspect {shlex.quote(sink.uri)}"),
     ]
-    print_fields(Console(highlight=False), "summary", fields)
+    print_fields(stdout(), "summary", fields)
 
 
 def _describe_work(progress: Progress, speed: dict[str, Any]) -> Fields:

@@ -6,13 +6,11 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console
-
 from vqpipe import storage
 from vqpipe.codec.codec import Codec
 from vqpipe.codec.config import CodecConfig
 from vqpipe.codec.device import choose_device
-from vqpipe.commands.console import print_fields, printable
+from vqpipe.commands.console import print_fields, printable, stderr, stdout
 from vqpipe.commands.description import describe_missing
 from vqpipe.commands.jobs import Verify
 from vqpipe.commands.model import load_recorded
@@ -86,7 +84,7 @@ def _print_missing(counted: dict[str, Any]) -> None:
     """Prints what no check can find: images that no object of the sink is to have."""
     lines = describe_missing(counted) if counted else []
     if lines:
-        print_fields(Console(highlight=False), "not in the codes or images", lines)
+        print_fields(stdout(), "not in the codes or images", lines)
 
 
 def _encode_again(job: Verify, sink: Codes) -> Reencoded:
@@ -98,7 +96,7 @@ def _encode_again(job: Verify, sink: Codes) -> Reencoded:
             total.add(reencode.compare_shard(sink, index, again))
             if not job.json:
                 said = f"  encoded {total.images:,} images of {total.shards:,} shard(s) again"
-                Console(stderr=True, highlight=False).print(said, style="dim")
+                stderr().print(said, style="dim")
     return total
 
 
@@ -143,7 +141,7 @@ def _print(
     if again.shards:
         said = f"{again.unlike:,} of {again.codes:,} codes differ, in {again.images:,} images"
         fields.append(("encoded again", f"{said} of {again.shards:,} shard(s)"))
-    print_fields(Console(highlight=False), f"verify {sink}", fields)
+    print_fields(stdout(), f"verify {sink}", fields)
 
 
 def _describe(

@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -54,17 +55,45 @@ _LOCAL_RAY = {
 }
 
 
+def find_address(asked: str | None) -> str | None:
+    """Returns the cluster to join: the one asked for, or RAY_ADDRESS; None for no other.
+
+    A program that has Ray already is where it wants to be, whatever the environment says.
+    """
+    is_there = ray.is_initialized()
+    return asked or (None if is_there else os.environ.get("RAY_ADDRESS"))
+
+
 @contextlib.contextmanager
 def connect(address: str | None) -> Iterator[str]:
     """Joins a Ray cluster or starts a local one for the length of a `with` block.
+
+    A program that has Ray already keeps it: the block runs there, and leaves it as it was.
 
     Yields:
         Where Ray's logs are, in a sentence.
 
     Raises:
-        ConfigError: If the cluster cannot be reached.
+        ConfigError: If the cluster cannot be reached, or the program has Ray elsewhere.
         IncompleteError: If SIGTERM comes while Ray starts.
     """
+    with _settings_kept(), _listening():
+        if not ray.is_initialized():
+            with _start(address) as said:
+                yield said
+            return
+        if address:
+            raise ConfigError(
+                f"this program has Ray already, and is asked for {address}: leave the address out, "
+                "or call ray.shutdown() before"
+            )
+        _quieten_ray_data()
+        yield f"Ray's logs are in {_describe_logs()}"
+
+
+@contextlib.contextmanager
+def _start(address: str | None) -> Iterator[str]:
+    """Joins a cluster or starts one, and leaves it; yields where its logs are."""
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     local: dict[str, Any] = {
         "address": "local",
@@ -81,11 +110,10 @@ def connect(address: str | None) -> Iterator[str]:
             mark = stack.enter_context(reaper.leave_nothing())
             local["_temp_dir"], note = choose_folder()
             protect_token()
-        stack.enter_context(_listening())
         stack.callback(ray.shutdown)
         try:
             with handlers_kept(), _muted_stderr(), _environment(mark), _loopback(only=not address):
-                context = ray.init(**({"address": address} if address else local), **quiet)
+                ray.init(**({"address": address} if address else local), **quiet)
         except SystemExit:  # Ray's own handler of SIGTERM, there while it starts
             raise stopped_by(signal.SIGTERM) from None
         except Exception as error:  # Ray raises a bare one if a node is not there in time
@@ -93,8 +121,36 @@ def connect(address: str | None) -> Iterator[str]:
             cure = "" if address else " (it needs some free memory, and room on the disk of /tmp)"
             raise ConfigError(f"Ray {where} does not start: {error}{cure}") from error
         _quieten_ray_data()
-        folder = str(cast(Any, context).address_info["session_dir"]) + "/logs"
-        yield f"Ray's logs are in {folder}{note}"
+        yield f"Ray's logs are in {_describe_logs()}{note}"
+
+
+def _describe_logs() -> str:
+    return str(cast(Any, ray_worker).global_worker.node.address_info["session_dir"]) + "/logs"
+
+
+@contextlib.contextmanager
+def _settings_kept() -> Iterator[None]:
+    """Puts back those of Ray's settings in this process that are changed meanwhile."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    data = DataContext.get_current()
+    before = {name: getattr(data, name) for name in _QUIET}
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        for name, value in before.items():
+            setattr(data, name, value)
+
+
+_LOGGERS = ("ray", "ray.data")
+_QUIET: dict[str, Any] = {
+    "enable_progress_bars": False,
+    "print_on_execution_start": False,
+    "op_resource_reservation_ratio": RESERVATION_RATIO,
+}
+"""What Ray Data has of other values by default."""
 
 
 def choose_folder() -> tuple[str, str]:
@@ -224,8 +280,11 @@ def handlers_kept() -> Iterator[tuple[signal.Signals, ...]]:
     """Puts the handlers back of the signals that stop a command; `ray.init` sets others, for good.
 
     Yields:
-        These signals.
+        These signals; none outside the main thread, where nobody can handle any.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield ()
+        return
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield tuple(before)
@@ -314,8 +373,7 @@ def free_resources() -> dict[str, float]:
 
 def _quieten_ray_data() -> None:
     data = DataContext.get_current()
-    data.enable_progress_bars = False
-    data.print_on_execution_start = False
-    data.op_resource_reservation_ratio = RESERVATION_RATIO
-    for name in ("ray", "ray.data"):
+    for name, value in _QUIET.items():
+        setattr(data, name, value)
+    for name in _LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -27,11 +27,13 @@ def _check_still(sink: Sink, totals: Totals) -> None:
         )
 
 
-def write_summary(sink: Sink, totals: Totals, facts: dict[str, Any]) -> None:
-    """Writes `summary.json`: the totals so far, and how fast the run was the last time."""
+def write_summary(sink: Sink, totals: Totals, facts: dict[str, Any]) -> dict[str, Any]:
+    """Writes `summary.json`, the totals so far and how fast the run was last time; returns it."""
     summary = {**totals.to_dict(), "shards_planned": len(sink.plan), **facts}
     document = json.dumps(summary, indent=2).encode() + b"\n"
     storage.replace(storage.join_uri(sink.uri, "summary.json"), document)
+    said: dict[str, Any] = json.loads(document)  # as it is read, pairs as lists
+    return said
 
 
 def mark_success(sink: Sink, totals: Totals, tag: str | None = None) -> None:

@@ -1,0 +1,110 @@
+"""The stages as functions: `vqpipe.encode(source=..., sink=..., model=...)` and its siblings.
+
+A function takes the options of its command by name, refuses what the command refuses, and returns
+how it has ended. It ends no process, and prints nothing unless it is told to.
+"""
+
+import contextlib
+import difflib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any, ParamSpec, TypeVar
+
+from vqpipe.commands import command
+from vqpipe.commands.catalogue import options_of, paragraphs_of
+from vqpipe.commands.console import silence
+from vqpipe.commands.definition import convert
+from vqpipe.commands.jobs import JOBS, Decode, Encode, Evaluate, Job
+from vqpipe.commands.result import Result
+from vqpipe.errors import ConfigError
+
+P = ParamSpec("P")
+Kind = TypeVar("Kind")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Call:
+    """What a function takes beside the options of its command."""
+
+    verbose: bool = False
+    """Print what the command prints."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Encode(_Call, Encode):
+    """What `encode` takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Decode(_Call, Decode):
+    """What `decode` takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Evaluate(_Call, Evaluate):
+    """What `evaluate` takes."""
+
+
+def _as_function(name: str, taken: Callable[P, _Call]) -> Callable[P, Result]:
+    """Returns a command as a function that takes, and says that it takes, what a class does."""
+
+    def function(*places: P.args, **options: P.kwargs) -> Result:
+        if places:
+            raise TypeError(f"{name}() takes its options by name")
+        given = dict(options)
+        is_shown = given.pop("verbose", False)
+        job = _make_job(JOBS[name], given)
+        with contextlib.nullcontext() if is_shown else silence():
+            result = command.do(job)
+        assert isinstance(result, Result)
+        return result
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = _DOC.format(*paragraphs_of(JOBS[name]), command=name)
+    declared = signature(taken).replace(return_annotation=Result)
+    setattr(function, "__signature__", declared)  # noqa: B010 (mypy knows no such attribute)
+    return function
+
+
+_DOC = """{0}
+
+    Options are those of `vqpipe {command}`, whose --help says what they are; `verbose=True` prints
+    what the command prints.
+
+    Returns:
+        How it has ended: `exit_code` is 0 if the sink is complete, else `error` says why not.
+
+    Raises:
+        VqpipeError: If it is refused before it begins, or cannot go on; see `vqpipe.errors`.
+    """
+
+
+def _make_job(kind: type[Job], given: Mapping[str, Any]) -> Job:
+    """Returns the job that options ask for.
+
+    Raises:
+        TypeError: If there is no such option, or one is missing.
+        ConfigError: If one is of another type, or out of bounds.
+    """
+    known = {option.name: option for option in options_of(kind)}
+    for name in given.keys() - known.keys():
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        meant = f"; did you mean {close[0]}?" if close else ""
+        raise TypeError(f"{name} is no option of vqpipe.{kind.__name__.lower()}{meant}")
+    values = {name: convert(known[name], _plain(value)) for name, value in given.items()}
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _plain(value: object) -> object:
+    """Returns a path as text, and all else as it is."""
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+encode = _as_function("encode", _Encode)
+decode = _as_function("decode", _Decode)
+evaluate = _as_function("evaluate", _Evaluate)
