@@ -34,8 +34,7 @@ from tests.sink.runs import make_run
 from vqpipe import schema
 from vqpipe.codec.config import CodecConfig
 from vqpipe.codec.weights import Weights
-from vqpipe.engine import cluster
-from vqpipe.engine import graph as engine
+from vqpipe.engine import cluster, graph
 from vqpipe.engine.blocks import KeepBlocks
 from vqpipe.images import Preprocess, open_image
 from vqpipe.schema import Selection
@@ -46,6 +45,7 @@ from vqpipe.sink.writer import Writer
 from vqpipe.sources import list_shards, read_shard
 from vqpipe.stages.encode import CodesProduct, Encoding
 from vqpipe.stages.read import SampleReader
+from vqpipe.stages.work import Work
 
 STEADY = 0.3, 0.95
 """Between which shares of the images the rate is taken: past the start of all workers, which goes
@@ -125,7 +125,7 @@ def measure_ours(folder, sink):
     codes = schema.codes_field(CODEBOOK, (GRID, GRID))
     kept = pa.schema([])
     product = CodesProduct(kept, codes, (GRID, GRID), CODEBOOK)
-    work = engine.Work(
+    work = Work(
         writer=Writer(opened, product),
         reader=SampleReader(Selection(), kept),
         opens=Preprocess(RESOLUTION),
@@ -133,7 +133,7 @@ def measure_ours(folder, sink):
         weights=Weights.load(str(CHECKPOINT)),
         todo={index: Staged() for index in range(len(frozen))},
     )
-    ticks = engine.run(work, engine.Resources(), codec=StubCodec)
+    ticks = graph.run(work, graph.Resources(), codec=StubCodec)
     curve = [(time.perf_counter(), tick.counts.encoded) for tick in ticks]
     ended = time.perf_counter()
     total = sum(shard.num_rows for shard in _footers(sink))
@@ -179,7 +179,7 @@ def measure_plain(folder, sink):
 def main():
     options = parse_options()
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    engine.BLOCK_IMAGES["cpu"] = engine.BLOCK_IMAGES["cuda"]
+    graph.BLOCK_IMAGES["cpu"] = graph.BLOCK_IMAGES["cuda"]
     root = Path(tempfile.mkdtemp(prefix="vqbench"))
     rows = []
     try:

@@ -16,8 +16,7 @@ import numpy as np
 from tests.makers import encoded
 from vqpipe.codec.codec import Codec
 from vqpipe.commands import cli
-from vqpipe.engine import graph as engine
-from vqpipe.engine import pace
+from vqpipe.engine import graph, pace
 from vqpipe.errors import ConfigError
 
 RAISES, KILLS = (255, 0, 0), (0, 255, 0)
@@ -127,7 +126,7 @@ def main():
     """Runs `vqpipe` with a codec of this module."""
     # Workers find classes by their module, and none of ours in `__main__`.
     codec = getattr(importlib.import_module("tests.endtoend.failing"), sys.argv[1])
-    engine.run = functools.partial(engine.run, codec=codec)
+    graph.run = functools.partial(graph.run, codec=codec)
     return cli.main(sys.argv[2:])
 
 

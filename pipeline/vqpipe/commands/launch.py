@@ -14,8 +14,7 @@ from vqpipe.commands.options import GrowthOptions, RunOptions
 from vqpipe.commands.progress import Display, Progress
 from vqpipe.commands.result import Result
 from vqpipe.commands.summary import Allowance
-from vqpipe.engine import cluster
-from vqpipe.engine import graph as engine
+from vqpipe.engine import cluster, graph
 from vqpipe.engine.counter import Tally
 from vqpipe.engine.graph import Resources
 from vqpipe.engine.watchdog import Tick
@@ -114,7 +113,7 @@ def _work(
     )
     with cluster.connect(resources.address) as logs:
         console.print(f"  {logs}", style="dim", markup=False, soft_wrap=True)
-        running = closing(engine.run(prepared.work, resources))
+        running = closing(graph.run(prepared.work, resources))
         with Display(console, name) as display, running as ticks:
             display.show(progress)
             for tick in ticks:
