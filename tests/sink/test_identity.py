@@ -70,10 +70,11 @@ def test_documents_are_of_every_stage():
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage_is_named_as_its_classes_are(stage):
-    kind = STAGES[stage]
+    entry = STAGES[stage]
     run = make_run(stage)
-    assert run.stage == kind.identity.stage == stage
-    assert (type(run), type(run.identity), type(run.facts)) == (kind.run, kind.identity, kind.facts)
+    assert run.stage == entry.identity.stage == stage
+    assert type(run) is entry.run
+    assert (type(run.identity), type(run.facts)) == (entry.identity, entry.facts)
 
 
 @every_document

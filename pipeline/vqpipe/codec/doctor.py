@@ -7,7 +7,7 @@ picture and reconstructs it nearly as well. Hence the rule of `decide_range` is 
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import Any
@@ -195,6 +195,12 @@ def check_start(
             f"--dtype {dtype} is not safe for this model: {why}; vqpipe doctor shows which are"
         )
     return pixel_range, facts | {"flips": round(found.flips, 6)}
+
+
+def describe_findings(findings: Mapping[str, Any]) -> str:
+    """Returns the findings of `check_start` in a few words."""
+    seen, flips = RangeProbe(findings["psnr_db"]).describe(), findings.get("flips")
+    return seen if flips is None else f"{seen}; {flips:.2%} of their codes are unlike float32's"
 
 
 def _rounded(psnr_db: dict[PixelRange, float]) -> dict[str, float]:

@@ -11,7 +11,6 @@ import pyarrow as pa
 from vqpipe import schema, storage
 from vqpipe.codec import doctor
 from vqpipe.codec.config import CodecConfig
-from vqpipe.codec.doctor import RangeProbe
 from vqpipe.codec.weights import Weights
 from vqpipe.commands.console import Fields, Prose, printable
 from vqpipe.commands.jobs import Encode
@@ -251,11 +250,16 @@ def _introduce(job: Encode, work: Work, listing: Listing, codec: CodecConfig, ag
         ("source", f"{listing.format}, {size / 1e6:,.1f} MB in {len(listing.shards):,} shard(s)"),
         ("model", f"{work.weights.where}, {entries}"),
         ("pixels", f"{job.resolution} px, {codec.pixel_range} range, {codec.dtype}"),
-        ("doctor", _describe_findings(writer.sink.run)),
+        ("doctor", _describe_doctor(writer.sink.run)),
         ("sink", writer.sink.uri),
         ("left to do", _describe_left(work, again)),
     ]
     return [*fields, *_describe_unread(listing), *describe_store(writer.sink)]
+
+
+def _describe_doctor(run: Run) -> str:
+    assert isinstance(run, EncodeRun), "as it was prepared"
+    return doctor.describe_findings(run.facts.doctor) if run.facts.doctor else "skipped"
 
 
 def _describe_unread(listing: Listing) -> Fields:
@@ -298,12 +302,3 @@ def _describe_links(listing: Listing) -> str:
 def _describe_left(work: Work, again: int) -> str:
     left = f"{len(work.todo) - again:,} of {len(work.writer.sink.plan):,} shard(s)"
     return left + (f", and rejected samples of {again:,} other(s) to try again" if again else "")
-
-
-def _describe_findings(run: Run) -> str:
-    findings = run.facts.doctor if isinstance(run, EncodeRun) else None
-    if findings is None:
-        return "skipped"
-    seen = RangeProbe(findings["psnr_db"]).describe()
-    flips = findings.get("flips")
-    return seen if flips is None else f"{seen}; {flips:.2%} of their codes are unlike float32's"

@@ -29,7 +29,7 @@ from vqpipe.sink import layout, todo
 from vqpipe.sink.footer import read_footer
 from vqpipe.sink.identity import EvaluateFacts, EvaluateIdentity
 from vqpipe.sink.plan import Growth, Plan, digest
-from vqpipe.sink.run import Codes, EvaluateRun, Scores, is_complete, open_sink, start_run
+from vqpipe.sink.run import EncodeSink, EvaluateRun, EvaluateSink, is_complete, open_sink, start_run
 from vqpipe.sink.writer import Writer
 from vqpipe.sources import list_shards
 from vqpipe.stages.evaluate import (
@@ -78,12 +78,12 @@ def run(job: Evaluate) -> Result:
         announce("adding up and comparing", len(codes.plan))
         sink = work.writer.sink
         assert isinstance(sink.run, EvaluateRun), "as it was prepared"
-        scores = Scores(sink.uri, sink.run, sink.plan)
+        scores = EvaluateSink(sink.uri, sink.run, sink.plan)
         measured = evaluation.gather(codes, scores, notes, was_complete=was_complete)
         return replace(result, evaluation=_finish(measured, scores))
 
 
-def _prepare(job: Evaluate, codes: Codes) -> Prepared:
+def _prepare(job: Evaluate, codes: EncodeSink) -> Prepared:
     """Returns what is to be done, with plan and identity frozen in the evaluation's own sink."""
     identity = codes.run.identity
     weights = load_recorded(job, codes.run)
@@ -125,7 +125,7 @@ def _find_judges(job: Evaluate) -> dict[str, Judge]:
     return found
 
 
-def _pick(job: Evaluate, codes: Codes) -> _Picked:
+def _pick(job: Evaluate, codes: EncodeSink) -> _Picked:
     """Returns the shards and how many samples of each are looked at."""
     left = todo.unfinished(codes)
     done = [name for index, name in enumerate(codes.plan.names) if index not in left]
@@ -139,7 +139,7 @@ def _pick(job: Evaluate, codes: Codes) -> _Picked:
     return _Picked(Plan.of(shards), quotas, {name: objects[name] for name in quotas})
 
 
-def _find_images(job: Evaluate, codes: Codes, quotas: dict[str, int]) -> list[Shard]:
+def _find_images(job: Evaluate, codes: EncodeSink, quotas: dict[str, int]) -> list[Shard]:
     """Returns the shards of images that codes were made of, where they are now."""
     planned = codes.plan.shards()
     if job.images is None:
@@ -156,7 +156,7 @@ def _find_images(job: Evaluate, codes: Codes, quotas: dict[str, int]) -> list[Sh
     return list(found.values())
 
 
-def _preprocess(codes: Codes, picked: _Picked) -> Preprocess:
+def _preprocess(codes: EncodeSink, picked: _Picked) -> Preprocess:
     """Returns how the run turned images into views."""
     identity = codes.run.identity
     places = {name: index for index, name in enumerate(codes.plan.names)}
@@ -166,7 +166,7 @@ def _preprocess(codes: Codes, picked: _Picked) -> Preprocess:
 
 
 def _identity_of(
-    job: Evaluate, codes: Codes, picked: _Picked, step: Evaluating
+    job: Evaluate, codes: EncodeSink, picked: _Picked, step: Evaluating
 ) -> EvaluateIdentity:
     """Returns every choice that changes results, beside the plan of the images."""
     return EvaluateIdentity(
@@ -212,7 +212,7 @@ def _notes(job: Evaluate, *, was_complete: bool) -> list[str]:
     return notes
 
 
-def _introduce(codes: Codes, picked: _Picked, work: Work) -> Fields:
+def _introduce(codes: EncodeSink, picked: _Picked, work: Work) -> Fields:
     """Returns what was found and what is about to happen."""
     samples = sum(picked.quotas.values())
     return [
@@ -225,7 +225,7 @@ def _introduce(codes: Codes, picked: _Picked, work: Work) -> Fields:
     ]
 
 
-def _finish(found: Evaluation, scores: Scores) -> dict[str, Any]:
+def _finish(found: Evaluation, scores: EvaluateSink) -> dict[str, Any]:
     """Writes evaluation.json and report.html, says what is in them, and returns the former."""
     document = evaluation.to_document(found)
     page = render_report(evaluation.to_report(found, scores, document))

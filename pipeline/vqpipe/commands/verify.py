@@ -25,7 +25,7 @@ from vqpipe.inspection.verify import Breach
 from vqpipe.schema import Selection
 from vqpipe.sink import layout, totals
 from vqpipe.sink.losses import describe_losses
-from vqpipe.sink.run import Codes, EncodeRun, Sink, is_complete, open_sink
+from vqpipe.sink.run import EncodeRun, EncodeSink, Sink, is_complete, open_sink
 
 _SHOWN = 10
 _ONLY_AT_THE_END = {"complete", "rejected", "totals"}
@@ -52,7 +52,7 @@ def run(job: Verify) -> None:
     breaches = list(verify.verify(sink, is_complete=complete))
     again = Reencoded()
     if job.deep and isinstance(found, EncodeRun) and not breaches:  # damage has to be mended first
-        again = _encode_again(job, Codes(uri, found, sink.plan))
+        again = _encode_again(job, EncodeSink(uri, found, sink.plan))
         breaches = again.breaches
     counted = {} if breaches else _totals(sink, is_complete=complete)
     if job.json:
@@ -87,7 +87,7 @@ def _print_missing(counted: dict[str, Any]) -> None:
         print_fields(stdout(), "not in the codes or images", lines)
 
 
-def _encode_again(job: Verify, sink: Codes) -> Reencoded:
+def _encode_again(job: Verify, sink: EncodeSink) -> Reencoded:
     """Encodes a share of what is committed again."""
     total = Reencoded()
     picked = reencode.pick_shards(sink.plan, reencode.committed(sink), job.share)

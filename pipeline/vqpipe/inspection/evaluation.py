@@ -36,7 +36,7 @@ from vqpipe.schema import PICTURES, File, numbers_of, score_fields, scores_schem
 from vqpipe.sink import layout, totals
 from vqpipe.sink.losses import describe_losses
 from vqpipe.sink.objects import read_whole
-from vqpipe.sink.run import Codes, EvaluateRun, Scores
+from vqpipe.sink.run import EncodeSink, EvaluateRun, EvaluateSink
 from vqpipe.sink.totals import Totals
 from vqpipe.storage.ahead import map_ahead
 
@@ -54,7 +54,7 @@ SCORES = ("psnr_db", "ssim", "l1", "lpips")
 class Evaluation:
     """All that is known at the end."""
 
-    codes: Codes
+    codes: EncodeSink
     was_complete: bool
     """Whether the run of the codes was complete when they were looked at."""
     scores: pa.Table
@@ -75,7 +75,9 @@ class Evaluation:
         return float(np.sum(_column(self.scores, "unlike"))) / codes if codes else None
 
 
-def gather(codes: Codes, scores: Scores, notes: Sequence[str], *, was_complete: bool) -> Evaluation:
+def gather(
+    codes: EncodeSink, scores: EvaluateSink, notes: Sequence[str], *, was_complete: bool
+) -> Evaluation:
     """Returns what was found, from the two sinks.
 
     Args:
@@ -98,7 +100,7 @@ def gather(codes: Codes, scores: Scores, notes: Sequence[str], *, was_complete: 
     )
 
 
-def _read_scores(sink: Scores) -> pa.Table:
+def _read_scores(sink: EvaluateSink) -> pa.Table:
     """Returns the rows of all objects of `data/`, without pictures, with their shards' names."""
     columns = _columns(sink.run)
 
@@ -167,7 +169,7 @@ def to_document(found: Evaluation) -> dict[str, Any]:
     }
 
 
-def to_report(found: Evaluation, scores: Scores, document: dict[str, Any]) -> Report:
+def to_report(found: Evaluation, scores: EvaluateSink, document: dict[str, Any]) -> Report:
     """Returns what the page shows.
 
     Args:
@@ -208,7 +210,7 @@ def to_report(found: Evaluation, scores: Scores, document: dict[str, Any]) -> Re
     )
 
 
-def _identity(codes: Codes) -> list[tuple[str, str]]:
+def _identity(codes: EncodeSink) -> list[tuple[str, str]]:
     identity, facts = codes.run.identity, codes.run.facts
     height, width = facts.grid
     versions = ", ".join(f"{name} {value}" for name, value in facts.versions.items())
@@ -260,7 +262,7 @@ def _mean_by_shard(scores: pa.Table) -> dict[str, float]:
     return dict(pairs)
 
 
-def _pictures(scores: pa.Table, sink: Scores) -> Pictures:
+def _pictures(scores: pa.Table, sink: EvaluateSink) -> Pictures:
     """Returns random, best and worst samples; the random ones are the same at every call."""
     order = np.argsort(_column(scores, "psnr_db"), kind="stable")
     spread = np.random.default_rng(0).permutation(len(scores))[:RANDOM]  # of a fixed order
@@ -270,7 +272,7 @@ def _pictures(scores: pa.Table, sink: Scores) -> Pictures:
     return Pictures(**{name: [found[int(p)] for p in places] for name, places in groups.items()})
 
 
-def _read_pictures(scores: pa.Table, sink: Scores, wanted: set[int]) -> dict[int, Picture]:
+def _read_pictures(scores: pa.Table, sink: EvaluateSink, wanted: set[int]) -> dict[int, Picture]:
     """Returns the pictures of some rows of the scores."""
     rows = {place: scores.slice(place, 1).to_pylist()[0] for place in wanted}
     found = {}

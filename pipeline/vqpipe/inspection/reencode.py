@@ -23,7 +23,7 @@ from vqpipe.sink.footer import read_footer
 from vqpipe.sink.objects import Object, read_object
 from vqpipe.sink.plan import Plan
 from vqpipe.sink.ranges import Staged
-from vqpipe.sink.run import Codes, EncodeRun, Sink
+from vqpipe.sink.run import EncodeRun, EncodeSink, Sink
 from vqpipe.sink.slot import Slot
 from vqpipe.sink.todo import unfinished
 from vqpipe.stages.attempts import ATTEMPTS
@@ -95,7 +95,7 @@ def pick_shards(plan: Plan, done: list[int], share: float) -> list[int]:
     return [places[name] for name in pick_names(places, max(1, round(share * len(done))))]
 
 
-def most_pixels(sink: Codes, picked: list[int]) -> int:
+def most_pixels(sink: EncodeSink, picked: list[int]) -> int:
     """Returns the largest limit under which an image of some shards was opened."""
     files = (storage.stat(Slot(sink, index).data_uri) for index in picked)
     retried = (read_footer(file).origin.get("retried", {}) for file in files)
@@ -103,7 +103,7 @@ def most_pixels(sink: Codes, picked: list[int]) -> int:
     return int(max([sink.run.identity.max_pixels, *limits]))
 
 
-def compare_shard(sink: Codes, index: int, again: Again) -> Reencoded:
+def compare_shard(sink: EncodeSink, index: int, again: Again) -> Reencoded:
     """Reads a shard from its source, encodes it, and compares with what the sink has of it.
 
     Raises:

@@ -23,7 +23,7 @@ FEW = 2000
 
 _LOSSES = ("rejected_images", "damaged_shards", "lost_known", "lost_estimated", "lost_unknown")
 _COUNTS = (
-    *("samples", *(kind.made for kind in STAGES.values()), "rejected", *_LOSSES),
+    *("samples", *(entry.made for entry in STAGES.values()), "rejected", *_LOSSES),
     *("passed_over", "audited", IMAGE_BYTES),
 )
 """Totals that grow with the number of shards."""

@@ -83,7 +83,7 @@ def _describe(sink: Sink, totals: Totals) -> str:
     lines = [f"| {name} | {_cell(said)} |" for name, said in facts.items() if said is not None]
     table = "\n".join(["| | |", "|---|---|", *lines])
     codes = _CODES if isinstance(run, EncodeRun) else ""
-    return f"# {run.kind.title}\n\n{table}\n\n{codes}{_READ}"
+    return f"# {run.entry.title}\n\n{table}\n\n{codes}{_READ}"
 
 
 def _facts(run: Run, totals: Totals) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from vqpipe.schema import KeyUntil
 
 # As `codec.config` has them, of which a sink knows nothing: the type checker compares the two
 # where one becomes the other.
-DType = Literal["float32", "tf32", "bfloat16", "float16"]
-PixelRange = Literal["signed", "unit"]
+_DType = Literal["float32", "tf32", "bfloat16", "float16"]
+_PixelRange = Literal["signed", "unit"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,9 +130,9 @@ class EncodeIdentity(Identity):
     """RGB, 0..255, under transparent pixels."""
     max_pixels: int
     """Images of more pixels, by their header, were rejected unopened; from 1."""
-    dtype: DType
+    dtype: _DType
     """Arithmetic of the network."""
-    pixel_range: PixelRange
+    pixel_range: _PixelRange
     """What the network was trained on: [-1, 1] or [0, 1]."""
     eager: bool
     """Whether a GPU runs the network's kernels one by one."""
@@ -195,9 +195,9 @@ class DecodeIdentity(Identity):
     """1 to 100; None for png, which has no losses."""
     layout: str
     """`webdataset`, `parquet` or `folder`."""
-    dtype: DType
+    dtype: _DType
     """Arithmetic of the network."""
-    pixel_range: PixelRange
+    pixel_range: _PixelRange
     """What the network was trained on: [-1, 1] or [0, 1]."""
     eager: bool | None = None
     """Whether a GPU runs the network's kernels one by one."""

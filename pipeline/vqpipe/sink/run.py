@@ -52,8 +52,8 @@ class Run:
         return self.identity.stage
 
     @property
-    def kind(self) -> "Kind":
-        """What is true of all runs of this stage."""
+    def entry(self) -> "Entry":
+        """What the table of stages has of this one."""
         return STAGES[self.stage]
 
     def to_json(self) -> bytes:
@@ -92,8 +92,8 @@ class EvaluateRun(Run):
 
 
 @dataclass(frozen=True)
-class Kind:
-    """What is true of all runs of a stage."""
+class Entry:
+    """What the table of stages has of one: its classes, and its words."""
 
     run: type[Run]
     identity: type[Identity]
@@ -105,18 +105,24 @@ class Kind:
 
 
 STAGES = {
-    "encode": Kind(
-        *(EncodeRun, EncodeIdentity, EncodeFacts),
+    "encode": Entry(
+        run=EncodeRun,
+        identity=EncodeIdentity,
+        facts=EncodeFacts,
         made="encoded",
         title="Images as discrete codes, one row an image",
     ),
-    "decode": Kind(
-        *(DecodeRun, DecodeIdentity, DecodeFacts),
+    "decode": Entry(
+        run=DecodeRun,
+        identity=DecodeIdentity,
+        facts=DecodeFacts,
         made="decoded",
         title="Images decoded from discrete codes, one row an image",
     ),
-    "evaluate": Kind(
-        *(EvaluateRun, EvaluateIdentity, EvaluateFacts),
+    "evaluate": Entry(
+        run=EvaluateRun,
+        identity=EvaluateIdentity,
+        facts=EvaluateFacts,
         made="evaluated",
         title="Images and what their codes decode to, compared, one row an image",
     ),
@@ -151,16 +157,16 @@ class _Said:
                 f"{sink}/run.json is of a stage {stage!r}, which this version of vqpipe does not "
                 "know: use the version that wrote it, or another sink"
             )
-        kind = STAGES[stage]
-        wrong = kind.identity.find_wrong(self.identity) + kind.facts.find_wrong(self.facts)
+        entry = STAGES[stage]
+        wrong = entry.identity.find_wrong(self.identity) + entry.facts.find_wrong(self.facts)
         if wrong:
             raise MismatchError(
                 f"{sink}/run.json does not say {', '.join(sorted(wrong))}, as that of every run of "
                 f"vqpipe {stage} does: bring it back as it was (vqpipe decode also takes the "
                 "Parquet files in data/ by themselves, with --model and --grid)"
             )
-        identity, facts = kind.identity.read(self.identity), kind.facts.read(self.facts)
-        return kind.run(identity, facts, self.plan_sha256)
+        identity, facts = entry.identity.read(self.identity), entry.facts.read(self.facts)
+        return entry.run(identity, facts, self.plan_sha256)
 
 
 def parse_run(data: bytes, sink: str) -> Run:
@@ -187,9 +193,9 @@ class Opened(Generic[_R_co]):
 
 Sink = Opened[Run]
 """Of any stage."""
-Codes = Opened[EncodeRun]
+EncodeSink = Opened[EncodeRun]
 """Of `vqpipe encode`."""
-Scores = Opened[EvaluateRun]
+EvaluateSink = Opened[EvaluateRun]
 """Of `vqpipe evaluate`."""
 
 

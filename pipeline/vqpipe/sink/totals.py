@@ -28,7 +28,7 @@ from vqpipe.storage.ahead import map_ahead
 
 def verb(totals: dict[str, Any]) -> str:
     """Returns what a stage has done with a sample, in a word, from totals as they are stored."""
-    return next(kind.made for kind in STAGES.values() if kind.made in totals)
+    return next(entry.made for entry in STAGES.values() if entry.made in totals)
 
 
 def made(totals: dict[str, Any]) -> int:
@@ -222,7 +222,7 @@ def read_totals(sink: Sink, some: Collection[File] | None = None) -> Totals:
     places = {name: index for index, name in enumerate(sink.plan.names)}
     totals = Totals(
         np.zeros(_bins(sink.run), np.int64),
-        sink.run.kind.made,
+        sink.run.entry.made,
         listed=listed,
     )
     for file, footer in zip(files, map_ahead(read_footer, files, _READERS), strict=True):
