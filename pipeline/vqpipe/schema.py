@@ -4,16 +4,16 @@ Between steps travel tables with one row a sample. Each step adds or replaces co
 `vqpipe encode`:
 
     read    `HEAD`, kept.*, image
-    open    `HEAD`, kept.*, pixels, view, width, height, crop, flip
-    encode  the same without pixels, with codes, flips and psnr_db; also what `staging/` holds
+    open    `HEAD`, kept.*, `VIEW`, `PIXELS`; one row a view, of which an image may have several
+    encode  the same without `PIXELS`, with codes, flips and psnr_db; also what `staging/` holds
     commit  `data/`: key, row, view, codes, width, height, crop, flip, then the kept columns
             `rejected/`: key, row, reason, message, lost, lost_by
 
 Of `vqpipe decode`, which reads codes or latents:
 
     read      `HEAD`, kept.*, codes or latents (as bytes, see `sources.codes`)
-    decode    the same without these, with pixels
-    compress  the same without pixels, with image (compressed); also what `staging/` holds
+    decode    the same without these, with `PIXELS`
+    compress  the same without `PIXELS`, with image (compressed); also what `staging/` holds
     commit    `data/`: key, row, image or file and bytes, width, height, then the kept columns
 
 Of `vqpipe evaluate`, which reads images that were picked, and the codes that a sink has of them:
@@ -156,6 +156,13 @@ VIEW = (
 )
 """Columns that say how a view was cut from its image."""
 
+PIXELS = (
+    pa.field("pixels", pa.large_binary()),  # HWC uint8 RGB
+    pa.field("pixels_height", pa.int32()),
+    pa.field("pixels_width", pa.int32()),
+)
+"""Columns of pixels, which travel between stages and stand in no sink; a row's have any shape."""
+
 FLIPS = pa.field("flips", pa.int32())
 """Codes of an audited image that differ from float32's; null for all other images."""
 PSNR = pa.field("psnr_db", pa.float32())
@@ -183,10 +190,9 @@ def read_schema(kept: pa.Schema, holds: str = "image") -> pa.Schema:
     return pa.schema([*HEAD, *kept_fields(kept), pa.field(holds, pa.large_binary())])
 
 
-def opened_schema(kept: pa.Schema, resolution: int) -> pa.Schema:
-    """Returns the schema of rows between opening and encoding; pixels are HWC uint8 RGB."""
-    pixels = pa.field("pixels", pa.binary(resolution * resolution * 3))
-    return pa.schema([*HEAD, *kept_fields(kept), *VIEW, pixels])
+def opened_schema(kept: pa.Schema) -> pa.Schema:
+    """Returns the schema of rows between opening and encoding."""
+    return pa.schema([*HEAD, *kept_fields(kept), *VIEW, *PIXELS])
 
 
 def codes_field(codebook_size: int, grid: tuple[int, int]) -> pa.Field:

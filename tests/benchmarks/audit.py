@@ -35,7 +35,7 @@ def main():
     weights, table, watch = Weights.load(str(CHECKPOINT)), rows(), Stopwatch()
     Audit.pick, Audit.look = watch.timed(Audit.pick), watch.timed(Audit.look)
     codes = schema.codes_field(weights.description.codebook_size, GRID)
-    ready = Encoding(codes, CodecConfig(dtype=options.dtype), SIDE, SHARE).prepare(
+    ready = Encoding(codes, CodecConfig(dtype=options.dtype), (SIDE, SIDE), SHARE).prepare(
         lambda how, size: Codec(weights, how, device=options.device, batch_size=size)
     )
     one_round(ready, table, watch)  # what is done once, such as to choose kernels
@@ -50,11 +50,12 @@ def rows():
     """Returns a shard's worth of opened rows, and its first image with them."""
     rng = np.random.default_rng(0)
     pixels = [rng.integers(0, 256, SIDE * SIDE * 3, np.uint8).tobytes() for _ in range(ROWS)]
+    view = {"view": 0, "flip": False, "pixels_height": SIDE, "pixels_width": SIDE}
     rows = [
-        {"shard": 0, "row": i, "key": f"{i}", "view": 0, "flip": False, "pixels": data}
+        {"shard": 0, "row": i, "key": f"{i}", "pixels": data, **view}
         for i, data in enumerate(pixels)
     ]
-    return pa.Table.from_pylist(rows, schema=schema.opened_schema(pa.schema([]), SIDE))
+    return pa.Table.from_pylist(rows, schema=schema.opened_schema(pa.schema([])))
 
 
 class Stopwatch:

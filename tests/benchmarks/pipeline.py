@@ -36,7 +36,7 @@ from vqpipe.codec.config import CodecConfig
 from vqpipe.codec.weights import Weights
 from vqpipe.engine import cluster, graph
 from vqpipe.engine.blocks import KeepBlocks
-from vqpipe.images import Preprocess, open_image
+from vqpipe.images import Preprocess, open_image, square
 from vqpipe.schema import Selection
 from vqpipe.sink.plan import Growth, Plan
 from vqpipe.sink.ranges import Staged
@@ -92,7 +92,7 @@ def build_tars(folder, images, shards, seed=0):
 
 
 def floor_worker(folder, part, parts, results):
-    how, count, started = Preprocess(RESOLUTION), 0, time.perf_counter()
+    how, count, started = Preprocess(square(RESOLUTION)), 0, time.perf_counter()
     for shard in list_shards(str(folder)).shards:
         for sample in read_shard(shard, Selection(), pa.schema([])):
             if sample.row % parts == part:
@@ -128,8 +128,8 @@ def measure_ours(folder, sink):
     work = Work(
         writer=Writer(opened, product),
         reader=SampleReader(Selection(), kept),
-        opens=Preprocess(RESOLUTION),
-        step=Encoding(codes, CodecConfig(), RESOLUTION, audit=0.0),
+        opens=Preprocess(square(RESOLUTION)),
+        step=Encoding(codes, CodecConfig(), square(RESOLUTION), audit=0.0),
         weights=Weights.load(str(CHECKPOINT)),
         todo={index: Staged() for index in range(len(frozen))},
     )

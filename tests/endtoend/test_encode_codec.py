@@ -39,7 +39,7 @@ def read_json(root, name):
 
 def codes_in(root, dtype):
     """Codes by key, of the codec alone, fed with what Pillow opens."""
-    from vqpipe.images import Preprocess, open_image
+    from vqpipe.images import Preprocess, open_image, square
 
     how = CodecConfig(dtype=dtype, pixel_range="unit")
     # As many threads as a run takes: torch's group norm divides its sums between them.
@@ -48,7 +48,7 @@ def codes_in(root, dtype):
     for shard in range(2):
         for i in range(5):
             data = jpeg(90, 64, seed=shard * 9 + i, quality=95)
-            codes, _ = codec.encode(open_image(data, Preprocess(SIDE)).pixels[None])
+            codes, _ = codec.encode(open_image(data, Preprocess(square(SIDE))).pixels[None])
             found[f"{shard}{i}"] = codes.ravel().tolist()
     return found
 

@@ -12,7 +12,7 @@ from vqpipe.engine.counter import Tally
 from vqpipe.engine.tasks import open_views
 from vqpipe.engine.watchdog import Needs
 from vqpipe.errors import IncompleteError, NoProgressError, stopped_by
-from vqpipe.images import Preprocess, open_images
+from vqpipe.images import Preprocess, open_images, square
 from vqpipe.sink.commit import RECEIPT
 from vqpipe.stages.open import open_rows
 
@@ -171,7 +171,7 @@ def test_open_views_says_from_time_to_time_how_many_are_through(eight, monkeypat
     counter = SimpleNamespace(opened=SimpleNamespace(remote=said.append))
     monkeypatch.setattr(tasks, "open_sandboxed", open_images)
     monkeypatch.setattr(tasks, "_AT_A_TIME", 3)
-    table, how = pa.concat_tables(read(eight)), Preprocess(8)
+    table, how = pa.concat_tables(read(eight)), Preprocess(square(8))
     opened = open_views(table, how, counter)
     assert opened.equals(open_rows(table, how))
     assert said == [8]  # it took no time

@@ -25,7 +25,7 @@ from PIL import Image
 from tests.makers import encoded, jpeg, picture, tar_of
 from tests.sources import thrift
 from vqpipe.errors import VqpipeError
-from vqpipe.images import FORMATS, Preprocess, View, open_image
+from vqpipe.images import FORMATS, Preprocess, View, open_image, square
 from vqpipe.images.sandbox import Sandbox
 from vqpipe.rejections import Rejection
 from vqpipe.schema import Selection
@@ -35,7 +35,7 @@ from vqpipe.stages.read import read_rows
 
 MEMORY_BYTES = 6 * 2**30  # a page of Parquet may claim 2 GiB, as may its dictionary
 EXAMPLE_S = 60
-HOW = Preprocess(16, max_pixels=250_000)
+HOW = Preprocess(square(16), max_pixels=250_000)
 NUMBERS = st.one_of(
     st.integers(-2, 70),
     st.sampled_from([2**n + d for n in (7, 8, 15, 16, 24, 31, 32, 62) for d in (-1, 0, 1)]),

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from vqpipe.images import Preprocess
+from vqpipe.images import Preprocess, square
 
 SIDE = 48
-HOW = Preprocess(SIDE)
+HOW = Preprocess(square(SIDE))
 Y, X = np.mgrid[:SIDE, :SIDE]
 RAMP = (2 * X + Y) / (3 * (SIDE - 1))
 """(48, 48), 0 to 1."""

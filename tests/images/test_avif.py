@@ -9,10 +9,10 @@ from PIL import AvifImagePlugin, Image, WebPImagePlugin
 
 from tests.images.test_views import assert_is_view, opened_and_peak
 from tests.makers import encoded, picture
-from vqpipe.images import Preprocess, View, open_image
+from vqpipe.images import Preprocess, View, open_image, square
 from vqpipe.rejections import Reason
 
-HOW = Preprocess(32)
+HOW = Preprocess(square(32))
 PIXELS = picture(60, 40)
 LOSSLESS = {"quality": 100, "subsampling": "4:4:4"}
 
@@ -48,14 +48,14 @@ def test_avif_is_as_another_decoder_sees_it(mode):
 def test_avif_of_more_bits_becomes_8(bits):
     rgb = np.round(PIXELS / 255 * (2**bits - 1)).astype(np.uint8 if bits == 8 else np.uint16)
     data = imagecodecs.avif_encode(rgb, level=imagecodecs.AVIF.QUALITY.LOSSLESS, bitspersample=bits)
-    found = open_image(data, Preprocess(40))
+    found = open_image(data, Preprocess(square(40)))
     assert np.abs(found.pixels - PIXELS[:, 10:50].astype(int)).max() <= 1
 
 
 def test_avif_transparency_shows_the_background():
     rgba = np.dstack([PIXELS, np.full((40, 60), 0, np.uint8)])
     rgba[:, 30:, 3] = 255
-    found = open_image(avif(rgba), Preprocess(40, background=(255, 0, 128)))
+    found = open_image(avif(rgba), Preprocess(square(40), background=(255, 0, 128)))
     assert found.pixels[20, 5].tolist() == [255, 0, 128]
     assert np.abs(found.pixels[20, 35] - PIXELS[20, 45].astype(int)).max() <= 3
 
@@ -98,7 +98,7 @@ def test_avif_large_metadata_changes_nothing():
 def test_avif_too_large_by_its_header_is_rejected_undecoded(tmp_path):
     path = tmp_path / "a.avif"
     path.write_bytes(resized(avif(), 16_000, 16_000))
-    outcome, peak_mb = opened_and_peak(path, Preprocess(1).max_pixels)
+    outcome, peak_mb = opened_and_peak(path, Preprocess(square(1)).max_pixels)
     assert outcome == Reason.TOO_MANY_PIXELS
     assert peak_mb < 16
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.makers import encoded, picture
-from vqpipe.images import Preprocess, open_image
+from vqpipe.images import Preprocess, open_image, square
 
 
 def gif_on_screen(transparent, background, *, is_local=False, has_palette=True):
@@ -38,7 +38,7 @@ def test_open_image_gif_around_its_frame_shows_the_background(transparent, backg
     """As Chromium shows it; by GIF89a, section 18, it would have the screen's background colour."""
     behind = (1, 200, 3)
     data = gif_on_screen(transparent, background, is_local=is_local)
-    view = open_image(data, Preprocess(30, background=behind))
+    view = open_image(data, Preprocess(square(30), background=behind))
     assert (view.width, view.height, view.crop) == (40, 30, (5, 0, 35, 30))
     want = np.full((30, 40, 3), behind)
     if transparent != 1:
@@ -51,7 +51,7 @@ def test_open_image_gif_around_its_frame_shows_the_background(transparent, backg
 @pytest.mark.parametrize("transparent", [None, 0, 1])
 def test_open_image_grey_gif_around_its_frame_shows_the_background(transparent):
     data = gif_on_screen(transparent, 0, has_palette=False)
-    view = open_image(data, Preprocess(30, background=(1, 200, 3)))
+    view = open_image(data, Preprocess(square(30), background=(1, 200, 3)))
     assert view.pixels[2, 2].tolist() == [1, 200, 3]
     assert view.pixels[12, 12].tolist() == ([1, 200, 3] if transparent == 1 else [1, 1, 1])
 
@@ -82,7 +82,7 @@ def _numbers(*numbers):
 def test_open_image_webp_around_its_frame_shows_the_background(alpha, background):
     frame = Image.fromarray(picture(32, 32))
     data = webp_on_canvas(frame, 0x02 | alpha, background)
-    view = open_image(data, Preprocess(64, background=(1, 200, 3)))
+    view = open_image(data, Preprocess(square(64), background=(1, 200, 3)))
     want = np.full((64, 64, 3), (1, 200, 3), np.uint8)
     want[8:40, 8:40] = imagecodecs.webp_decode(encoded(frame, "WEBP", quality=90))[..., :3]
     np.testing.assert_array_equal(view.pixels, want)

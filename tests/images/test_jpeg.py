@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from tests.makers import encoded
-from vqpipe.images import Preprocess, View, open_image
+from vqpipe.images import Preprocess, View, open_image, square
 from vqpipe.rejections import Reason
 
-HOW = Preprocess(32)
+HOW = Preprocess(square(32))
 END = b"\xff\xd9"
 START_OF_SCAN, FRAME, ADOBE = b"\xff\xda", b"\xff\xc0", b"\xff\xee"
 KINDS = ["RGB", "L", "CMYK", "YCCK"]

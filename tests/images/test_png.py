@@ -12,7 +12,7 @@ from PIL import Image, PngImagePlugin
 from tests.images.ramps import ALPHA, HOW, RAMP, RGB, SIDE, X, Y
 from tests.images.test_views import opened_and_peak
 from tests.makers import encoded, picture
-from vqpipe.images import Preprocess, View, open_image, png
+from vqpipe.images import Preprocess, View, open_image, png, square
 from vqpipe.rejections import Reason
 
 GREY, COLOUR, PALETTE, GREY_ALPHA, COLOUR_ALPHA = 0, 2, 3, 4, 6
@@ -165,7 +165,7 @@ def test_png_bombs_of_texts_take_no_memory(tmp_path):
     ]
     data = png_of(levels(RGB, 8), 8, COLOUR, *(texts * 20), behind=texts)
     (tmp_path / "bomb.png").write_bytes(data)
-    outcome, peak_mb = opened_and_peak(tmp_path / "bomb.png", Preprocess(1).max_pixels)
+    outcome, peak_mb = opened_and_peak(tmp_path / "bomb.png", Preprocess(square(1)).max_pixels)
     assert outcome == "opened"
     assert peak_mb < 64
 

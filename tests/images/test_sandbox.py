@@ -13,16 +13,16 @@ from tests import shell
 from tests.images import poison
 from tests.makers import encoded, jpeg, picture, tar_of
 from vqpipe.errors import ConfigError
-from vqpipe.images import Preprocess, View, open_images
+from vqpipe.images import Preprocess, View, open_images, square
 from vqpipe.images.sandbox import Sandbox
 from vqpipe.rejections import Reason, Rejection
 
-HOW = Preprocess(32, max_pixels=1_000_000)
+HOW = Preprocess(square(32), max_pixels=1_000_000)
 BAD = (b"", b"<html>", jpeg(50, 40)[:400], encoded(picture(1100, 1000), "PNG"))
 
 
-def target_of(images):
-    return np.full((len(images), HOW.resolution, HOW.resolution, 3), 7, np.uint8)
+def target_of(images, how=HOW):
+    return np.full((len(images), how.views, *how.size, 3), 7, np.uint8)
 
 
 @pytest.fixture
@@ -40,21 +40,26 @@ def poisoned(tmp_path, monkeypatch, sandbox):
 
 
 def run(sandbox, images):
-    target = target_of(images)
+    target = target_of(images, sandbox.how)
     return sandbox.open(images, target), target
 
 
-def check_equal(found, target, images):
+def check_equal(found, target, images, how=HOW):
     """Checks that all is as in the process itself."""
-    expected_target = target_of(images)
-    expected = open_images(images, expected_target, HOW)
+    expected_target = target_of(images, how)
+    expected = open_images(images, expected_target, how)
     assert np.array_equal(target, expected_target)
     for one, other in zip(found, expected, strict=True):
-        if isinstance(other, View):
-            assert one[1:] == other[1:]
-            assert np.array_equal(one.pixels, other.pixels)
+        if isinstance(other, tuple):
+            check_views(one, other)
         else:
             assert one == other
+
+
+def check_views(found, expected):
+    for one, other in zip(found, expected, strict=True):
+        assert one[1:] == other[1:]
+        assert np.array_equal(one.pixels, other.pixels)
 
 
 def test_open_gives_what_opening_in_the_process_gives(sandbox):
@@ -68,6 +73,16 @@ def test_open_tables_of_any_size_one_after_the_other(sandbox):
         check_equal(*run(sandbox, images), images)
     big = [encoded(picture(900, 900), "BMP")]
     check_equal(*run(sandbox, big), big)
+
+
+def test_open_views_of_any_proportions():
+    how = Preprocess((16, 40))
+    images = [jpeg(60, 40), b"", jpeg(30, 90), None]
+    sandbox = Sandbox(how)
+    try:
+        check_equal(*run(sandbox, images), images, how)
+    finally:
+        sandbox.close()
 
 
 def test_open_takes_images_as_arrow_holds_them(sandbox):
@@ -119,8 +134,8 @@ def test_open_poison_costs_itself_alone(poisoned, image, reason):
 )
 def test_open_trouble_that_does_not_come_again_costs_nothing(poisoned, image):
     found, target = run(poisoned, [jpeg(), image, jpeg(seed=1)])
-    assert [type(each) for each in found] == [View] * 3
-    assert (target[1] == (255, 0, 0)).all()
+    assert [type(each) for (each,) in found] == [View] * 3
+    assert (target[1, 0] == (255, 0, 0)).all()
 
 
 def test_open_child_that_was_killed_between_tables_is_replaced(sandbox):
@@ -169,12 +184,12 @@ def test_close_ends_the_child(sandbox):
 
 
 PARENT = """
-from vqpipe.images.views import Preprocess
+from vqpipe.images import Preprocess, square
 from vqpipe.images.sandbox import Sandbox
 from tests.images import poison
 from tests.images.test_sandbox import target_of
 
-sandbox = Sandbox(Preprocess(32), time_limit_s=1000)
+sandbox = Sandbox(Preprocess(square(32)), time_limit_s=1000)
 sandbox.open([b""], target_of([b""]))
 print(sandbox._child._process.pid, flush=True)
 sandbox.open({images}, target_of({images}))
@@ -201,16 +216,16 @@ def test_parent_that_is_killed_takes_its_child_along(tmp_path, images):
 
 
 OPEN_ONE = """
-from vqpipe.images.views import Preprocess, View
+from vqpipe.images import Preprocess, square
 from vqpipe.images.sandbox import Sandbox
 from tests.images import poison
 from tests.images.test_sandbox import target_of
 
-sandbox = Sandbox(Preprocess(32), time_limit_s=1)
+sandbox = Sandbox(Preprocess(square(32)), time_limit_s=1)
 sandbox.open([b""], target_of([b""]))
 child = sandbox._child
 (found,) = sandbox.open([poison.AWAIT], target_of([poison.AWAIT]))
-print(type(found).__name__, sandbox._child is child, flush=True)
+print(type(found[0]).__name__, sandbox._child is child, flush=True)
 """
 
 
@@ -248,7 +263,7 @@ def test_open_image_that_takes_longer_by_the_clock_than_of_the_processor_is_open
     time.sleep(1.2)  # above the limit of processor time, below that by the clock
     (tmp_path / "go").touch()
     thread.join()
-    ((found,), _) = opened["found"]
+    (((found,),), _) = opened["found"]
     assert isinstance(found, View)
 
 

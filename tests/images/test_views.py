@@ -9,10 +9,10 @@ import pytest
 from PIL import Image, ImageCms, ImageOps
 
 from tests.makers import encoded, jpeg, picture
-from vqpipe.images import FORMATS, ImageFormat, Preprocess, View, compress, open_image
+from vqpipe.images import FORMATS, ImageFormat, Preprocess, View, compress, open_image, square
 from vqpipe.rejections import Reason, Rejection
 
-HOW = Preprocess(32)
+HOW = Preprocess(square(32))
 NOISE = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
 
 
@@ -92,7 +92,7 @@ def test_open_image_whole_ratio_equals_resize_then_centre_crop(size, box):
 
 def test_open_image_lanczos_equals_its_definition():
     data = encoded(NOISE, "PNG")
-    view = open_image(data, Preprocess(32, resample="lanczos"))
+    view = open_image(data, Preprocess(square(32), resample="lanczos"))
     assert_is_view(view, Image.fromarray(NOISE), lanczos)
     assert not np.array_equal(view.pixels, open_image(data, HOW).pixels)
 
@@ -136,7 +136,7 @@ def test_open_image_grey_bilevel_and_palette_become_rgb(mode):
 def test_open_image_transparency_shows_the_background(mode):
     rgba = np.dstack([NOISE, NOISE[..., 0]])
     image = Image.fromarray(rgba).convert(mode)
-    how = Preprocess(50, background=(255, 0, 128))
+    how = Preprocess(square(50), background=(255, 0, 128))
     view = open_image(encoded(image, "TIFF" if mode == "PA" else "PNG"), how)
     stored = np.asarray(image.convert("RGBA")).astype(float)
     alpha = stored[..., 3:] / 255
@@ -150,7 +150,9 @@ def test_open_image_transparent_palette_entry_shows_the_background(kind):
     image = Image.new("P", (40, 40), 1)
     image.putpalette([255, 0, 0, 0, 0, 255])
     image.paste(0, (0, 0, 20, 40))
-    view = open_image(encoded(image, kind, transparency=0), Preprocess(40, background=(1, 2, 3)))
+    view = open_image(
+        encoded(image, kind, transparency=0), Preprocess(square(40), background=(1, 2, 3))
+    )
     assert view.pixels[20, 5].tolist() == [1, 2, 3]
     assert view.pixels[20, 35].tolist() == [0, 0, 255]
 
@@ -158,7 +160,11 @@ def test_open_image_transparent_palette_entry_shows_the_background(kind):
 @pytest.mark.fault(21)
 def test_open_image_transparent_colour_of_rgb_shows_the_background():
     data = encoded(Image.new("RGB", (9, 9), (10, 20, 30)), "PNG", transparency=(10, 20, 30))
-    assert open_image(data, Preprocess(4, background=(7, 8, 9))).pixels[0, 0].tolist() == [7, 8, 9]
+    assert open_image(data, Preprocess(square(4), background=(7, 8, 9))).pixels[0, 0].tolist() == [
+        7,
+        8,
+        9,
+    ]
 
 
 @pytest.mark.fault(21)
@@ -176,7 +182,7 @@ def test_open_image_cmyk_is_converted_as_pillow_does(kind):
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_open_image_16_bit_grey_is_scaled_not_clipped(kind):
     levels = np.linspace(0, 65_535, 64 * 64).astype(np.uint16).reshape(64, 64)
-    view = open_image(encoded(levels, kind), Preprocess(64))
+    view = open_image(encoded(levels, kind), Preprocess(square(64)))
     want = np.round(levels / 257).astype(np.uint8)
     np.testing.assert_array_equal(view.pixels, np.dstack([want] * 3))
 
@@ -357,14 +363,14 @@ def png_of_zeros(side):
 OPEN_AND_MEASURE = """
 import sys
 from pathlib import Path
-from vqpipe.images.views import Preprocess, open_image
+from vqpipe.images import Preprocess, open_image, square
 
 def peak():  # getrusage's is that of the parent, too
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) // 1024
 
 data = Path(sys.argv[1]).read_bytes()
 before = peak()
-found = open_image(data, Preprocess(32, max_pixels=int(sys.argv[2])))
+found = open_image(data, Preprocess(square(32), max_pixels=int(sys.argv[2])))
 print(getattr(found, "reason", "opened"), peak() - before)
 """
 
@@ -383,7 +389,9 @@ def test_open_image_bombs_take_no_memory(tmp_path):
     assert len(bomb) < 22_000
     for number, data in enumerate([bomb, png_header(30_000, 30_000)]):
         (tmp_path / f"{number}.png").write_bytes(data)
-        outcome, peak_mb = opened_and_peak(tmp_path / f"{number}.png", Preprocess(1).max_pixels)
+        outcome, peak_mb = opened_and_peak(
+            tmp_path / f"{number}.png", Preprocess(square(1)).max_pixels
+        )
         assert outcome == Reason.TOO_MANY_PIXELS
         assert peak_mb < 16
     outcome, peak_mb = opened_and_peak(tmp_path / "0.png", 10**9)
@@ -394,34 +402,20 @@ def test_open_image_bombs_take_no_memory(tmp_path):
 def test_open_image_own_limit_decides_and_pillows_is_silent():
     data = encoded(Image.new("1", (10_000, 10_000)), "PNG")  # Pillow warns above 89 megapixels
     assert isinstance(open_image(data, HOW), View)
-    assert reason_of(data, Preprocess(32, max_pixels=10**8 - 1)) == Reason.TOO_MANY_PIXELS
+    assert reason_of(data, Preprocess(square(32), max_pixels=10**8 - 1)) == Reason.TOO_MANY_PIXELS
 
 
 @pytest.mark.fault(19)
 def test_open_image_exactly_the_limit_is_opened():
-    assert isinstance(open_image(jpeg(40, 30), Preprocess(8, max_pixels=1_200)), View)
-    assert reason_of(jpeg(40, 30), Preprocess(8, max_pixels=1_199)) == Reason.TOO_MANY_PIXELS
+    assert isinstance(open_image(jpeg(40, 30), Preprocess(square(8), max_pixels=1_200)), View)
+    assert (
+        reason_of(jpeg(40, 30), Preprocess(square(8), max_pixels=1_199)) == Reason.TOO_MANY_PIXELS
+    )
 
 
 def test_open_image_same_bytes_give_the_same_message():
     data = jpeg()[:300]
     assert open_image(data, HOW) == open_image(bytes(bytearray(data)), HOW)
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("resolution", 0),
-        ("resample", "nearest"),
-        ("background", (0, 0, 256)),
-        ("background", (0, 0)),
-        ("max_pixels", 0),
-    ],
-)
-def test_preprocess_out_of_bounds_names_field_and_value(field, value):
-    with pytest.raises(ValueError, match=field) as caught:
-        Preprocess(**{"resolution": 32} | {field: value})
-    assert str(value) in str(caught.value)
 
 
 def test_compress_png_round_trip_is_exact():

@@ -56,5 +56,6 @@ def test_scores_are_those_of_all_shards_and_the_report_has_their_pictures(found)
     assert gathered.scores["psnr_db"].to_pylist() == [20, 21, 22] * len(PICKED)
     assert not {"original", "decoded"} & set(gathered.scores.column_names)
     report = evaluation.to_report(gathered, scores, evaluation.to_document(gathered))
-    assert {picture.original for picture in report.pictures.random} == {b"jpeg"}
+    shown = {(each.original, each.width, each.height) for each in report.pictures.random}
+    assert shown == {(sinks.PICTURE, 8, 8)}
     assert "s00/2" in render_report(report)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from tests.makers import jpeg
 from tests.sink.runs import encoded_rows, make_run, start, tar_shard
 from vqpipe import schema, storage
 from vqpipe.images import ImageFormat
@@ -21,6 +22,8 @@ from vqpipe.sink.writer import Writer
 from vqpipe.stages.decode import ImagesProduct
 from vqpipe.stages.evaluate import ScoresProduct
 
+PICTURE = jpeg(8, 8)
+"""Of every row of scores."""
 LAST = {
     "seconds": 14.0,
     "start_up_seconds": 4.0,
@@ -66,7 +69,7 @@ def decode(sink, names=("a", "b", "c"), rows=3):
 
 def score(sink, names=("a", "b", "c"), rows=3):
     """Makes a sink that `vqpipe evaluate` keeps its scores in, complete; each row has its own."""
-    plain = {"ssim": 0.5, "l1": 0.25, "unlike": 1, "original": b"jpeg", "decoded": b"jpeg"}
+    plain = {"ssim": 0.5, "l1": 0.25, "unlike": 1, "original": PICTURE, "decoded": PICTURE}
     return _make(sink, "evaluate", names, rows, SCORES, plain)
 
 

@@ -30,7 +30,7 @@ from tests.sink.runs import (
 from tests.storage.intercept import Crash, Standing
 from vqpipe import schema, storage
 from vqpipe.errors import AccountingError, StorageError
-from vqpipe.images import Preprocess
+from vqpipe.images import Preprocess, square
 from vqpipe.schema import Selection
 from vqpipe.sink import layout, todo
 from vqpipe.sink.commit import RECEIPT, commit_rows
@@ -411,7 +411,7 @@ def test_commit_rows_any_codebook_size_comes_back_exactly(tmp_path, size, kind, 
     writer = start(tmp_path, codebook_size=size, kept=pa.schema([]))
     images = np.random.default_rng(size).integers(0, size, (4, 2, 3))
     images[0, 0, 0], images[3, 1, 2] = size - 1, 0
-    pixels = pa.array([bytes(12)] * 4, pa.binary(12))
+    pixels = pa.array([bytes(12)] * 4, pa.large_binary())
     opened = pa.table(
         {
             **{f.name: pa.nulls(4, f.type) for f in schema.HEAD + schema.VIEW},
@@ -420,6 +420,8 @@ def test_commit_rows_any_codebook_size_comes_back_exactly(tmp_path, size, kind, 
             "total": pa.array([None, None, None, 4], pa.int32()),
             "view": pa.array([0] * 4, pa.uint8()),
             "pixels": pixels,
+            "pixels_height": pa.array([2] * 4, pa.int32()),
+            "pixels_width": pa.array([2] * 4, pa.int32()),
         }
     )
     encoded = encode_rows(opened, lambda _: (images, np.ones(4, bool)), writer.product.codes)
@@ -553,7 +555,7 @@ def test_stages_in_a_plain_loop_with_crashes_equal_the_uninterrupted_run(tmp_pat
             return
         samples = read_shard(shard, Selection(), writer.product.kept)
         for rows in read_rows(samples, 0, left[0], writer.product.kept, 3):
-            opened = open_rows(rows, Preprocess(8))
+            opened = open_rows(rows, Preprocess(square(8)))
             commit_rows(encode_rows(opened, encode, writer.product.codes), writer)
 
     reference = start(tmp_path / "whole", kept=pa.schema([]))

@@ -9,14 +9,15 @@ from vqpipe import schema
 from vqpipe.errors import CodecError, StorageError, WorkersLostError
 from vqpipe.rejections import Loss
 from vqpipe.schema import Sample
-from vqpipe.stages.attempts import ATTEMPTS, Item, Notes, keep_reading, noted, run_bounded
+from vqpipe.stages.attempts import ATTEMPTS, Notes, keep_reading, noted, run_bounded
 from vqpipe.stages.encode import encode_rows
+from vqpipe.stages.step import pixels_item
 
 BAD = 7
 """Value of the pixels that make a codec fail; all others are 128 and more."""
 
 
-ITEM = Item("pixels", bytes([128]) * (8 * 8 * 3))
+ITEM = pixels_item((8, 8))
 
 
 def images(count, bad=()):

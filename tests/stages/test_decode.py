@@ -39,12 +39,14 @@ def paint(given):
 
 def test_decode_rows_gives_pixels_in_order_and_carries_the_rest():
     table = rows_of(codes(*range(6)), None, codes(*range(9, 3, -1)))
-    decoded = decode_rows(table, paint, FORM, 72)
+    decoded = decode_rows(table, paint, FORM)
     assert [None if p is None else set(p) for p in decoded["pixels"].to_pylist()] == [
         {0},
         None,
         {9},
     ]
+    assert decoded["pixels_height"].to_pylist() == [4, None, 4]
+    assert decoded["pixels_width"].to_pylist() == [6, None, 6]
     assert decoded["key"].to_pylist() == ["k0", "k1", "k2"]
     assert decoded["kept.caption"].to_pylist() == ["c0", "c1", "c2"]
     assert "codes" not in decoded.column_names
@@ -62,7 +64,7 @@ def test_decode_rows_gives_pixels_in_order_and_carries_the_rest():
     ],
 )
 def test_decode_rows_what_is_no_codes_is_one_rejection(bad, said):
-    rows = decode_rows(rows_of(codes(*[1] * 6), bad), paint, FORM, 72).to_pylist()
+    rows = decode_rows(rows_of(codes(*[1] * 6), bad), paint, FORM).to_pylist()
     assert [row["reason"] for row in rows] == [None, Reason.BAD_CODES]
     assert said in rows[1]["message"]
     assert rows[1]["pixels"] is None
@@ -72,12 +74,12 @@ def test_decode_rows_of_nothing_but_bad_codes_asks_the_codec_for_nothing():
     def refuse(_):
         raise AssertionError
 
-    rows = decode_rows(rows_of(codes(1)), refuse, FORM, 72).to_pylist()
+    rows = decode_rows(rows_of(codes(1)), refuse, FORM).to_pylist()
     assert rows[0]["reason"] == Reason.BAD_CODES
 
 
 def test_decode_rows_pixels_that_are_not_finite_are_a_rejection():
-    rows = decode_rows(rows_of(codes(*[15] * 6), codes(*[3] * 6)), paint, FORM, 72).to_pylist()
+    rows = decode_rows(rows_of(codes(*[15] * 6), codes(*[3] * 6)), paint, FORM).to_pylist()
     assert [row["reason"] for row in rows] == [Reason.NON_FINITE, None]
 
 
@@ -89,7 +91,7 @@ def test_decode_rows_latents_have_their_shape():
         return paint(given)
 
     values = np.arange(24, dtype="<f4")
-    decoded = decode_rows(rows_of(values.tobytes(), holds="latents"), look, LATENTS, 72)
+    decoded = decode_rows(rows_of(values.tobytes(), holds="latents"), look, LATENTS)
     assert "latents" not in decoded.column_names
     np.testing.assert_array_equal(seen[0], values.reshape(1, 4, 2, 3))
 
@@ -102,14 +104,19 @@ def test_form_plain_is_what_parses_to_zeros():
 
 
 def test_compress_rows_png_holds_the_pixels():
-    pixels = np.random.default_rng(0).integers(0, 256, (2, *SIZE, 3), np.uint8)
+    rng = np.random.default_rng(0)
+    pixels = [rng.integers(0, 256, (*size, 3), np.uint8) for size in (SIZE, (5, 3))]
     table = pa.table(
         {
             "row": [0, 1, 2],
-            "pixels": pa.array([*(p.tobytes() for p in pixels), None], pa.binary(72)),
+            "pixels": pa.array([*(p.tobytes() for p in pixels), None], pa.large_binary()),
+            "pixels_height": [4, 5, None],
+            "pixels_width": [6, 3, None],
         }
     )
-    found = compress_rows(table, ImageFormat("png"), SIZE)["image"].to_pylist()
+    compressed = compress_rows(table, ImageFormat("png"))
+    assert compressed.column_names == ["row", "image"]
+    found = compressed["image"].to_pylist()
     assert found[2] is None
     for data, expected in zip(found[:2], pixels, strict=True):
         np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))), expected)

@@ -4,22 +4,24 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from tests.images.test_preprocess import Three
 from tests.makers import jpeg, tar_of
 from vqpipe import schema, storage
 from vqpipe.errors import ConfigError
-from vqpipe.images import Preprocess, open_image
+from vqpipe.images import Preprocess, open_image, square, views_of
 from vqpipe.rejections import Loss, Reason, Rejection
 from vqpipe.schema import Sample, Selection
 from vqpipe.sink.ranges import Staged
 from vqpipe.sources import kept_schema, list_shards, read_shard
 from vqpipe.stages import read as stages
 from vqpipe.stages.audit import Audit
+from vqpipe.stages.columns import images_by_shape
 from vqpipe.stages.encode import encode_rows
 from vqpipe.stages.open import open_rows
 from vqpipe.stages.read import NO_ROW, gather_tables, read_rows
 
 SELECTION = Selection(keep=("txt",))
-HOW = Preprocess(8)
+HOW = Preprocess(square(8))
 NOTHING = Staged()
 CODES = schema.codes_field(65_536, (2, 2))
 
@@ -55,19 +57,26 @@ def fake_encode(pixels):
 
 
 def pixels_table(images):
-    """Returns what `open_rows` would: (R, R, 3) uint8 arrays, or None for a rejection."""
-    side = next(len(image) for image in images if image is not None)
+    """Returns what `open_rows` would: (H, W, 3) uint8 arrays, or None for a rejection."""
     rows = [
         {
             "shard": 0,
             "row": i,
             "key": f"k{i}",
             "reason": "corrupt" if image is None else None,
-            "pixels": None if image is None else image.tobytes(),
+            **pixels_of(image),
         }
         for i, image in enumerate(images)
     ]
-    return pa.Table.from_pylist(rows, schema=schema.opened_schema(pa.schema([]), side))
+    return pa.Table.from_pylist(rows, schema=schema.opened_schema(pa.schema([])))
+
+
+def pixels_of(image):
+    """Returns the columns of an array's pixels; none for None."""
+    if image is None:
+        return {}
+    height, width, _ = image.shape
+    return {"pixels": image.tobytes(), "pixels_height": height, "pixels_width": width}
 
 
 def random_images(count, side=8, seed=0):
@@ -210,7 +219,7 @@ def test_open_rows_bad_images_become_rejections_in_their_place(tmp_path):
     images = {"a": jpeg(40, 30), "b": b"", "c": b"<html>", "d": jpeg()[:200], "e": jpeg(9, 90)}
     shard = make_shard(tmp_path, images)
     opened = open_rows(pa.concat_tables(read(shard, block_rows=2)), HOW)
-    assert opened.schema == schema.opened_schema(shard[1], 8)
+    assert opened.schema == schema.opened_schema(shard[1])
     rows = opened.to_pylist()
     assert [row["key"] for row in rows] == list("abcde")
     assert [row["reason"] for row in rows] == [None, "empty", "not_an_image", "truncated", None]
@@ -242,6 +251,31 @@ def test_open_and_encode_row_without_a_sample_passes_through(tmp_path):
     (row,) = encoded.to_pylist()
     assert (row["shard"], row["row"], row["total"]) == (5, NO_ROW, 0)
     assert all(row[name] is None for name in ("key", "reason", "codes", "view"))
+
+
+def test_open_rows_image_of_several_views_is_as_many_rows(tmp_path):
+    images = {"a": jpeg(80, 48), "b": b"<html>", "c": jpeg(80, 48, seed=1)}
+    shard = make_shard(tmp_path, images)
+    opened = open_rows(pa.concat_tables(read(shard)), Three((12, 20)))
+    assert opened.schema == schema.opened_schema(shard[1])
+    opened.validate(full=True)
+    rows = opened.to_pylist()
+    assert [row["key"] for row in rows] == ["a"] * 3 + ["b"] + ["c"] * 3
+    assert [row["row"] for row in rows] == [0] * 3 + [1] + [2] * 3
+    assert [row["kept.txt"] for row in rows] == [f"text of {row['key']}" for row in rows]
+    assert [row["reason"] for row in rows] == [None] * 3 + ["not_an_image"] + [None] * 3
+    assert [row["view"] for row in rows] == [0, 1, 2, None, 0, 1, 2]
+    assert [row["flip"] for row in rows] == [False, True, False, None, False, True, False]
+    assert [row["pixels_height"] for row in rows] == [12] * 3 + [None] + [12] * 3
+    assert [row["pixels_width"] for row in rows] == [20] * 3 + [None] + [20] * 3
+    for first, key in ((0, "a"), (4, "c")):
+        views = views_of(images[key], Three((12, 20)))
+        for row, view in zip(rows[first : first + 3], views, strict=True):
+            assert row["pixels"] == view.pixels.tobytes()
+            assert row["crop"] == list(view.crop)
+    for start in range(7):
+        part = encode_rows(opened.slice(start, 3), fake_encode, CODES)
+        assert part.equals(encode_rows(opened, fake_encode, CODES).slice(start, 3))
 
 
 @pytest.mark.parametrize("chunks", [1, 3])
@@ -309,6 +343,36 @@ def test_encode_rows_slices_and_chunks_give_the_same_as_the_whole(kind):
     assert encode_rows(chunked, fake_encode, field).equals(whole)
     assert whole["codes"].chunk(0).values.null_count == 0
     whole.validate(full=True)
+
+
+def test_encode_rows_pixels_of_any_shape_meet_the_codec_with_their_like():
+    rng = np.random.default_rng(3)
+    shapes = [(8, 8), (4, 6), (8, 8), None, (4, 6), (3, 90), (8, 8)]
+    images = [shape and rng.integers(128, 256, (*shape, 3), np.uint8) for shape in shapes]
+    seen = []
+
+    def encode(pixels):
+        seen.append(pixels.shape)
+        return fake_encode(pixels)
+
+    encoded = encode_rows(pixels_table(images), encode, CODES, Audit(1.0, reference=fake_encode))
+    assert sorted(seen) == [(1, 3, 90, 3), (2, 4, 6, 3), (3, 8, 8, 3)]
+    assert encoded["flips"].to_pylist() == [shape and 0 for shape in shapes]
+    for image, codes in zip(images, encoded["codes"].to_pylist(), strict=True):
+        alone = None if image is None else fake_encode(image[np.newaxis])[0].ravel().tolist()
+        assert codes == alone
+    assert not set(encoded.column_names) & {field.name for field in schema.PIXELS}
+
+
+def test_images_by_shape_are_no_copies_where_they_lie_one_behind_the_other(eight):
+    opened = open_rows(pa.concat_tables(read(eight)), HOW)
+    _, _, data = opened["pixels"].chunk(0).buffers()
+    flat = np.frombuffer(data, np.uint8)
+    for table in (opened, opened.slice(2, 5)):
+        ((rows, images),) = images_by_shape(table)
+        assert np.shares_memory(images, flat)
+        assert rows.tolist() == list(range(len(table)))
+        assert [image.tobytes() for image in images] == table["pixels"].to_pylist()
 
 
 def test_encode_rows_without_an_audit_looks_at_nothing():

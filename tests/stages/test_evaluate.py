@@ -10,12 +10,12 @@ from vqpipe.rejections import Reason
 from vqpipe.stages.evaluate import Measured, measure_rows, pick_rows, picture_rows, share_out
 
 SCORES = schema.score_fields(has_lpips=False, has_features=False)
-SIDE = 4
+HEIGHT, WIDTH = 4, 6
 
 
 def rows_of(*levels):
     """Opened rows whose pixels all have one level, or that are rejected (None)."""
-    data = [None if level is None else bytes([level]) * (SIDE * SIDE * 3) for level in levels]
+    data = [None if level is None else bytes([level]) * (HEIGHT * WIDTH * 3) for level in levels]
     count = len(levels)
     head = {field.name: pa.nulls(count, field.type) for field in schema.HEAD}
     return pa.table(
@@ -27,7 +27,9 @@ def rows_of(*levels):
             "reason": pa.array([None if each else "corrupt" for each in data], pa.string()),
             "place": pa.array([10 * i for i in range(count)], pa.int32()),
             "codes": pa.array([[i, i] for i in range(count)], pa.list_(pa.uint16(), 2)),
-            "pixels": pa.array(data, pa.binary(SIDE * SIDE * 3)),
+            "pixels": pa.array(data, pa.large_binary()),
+            "pixels_height": pa.array([each and HEIGHT for each in data], pa.int32()),
+            "pixels_width": pa.array([each and WIDTH for each in data], pa.int32()),
         }
     )
 
@@ -63,6 +65,7 @@ def test_picture_rows_makes_jpegs_and_keeps_the_columns_named():
     first, second = table.to_pylist()
     for name, level in (("original", 200), ("decoded", 55)):
         image = np.asarray(Image.open(io.BytesIO(first[name])))
+        assert image.shape == (HEIGHT, WIDTH, 3)
         assert np.abs(image.astype(int) - level).max() <= 2
         assert second[name] is None
 

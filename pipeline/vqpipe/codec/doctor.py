@@ -27,7 +27,7 @@ from vqpipe.codec.config import (
 )
 from vqpipe.codec.weights import Weights
 from vqpipe.errors import ConfigError
-from vqpipe.images import Preprocess, View, open_image
+from vqpipe.images import Preprocess, View, open_image, square
 
 PROBES = ("coffee", "astronaut", "rocket", "chelsea")
 QUICK_PROBES, QUICK_SIDE = 1, 128
@@ -143,7 +143,7 @@ def load_probes(side_px: int, count: int = len(PROBES)) -> Images:
     folder = files("vqpipe.codec") / "probes"
     views = []
     for name in PROBES[:count]:
-        view = open_image((folder / f"{name}.jpg").read_bytes(), Preprocess(side_px))
+        view = open_image((folder / f"{name}.jpg").read_bytes(), Preprocess(square(side_px)))
         assert isinstance(view, View)
         views.append(view.pixels)
     return np.stack(views)

@@ -150,7 +150,7 @@ def _prepare(job: Decode) -> Prepared:
         writer=Writer(opened, product),
         reader=SampleReader(selection, kept),
         step=step,
-        after=TableFunction(compress_rows, (how_stored, step.size)),
+        after=TableFunction(compress_rows, (how_stored,)),
         weights=weights,
         todo=left,
     )

@@ -23,7 +23,7 @@ from vqpipe.commands.progress import announce
 from vqpipe.commands.result import Result
 from vqpipe.commands.runs import now, versions
 from vqpipe.errors import ConfigError
-from vqpipe.images import Preprocess
+from vqpipe.images import Preprocess, square
 from vqpipe.schema import Selection
 from vqpipe.sink import layout, todo
 from vqpipe.sink.identity import EncodeFacts, EncodeIdentity
@@ -77,12 +77,12 @@ def _prepare(job: Encode) -> Prepared:
     writer = Writer(opened, product, _attempt(job, again))
     if left or again:
         storage.delete(layout.success_uri(sink))
-    how = Preprocess(job.resolution, job.resample, job.background, job.max_pixels)
+    how = Preprocess(square(job.resolution), job.resample, job.background, job.max_pixels)
     work = Work(
         writer=writer,
         reader=SampleReader(selection, kept),
         opens=how,
-        step=Encoding(codes, codec, job.resolution, job.audit),
+        step=Encoding(codes, codec, how.size, job.audit),
         weights=weights,
         todo=left | again,
     )

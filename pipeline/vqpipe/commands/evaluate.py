@@ -16,7 +16,7 @@ from vqpipe.commands.progress import announce
 from vqpipe.commands.result import Result
 from vqpipe.commands.runs import check_encoded, load_run, now, versions
 from vqpipe.errors import ConfigError
-from vqpipe.images import Preprocess
+from vqpipe.images import Preprocess, square
 from vqpipe.inspection import evaluation, reencode
 from vqpipe.inspection.evaluation import Evaluation
 from vqpipe.picks import pick_names
@@ -89,7 +89,8 @@ def _prepare(job: Evaluate, codes: EncodeSink) -> Prepared:
     weights = load_recorded(job, codes.run)
     picked = _pick(job, codes)
     how = CodecConfig(dtype="float32", pixel_range=identity.pixel_range, eager=True)
-    step = Evaluating(how, identity.resolution, codes.run.facts.grid, **_find_judges(job))
+    views = _preprocess(codes, picked)
+    step = Evaluating(how, views.size, codes.run.facts.grid, **_find_judges(job))
     asked = EvaluateRun(
         _identity_of(job, codes, picked, step), _facts_of(step), picked.plan.sha256()
     )
@@ -105,7 +106,7 @@ def _prepare(job: Evaluate, codes: EncodeSink) -> Prepared:
     work = Work(
         writer=Writer(opened, product),
         reader=PairReader(SampleReader(selection, kept), codes.uri, picked.quotas),
-        opens=_preprocess(codes, picked),
+        opens=views,
         step=step,
         after=TableFunction(picture_rows, (product.rows.names,)),
         weights=weights,
@@ -162,7 +163,7 @@ def _preprocess(codes: EncodeSink, picked: _Picked) -> Preprocess:
     places = {name: index for index, name in enumerate(codes.plan.names)}
     indices = [places[name] for name in picked.quotas]
     most = reencode.most_pixels(codes, indices)
-    return Preprocess(identity.resolution, identity.resample, identity.background, most)
+    return Preprocess(square(identity.resolution), identity.resample, identity.background, most)
 
 
 def _identity_of(
@@ -184,7 +185,7 @@ def _identity_of(
 def _facts_of(step: Evaluating) -> EvaluateFacts:
     """Returns what else is to be known of the scores."""
     return EvaluateFacts(
-        picture_px=min(step.resolution, PICTURE_SIDE),
+        picture_px=min(max(step.size), PICTURE_SIDE),
         created=now(),
         versions=versions(),
         networks={"lpips": _where(step.lpips), "inception": _where(step.inception)},

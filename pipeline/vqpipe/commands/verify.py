@@ -16,7 +16,7 @@ from vqpipe.commands.jobs import Verify
 from vqpipe.commands.model import load_recorded
 from vqpipe.commands.runs import load_run
 from vqpipe.errors import ConfigError, DamagedSinkError, IncompleteError
-from vqpipe.images import Preprocess
+from vqpipe.images import Preprocess, square
 from vqpipe.images.sandbox import Sandbox
 from vqpipe.inspection import reencode, verify
 from vqpipe.inspection.reencode import Again, Reencoded
@@ -106,7 +106,8 @@ def _open_again(job: Verify, found: EncodeRun, max_pixels: int) -> Iterator[Agai
     identity = found.identity
     how = CodecConfig(dtype=identity.dtype, pixel_range=identity.pixel_range, eager=identity.eager)
     codec = Codec(load_recorded(job, found), how, device=choose_device(job.device))
-    preprocess = Preprocess(identity.resolution, identity.resample, identity.background, max_pixels)
+    size = square(identity.resolution)
+    preprocess = Preprocess(size, identity.resample, identity.background, max_pixels)
     with closing(Sandbox(preprocess)) as sandbox:
         yield Again(
             Selection(

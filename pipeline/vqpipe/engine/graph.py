@@ -143,13 +143,13 @@ def _graph(
 ) -> ray.data.Dataset:
     """Wires the stages together; every one is a plain function from table to table."""
     (setup, _, counter), writer = arguments, ray.put(work.writer)
-    row_bytes = work.step.row_bytes
+    row_bytes, views = work.step.row_bytes, work.opens.views if work.opens else 1
     images = max(1, min(BLOCK_IMAGES[kind], PIXEL_BYTES // row_bytes))
     rows = setup.batch_size * math.ceil(images / setup.batch_size)
     _set_up_data(rows * row_bytes)
     todo = todo_rows(work.todo, _TODO_BLOCKS)
     most = readers and min(readers, len(todo))  # else Ray warns of blocks that are too few
-    reads = TableFunction(read, (writer, work.reader, rows, counter))
+    reads = TableFunction(read, (writer, work.reader, max(1, rows // views), counter))
     data = _map(ray.data.from_arrow(todo), reads, READ_CORES, most)
     if work.opens:
         data = _map(data, TableFunction(open_views, (work.opens, counter)))

@@ -1,12 +1,16 @@
 """Bytes to pixels, and pixels to bytes.
 
+preprocess  what a view is; how many an image has, how large they are, where they are cut
 views     compressed images to views, the one table of what is done with every kind
 jpeg, png, tiff, webp   what decoders do not say of a file
-sandbox   the same in a child process: not part of this face, since the child imports it
+formats   pixels to compressed images
+sandbox   the same in a child process, on a `table` that both see: not part of this face, since the
+          child imports it
 """
 
-from vqpipe.images.formats import ImageFormat, compress
-from vqpipe.images.views import FORMATS, Opened, Pixels, Preprocess, View, open_image, open_images
+from vqpipe.images.formats import ImageFormat, compress, size_of
+from vqpipe.images.preprocess import Opened, Pixels, Preprocess, View, Views, square
+from vqpipe.images.views import FORMATS, open_image, open_images, views_of
 
 __all__ = [
     "FORMATS",
@@ -15,7 +19,11 @@ __all__ = [
     "Pixels",
     "Preprocess",
     "View",
+    "Views",
     "compress",
     "open_image",
     "open_images",
+    "size_of",
+    "square",
+    "views_of",
 ]

@@ -7,7 +7,7 @@ from typing import Literal
 
 from PIL import Image
 
-from vqpipe.images.views import Pixels
+from vqpipe.images.preprocess import Pixels
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,12 @@ def compress(pixels: Pixels, how: ImageFormat, most_side: int | None = None) -> 
         image.thumbnail((most_side, most_side), Image.Resampling.LANCZOS)
     image.save(buffer, how.name, **_OPTIONS[how.name](how.quality))
     return buffer.getvalue()
+
+
+def size_of(data: bytes) -> tuple[int, int]:
+    """Returns height and width, in pixels, of what `compress` made, by its header."""
+    with Image.open(io.BytesIO(data)) as image:
+        return image.height, image.width
 
 
 _OPTIONS: dict[str, Callable[[int], dict[str, int]]] = {

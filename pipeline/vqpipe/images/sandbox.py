@@ -33,10 +33,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-import numpy as np
-
 from vqpipe.errors import ConfigError
-from vqpipe.images import Opened, Pixels, Preprocess, View, open_image
+from vqpipe.images import Opened, Pixels, Preprocess, Views, views_of
+from vqpipe.images.table import Places, Table
 from vqpipe.rejections import Reason, Rejection
 
 TIME_LIMIT_S = 60.0
@@ -54,18 +53,6 @@ SPARE_BYTES = 256 * 2**20
 _GIVEN_UP, _TIMEOUT_BLAME, _CRASH_BLAME, _KILL_BLAME = 10, 5, 5, 2
 _STARTS = 5
 _LOOKS = 40  # at the clock, within the most that it may show
-_MESSAGE_BYTES = 800
-_RECORD = np.dtype(
-    [
-        ("state", np.uint8),
-        ("width", np.int32),
-        ("height", np.int32),
-        ("crop", np.int32, 4),
-        ("reason", f"S{max(map(len, Reason))}"),
-        ("message", f"S{_MESSAGE_BYTES}"),
-    ]
-)
-_TODO, _VIEW, _REJECTED, _NO_IMAGE = range(4)
 
 
 class Sandbox:
@@ -82,7 +69,7 @@ class Sandbox:
 
         Args:
             images: N compressed images; None stays None.
-            target: (N, R, R, 3) uint8, filled here.
+            target: (N, V, H, W, 3) uint8, filled here; V is `how.views`, H and W are `how.size`.
 
         Raises:
             ConfigError: If a child does not even start.
@@ -104,18 +91,18 @@ class Sandbox:
             self._child = None
         self._memory.file.close()
 
-    def _lend(self, images: Sequence[bytes | memoryview | None]) -> "_Table":
+    def _lend(self, images: Sequence[bytes | memoryview | None]) -> Table:
         """Returns the images in shared memory; more of it is a matter of a new child."""
         sizes = [-1 if image is None else len(image) for image in images]
-        needed = _Table.size(len(sizes), self.how.resolution) + sum(max(0, n) for n in sizes)
+        needed = Places.of(len(sizes), self.how).data + sum(max(0, n) for n in sizes)
         if needed > self._memory.size:
             self.close()
             self._memory = _Memory(2 * needed)
-        table = _Table(self._memory.map, len(sizes), self.how.resolution)
+        table = Table(self._memory.map, len(sizes), self.how)
         table.fill(images, sizes)
         return table
 
-    def _work(self, table: "_Table") -> int | None:
+    def _work(self, table: Table) -> int | None:
         """Has the child open what is left; returns None, or the row at which it died."""
         if self._child is None:
             self._child = self._start()
@@ -138,79 +125,9 @@ class Sandbox:
         )
 
 
-class _Table:
-    """Images, records and pixels of one table in shared memory; parent and child see the same."""
-
-    def __init__(self, memory: mmap.mmap, count: int, side: int) -> None:
-        pixels_at = _align(8 * count) + _align(_RECORD.itemsize * count)
-        self.sizes = np.frombuffer(memory, np.int64, count)
-        self.records = np.frombuffer(memory, _RECORD, count, _align(8 * count))
-        flat = np.frombuffer(memory, np.uint8, count * side * side * 3, pixels_at)
-        self.pixels = flat.reshape(count, side, side, 3)
-        self.data = memoryview(memory)[self.size(count, side) :]
-
-    @staticmethod
-    def size(count: int, side: int) -> int:
-        """Returns the bytes before the compressed images."""
-        return _align(8 * count) + _align(_RECORD.itemsize * count) + count * side * side * 3
-
-    def fill(self, images: Sequence[bytes | memoryview | None], sizes: list[int]) -> None:
-        """Puts compressed images in, all of them still to open."""
-        self.sizes[:] = sizes
-        self.records["state"] = np.where(self.sizes < 0, _NO_IMAGE, _TODO)
-        end = 0
-        for image in images:
-            if image is not None:
-                self.data[end : end + len(image)] = memoryview(image).cast("B")
-                end += len(image)
-
-    def first_left(self) -> int | None:
-        """Returns the first row that is still to open, or None."""
-        left = np.flatnonzero(self.records["state"] == _TODO)
-        return int(left[0]) if len(left) else None
-
-    def open_images(self, how: Preprocess, time_limit_s: float) -> None:
-        """Opens what is still to open; the child's part."""
-        ends = np.cumsum(self.sizes.clip(min=0))
-        for row in np.flatnonzero(self.records["state"] == _TODO).tolist():
-            image = bytes(self.data[ends[row] - self.sizes[row] : ends[row]])
-            signal.setitimer(signal.ITIMER_PROF, time_limit_s)  # whose signal ends the process
-            opened = _open_or_reject(image, how)
-            signal.setitimer(signal.ITIMER_PROF, 0)
-            if isinstance(opened, View):
-                self.pixels[row] = opened.pixels
-                place = (opened.width, opened.height, opened.crop)
-                self.records[row] = (_VIEW, *place, b"", b"")
-            else:
-                self.reject(row, opened)
-
-    def reject(self, row: int, rejection: Rejection) -> None:
-        """Records that an image cannot be opened."""
-        message = rejection.message.encode("utf-8", "replace")[:_MESSAGE_BYTES]
-        nowhere = (0, 0, (0, 0, 0, 0))
-        self.records[row] = (_REJECTED, *nowhere, rejection.reason.encode(), message)
-
-    def take(self, row: int, target: Pixels) -> Opened:
-        """Returns what became of an image, its pixels copied to `target` (R, R, 3)."""
-        record = self.records[row]
-        if record["state"] == _VIEW:
-            target[:] = self.pixels[row]
-            crop = tuple(record["crop"].tolist())
-            return View(target, int(record["width"]), int(record["height"]), crop)
-        target[:] = 0
-        if record["state"] == _NO_IMAGE:
-            return None
-        message = record["message"].decode("utf-8", "replace")
-        return Rejection(Reason(record["reason"].decode()), message)
-
-
-def _align(size: int) -> int:
-    return -(-size // 64) * 64
-
-
-def _open_or_reject(image: bytes, how: Preprocess) -> View | Rejection:
+def _open_or_reject(image: bytes, how: Preprocess) -> Views | Rejection:
     try:
-        return open_image(image, how)
+        return views_of(image, how)
     except MemoryError:
         limit = (how.max_pixels * BYTES_PER_PIXEL + SPARE_BYTES) / 2**20
         return Rejection(Reason.TOO_MUCH_MEMORY, f"opening it takes more than {limit:,.0f} MiB")
@@ -247,7 +164,7 @@ class _Child:
         self._hang_up()
         return self._process.wait()
 
-    def open(self, table: _Table, clock_limit_s: float) -> bool:
+    def open(self, table: Table, clock_limit_s: float) -> bool:
         """Has it open what is left of a table; returns False if it dies, or is ended for delay."""
         try:
             self._channel.sendall(f"{len(table.records)}\n".encode())
@@ -258,7 +175,7 @@ class _Child:
         except OSError:
             return False
 
-    def _await(self, table: _Table, clock_limit_s: float) -> bool:
+    def _await(self, table: Table, clock_limit_s: float) -> bool:
         """Waits for a word, or the end; returns False when one image has taken too long.
 
         Of the time between two looks at the clock at most twice what was asked for counts: where it
@@ -321,16 +238,28 @@ def _create_file() -> BinaryIO:
 
 def main(task: dict[str, Any]) -> None:
     """Opens tables of images as they are announced, until the parent closes the channel."""
-    how = Preprocess(**{**task["how"], "background": tuple(task["how"]["background"])})
+    lists = {name: tuple(task["how"][name]) for name in ("size", "background")}
+    how = Preprocess(**{**task["how"], **lists})
     memory = mmap.mmap(task["memory"], 0)
     channel = socket.socket(fileno=task["channel"])
     _end_with(task["lifeline"])
     _limit_memory(how)
     channel.sendall(b"r")
     for line in channel.makefile("rb"):
-        table = _Table(memory, int(line), how.resolution)
-        table.open_images(how, task["time_limit_s"])
+        _open_all(Table(memory, int(line), how), how, task["time_limit_s"])
         channel.sendall(b".")
+
+
+def _open_all(table: Table, how: Preprocess, time_limit_s: float) -> None:
+    """Opens what is still to open of a table."""
+    for row, image in table.left():
+        signal.setitimer(signal.ITIMER_PROF, time_limit_s)  # whose signal ends the process
+        opened = _open_or_reject(image, how)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        if isinstance(opened, tuple):
+            table.put(row, opened)
+        else:
+            table.reject(row, opened)
 
 
 def _end_with(lifeline: int) -> None:

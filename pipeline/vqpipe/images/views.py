@@ -1,7 +1,9 @@
-"""Compressed image to uint8 RGB view and back.
+"""Compressed image to uint8 RGB views and back.
 
-    open_image  bytes            ->  View: the centre square, resized, (R, R, 3) uint8 RGB
-    compress    (H, W, 3) uint8  ->  bytes of a JPEG, PNG or WebP
+    views_of  bytes            ->  its views: cut out, resized, (H, W, 3) uint8 RGB
+    compress  (H, W, 3) uint8  ->  bytes of a JPEG, PNG or WebP
+
+How many views an image has, where each is cut and how large it is, `preprocess` says.
 
 What becomes of what is stored:
 
@@ -36,11 +38,8 @@ Pixels are resampled once, from the original to the view. JPEG's reduced decodin
 import io
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from PIL import (
     AvifImagePlugin,
     ExifTags,
@@ -52,12 +51,11 @@ from PIL import (
 
 from vqpipe.errors import in_one_line
 from vqpipe.images import jpeg, png, tiff, webp
+from vqpipe.images.preprocess import RESAMPLE, Cut, Opened, Pixels, Preprocess, View, Views
 from vqpipe.rejections import Reason, Rejection
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 """Pillow's names of what is opened; its JPEG opens MPO too. EPS, for one, starts Ghostscript."""
-
-RESAMPLE = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
 
 # Pillow's own limit warns or raises from inside `Image.open`, process-wide, at other numbers.
 # `Preprocess.max_pixels` is checked at the same place: after the header, before the pixels.
@@ -75,63 +73,22 @@ _TRANSPOSE = {
     8: Image.Transpose.ROTATE_90,
 }  # EXIF 2.32, tag 0x0112; the table of PIL.ImageOps.exif_transpose
 
-Pixels = npt.NDArray[np.uint8]
-
-
-class View(NamedTuple):
-    """One image as the network sees it, and how it was cut."""
-
-    pixels: Pixels
-    """(R, R, 3) uint8 RGB, 0..255, HWC."""
-    width: int
-    """Pixels of the original, after EXIF orientation."""
-    height: int
-    """Pixels of the original, after EXIF orientation."""
-    crop: tuple[int, int, int, int]
-    """Left, top, right (exclusive), bottom (exclusive) of the square kept, in original pixels."""
-
-
-Opened = View | Rejection | None
-"""What becomes of an image; None of none."""
-
-
-@dataclass(frozen=True)
-class Preprocess:
-    """How images become views; the same for every image of a run."""
-
-    resolution: int
-    """Pixels along a side of the view, from 1."""
-    resample: str = "bicubic"
-    """`bicubic` or `lanczos`, both antialiased by Pillow."""
-    background: tuple[int, int, int] = (255, 255, 255)
-    """RGB, 0..255, under transparent pixels."""
-    max_pixels: int = 100_000_000
-    """Images of more pixels, by their header, are rejected without being decompressed."""
-
-    def __post_init__(self) -> None:
-        if self.resolution < 1:
-            raise ValueError(f"resolution must be at least 1, not {self.resolution}")
-        if self.resample not in RESAMPLE:
-            raise ValueError(f"resample must be one of {', '.join(RESAMPLE)}, not {self.resample}")
-        if len(self.background) != 3 or not all(0 <= level <= 255 for level in self.background):
-            raise ValueError(f"background must be three levels of 0..255, not {self.background}")
-        if self.max_pixels < 1:
-            raise ValueError(f"max_pixels must be at least 1, not {self.max_pixels}")
-
 
 def open_image(data: bytes, how: Preprocess) -> View | Rejection:
-    """Returns the centre square of an image at the resolution asked for, or why there is none.
+    """Returns the first view of an image, or why there is none."""
+    opened = views_of(data, how)
+    return opened if isinstance(opened, Rejection) else opened[0]
 
-    The square is the largest with whole pixel coordinates, `(width - side) // 2` from the left.
-    Images smaller than the view are enlarged.
-    """
+
+def views_of(data: bytes, how: Preprocess) -> Views | Rejection:
+    """Returns the views of an image, or why there are none; small images are enlarged."""
     if not data:
         return Rejection(Reason.EMPTY, "the image has zero bytes")
     data = webp.with_alpha(png.without_ballast(data))
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             rejection = _reject_large(image, how) or _reject_kind(image, data)
-            return rejection or _reject_gaps(image, data) or _view(image, how, data)
+            return rejection or _reject_gaps(image, data) or _views(image, how, data)
     except MemoryError:
         raise  # the machine's trouble, not the image's
     except UnidentifiedImageError:
@@ -143,14 +100,27 @@ def open_image(data: bytes, how: Preprocess) -> View | Rejection:
 def open_images(
     images: Sequence[bytes | memoryview | None], target: Pixels, how: Preprocess
 ) -> list[Opened]:
-    """Opens images into `target` (N, R, R, 3), whose places without a view become zeros."""
+    """Opens images into `target` (N, V, H, W, 3), whose places without a view become zeros.
+
+    Args:
+        images: N compressed images; None stays None.
+        target: uint8, filled here; V is `how.views`, H and W are `how.size`.
+        how: How they become views.
+    """
     return [_open_into(*pair, how) for pair in zip(images, target, strict=True)]
 
 
 def _open_into(image: bytes | memoryview | None, target: Pixels, how: Preprocess) -> Opened:
-    opened = None if image is None else open_image(bytes(image), how)
-    target[:] = opened.pixels if isinstance(opened, View) else 0
-    return opened._replace(pixels=target) if isinstance(opened, View) else opened
+    opened = None if image is None else views_of(bytes(image), how)
+    if not isinstance(opened, tuple):
+        target[:] = 0
+        return opened
+    return tuple(_move(*pair) for pair in zip(opened, target, strict=True))
+
+
+def _move(view: View, target: Pixels) -> View:
+    target[:] = view.pixels
+    return view._replace(pixels=target)
 
 
 def _reject_large(image: Image.Image, how: Preprocess) -> Rejection | None:
@@ -188,19 +158,22 @@ def _check_end(image: Image.Image, data: bytes) -> None:
         raise OSError("the image data is truncated: it ends properly, and before the last row")
 
 
-def _view(image: Image.Image, how: Preprocess, data: bytes) -> View:
+def _views(image: Image.Image, how: Preprocess, data: bytes) -> Views:
     image.load()
     _check_end(image, data)
     flat = _flatten(_upright(_settle(image, data)), how.background)
-    width, height = flat.size
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    crop = (left, top, left + side, top + side)
-    size = (how.resolution, how.resolution)
-    square = flat.resize(size, RESAMPLE[how.resample], box=crop)
-    if square.mode != "RGB":
-        square = square.convert("RGB")
-    return View(np.asarray(square), width, height, crop)
+    cuts = how.cuts(*flat.size)
+    return tuple(
+        View(_resize(flat, cut, how), *flat.size, *cut, number) for number, cut in enumerate(cuts)
+    )
+
+
+def _resize(flat: Image.Image, cut: Cut, how: Preprocess) -> Pixels:
+    """Returns a view's pixels (H, W, 3), resampled once."""
+    height, width = how.size
+    view = flat.resize((width, height), RESAMPLE[how.resample], box=cut.crop)
+    view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if cut.flip else view
+    return np.asarray(view if view.mode == "RGB" else view.convert("RGB"))
 
 
 def _settle(image: Image.Image, data: bytes) -> Image.Image:

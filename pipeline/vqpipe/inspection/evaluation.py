@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from vqpipe import metrics, storage
+from vqpipe.images import size_of
 from vqpipe.inspection.drift import Distance, measure_drift
 from vqpipe.inspection.survey import find_json
 from vqpipe.metrics import Moments
@@ -282,18 +283,19 @@ def _read_pictures(scores: pa.Table, sink: EvaluateSink, wanted: set[int]) -> di
         images = {each["row"]: each for each in stored.to_pylist()}
         for place, row in rows.items():
             if row["shard"] == shard:
-                found[place] = _picture(row, images[row["row"]], sink.run.facts.picture_px)
+                found[place] = _picture(row, images[row["row"]])
     return found
 
 
-def _picture(row: dict[str, Any], images: dict[str, Any], side: int) -> Picture:
+def _picture(row: dict[str, Any], images: dict[str, Any]) -> Picture:
+    height, width = size_of(images["original"])
     return Picture(
         key=row["key"],
         shard=row["shard"],
         original=images["original"],
         decoded=images["decoded"],
-        width=side,
-        height=side,
+        width=width,
+        height=height,
         psnr_db=row["psnr_db"],
         ssim=row["ssim"],
     )

@@ -124,7 +124,7 @@ def compare_shard(sink: EncodeSink, index: int, again: Again) -> Reencoded:
         opened = open_rows(good, again.preprocess, again.opener)
         rows = encode_rows(opened, again.encode, stored.schema.field("codes"))
         rows = rows.filter(pc.greater_equal(rows["row"], 0))
-        seen += len(rows)
+        seen += pc.count_distinct(rows["row"]).as_py()
         _compare(uri, sink.run, had, rows, found)
     if seen != footer.origin["seen"]:
         message = f"the source has {seen} samples, the sink accounts for {footer.origin['seen']}"
@@ -145,9 +145,9 @@ def _without_images(block: pa.Table, rows: set[int]) -> pa.Table:
 
 @dataclass(frozen=True)
 class _Stored:
-    """What a data object has, by row."""
+    """What a data object has, by row and view."""
 
-    places: dict[int, int]
+    places: dict[tuple[int, int], int]
     keys: list[str]
     codes: npt.NDArray[np.integer]
     """(N, h * w)."""
@@ -156,9 +156,9 @@ class _Stored:
     @classmethod
     def of(cls, found: Object) -> "_Stored":
         table = found.table
-        rows = table["row"].to_pylist()
+        views = zip(table["row"].to_pylist(), table["view"].to_pylist(), strict=True)
         return cls(
-            {row: place for place, row in enumerate(rows)},
+            {view: place for place, view in enumerate(views)},
             table["key"].to_pylist(),
             numbers_of(table["codes"]),
             set(found.rejections["row"].to_pylist()),
@@ -168,7 +168,7 @@ class _Stored:
 def _compare(uri: str, run: EncodeRun, stored: _Stored, rows: pa.Table, found: Reencoded) -> None:
     """Adds to `found` what rows that were encoded again say about those that are stored."""
     for row in rows.to_pylist():
-        place = stored.places.get(row["row"])
+        place = stored.places.get((row["row"], row["view"] or 0))  # none of an image that fails
         if place is None:
             if row["row"] not in stored.rejected:
                 found.breaches.append(Breach("source_again", uri, f"{_name(row)} is not there"))

@@ -13,7 +13,7 @@ only make work slower; it takes three deaths at one image alone to reject it.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
@@ -44,8 +44,8 @@ class Item:
 
     column: str
     """Null in rows that are rejected already."""
-    plain: bytes
-    """One that no working codec fails at."""
+    plain: Mapping[str, Any]
+    """One that no working codec fails at: values of this column, and of those that go with it."""
 
 
 class Ledger(Protocol):
@@ -167,7 +167,7 @@ class _Bounded:
                     f"{deaths} times at a plain input. Look at the workers' machines: memory, "
                     "driver, torch"
                 )
-            made = self._try(_put(row, {self.item.column: self.item.plain}))
+            made = self._try(_put(row, self.item.plain))
         if isinstance(made, Exception):
             raise CodecError(
                 f"the codec fails whatever it is given, a plain input too: {in_one_line(made)} "
@@ -181,7 +181,7 @@ class _Bounded:
         return _put(row, {**said, self.item.column: None})
 
 
-def _put(row: pa.Table, values: dict[str, Any]) -> pa.Table:
+def _put(row: pa.Table, values: Mapping[str, Any]) -> pa.Table:
     """Returns one row with other values in some columns."""
     for name, value in values.items():
         at, field = row.schema.get_field_index(name), row.schema.field(name)

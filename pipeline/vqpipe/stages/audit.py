@@ -45,23 +45,30 @@ class Audit:
         keys = zip(table["row"].to_pylist(), table["key"].to_pylist(), strict=True)
         return np.array([row == 0 or is_picked(key or "", self.share) for row, key in keys], bool)
 
-    def look(self, images: Images, codes: Codes, picked: Mask) -> dict[str, pa.Array]:
-        """Returns the columns `flips` and `psnr_db`, null but for picked rows.
+    def look(self, images: Images, codes: Codes) -> tuple[Numbers, Numbers]:
+        """Returns how many codes of each image are unlike float32's, and its PSNR in dB.
+
+        Both are NaN where that is not known.
 
         Args:
-            images: (N, R, R, 3).
+            images: (N, H, W, 3).
             codes: (N, h, w), of the run.
-            picked: (N,).
         """
-        flips, psnr_db = (np.full(len(picked), np.nan, np.float32) for _ in range(2))
-        if picked.any() and self.reference:
-            flips[picked] = _try(_count_flips, self.reference, images[picked], codes[picked])
-        if picked.any() and self.decode:
-            psnr_db[picked] = _try(_compare, self.decode, images[picked], codes[picked])
-        return {
-            schema.FLIPS.name: pa.array(flips, mask=np.isnan(flips)).cast(schema.FLIPS.type),
-            schema.PSNR.name: pa.array(psnr_db, mask=np.isnan(psnr_db)),
-        }
+        unknown = np.full(len(images), np.nan)
+        if not len(images):
+            return unknown, unknown
+        flips = _try(_count_flips, self.reference, images, codes) if self.reference else unknown
+        psnr_db = _try(_compare, self.decode, images, codes) if self.decode else unknown
+        return flips, psnr_db
+
+
+def audited_columns(flips: Numbers, psnr_db: Numbers) -> dict[str, pa.Array]:
+    """Returns what was found (N,) as columns, null where it is NaN (`schema.AUDITED`)."""
+    decibels = psnr_db.astype(np.float32)
+    return {
+        schema.FLIPS.name: pa.array(flips, mask=np.isnan(flips)).cast(schema.FLIPS.type),
+        schema.PSNR.name: pa.array(decibels, mask=np.isnan(decibels)),
+    }
 
 
 NO_AUDIT = Audit(share=0.0)

@@ -1,12 +1,17 @@
 """Columns of a table to arrays and back, without copies where that can be."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from vqpipe import schema
 from vqpipe.rejections import Rejection
+
+Pixels = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
+Places = npt.NDArray[np.integer]
 
 
 def put_rejections(table: pa.Table, found: Sequence[Rejection | None]) -> dict[str, pa.Array]:
@@ -23,16 +28,67 @@ def all_but(table: pa.Table, *names: str) -> dict[str, pa.ChunkedArray]:
     return {name: table[name] for name in table.column_names if name not in names}
 
 
-def images_of(column: pa.FixedSizeBinaryArray) -> npt.NDArray[np.uint8]:
-    """Returns fixed-size binary as (N, R, R, 3) uint8, without a copy."""
-    width = column.type.byte_width
-    rows = column.buffers()[1].slice(column.offset * width, len(column) * width)
-    return as_images(rows, len(column), round((width // 3) ** 0.5))
+def images_by_shape(table: pa.Table) -> Iterator[tuple[Places, Pixels]]:
+    """Yields the images of rows that have any, those of one shape together.
+
+    Yields:
+        Places of the rows (n,), in order, and their pixels (n, H, W, 3): no copy if they lie one
+        behind the other, as rows without a rejection among them do.
+    """
+    column = table["pixels"]
+    # pyarrow 26 copies all pixels of even one chunk when it combines them
+    pixels = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    places = np.flatnonzero(np.asarray(pixels.is_valid()))
+    heights, widths = (table[each.name].to_numpy()[places] for each in schema.PIXELS[1:])
+    for height, width in sorted(set(zip(heights.tolist(), widths.tolist(), strict=True))):
+        rows = places[(heights == height) & (widths == width)]
+        yield rows, _images(pixels, rows, (int(height), int(width), 3))
 
 
-def as_images(buffer: pa.Buffer, count: int, side: int) -> npt.NDArray[np.uint8]:
-    """Returns the bytes of images as (count, side, side, 3) uint8, without a copy."""
-    return np.frombuffer(buffer, np.uint8).reshape(count, side, side, 3)
+def _images(pixels: pa.LargeBinaryArray, rows: Places, shape: tuple[int, int, int]) -> Pixels:
+    """Returns the images of some rows (n, *shape)."""
+    _, ends, data = pixels.buffers()
+    starts = np.frombuffer(ends, np.int64)[pixels.offset + rows]
+    size = int(np.prod(shape))
+    flat = np.frombuffer(data, np.uint8)
+    if (np.diff(starts) == size).all():
+        return flat[starts[0] : starts[0] + size * len(rows)].reshape(-1, *shape)
+    return np.stack([flat[start : start + size] for start in starts]).reshape(-1, *shape)
+
+
+def pixels_of(table: pa.Table, column: str = "pixels") -> Iterator[Pixels | None]:
+    """Yields the pixels (H, W, 3) of every row, or of another column of as many; None for null."""
+    sides = (table[each.name].to_pylist() for each in schema.PIXELS[1:])
+    for value, *size in zip(table[column], *sides, strict=True):
+        flat = np.frombuffer(value.as_buffer(), np.uint8) if value.is_valid else None
+        yield None if flat is None else flat.reshape(*size, 3)
+
+
+def pixel_columns(
+    buffer: pa.Buffer, sizes: Sequence[tuple[int, int] | None], spare: int
+) -> dict[str, pa.Array]:
+    """Returns `schema.PIXELS` of rows whose pixels lie one behind the other, without a copy.
+
+    Args:
+        buffer: The pixels, HWC uint8.
+        sizes: Height and width in each row; None where there is none.
+        spare: Bytes that lie in the place of a row without any.
+    """
+    lengths = [spare if size is None else size[0] * size[1] * 3 for size in sizes]
+    ends = np.cumsum([0, *lengths], dtype=np.int64)
+    valid = bitmap_of(np.array([size is not None for size in sizes], bool))
+    found = [valid, pa.py_buffer(ends), buffer]
+    pixels = pa.Array.from_buffers(pa.large_binary(), len(sizes), found)
+    return {"pixels": pixels, **size_columns(sizes)}
+
+
+def size_columns(sizes: Sequence[tuple[int, int] | None]) -> dict[str, pa.Array]:
+    """Returns height and width of the pixels in each row as columns."""
+    sides = [size or (None, None) for size in sizes]
+    return {
+        field.name: pa.array([each[axis] for each in sides], field.type)
+        for axis, field in enumerate(schema.PIXELS[1:])
+    }
 
 
 def lists_of(

@@ -31,7 +31,7 @@ from vqpipe.sink.footer import IMAGE_BYTES
 from vqpipe.sink.product import Facts, Finished, Write, not_null
 from vqpipe.sources.extensions import IMAGE_EXTENSIONS
 from vqpipe.stages.attempts import Item
-from vqpipe.stages.columns import all_but, put_rejections
+from vqpipe.stages.columns import all_but, pixels_of, put_rejections, size_columns
 from vqpipe.stages.step import MakeCodec, Ready
 from vqpipe.stages.tars import texts_of, write_tar
 
@@ -86,27 +86,31 @@ class Form:
         return found.reshape(self.shape)
 
 
-def decode_rows(table: pa.Table, decode: Decode, form: Form, pixel_bytes: int) -> pa.Table:
+def decode_rows(table: pa.Table, decode: Decode, form: Form) -> pa.Table:
     """Replaces codes by pixels; what is no codes, or gives no finite image, becomes a rejection.
 
     Args:
         table: Rows as they were read.
         decode: The codec.
         form: What codes look like.
-        pixel_bytes: Bytes of one image, (H, W, 3) uint8.
     """
     parsed = [_parse(value, form) for value in table[form.column]]
     good = {i: each for i, each in enumerate(parsed) if isinstance(each, np.ndarray)}
     rejections = [each if isinstance(each, Rejection) else None for each in parsed]
     pixels: list[bytes | None] = [None] * len(table)
+    sizes: list[tuple[int, int] | None] = [None] * len(table)
     if good:
         images, finite = decode(np.stack(list(good.values())))
         for i, image, is_finite in zip(good, images, finite, strict=True):
-            pixels[i] = image.tobytes() if is_finite else None
+            pixels[i], sizes[i] = (image.tobytes(), image.shape[:2]) if is_finite else (None, None)
             rejections[i] = None if is_finite else _NON_FINITE
-    found = pa.array(pixels, pa.binary(pixel_bytes))
     return pa.table(
-        {**all_but(table, form.column), **put_rejections(table, rejections), "pixels": found}
+        {
+            **all_but(table, form.column),
+            **put_rejections(table, rejections),
+            "pixels": pa.array(pixels, pa.large_binary()),
+            **size_columns(sizes),
+        }
     )
 
 
@@ -122,21 +126,11 @@ def _parse(value: pa.Scalar, form: Form) -> npt.NDArray[Any] | Rejection | None:
         return Rejection(Reason.BAD_CODES, str(error))
 
 
-def compress_rows(table: pa.Table, how: ImageFormat, size: tuple[int, int]) -> pa.Table:
-    """Replaces pixels by compressed images.
-
-    Args:
-        table: Decoded rows.
-        how: The format.
-        size: Height and width in pixels.
-    """
-    images = [
-        compress(np.frombuffer(value.as_buffer(), np.uint8).reshape(*size, 3), how)
-        if value.is_valid
-        else None
-        for value in table["pixels"]
-    ]
-    return pa.table({**all_but(table, "pixels"), "image": pa.array(images, pa.large_binary())})
+def compress_rows(table: pa.Table, how: ImageFormat) -> pa.Table:
+    """Replaces the pixels of decoded rows by compressed images."""
+    images = [None if each is None else compress(each, how) for each in pixels_of(table)]
+    rest = all_but(table, *(each.name for each in schema.PIXELS))
+    return pa.table({**rest, "image": pa.array(images, pa.large_binary())})
 
 
 @dataclass(frozen=True)
@@ -151,13 +145,12 @@ class Decoding:
     @property
     def item(self) -> Item:
         """The codes; those that are all 0 are plain ones."""
-        return Item(self.form.column, self.form.plain())
+        return Item(self.form.column, {self.form.column: self.form.plain()})
 
     @property
     def row_bytes(self) -> int:
         """Bytes of a decoded image."""
-        height, width = self.size
-        return height * width * 3
+        return math.prod(self.size) * 3
 
     def prepare(self, make: MakeCodec) -> Ready:
         """Makes a codec."""
@@ -166,10 +159,10 @@ class Decoding:
 
         def run(table: pa.Table, on_batch: OnBatch) -> pa.Table:
             known = functools.partial(decode, on_batch=on_batch)
-            return decode_rows(table, known, self.form, self.row_bytes)
+            return decode_rows(table, known, self.form)
 
         def warm_up() -> float:
-            return codec.warm_up_by(lambda: decode(self.form.parse(self.item.plain)[np.newaxis]))
+            return codec.warm_up_by(lambda: decode(self.form.parse(self.form.plain())[np.newaxis]))
 
         return Ready(run, warm_up)
 

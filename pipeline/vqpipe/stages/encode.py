@@ -6,6 +6,7 @@ CodesProduct  its product: what rows become in the sink
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,15 +23,15 @@ from vqpipe.rejections import Reason, Rejection
 from vqpipe.sink.footer import HISTOGRAM, pack_histogram
 from vqpipe.sink.product import Facts, Finished, Write
 from vqpipe.stages.attempts import Item
-from vqpipe.stages.audit import NO_AUDIT, Audit
-from vqpipe.stages.columns import all_but, images_of, lists_of, put_rejections
-from vqpipe.stages.step import GREY, MakeCodec, Ready
+from vqpipe.stages.audit import NO_AUDIT, Audit, audited_columns
+from vqpipe.stages.columns import all_but, images_by_shape, lists_of, put_rejections
+from vqpipe.stages.step import MakeCodec, Ready, pixels_item
 
 if TYPE_CHECKING:
     from vqpipe.codec.codec import Codec
 
 Encode = Callable[[npt.NDArray[np.uint8]], tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]]
-"""Pixels (N, R, R, 3) in; codes (N, h, w) and a mask (N,) of finite latents out."""
+"""Pixels (N, H, W, 3) in; codes (N, h, w) and a mask (N,) of finite latents out."""
 
 
 def encode_rows(
@@ -44,24 +45,22 @@ def encode_rows(
         codes: The codes column to add.
         audit: Which images are looked at twice, and how.
     """
-    column = table["pixels"].combine_chunks()
-    valid = np.asarray(column.is_valid())
     values = np.zeros((len(table), codes.type.list_size), codes.type.value_type.to_pandas_dtype())
-    finite = np.ones(len(table), bool)
-    looked = {each.name: pa.nulls(len(table), each.type) for each in schema.AUDITED}
-    if valid.any():
-        images = images_of(column)
-        found, finite[valid] = encode(images if valid.all() else images[valid])
-        values[valid] = found.reshape(len(found), -1)
-        grid = values.reshape(len(table), *found.shape[1:]).astype(np.int64, copy=False)
-        looked = audit.look(images, grid, valid & finite & audit.pick(table))
-    rejections = [None if ok else _NON_FINITE for ok in finite]
+    good, bad = (np.zeros(len(table), bool) for _ in range(2))
+    flips, psnr_db = (np.full(len(table), np.nan) for _ in range(2))
+    picked = audit.pick(table)
+    for rows, images in images_by_shape(table):
+        found, finite = encode(images)
+        values[rows] = found.reshape(len(found), -1)
+        good[rows], bad[rows] = finite, ~finite
+        looked = finite & picked[rows]
+        flips[rows[looked]], psnr_db[rows[looked]] = audit.look(images[looked], found[looked])
     return pa.table(
         {
-            **all_but(table, "pixels"),
-            **put_rejections(table, rejections),
-            codes.name: lists_of(values, valid & finite, codes.type),
-            **looked,
+            **all_but(table, *(each.name for each in schema.PIXELS)),
+            **put_rejections(table, [_NON_FINITE if each else None for each in bad]),
+            codes.name: lists_of(values, good, codes.type),
+            **audited_columns(flips, psnr_db),
         }
     )
 
@@ -75,19 +74,20 @@ class Encoding:
 
     codes: pa.Field
     how: CodecConfig
-    resolution: int
+    size: tuple[int, int]
+    """Height and width of the views, in pixels."""
     audit: float = AUDIT_SHARE
     """Share of the images that are looked at twice."""
 
     @property
     def item(self) -> Item:
         """The pixels; a grey image is a plain one."""
-        return Item("pixels", bytes([GREY]) * self.row_bytes)
+        return pixels_item(self.size)
 
     @property
     def row_bytes(self) -> int:
         """Bytes of a view."""
-        return self.resolution**2 * 3
+        return math.prod(self.size) * 3
 
     def prepare(self, make: MakeCodec) -> Ready:
         """Makes a codec, and those for audits: a batch is padded, and they see single images."""
@@ -98,7 +98,7 @@ class Encoding:
             encode = functools.partial(codec.encode, on_batch=on_batch)
             return encode_rows(table, encode, self.codes, audit)
 
-        return Ready(run, lambda: codec.warm_up(self.resolution, self.resolution))
+        return Ready(run, lambda: codec.warm_up(*self.size))
 
     def _audit(self, codec: "Codec", make: MakeCodec) -> Audit:
         """Returns what looks at images twice; on a CPU, whose batch is one, with the same codec."""

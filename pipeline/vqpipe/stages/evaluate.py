@@ -11,6 +11,7 @@ Rows travel as those of `encode` do, with two more columns: `place`, the row in 
 `row` counts only the samples that were picked, and `codes`, which the sink has of them.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -33,9 +34,9 @@ from vqpipe.sink.plan import Plan
 from vqpipe.sink.product import Finished, Write, not_null
 from vqpipe.sink.ranges import Staged
 from vqpipe.stages.attempts import Item
-from vqpipe.stages.columns import all_but, put_rejections
+from vqpipe.stages.columns import all_but, images_by_shape, pixels_of, put_rejections
 from vqpipe.stages.read import SampleReader, read_rows
-from vqpipe.stages.step import GREY, MakeCodec, Ready
+from vqpipe.stages.step import MakeCodec, Ready, pixels_item
 
 if TYPE_CHECKING:
     from vqpipe.quality.judges import Judge
@@ -45,7 +46,7 @@ PICTURE_SIDE = 256
 _PICTURE = ImageFormat("jpeg", 90)
 
 Pixels = npt.NDArray[np.uint8]
-"""(N, R, R, 3) uint8 RGB."""
+"""(N, H, W, 3) uint8 RGB."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Measured:
 
 
 Measure = Callable[[Pixels, npt.NDArray[np.int64]], Measured]
-"""Views (N, R, R, 3) and the codes (N, h * w) that are stored of them."""
+"""Views (N, H, W, 3) and the codes (N, h * w) that are stored of them."""
 
 
 def pick_rows(keys: list[str], most: int) -> list[int]:
@@ -97,27 +98,23 @@ def measure_rows(table: pa.Table, measure: Measure, scores: list[pa.Field]) -> p
         measure: Decodes, compares and encodes again.
         scores: Columns to add.
     """
-    pixels = table["pixels"].combine_chunks()
-    valid = np.asarray(pixels.is_valid())
-    good = table.filter(pa.array(valid))
     rejections: list[Rejection | None] = [None] * len(table)
-    columns: dict[str, pa.Array] = {each.name: pa.nulls(len(table), each.type) for each in scores}
-    decoded = pa.nulls(len(table), pixels.type)
-    if len(good):
-        found = measure(_images(good), numbers_of(good["codes"]).astype(np.int64))
-        places = np.flatnonzero(valid)
-        for place in places[~found.finite]:
+    decoded: list[bytes | None] = [None] * len(table)
+    values: dict[str, list[object]] = {each.name: [None] * len(table) for each in scores}
+    for rows, views in images_by_shape(table):
+        found = measure(views, numbers_of(table["codes"].take(pa.array(rows))).astype(np.int64))
+        for place in rows[~found.finite]:
             rejections[place] = _NON_FINITE
-        scored = {**found.scores, "unlike": found.unlike}
-        for each in scores:
-            columns[each.name] = _scatter(scored[each.name], places, len(table), each.type)
-        decoded = _scatter_images(found.decoded, places, len(table), pixels.type)
+        for place, image in zip(rows, found.decoded, strict=True):
+            decoded[place] = image.tobytes()
+        for name, scored in {**found.scores, "unlike": found.unlike}.items():
+            _scatter(scored, rows, values[name])
     return pa.table(
         {
             **all_but(table, "codes"),
             **put_rejections(table, rejections),
-            **columns,
-            "decoded": decoded,
+            **{each.name: pa.array(values[each.name], each.type) for each in scores},
+            "decoded": pa.array(decoded, pa.large_binary()),
         }
     )
 
@@ -128,47 +125,23 @@ _NON_FINITE = Rejection(Reason.NON_FINITE, "the network's pixels hold NaN or inf
 def picture_rows(table: pa.Table, columns: list[str]) -> pa.Table:
     """Replaces pixels by JPEGs, and leaves out all columns but those named."""
     pictures = {
-        "original": pa.array(map(_to_picture, table["pixels"]), pa.binary()),
-        "decoded": pa.array(map(_to_picture, table["decoded"]), pa.binary()),
+        "original": pa.array(map(_to_picture, pixels_of(table)), pa.binary()),
+        "decoded": pa.array(map(_to_picture, pixels_of(table, "decoded")), pa.binary()),
     }
     known = {name: table[name] for name in columns if name not in pictures}
     return pa.table({**known, **pictures}).select(columns)
 
 
-def _to_picture(value: pa.Scalar) -> bytes | None:
-    if not value.is_valid:
-        return None
-    data = value.as_buffer()
-    side = round((data.size // 3) ** 0.5)
-    return compress(np.frombuffer(data, np.uint8).reshape(side, side, 3), _PICTURE, PICTURE_SIDE)
-
-
-def _images(table: pa.Table) -> Pixels:
-    rows = [np.frombuffer(value.as_buffer(), np.uint8) for value in table["pixels"]]
-    side = round((len(rows[0]) // 3) ** 0.5)
-    return np.stack(rows).reshape(len(rows), side, side, 3)
+def _to_picture(pixels: Pixels | None) -> bytes | None:
+    return None if pixels is None else compress(pixels, _PICTURE, PICTURE_SIDE)
 
 
 def _scatter(
-    values: npt.NDArray[np.generic],
-    places: npt.NDArray[np.integer],
-    length: int,
-    kind: pa.DataType,
-) -> pa.Array:
-    """Returns values at their places in a column, null elsewhere."""
-    found: list[object] = [None] * length
+    values: npt.NDArray[np.generic], places: npt.NDArray[np.integer], target: list[object]
+) -> None:
+    """Puts values at their places in a column."""
     for place, value in zip(places, values, strict=True):
-        found[place] = value if value.ndim else value.item()
-    return pa.array(found, kind)
-
-
-def _scatter_images(
-    images: Pixels, places: npt.NDArray[np.integer], length: int, kind: pa.DataType
-) -> pa.Array:
-    found: list[bytes | None] = [None] * length
-    for place, image in zip(places, images, strict=True):
-        found[place] = image.tobytes()
-    return pa.array(found, kind)
+        target[place] = value if value.ndim else value.item()
 
 
 @dataclass(frozen=True)
@@ -176,8 +149,10 @@ class Evaluating:
     """Pixels and codes to scores: decoded and encoded again in float32, whatever the run has."""
 
     how: CodecConfig
-    resolution: int
+    size: tuple[int, int]
+    """Height and width of the views, in pixels."""
     grid: tuple[int, int]
+    """Rows and columns of their codes."""
     lpips: "Judge | None" = None
     """LPIPS' weights, if they are at hand."""
     inception: "Judge | None" = None
@@ -186,12 +161,12 @@ class Evaluating:
     @property
     def item(self) -> Item:
         """The pixels; a grey image is a plain one."""
-        return Item("pixels", bytes([GREY]) * self.row_bytes)
+        return pixels_item(self.size)
 
     @property
     def row_bytes(self) -> int:
         """Bytes of a view."""
-        return self.resolution**2 * 3
+        return math.prod(self.size) * 3
 
     @property
     def scores(self) -> list[pa.Field]:
@@ -218,7 +193,7 @@ class Evaluating:
             batches = [table.slice(start, size) for start in range(0, max(len(table), 1), size)]
             return pa.concat_tables([measure_rows(each, measure, self.scores) for each in batches])
 
-        return Ready(run, lambda: codec.warm_up(self.resolution, self.resolution))
+        return Ready(run, lambda: codec.warm_up(*self.size))
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,16 @@ from vqpipe.stages.attempts import Item
 if TYPE_CHECKING:
     from vqpipe.codec.codec import Codec
 
-GREY = 128
+_GREY = 128
 """Of all pixels of an image with nothing in it that a codec could stumble over."""
+
+
+def pixels_item(size: tuple[int, int]) -> Item:
+    """Returns pixels as what a codec takes of a row; a grey image of that size is a plain one."""
+    height, width = size
+    grey = bytes([_GREY]) * (height * width * 3)
+    return Item("pixels", {"pixels": grey, "pixels_height": height, "pixels_width": width})
+
 
 MakeCodec = Callable[[CodecConfig, int | None], "Codec"]
 """How pixels become codes, and the batch size, None for the run's: a codec on the device."""
@@ -40,7 +48,7 @@ class Step(Protocol):
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of a row where it has pixels."""
+        """Bytes of a row's pixels."""
 
     def prepare(self, make: MakeCodec) -> Ready:
         """Returns the step with its codecs made."""
