@@ -148,6 +148,11 @@ WRONG = {
     "text": ("no job definition",),
     "source: [": ("no YAML in line 2",),
     "a: !!python/object/apply:os.getcwd []": ("no YAML",),
+    "resolution: 128\nkey: k\nresolution: 256": ("line 3", "resolution is there twice"),
+    "key: 2024-02-30": ("cannot be read", "day"),
+    f"resolution: {'9' * 5000}": ("cannot be read", "digits"),
+    f"max_rejected: {'9' * 400}": ("max_rejected is 999", "a number"),
+    f"keep: {'[' * 3000}{']' * 3000}": ("cannot be read", "lists in lists"),
 }
 
 
@@ -158,6 +163,20 @@ def test_read_definition_that_is_wrong_names_file_key_and_what_is_right(tmp_path
         read_definition(path, Encode)
     for words in (path, *said):
         assert words in caught.value.message
+
+
+def test_read_definition_of_aliases_that_grow_is_refused_in_few_words(tmp_path):
+    lists = "".join(f", &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9))
+    path = write(tmp_path, f"keep: [&a0 [x]{lists}]\n")  # a hundred million letters, written out
+    with pytest.raises(ConfigError) as caught:
+        read_definition(path, Encode)
+    assert "keep is [[" in caught.value.message
+    assert len(caught.value.message) < 10_000
+
+
+def test_read_definition_merged_values_give_way_to_those_beside_them(tmp_path):
+    path = write(tmp_path, "<<: {key: other, resolution: 128}\nkey: own\n")
+    assert read_definition(path, Encode) == {"key": "own", "resolution": 128}
 
 
 @pytest.mark.parametrize("path", ["/no/such/file.yaml", "/", ""])
@@ -214,6 +233,7 @@ def test_submit_file_of_the_cluster_hides_no_mistake_beside_it(capsys):
     ("text", "said"),
     [
         ("source: s3://name:secret@bucket/x\n", "credentials"),
+        ("source: ['s3://name:secret@bucket/x']\n", "source is ['s3://...']"),
         ("keep: [-x]\n", "keep is '-x'"),
         ('key: "None"\n', "key is 'None'"),
         ("nonsense: 1\n", "nonsense is no option"),
@@ -229,6 +249,11 @@ def test_submit_file_with_what_must_not_or_cannot_travel_exits_4(tmp_path, text,
     assert "secret" not in printed
 
 
+def test_print_job_with_an_underscore_prints_and_does_nothing_else(capsys):
+    words = ("encode", *PLACES["encode"])
+    assert printed(capsys, *words, "--print_job") == printed(capsys, *words, "--print-job")
+
+
 def test_print_job_prints_no_credentials(capsys):
     places = ("--source", "s3://name:secret@bucket/x", "--sink", "/b", "--model", "/c")
     assert cli.main(["encode", *places, "--print-job"]) == 4
@@ -241,6 +266,7 @@ def test_print_job_prints_no_credentials(capsys):
     [
         (("--job", "here.yaml"), ("--job", "there.yaml"), "--job is there twice"),
         ((), ("--print-job",), "--print-job is for vqpipe encode"),
+        ((), ("--print_job",), "--print-job is for vqpipe encode"),
     ],
 )
 def test_submit_what_makes_no_sense_exits_4(before, after, said, capsys):

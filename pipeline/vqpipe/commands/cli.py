@@ -59,7 +59,7 @@ def parse(arguments: list[str]) -> Job:
         return _answer_without_command(own)
     name, words = own[0], own[1:]
     _check_command(name)
-    if name in STAGES and "--print-job" in words and not _asks_for_help(words):
+    if name in STAGES and _asks_for_definition(words) and not _asks_for_help(words):
         _print_and_end(_define(name, words))
     job = _fill(name, words, _find_settings(name, words))
     return _pass_on(job, passed_on) if isinstance(job, Submit) else job
@@ -75,6 +75,11 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 def _asks_for_help(words: list[str]) -> bool:
     return "-h" in words or "--help" in words
+
+
+def _asks_for_definition(words: list[str]) -> bool:
+    """Tells whether a job is to be printed, not done; the parser takes `_` for `-`, too."""
+    return any(word.replace("_", "-") == "--print-job" for word in words)
 
 
 def _print_and_end(text: str) -> NoReturn:
@@ -214,7 +219,7 @@ def _pass_on(job: Submit, words: list[str]) -> Submit:
         SystemExit: After an option unknown, missing or malformed, with 4.
         ConfigError: If one is out of bounds.
     """
-    if "--print-job" in words:
+    if _asks_for_definition(words):
         raise ConfigError(f"--print-job is for vqpipe {job.command}: nothing would be submitted")
     kind, remote = JOBS[job.command], _find_definition(words)
     if job.job is not None and remote is not None:

@@ -5,6 +5,8 @@ stands, `--job` reads it again. A required option that is empty there is for the
 """
 
 import difflib
+import re
+import reprlib
 import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -114,7 +116,7 @@ def _say_quotes(option: Option) -> str:
 
 def _load(path: str) -> dict[Any, Any]:
     try:
-        said = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        said = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)  # noqa: S506 (a safe one)
     except OSError as error:
         raise ConfigError(f"--job {path} cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
@@ -124,11 +126,34 @@ def _load(path: str) -> dict[Any, Any]:
         where = f" in line {mark.line + 1}" if mark else ""
         why = getattr(error, "problem", None) or "it cannot be parsed"
         raise ConfigError(f"--job {path} is no YAML{where}: {why}") from None
+    except ValueError as error:  # no such day, or a number of thousands of digits
+        raise ConfigError(f"--job {path} cannot be read: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"--job {path} cannot be read: lists in lists, too many") from None
     if said is None:  # nothing but comments
         return {}
     if not isinstance(said, dict):
         raise ConfigError(f"--job {path} is no job definition: give lines such as resolution: 256")
     return said
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values only, and no option twice: which of the two is meant nobody can tell."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 (PyYAML's own)
+        """Returns what a mapping says.
+
+        Raises:
+            ConstructorError: If it says something twice.
+        """
+        names = [name for name, _ in node.value if isinstance(name, yaml.ScalarNode)]
+        seen: set[str] = set()
+        for name in names:
+            if name.value in seen:
+                why = f"{name.value} is there twice"
+                raise yaml.constructor.ConstructorError(None, None, why, name.start_mark)
+            seen.add(name.value)
+        return super().construct_mapping(node, deep)
 
 
 def _say_unknown(name: object, known: Iterable[str], kind: type[Job]) -> str:
@@ -152,8 +177,15 @@ def convert(option: Option, value: Any) -> Any:  # noqa: ANN401 (whatever was gi
     try:
         return _convert(value, option.kind)
     except _OtherTypeError as error:
-        said = "empty" if value is None else repr(value)
+        said = "empty" if value is None else _URL.sub("://...", _SHOWN.repr(value))
         raise ConfigError(f"{option.name} is {said}; it must be {error}") from None
+
+
+_SHOWN = reprlib.Repr()
+"""How a value is said that may be of any size: a few aliases make a list of gigabytes."""
+_SHOWN.maxlevel, _SHOWN.maxstring, _SHOWN.maxother, _SHOWN.maxlong = 3, 160, 160, 160
+_URL = re.compile(r"://[^\s'\"]*")
+"""What of a URL may hold a password; nobody has looked for one in a value of another type."""
 
 
 def _convert(value: Any, kind: Any) -> Any:  # noqa: ANN401 (whatever YAML holds, and any type)
@@ -181,10 +213,8 @@ _NAMES = {
 def _convert_number(value: object) -> float:
     if isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
-            return float(
-                value
-            )  # of text too: what YAML 1.2 reads as a number, 1e-3, is none in 1.1
-        except ValueError:
+            return float(value)  # of text too: what YAML 1.2 reads as one, 1e-3, is none in 1.1
+        except (ValueError, OverflowError):
             pass
     raise _OtherTypeError(_NAMES[float])
 
