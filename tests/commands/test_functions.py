@@ -146,6 +146,7 @@ def test_function_says_what_it_takes(stage):
     assert taken.keys() == fields.keys() | {"verbose"}
     assert all(each.kind is inspect.Parameter.KEYWORD_ONLY for each in taken.values())
     assert taken["device"].default == fields["device"].default
+    assert taken["source"].annotation is str  # as help prints it, without what the command's needs
     assert (function.__name__, function.__doc__.splitlines()[0]) == (
         stage,
         JOBS[stage].__doc__.splitlines()[0],

@@ -9,8 +9,8 @@ import difflib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from inspect import signature
-from typing import Any, ParamSpec, TypeVar
+from inspect import Signature, signature
+from typing import Any, ParamSpec, get_type_hints
 
 from vqpipe.commands import command
 from vqpipe.commands.catalogue import options_of, paragraphs_of
@@ -21,7 +21,6 @@ from vqpipe.commands.result import Result
 from vqpipe.errors import ConfigError
 
 P = ParamSpec("P")
-Kind = TypeVar("Kind")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +62,15 @@ def _as_function(name: str, taken: Callable[P, _Call]) -> Callable[P, Result]:
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = _DOC.format(*paragraphs_of(JOBS[name]), command=name)
-    declared = signature(taken).replace(return_annotation=Result)
-    setattr(function, "__signature__", declared)  # noqa: B010 (mypy knows no such attribute)
+    setattr(function, "__signature__", _declare(taken))  # noqa: B010 (mypy knows no such attribute)
     return function
+
+
+def _declare(taken: Callable[..., _Call]) -> Signature:
+    """Returns what a function takes, in plain types: what help makes of them is left out."""
+    declared, plain = signature(taken), get_type_hints(taken)
+    options = [each.replace(annotation=plain[name]) for name, each in declared.parameters.items()]
+    return declared.replace(parameters=options, return_annotation=Result)
 
 
 _DOC = """{0}
