@@ -179,10 +179,15 @@ def test_read_definition_merged_values_give_way_to_those_beside_them(tmp_path):
     assert read_definition(path, Encode) == {"key": "own", "resolution": 128}
 
 
-@pytest.mark.parametrize("path", ["/no/such/file.yaml", "/", ""])
+@pytest.mark.parametrize("path", ["/no/such/file.yaml", "/"])
 def test_main_file_that_cannot_be_read_exits_4(path, capsys):
     assert cli.main(["encode", *PLACES["encode"], f"--job={path}"]) == 4
     assert "cannot be read" in capsys.readouterr().err
+
+
+def test_job_without_a_name_is_asked_for_one(capsys):
+    assert cli.main(["encode", "--job="]) == 4
+    assert "--job is empty: give a YAML file" in capsys.readouterr().err
 
 
 def test_read_definition_that_is_no_text_says_so(tmp_path):

@@ -132,7 +132,7 @@ def test_function_unknown_missing_or_positional_option_is_a_type_error(stage):
     function = getattr(vqpipe, stage)
     with pytest.raises(TypeError, match="did you mean source"):
         function(sorce="x")
-    with pytest.raises(TypeError, match="source"):
+    with pytest.raises(TypeError, match=f"vqpipe.{stage} needs source"):
         function()
     with pytest.raises(TypeError, match="by name"):
         function("x")

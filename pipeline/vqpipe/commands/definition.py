@@ -93,6 +93,8 @@ def read_definition(path: str, kind: type[Job]) -> dict[str, Any]:
         ConfigError: If it cannot be read, is none, or says something of another type or of no
             option of the command.
     """
+    if not path:
+        raise ConfigError("--job is empty: give a YAML file, such as jobs/encode.yaml")
     options = {option.name: option for option in options_of(kind)}
     found = {}
     for name, value in _load(path).items():

@@ -98,6 +98,9 @@ def _make_job(kind: type[Job], given: Mapping[str, Any]) -> Job:
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         meant = f"; did you mean {close[0]}?" if close else ""
         raise TypeError(f"{name} is no option of vqpipe.{kind.__name__.lower()}{meant}")
+    missing = [name for name, each in known.items() if each.is_required and name not in given]
+    if missing:
+        raise TypeError(f"vqpipe.{kind.__name__.lower()} needs {', '.join(missing)} as well")
     values = {name: convert(known[name], _plain(value)) for name, value in given.items()}
     try:
         return kind(**values)

@@ -242,7 +242,7 @@ class PairReader:
     def read(
         self, plan: Plan, index: int, staged: Staged, block_rows: int, deaths: int
     ) -> Iterator[pa.Table]:
-        """Yields picked samples, numbered anew, with `place` and `codes` (`evaluating`).
+        """Yields picked samples, numbered anew, with `place` and `codes`.
 
         Raises:
             SourceChangedError: If the source has other samples than the sink.
