@@ -34,7 +34,7 @@ from tests.sink.runs import make_run
 from vqpipe import schema
 from vqpipe.codec.config import CodecConfig
 from vqpipe.codec.weights import Weights
-from vqpipe.engine import cluster, graph
+from vqpipe.engine import capacity, cluster, graph
 from vqpipe.engine.blocks import KeepBlocks
 from vqpipe.images import Preprocess, open_image, square
 from vqpipe.schema import Selection
@@ -104,7 +104,7 @@ def floor_worker(folder, part, parts, results):
 def measure_floor(folder):
     """Returns images/s of plain processes, one a core."""
     context = multiprocessing.get_context("spawn")
-    results, cores = context.Queue(), cluster.cores()
+    results, cores = context.Queue(), capacity.cores()
     arguments = [(folder, part, cores, results) for part in range(cores)]
     processes = [context.Process(target=floor_worker, args=a) for a in arguments]
     for process in processes:

@@ -12,7 +12,7 @@ from vqpipe.codec.codec import Codec
 from vqpipe.codec.config import CodecConfig
 from vqpipe.codec.weights import Weights
 from vqpipe.commands import cli
-from vqpipe.engine import cluster
+from vqpipe.engine import capacity
 from vqpipe.sink.footer import ORIGIN
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -43,7 +43,7 @@ def codes_in(root, dtype):
 
     how = CodecConfig(dtype=dtype, pixel_range="unit")
     # As many threads as a run takes: torch's group norm divides its sums between them.
-    codec = Codec(Weights.load(str(root / "model")), how, threads=cluster.cores())
+    codec = Codec(Weights.load(str(root / "model")), how, threads=capacity.cores())
     found = {}
     for shard in range(2):
         for i in range(5):

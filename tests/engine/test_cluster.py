@@ -9,7 +9,7 @@ import psutil
 import pytest
 import ray
 
-from vqpipe.engine import cluster, submission
+from vqpipe.engine import capacity, cluster, submission
 from vqpipe.errors import ConfigError, IncompleteError
 
 
@@ -28,7 +28,7 @@ def test_connect_local_listens_on_loopback_only_and_leaves_nothing_behind():
             if connection.status == psutil.CONN_LISTEN
         ]
         assert len(listening) > 2
-        assert cluster.resources()["CPU"] == cluster.cores() + cluster.SPARE_CORES
+        assert capacity.resources()["CPU"] == capacity.cores() + cluster.SPARE_CORES
     for address in listening:
         ip = ipaddress.ip_address(address)
         assert (getattr(ip, "ipv4_mapped", None) or ip).is_loopback, address

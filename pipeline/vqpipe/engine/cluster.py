@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import math
 import os
 import secrets
 import signal
@@ -10,14 +9,13 @@ import socket
 import sys
 import tempfile
 import threading
-import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from vqpipe.engine import reaper
-from vqpipe.errors import ConfigError, IncompleteError, stopped_by
+from vqpipe.errors import ConfigError, stopped_by
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # A command that stops early shuts Ray down under a thread that still waits for results, whose next
@@ -33,6 +31,8 @@ from ray._private import ray_constants
 from ray._private import worker as ray_worker
 from ray.data import DataContext
 
+from vqpipe.engine.capacity import cores
+
 SPARE_CORES = 3
 """Logical cores of a local Ray beyond the real ones: some two for the operators that mostly wait,
 one so that images are opened by one task more than there are cores, which else idle between two."""
@@ -41,8 +41,6 @@ RESERVATION_RATIO = 0.1
 opening images, which takes nearly all the work, with fewer cores than there are."""
 
 _CONNECT_TIMEOUT_S = 10.0
-_ANSWER_TIMEOUT_S = 2.0
-_HEAD_TIMEOUT_S = 30.0
 _LOCAL_RAY = {
     # By default Ray ends workers that were idle for a second, and a moment later starts new ones,
     # at one or two seconds of a core each: operators take turns at being idle.
@@ -304,71 +302,6 @@ def _muted_stderr() -> Iterator[None]:
     finally:
         os.dup2(terminal, 2)
         os.close(terminal)
-
-
-class Head:
-    """The head of the cluster that was joined, without which nothing goes on.
-
-    Ray 2.60 ends the driver when its head has not answered for 60 s, with exit code 1 and without a
-    word (the C++ side calls exit): this notices before.
-    """
-
-    def __init__(self) -> None:
-        self._address = str(ray.get_runtime_context().gcs_address)
-        self._answered = math.inf  # only one that has answered can cease to
-
-    def is_there(self) -> bool:
-        """Tells whether it answers; to be called every few seconds, and before what asks it.
-
-        Ray waits without end for what a head knows that is gone.
-
-        Raises:
-            IncompleteError: If it has not been there for half a minute.
-        """
-        host, _, port = self._address.rpartition(":")
-        with contextlib.suppress(OSError):
-            place = host.strip("[]"), int(port)
-            socket.create_connection(place, timeout=_ANSWER_TIMEOUT_S).close()
-            self._answered = time.monotonic()
-            return True
-        gone_s = time.monotonic() - self._answered
-        if gone_s > _HEAD_TIMEOUT_S:
-            raise IncompleteError(
-                f"the head of the Ray cluster, {self._address}, has not answered for {gone_s:.0f} s"
-                ": it or its machine is gone. Everything committed is safe: run the same command "
-                "again when there is a cluster"
-            )
-        return False
-
-
-def cores() -> int:
-    """Returns the cores that this process may use, a container's limit included."""
-    known = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(known or 1, _container_cores()))
-
-
-def _container_cores() -> int:
-    """Returns the limit of Linux control groups, version 2: microseconds of quota and period."""
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return math.ceil(int(quota) / int(period))
-    except (OSError, ValueError):  # no control groups, or "max": no limit
-        return sys.maxsize
-
-
-def resources() -> dict[str, float]:
-    """Returns what the cluster has in all: CPU, GPU, memory and so on."""
-    return cast(dict[str, float], ray.cluster_resources())  # type: ignore[no-untyped-call]
-
-
-def count_cores() -> float:
-    """Returns the logical cores of the cluster."""
-    return resources().get("CPU", 0.0)
-
-
-def free_resources() -> dict[str, float]:
-    """Returns what of it is free now."""
-    return cast(dict[str, float], ray.available_resources())  # type: ignore[no-untyped-call]
 
 
 def _quieten_ray_data() -> None:

@@ -34,7 +34,7 @@ from vqpipe.codec.codec import Codec
 from vqpipe.codec.config import BATCH_SIZE, CodecConfig, Device
 from vqpipe.codec.device import choose_device, device_name, watch_device
 from vqpipe.codec.weights import Weights
-from vqpipe.engine import cluster
+from vqpipe.engine import capacity
 from vqpipe.engine.blocks import keep_blocks
 from vqpipe.engine.committer import Committer
 from vqpipe.engine.counter import Counter, RemoteLedger
@@ -100,7 +100,7 @@ def run(
         MachineError: If a machine runs out of memory or disk.
         VqpipeError: Whatever a stage raised.
     """
-    gpus = int(cluster.resources().get("GPU", 0))
+    gpus = int(capacity.resources().get("GPU", 0))
     kind = "cuda" if resources.device == "cuda" or (resources.device == "auto" and gpus) else "cpu"
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     place = {"num_cpus": 0, "scheduling_strategy": here}  # not on a node that may be reclaimed
@@ -112,7 +112,7 @@ def run(
     actors = resources.actors or (max(1, gpus) if kind == "cuda" else 1)
     pool = ActorPoolStrategy(min_size=1, max_size=actors)
     # Each is a process that takes two seconds of a core to start, and a laptop has few cores.
-    readers = None if resources.address else cluster.cores() + 1
+    readers = None if resources.address else capacity.cores() + 1
     with warnings.catch_warnings():
         # Ray 2.60 deprecates `max_retries` and the like in favour of named parameters, but has no
         # named ones for these; 2.64 is to remove them, hence the bound in pyproject.toml.
@@ -238,7 +238,7 @@ class _Codec:
         read = cast(Weights, ray.get(weights))
 
         def make(how: CodecConfig, size: int | None) -> Codec:
-            placed: dict[str, Any] = {"device": chosen, "threads": cluster.cores()}
+            placed: dict[str, Any] = {"device": chosen, "threads": capacity.cores()}
             return setup.codec(read, how, batch_size=size or setup.batch_size, **placed)
 
         ready = setup.step.prepare(make)

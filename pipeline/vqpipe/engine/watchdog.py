@@ -12,10 +12,11 @@ import ray
 import ray.data
 from ray.actor import ActorHandle
 
-from vqpipe.engine import cluster
+from vqpipe.engine import capacity
 from vqpipe.engine.committer import Committer
 from vqpipe.engine.counter import Tally
 from vqpipe.engine.failures import explain
+from vqpipe.engine.head import Head
 from vqpipe.engine.outlet import Outlet
 from vqpipe.errors import DeviceError, NoProgressError
 from vqpipe.stages.attempts import ATTEMPTS
@@ -83,7 +84,7 @@ def _rounds(
     stall_timeout_s: float,
     needs: "Needs",
 ) -> Iterator[Tick]:
-    counts, head, seen, has_ended = Tally(), cluster.Head(), _Seen(), False
+    counts, head, seen, has_ended = Tally(), Head(), _Seen(), False
     while not (has_ended and commits.is_idle):
         if not (has_ended or commits.is_full):
             has_ended = _take(outlet, commits)
@@ -91,7 +92,7 @@ def _rounds(
             seen.receive(receipts)
             yield Tick(receipts, counts)
         if head.is_there() and commits.is_full:
-            commits.widen(cluster.count_cores())
+            commits.widen(capacity.count_cores())
         counts = _poll(counter, counts)
         seen.count(counts)
         yield Tick(None, counts)
@@ -201,7 +202,7 @@ def _describe_waiting(counts: Tally, commits: Committer, needs: Needs) -> str:
 
 
 def _describe_free() -> str:
-    total, free = cluster.resources(), cluster.free_resources()
+    total, free = capacity.resources(), capacity.free_resources()
     names = ("CPU", "GPU")
     return ", ".join(
         f"{free.get(each, 0):g} of {total.get(each, 0):g} {each}s free" for each in names
