@@ -24,7 +24,7 @@ SEED = "VQPIPE_SEED"
 KINDS = {
     "read": r"ray::MapBatches\(read\)",
     "open": r"ray::MapBatches\(open_views\)",
-    "sandbox": r".* -m pipeline\.sandbox ",
+    "sandbox": r".* -m vqpipe\.images\.sandbox ",
     "codec": r"ray::MapWorker\(MapBatches\(_Codec\)\)",
     "commit": r"ray::commit",
 }

@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from tests import shell
+from tests.faults.killer import KINDS
 from tests.images import poison
 from tests.makers import encoded, jpeg, picture, tar_of
 from vqpipe.errors import ConfigError
@@ -30,6 +32,12 @@ def sandbox():
     sandbox = Sandbox(HOW, time_limit_s=1.0)
     yield sandbox
     sandbox.close()
+
+
+def test_child_is_known_to_what_kills_processes_of_a_run(sandbox):
+    sandbox.open([jpeg(50, 40)], target_of([b""]))
+    lines = [" ".join(child.cmdline()) for child in psutil.Process().children()]
+    assert [line for line in lines if re.match(KINDS["sandbox"], line)]
 
 
 @pytest.fixture
