@@ -1,6 +1,7 @@
 """Workers, drivers, nodes and heads that are killed in the middle of a run: faults 1 to 6 and 8."""
 
 import contextlib
+import re
 import signal
 import subprocess
 import time
@@ -73,6 +74,14 @@ def check_same(sink, whole):
 def check_ended(processes):
     _, alive = psutil.wait_procs(processes, timeout=ENDED_S)
     assert not alive, [(process.pid, process.cmdline()[:1], process.status()) for process in alive]
+
+
+def suspend_codecs(node):
+    is_codec = re.compile(KINDS["codec"])
+    found = [each for each in node.processes() if is_codec.match(" ".join(each.cmdline()))]
+    assert found
+    for process in found:
+        process.suspend()
 
 
 def modified(paths):
@@ -193,17 +202,20 @@ def test_encode_only_gpu_node_lost_and_not_replaced_gives_up_with_5(large, tmp_p
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 @pytest.mark.fault(5)
-def test_encode_head_lost_ends_with_2_and_completes_on_a_new_cluster(whole, tmp_path, ray_cluster):
-    ray_cluster.add(num_cpus=2)
+def test_encode_head_lost_ends_with_2_and_completes_on_a_new_cluster(large, tmp_path, ray_cluster):
+    node = ray_cluster.add(num_cpus=2)
     options = (*ONE_BY_ONE, "--address", ray_cluster.address)
-    process = shell.start_encode(whole / "source", tmp_path / "sink", *options)
-    done = modified(shell.await_commit(process, tmp_path / "sink"))
+    process = shell.start_encode(large / "source", tmp_path / "sink", *options)
+    shell.await_commit(process, tmp_path / "sink")
+    suspend_codecs(node)  # a fast machine is done before the half minute that a head may be silent
     ray_cluster.head.kill_head()
     printed = shell.finish(process, expect=2, timeout_s=120)
     assert ray_cluster.address in printed
+    done = modified((tmp_path / "sink" / "data").glob("*.parquet"))
+    assert 0 < len(done) < 24
     with RayCluster() as another:
         another.add(num_cpus=2)
         options = (*ONE_BY_ONE, "--address", another.address)
-        shell.encode(whole / "source", tmp_path / "sink", *options, timeout_s=400)
+        shell.encode(large / "source", tmp_path / "sink", *options, timeout_s=400)
     assert modified(done) == done
-    check_same(tmp_path / "sink", whole)
+    check_same(tmp_path / "sink", large)
