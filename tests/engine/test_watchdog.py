@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from tests.stages.test_encode import eight, read
-from vqpipe.engine import cluster, tasks, watchdog
+from vqpipe.engine import capacity, tasks, watchdog
 from vqpipe.engine.committer import Committer
 from vqpipe.engine.counter import Tally
 from vqpipe.engine.tasks import open_views
@@ -47,9 +47,9 @@ def alone(monkeypatch):
     monkeypatch.setattr(watchdog, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
     monkeypatch.setattr(watchdog, "Outlet", Closed)
     monkeypatch.setattr(watchdog, "_POLL_S", 0.001)
-    monkeypatch.setattr(cluster, "Head", Head)
-    monkeypatch.setattr(cluster, "resources", dict)
-    monkeypatch.setattr(cluster, "free_resources", dict)
+    monkeypatch.setattr(watchdog, "Head", Head)
+    monkeypatch.setattr(capacity, "resources", dict)
+    monkeypatch.setattr(capacity, "free_resources", dict)
 
 
 def watch(monkeypatch, polls, receipts=(), needs=CPU):
@@ -162,7 +162,7 @@ def test_watch_head_that_does_not_answer_is_asked_for_nothing(monkeypatch):
     def cores():
         raise AssertionError("Ray would wait for it without end")
 
-    monkeypatch.setattr(cluster, "count_cores", cores)
+    monkeypatch.setattr(capacity, "count_cores", cores)
     watch(monkeypatch, itertools.repeat(Tally()))
 
 
