@@ -17,6 +17,7 @@ from tests.storage.fault_proxy import SHARES, Faults
 from tests.storage.promises import (
     READ_AHEAD_BYTES,
     SHORT,
+    VERBS,
     check_every_verb,
     check_lost_answer_of_replace_if,
     check_short_body,
@@ -258,17 +259,6 @@ def test_source_replaced_is_an_error_that_names_it(source, proxy, truth, moment)
         proxy.after("GET .*source/", change)
     with pytest.raises(SourceChangedError, match=uri):
         list(read_shard(listing.shards[0], selection_of(listing), schema))
-
-
-VERBS = {
-    "list": storage.list_files,
-    "list one": functools.partial(storage.list_files, recursive=False),
-    "stat": storage.stat,
-    "read": storage.read,
-    "publish": functools.partial(storage.publish, data=b"x"),
-    "replace": functools.partial(storage.replace, data=b"x"),
-    "delete": storage.delete,
-}
 
 
 @pytest.mark.fault(11)

@@ -3,6 +3,7 @@
 A truth reads and writes objects by other means than ours: `read(uri)`, `write(uri, data)`.
 """
 
+import functools
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +20,16 @@ READ_AHEAD_BYTES = 2**18
 SHORT = [("tail", "cut"), ("tail", "shorten"), ("open", "cut"), ("open", "shorten")]
 SHORT += [("whole", "cut")]
 """Ways to read, and what may happen to a body."""
+VERBS = {
+    "list": storage.list_files,
+    "list one": functools.partial(storage.list_files, recursive=False),
+    "stat": storage.stat,
+    "read": storage.read,
+    "publish": functools.partial(storage.publish, data=b"x"),
+    "replace": functools.partial(storage.replace, data=b"x"),
+    "delete": storage.delete,
+}
+"""Whatever asks a store for something, by name."""
 
 
 def large(read_aheads):

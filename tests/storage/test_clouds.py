@@ -1,7 +1,6 @@
 """Azure and Google Cloud Storage, on emulators: every verb, a run, and bad days."""
 
 import contextlib
-import functools
 import importlib
 import os
 import sys
@@ -18,6 +17,7 @@ from tests.storage.fault_proxy import SHARES, Faults
 from tests.storage.intercept import Crash, Crashing
 from tests.storage.promises import (
     SHORT,
+    VERBS,
     check_every_verb,
     check_lost_answer_of_replace_if,
     check_short_body,
@@ -122,17 +122,6 @@ def test_every_verb_every_first_request_fails_recovers(container, cloud_proxy, d
 @pytest.mark.fault(10)
 def test_replace_if_lost_answer_is_told_from_another_writer(container, cloud_proxy):
     check_lost_answer_of_replace_if(f"{container.uri}/a", container, cloud_proxy)
-
-
-VERBS = {
-    "list": storage.list_files,
-    "list one": functools.partial(storage.list_files, recursive=False),
-    "stat": storage.stat,
-    "read": storage.read,
-    "publish": functools.partial(storage.publish, data=b"x"),
-    "replace": functools.partial(storage.replace, data=b"x"),
-    "delete": storage.delete,
-}
 
 
 @pytest.mark.fault(11)

@@ -20,19 +20,17 @@ import pyarrow.compute as pc
 
 from vqpipe import storage
 from vqpipe.errors import ConfigError, StorageError
-from vqpipe.rejections import Loss, Reason, Rejection
+from vqpipe.rejections import Reason, Rejection
 from vqpipe.schema import Sample, Selection, Shard
 from vqpipe.sink.objects import open_object
 from vqpipe.sources.agreement import Begun, kept_by_all
 from vqpipe.sources.columns import check_column, check_key
-from vqpipe.sources.damage import ARROW_ERRORS, brief, damaged
+from vqpipe.sources.damage import brief
 from vqpipe.sources.extensions import extension
 from vqpipe.sources.formats import check_obstacles
-from vqpipe.sources.growth import check_growth, most_bytes
-from vqpipe.sources.keys import Keys, check_count
 from vqpipe.sources.listing import Listing
 from vqpipe.sources.names import check_names, check_unicode, shard_names, visible_files
-from vqpipe.sources.parquet import BATCH_ROWS, count_rows, open_parquet, unique
+from vqpipe.sources.parquet import BATCH_ROWS, open_parquet, read_file
 from vqpipe.sources.patterns import find_files
 from vqpipe.sources.values import MAX_VALUE_BYTES, name_sample
 from vqpipe.sources.versions import imprint_shards
@@ -111,20 +109,7 @@ def _read_own(shard: Shard, selection: Selection, kept: pa.Schema) -> Iterator[S
 
 def _read_foreign(shard: Shard, selection: Selection, kept: pa.Schema) -> Iterator[Sample]:
     """Yields the rows of a file of any tool; the last one is a rejection if the file is damaged."""
-    row, size, most = 0, 0, most_bytes(shard.size)
-    seen = Keys()
-    with storage.open_file(shard.files[0]) as file:
-        try:
-            for sample in _read_rows(shard, file, selection, kept):
-                check_count(row, shard.files[0].uri)
-                yield unique(sample, seen)
-                row, size = row + 1, size + len(sample.data or b"")
-                check_growth(size, most)
-        except MemoryError:
-            raise  # also an ArrowException: this machine's trouble, not the file's
-        except ARROW_ERRORS as error:
-            place = f"{shard.files[0].uri}, from row {row} of the shard on"
-            yield damaged(row, None, place, error, Loss.of(count_rows(shard), row))
+    return read_file(shard, lambda file: _read_rows(shard, file, selection, kept))
 
 
 def _check_columns(uri: str, kind: str, schema: pa.Schema, selection: Selection) -> None:

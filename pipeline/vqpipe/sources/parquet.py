@@ -5,7 +5,7 @@ https://huggingface.co/docs/datasets/about_dataset_features. Its `path` is no ke
 or the same in every row.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
@@ -72,11 +72,21 @@ def read_shard(shard: Shard, selection: Selection, kept: pa.Schema) -> Iterator[
     Raises:
         ConfigError: If this file lacks a selected column; files of a source must look alike.
     """
+    return read_file(shard, lambda file: _read_rows(shard, file, selection, kept))
+
+
+def read_file(shard: Shard, rows: Callable[[BinaryIO], Iterator[Sample]]) -> Iterator[Sample]:
+    """Yields what is read of a shard's file, each key once; damage in it is one last rejection.
+
+    Args:
+        shard: Of one file.
+        rows: Yields the samples of the file once it is open.
+    """
     row, size, most = 0, 0, most_bytes(shard.size)
     seen = Keys()
     with storage.open_file(shard.files[0]) as file:
         try:
-            for sample in _read_rows(shard, file, selection, kept):
+            for sample in rows(file):
                 check_count(row, shard.files[0].uri)
                 yield unique(sample, seen)
                 row, size = row + 1, size + len(sample.data or b"")
