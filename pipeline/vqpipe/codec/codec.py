@@ -26,6 +26,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from vqpipe.codec.compiler import inductor
 from vqpipe.codec.config import (
     BATCH_SIZE,
     SCALE_SHIFT,
@@ -305,4 +306,4 @@ def _fuse(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     of a process counts as a recompilation, of which torch allows eight.
     """
     torch._dynamo.config.cache_size_limit = _COMPILATIONS  # noqa: SLF001 (it has no other name)
-    return torch.compile(function, dynamic=False, fullgraph=True)
+    return torch.compile(function, backend=inductor, dynamic=False, fullgraph=True)
