@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 help:
 	@echo "make demo    encode about 200 sample photos and show the result"
 	@echo "make test    lint, types, import contracts and tests, a quarter of an hour"
-	@echo "make gpu     what wants a GPU: tests and benchmark, with PYTHON=$(PYTHON) as it is"
+	@echo "make gpu     what wants a GPU: tests and figures, half an hour, with PYTHON=$(PYTHON) as it is"
 	@echo "make bench   throughput of the whole pipeline and of its parts, some minutes"
 	@echo "make soak    faults at random and all at once, fuzzing, the demo; two hours"
 	@echo "make jobs    write the job definitions in jobs/ anew, after a change of options"
@@ -45,12 +45,9 @@ test: lint $(AZURITE)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --timeout 300 -m "not soak and not ray" --numprocesses 2 --dist worksteal
 	$(BIN)/python -m pytest --timeout 300 -m "not soak and ray"
 
-# Only the files that have such tests: the others need Ray and more, which a GPU machine may lack.
+# With PYTHON as it is: a GPU machine may lack all but torch. What else it is to have, `carry` fetches.
 gpu:
-	$(PYTHON) -m pytest -m gpu $(shell grep -rl 'mark\.gpu' tests --include='test_*.py')
-	$(PYTHON) -m tests.benchmarks.codec
-	$(PYTHON) -m tests.benchmarks.nearest
-	$(PYTHON) -m tests.benchmarks.audit --device cuda
+	for call in 1 2 3; do $(PYTHON) -m tests.benchmarks.gpu --call $$call || failed=1; done; exit $${failed:-0}
 
 bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.pipeline

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from tests.benchmarks.records import note
 from vqpipe import schema
 from vqpipe.codec.codec import Codec
 from vqpipe.codec.config import CodecConfig
@@ -23,7 +24,8 @@ from vqpipe.stages.audit import Audit
 from vqpipe.stages.encode import Encoding
 
 CHECKPOINT = Path(__file__).parents[2] / "infra" / "demo" / "checkpoint"
-SIDE, ROWS, SHARE, GRID = 64, 1000, 0.001, (16, 16)
+SHARE, FACTOR = 0.001, 4
+"""Of images looked at, and pixels a code along a side."""
 
 
 def main():
@@ -31,26 +33,36 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", help="others are compared with float32 too")
+    parser.add_argument("--side", type=int, default=64, help="of the images, in pixels")
+    parser.add_argument("--rows", type=int, default=1000, help="images of the shard")
+    parser.add_argument("--tiny", action="store_true", help="sizes that say nothing of speed")
     options = parser.parse_args()
-    weights, table, watch = Weights.load(str(CHECKPOINT)), rows(), Stopwatch()
+    if options.tiny:
+        options.side, options.rows, options.rounds = 16, 4, 1
+    side, table = options.side, make_rows(options.rows, options.side)
+    weights, watch = Weights.load(str(CHECKPOINT)), Stopwatch()
     Audit.pick, Audit.look = watch.timed(Audit.pick), watch.timed(Audit.look)
-    codes = schema.codes_field(weights.description.codebook_size, GRID)
-    ready = Encoding(codes, CodecConfig(dtype=options.dtype), (SIDE, SIDE), SHARE).prepare(
+    codes = schema.codes_field(weights.description.codebook_size, (side // FACTOR, side // FACTOR))
+    ready = Encoding(codes, CodecConfig(dtype=options.dtype), (side, side), SHARE).prepare(
         lambda how, size: Codec(weights, how, device=options.device, batch_size=size)
     )
     one_round(ready, table, watch)  # what is done once, such as to choose kernels
     shares = [one_round(ready, table, watch) for _ in range(options.rounds)]
-    looked = ROWS - ready.run(table, lambda _: None)["psnr_db"].null_count
+    looked = len(table) - ready.run(table, lambda _: None)["psnr_db"].null_count
     shown = ", ".join(f"{share:.3%}" for share in shares)
-    print(f"{options.device}, {options.dtype}: {looked} of {ROWS} images looked at, for {shown}")
+    print(
+        f"{options.device}, {options.dtype}: {looked} of {len(table)} images looked at, for {shown}"
+    )
     print(f"of the time of encoding; median {statistics.median(shares):.3%}")
+    name = f"audit, {side} px, {options.dtype}"
+    note(name, statistics.median(shares), "of the time of encoding", looked=looked)
 
 
-def rows():
+def make_rows(count, side):
     """Returns a shard's worth of opened rows, and its first image with them."""
     rng = np.random.default_rng(0)
-    pixels = [rng.integers(0, 256, SIDE * SIDE * 3, np.uint8).tobytes() for _ in range(ROWS)]
-    view = {"view": 0, "flip": False, "pixels_height": SIDE, "pixels_width": SIDE}
+    pixels = [rng.integers(0, 256, side * side * 3, np.uint8).tobytes() for _ in range(count)]
+    view = {"view": 0, "flip": False, "pixels_height": side, "pixels_width": side}
     rows = [
         {"shard": 0, "row": i, "key": f"{i}", "pixels": data, **view}
         for i, data in enumerate(pixels)

@@ -1,6 +1,6 @@
 """The codec beside diffusers as research scripts use it, in one run.
 
-    python -m tests.benchmarks.codec [--configs MoVQ aMUSEd] [--resolutions 256 512] [--batch 64]
+    python -m tests.benchmarks.codec [--configs MoVQ aMUSEd LDM taming] [--resolutions 256 512]
 
 Encodes uint8 images on the host to codes on the host, and back. Weights are random and seeded:
 speed does not depend on them. Every round measures all sides one after the other and ratios are
@@ -15,6 +15,7 @@ unlike    share of codes unlike float32's; when decoding, PSNR to what float32 d
 """
 
 import argparse
+import contextlib
 import statistics
 import time
 from collections.abc import Callable
@@ -24,6 +25,9 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.benchmarks.records import note
+from tests.vqgan.configs import CONFIGS as NARROW
+from tests.vqgan.published import PUBLISHED
 from vqpipe.codec.codec import Codec
 from vqpipe.codec.config import CodecConfig
 from vqpipe.codec.weights import Weights
@@ -36,28 +40,8 @@ try:
 except ImportError:
     diffusers = None
 
-CONFIGS = {
-    "MoVQ f8 16384x4": {
-        "block_out_channels": (128, 256, 256, 512),
-        "down_block_types": ("DownEncoderBlock2D",) * 3 + ("AttnDownEncoderBlock2D",),
-        "up_block_types": ("AttnUpDecoderBlock2D",) + ("UpDecoderBlock2D",) * 3,
-        "layers_per_block": 2,
-        "latent_channels": 4,
-        "num_vq_embeddings": 16_384,
-        "vq_embed_dim": 4,
-        "norm_type": "spatial",
-    },
-    "aMUSEd f16 8192x64": {
-        "block_out_channels": (128, 256, 256, 512, 768),
-        "down_block_types": ("DownEncoderBlock2D",) * 5,
-        "up_block_types": ("UpDecoderBlock2D",) * 5,
-        "layers_per_block": 2,
-        "latent_channels": 64,
-        "num_vq_embeddings": 8192,
-        "mid_block_add_attention": False,
-        "lookup_from_codebook": True,
-    },
-}
+TINY = {"MoVQ f8": "movq", "aMUSEd f16": "amused", "LDM f4": "ldm_f4", "taming f16": "vq_diffusion"}
+"""Narrow ones of the same build, for a run that says nothing of speed."""
 BASELINE = "diffusers float32"
 OURS = {
     "ours float32": {"dtype": "float32"},
@@ -65,6 +49,19 @@ OURS = {
     "ours bfloat16 eager": {"dtype": "bfloat16", "eager": True},
     "ours bfloat16": {"dtype": "bfloat16"},
 }
+
+
+FIGURES = {
+    "ours bfloat16": "compiled",
+    "ours bfloat16 eager": "eager",
+    "ours float32": "float32",
+    "ours tf32": "tf32",
+    BASELINE: "by diffusers, float32 with TF32",
+    "diffusers bfloat16": "by diffusers, autocast",
+}
+"""What figures of a side are called."""
+THEIRS = {BASELINE: False, "diffusers bfloat16": True}
+"""Whether diffusers runs under autocast."""
 
 
 @dataclass
@@ -78,10 +75,24 @@ class Side:
     warm_up_s: float = 0.0
 
 
+def fields_of(name, *, tiny=False):
+    """Returns the architecture of that name."""
+    return NARROW[TINY[name]] if tiny else PUBLISHED[name]
+
+
+def make_weights(fields):
+    """Returns random weights, the same for the same architecture."""
+    torch.manual_seed(0)
+    return pack(VQModel(**fields).eval())
+
+
+def pack(model):
+    return Weights(write_state(model.config, model.state_dict()), "benchmark")
+
+
 def ours(model, device, batch, how):
-    weights = Weights(write_state(model.config, model.state_dict()), "benchmark")
-    codec = Codec(weights, CodecConfig(**how), device=device, batch_size=batch)
-    return Side(lambda images: codec.encode(images)[0], codec.decode)
+    codec = Codec(pack(model), CodecConfig(**how), device=device, batch_size=batch)
+    return Side(lambda images: codec.encode(images)[0], lambda codes: codec.decode(codes)[0])
 
 
 def theirs(model, device, batch, autocast):
@@ -120,34 +131,56 @@ def as_a_script_runs_it(step, device, autocast):
 
     @torch.inference_mode()
     def run(items):
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         try:
-            with torch.autocast(device, torch.bfloat16, enabled=autocast):
+            with allow_tf32(), torch.autocast(device, torch.bfloat16, enabled=autocast):
                 return step(items)
         except torch.OutOfMemoryError:
             pass
-        finally:
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         torch.cuda.empty_cache()
         return np.concatenate([run(half) for half in np.array_split(items, 2)])
 
     return run
 
 
-def make_sides(model, device, batch):
-    sides = {name: ours(model, device, batch, how) for name, how in OURS.items()}
-    if device == "cpu":  # it has no TF32, and is eager in any case
-        del sides["ours tf32"], sides["ours bfloat16 eager"]
-    if diffusers:
-        sides[BASELINE] = theirs(model, device, batch, autocast=False)
-        sides["diffusers bfloat16"] = theirs(model, device, batch, autocast=True)
-    return sides
+@contextlib.contextmanager
+def allow_tf32():
+    """Has products and convolutions in float32 use TF32, as scripts do, for a block.
+
+    From torch 2.9 on there are other switches, which must not be mixed with those of before.
+    """
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    is_new = hasattr(matmul, "fp32_precision")
+    name, on = ("fp32_precision", "tf32") if is_new else ("allow_tf32", True)
+    switches = (matmul, cudnn.conv) if is_new else (matmul, cudnn)
+    before = [getattr(switch, name) for switch in switches]
+    try:
+        for switch in switches:
+            setattr(switch, name, on)
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            setattr(switch, name, value)
+
+
+def make_sides(model, device, batch, chosen):
+    """Returns the sides to measure, and ours in float32, eager, that they are compared with."""
+    left_out = set() if device == "cuda" else {"ours tf32", "ours bfloat16 eager"}  # it has no TF32
+    sides = {
+        name: ours(model, device, batch, how)
+        for name, how in OURS.items()
+        if name in chosen and name not in left_out
+    }
+    for name, autocast in THEIRS.items():
+        if diffusers and name in chosen:
+            sides[name] = theirs(model, device, batch, autocast)
+    exact = {"dtype": "float32", "eager": True}
+    return sides, sides.get("ours float32") or ours(model, device, batch, exact)
 
 
 def measure(step, items, seconds):
     """Returns items/s over at least `seconds`."""
     rounds, started = 0, time.perf_counter()
-    while time.perf_counter() - started < seconds:
+    while not rounds or time.perf_counter() - started < seconds:
         step(items)
         rounds += 1
     return rounds * len(items) / (time.perf_counter() - started)
@@ -209,8 +242,7 @@ def describe_difference(step, side, reference, items):
     return f"{np.mean(found != expected):.3%}"
 
 
-def report(sides, batches, flops, matrix_rate):
-    reference = sides["ours float32"]
+def report(config, sides, reference, batches, flops, matrix_rate):
     print(f"{'':20} {'':8} {'rate':>9} {'ratio':>6} {'matrix':>7} {'memory':>9} {'unlike':>8}")
     for step in ("encode", "decode"):
         for name, side in sides.items():
@@ -224,27 +256,32 @@ def report(sides, batches, flops, matrix_rate):
                 f"{name:20} {step:8} {rate:9.2f} {ratio:6.2f} "
                 f"{rate * flops[step] / matrix_rate:7.1%} {peak:>9} {unlike:>8}"
             )
+            beside = {"ratio": round(ratio, 3), "memory": peak, "unlike": unlike}
+            beside["matrix"] = round(rate * flops[step] / matrix_rate, 4)
+            note(f"{config[0]} {step} {config[1]} {FIGURES[name]}", rate, "images/s", **beside)
     told = ", ".join(f"{name} {side.warm_up_s:.1f} s" for name, side in sides.items())
     print(f"warm-up: {told}\n", flush=True)
 
 
-def benchmark(fields, resolution, device, matrix_rate, options):
+def benchmark(config, resolution, device, matrix_rate, options):
     torch.manual_seed(0)
+    fields = fields_of(config, tiny=options.tiny)
     model = VQModel(**fields).eval()
     grid = resolution // model.downsample_factor
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (options.batch, resolution, resolution, 3), np.uint8)
     codes = rng.integers(0, model.config.num_vq_embeddings, (options.batch, grid, grid))
-    sides = make_sides(model, device, options.batch)
+    sides, reference = make_sides(model, device, options.batch, options.sides)
     for side in sides.values():
         warm_up(side, images, codes)
     # Two batches a call, so that one's copies can overlap with the other's arithmetic.
     batches = {"encode": np.tile(images, (2, 1, 1, 1)), "decode": np.tile(codes, (2, 1, 1))}
     run_rounds(sides, batches, options, device)
-    report(sides, batches, count_flops(fields, resolution), matrix_rate)
+    flops = count_flops(fields, resolution)
+    report((config, resolution), sides, reference, batches, flops, matrix_rate)
 
 
-def main():
+def parse_options():
     has_cuda = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -252,20 +289,29 @@ def main():
     )
     parser.add_argument("--batch", type=int, default=64 if has_cuda else 1)
     parser.add_argument("--configs", nargs="+", default=["MoVQ", "aMUSEd"], help="by first word")
+    parser.add_argument("--sides", nargs="+", default=list(FIGURES), choices=list(FIGURES))
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda" if has_cuda else "cpu")
+    parser.add_argument("--tiny", action="store_true", help="sizes that say nothing of speed")
     options = parser.parse_args()
-    device = "cuda" if has_cuda else "cpu"
-    name = torch.cuda.get_device_name() if has_cuda else f"cpu, {torch.get_num_threads()} threads"
-    matrix_rate = measure_matrix_rate(device)
+    if options.tiny:
+        options.resolutions, options.batch, options.seconds, options.rounds = [32], 2, 0.0, 1
+    return options
+
+
+def main():
+    options = parse_options()
+    device, is_cuda = options.device, options.device == "cuda"
+    name = torch.cuda.get_device_name() if is_cuda else f"cpu, {torch.get_num_threads()} threads"
+    matrix_rate = 1e12 if options.tiny else measure_matrix_rate(device)
     print(f"{name}; torch {torch.__version__}; {matrix_rate / 1e12:.2f} TFLOP/s in bfloat16")
     if not diffusers:
         print("diffusers is not installed: its sides are left out")
-    chosen = {name: CONFIGS[name] for name in CONFIGS if name.split()[0] in options.configs}
-    for config, fields in chosen.items():
+    for config in (name for name in PUBLISHED if name.split()[0] in options.configs):
         for resolution in options.resolutions:
             print(f"{config}, {resolution} px, batch {options.batch}")
-            benchmark(fields, resolution, device, matrix_rate, options)
+            benchmark(config, resolution, device, matrix_rate, options)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Time of the search for nearest entries beside `cdist` and `argmin`, in one run, and its memory.
 
-    python -m tests.benchmarks.nearest [--rounds 7]
+    python -m tests.benchmarks.nearest [--rounds 7] [--shapes 65536x16384x4]
 
 Gaussian latents and codebook. A round measures both sides one after the other, and the ratio is
 taken within it: machines are shared and noisy.
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from tests.benchmarks.records import note
 from vqpipe.vqgan import nearest
 from vqpipe.vqgan.nearest import find_nearest
 
@@ -88,12 +89,15 @@ def compare(shape, device, rounds):
     exact = find_exact(some, codebook)
     assert torch.equal(find_nearest(some, codebook), exact)
     wrong = float((find_by_cdist(some, codebook) != exact).float().mean())
+    doubt = share_in_doubt(z, codebook)
     print(
         f"{count} x {dim}, {size:6} entries: cdist + argmin {theirs:8.2f} ms, ours {ours:8.2f} ms, "
         f"{statistics.median(ratios):5.2f} ({min(ratios):.2f} to {max(ratios):.2f}) times as fast; "
-        f"{share_in_doubt(z, codebook):.3%} of rows decided in float64; "
+        f"{doubt:.3%} of rows decided in float64; "
         f"cdist differs from float64 in {wrong:.3%} of {len(some)}"
     )
+    beside = {"cdist_ms": round(theirs, 3), "in_float64": f"{doubt:.3%}", "cdist_wrong": wrong}
+    note(f"nearest entry, {count} x {size} x {dim}", ours, "ms", **beside)
 
 
 def run_large(device, rounds):
@@ -108,20 +112,36 @@ def run_large(device, rounds):
     )
 
 
-def main():
+def parse_shape(text):
+    """Returns rows, entries and channels of `4096x16384x4`."""
+    rows, entries, channels = map(int, text.split("x"))
+    return rows, entries, channels
+
+
+def parse_options():
+    is_there = "cuda" if torch.cuda.is_available() else "cpu"
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
-    options = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--shapes", type=parse_shape, nargs="+", help="instead of the usual ones")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default=is_there)
+    parser.add_argument("--tiny", action="store_true", help="sizes that say nothing of speed")
+    return parser.parse_args()
+
+
+def main():
+    options = parse_options()
+    device = options.device
     fused = device == "cuda" and nearest._load_kernel() is not None
     name = (
         torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
     )
     print(f"{device}, {name}; torch {torch.__version__}; {'fused kernel' if fused else 'products'}")
     torch.manual_seed(0)
-    run_large(device, 3)
-    for shape in SHAPES:
-        compare(shape, device, options.rounds)
+    if not options.shapes:
+        run_large(device, 3)
+    for rows, entries, channels in options.shapes or SHAPES:
+        scale = 256 if options.tiny else 1
+        compare((rows // scale, entries // scale, channels), device, options.rounds)
 
 
 if __name__ == "__main__":

@@ -415,7 +415,8 @@ def test_codec_errors_that_are_none_of_the_device_stay_as_they_are(model):
 def test_choose_device_promised_gpu_that_a_cuda_build_cannot_see_is_no_reason_for_the_cpu(
     monkeypatch,
 ):
-    assert choose_device("auto", promised=True) == "cpu"  # torch has no CUDA in it
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert choose_device("auto", promised=True) == "cpu"
     monkeypatch.setattr(torch.version, "cuda", "12.8")
     assert choose_device("auto") == "cpu"
     with pytest.raises(DeviceError):
@@ -431,39 +432,3 @@ def test_choose_device_cpu_is_always_there():
 def test_choose_device_cuda_without_one_is_config_error():
     with pytest.raises(ConfigError):
         choose_device("cuda")
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_codec_on_cuda_mostly_agrees_with_the_cpu(model):
-    images = random_images(64)
-    codec = Codec(weights_of(model), CodecConfig(), device="cuda", batch_size=32)
-    codes, finite = codec.encode(images)
-    assert finite.all()
-    assert (codes == oracle_codes(model, images)).mean() > 0.999
-    assert np.array_equal(codec.encode(images[32:])[0], codes[32:])
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("dtype", ["float32", "tf32", "bfloat16", "float16"])
-@pytest.mark.parametrize("eager", [False, True])
-def test_codec_on_cuda_codes_are_equal_for_any_neighbours(dtype, eager):
-    images = random_images(40, 64, 64)
-    how = CodecConfig(dtype=dtype, eager=eager)
-    codec = Codec(weights_of(DEMO), how, device="cuda", batch_size=16)
-    codes, finite = codec.encode(images)
-    order = np.random.default_rng(3).permutation(40)
-    assert finite.all()
-    assert np.array_equal(codec.encode(images[order])[0], codes[order])
-    assert np.array_equal(codec.encode(images[5:6])[0], codes[5:6])
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("eager", [False, True])
-def test_codec_on_cuda_decodes_as_the_cpu_does(eager):
-    codes = random_codes(DEMO, 20)
-    codec = Codec(weights_of(DEMO), CodecConfig(eager=eager), device="cuda", batch_size=8)
-    expected = codec_of(DEMO).decode(codes)[0].astype(int)
-    assert np.abs(codec.decode(codes)[0].astype(int) - expected).max() <= 1

@@ -8,11 +8,14 @@ Images of one plain colour make a codec fail, members of a tar with certain name
 import ctypes
 import functools
 import importlib
+import os
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
+from tests.codec.stray import write_beyond_the_end
 from tests.makers import encoded
 from vqpipe.codec.codec import Codec
 from vqpipe.commands import cli
@@ -97,6 +100,20 @@ class Sick(Codec):
     """One whose device has failed."""
 
     def _encode_batch(self, _):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+class Astray(Codec):
+    """One that loses its device once, in earnest if it is a GPU; a file says that it has."""
+
+    def _encode_batch(self, images):
+        try:
+            Path(os.environ["VQPIPE_TEST_ASTRAY"]).touch(exist_ok=False)
+        except FileExistsError:
+            return super()._encode_batch(images)
+        if images.is_cuda:
+            write_beyond_the_end()
+            return super()._encode_batch(images)
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
 

@@ -5,32 +5,19 @@ import functools
 import pytest
 import torch
 
+from tests.vqgan.published import ATTN_DOWN, ATTN_UP, attending_last, plain
 from vqpipe.vqgan import VQModel
-
-DOWN, ATTN_DOWN = "DownEncoderBlock2D", "AttnDownEncoderBlock2D"
-UP, ATTN_UP = "UpDecoderBlock2D", "AttnUpDecoderBlock2D"
-
-
-def _plain(levels):
-    return {"down_block_types": (DOWN,) * levels, "up_block_types": (UP,) * levels}
-
-
-def _attending_last(levels):
-    return {
-        "down_block_types": (DOWN,) * (levels - 1) + (ATTN_DOWN,),
-        "up_block_types": (ATTN_UP,) + (UP,) * (levels - 1),
-    }
 
 
 def _small(**fields):
-    return {"block_out_channels": (32, 64), **_plain(2), "num_vq_embeddings": 64, **fields}
+    return {"block_out_channels": (32, 64), **plain(2), "num_vq_embeddings": 64, **fields}
 
 
 CONFIGS = {
     # kandinsky-community/kandinsky-2-1 movq, 128-256-256-512
     "movq": {
         "block_out_channels": (32, 64, 64, 128),
-        **_attending_last(4),
+        **attending_last(4),
         "layers_per_block": 2,
         "latent_channels": 4,
         "vq_embed_dim": 4,
@@ -40,7 +27,7 @@ CONFIGS = {
     # amused/amused-256 vqvae, 128-256-256-512-768
     "amused": {
         "block_out_channels": (32, 64, 64, 96, 128),
-        **_plain(5),
+        **plain(5),
         "layers_per_block": 2,
         "latent_channels": 64,
         "num_vq_embeddings": 8192,
@@ -51,7 +38,7 @@ CONFIGS = {
     # CompVis/ldm-celebahq-256 vqvae, 128-256-512
     "ldm_f4": {
         "block_out_channels": (32, 64, 128),
-        **_plain(3),
+        **plain(3),
         "layers_per_block": 2,
         "num_vq_embeddings": 8192,
         "sample_size": 256,
@@ -59,7 +46,7 @@ CONFIGS = {
     # microsoft/vq-diffusion-ithq vqvae, 128-128-256-256-512
     "vq_diffusion": {
         "block_out_channels": (32, 32, 64, 64, 128),
-        **_attending_last(5),
+        **attending_last(5),
         "layers_per_block": 2,
         "latent_channels": 256,
         "vq_embed_dim": 256,
@@ -90,12 +77,22 @@ def make_oracle(name):
     """A diffusers model, every weight random, so that no bias or norm is at its neutral start."""
     diffusers = pytest.importorskip("diffusers")
     torch.manual_seed(len(name))
-    oracle = diffusers.VQModel(**CONFIGS[name]).eval()
-    with torch.no_grad():
-        for parameter in oracle.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.03)
-        torch.nn.init.normal_(oracle.quantize.embedding.weight, std=0.5)
-    return oracle
+    return _randomise(diffusers.VQModel(**CONFIGS[name]).eval())
+
+
+@functools.cache
+def make_random(name):
+    """One of ours, every weight random, made without diffusers; shared, so leave it as it is."""
+    torch.manual_seed(len(name))
+    return _randomise(VQModel(**CONFIGS[name]).eval())
+
+
+@torch.no_grad()
+def _randomise(model):
+    for parameter in model.parameters():
+        parameter.add_(torch.randn_like(parameter), alpha=0.03)
+    torch.nn.init.normal_(model.quantize.embedding.weight, std=0.5)
+    return model
 
 
 @functools.cache

@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from tests.vqgan.configs import make_pair, make_pixels
+from tests.vqgan.configs import make_pixels, make_random
 
 pytestmark = [
     pytest.mark.gpu,
@@ -20,7 +20,7 @@ def full_float32(monkeypatch):
 @pytest.mark.parametrize("name", ["movq", "amused", "ldm_f4", "vq_diffusion"])
 @torch.no_grad()
 def test_cuda_equals_cpu(name):
-    _, model = make_pair(name)
+    model = make_random(name)  # held against diffusers on the CPU by test_model
     on_cuda = copy.deepcopy(model).cuda()
     pixels = make_pixels(name, 2, 64, 64)
     codes = model.encode_to_codes(pixels)
