@@ -1,8 +1,11 @@
+import copy
+
 import pytest
 import torch
 
 from tests.vqgan.configs import CONFIGS, make_oracle, make_pair, make_pixels
 from vqpipe.vqgan import DecoderOutput, VQConfig, VQEncoderOutput, VQModel
+from vqpipe.vqgan.layers import SpatialNorm
 
 every_config = pytest.mark.parametrize("name", CONFIGS)
 
@@ -109,6 +112,48 @@ def test_forward_channels_last_equals_diffusers(name):
     pixels = make_pixels(name).contiguous(memory_format=torch.channels_last)
     assert torch.equal(ours.encode_to_codes(pixels).flatten(), oracle_codes(oracle, pixels))
     assert_close(ours(pixels).sample, oracle(pixels).sample)
+
+
+def quantize_noise(model, grid, dtype):
+    """Quantized vectors (2, C_q, h, w) as the pipeline has them: of entries, channels-last."""
+    torch.manual_seed(5)
+    codes = torch.randint(model.config.num_vq_embeddings, (2, *grid))
+    return model.quantize.embedding(codes).permute(0, 3, 1, 2).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("grid", [(4, 4), (6, 4), (5, 7), (16, 16)])
+@pytest.mark.parametrize("name", ["movq", "spatial_attention_everywhere"])
+@torch.no_grad()
+def test_decode_spatial_norm_after_small_convolutions_equals_diffusers_to_the_bit(
+    name, grid, dtype
+):
+    oracle, ours = (
+        copy.deepcopy(model).to(dtype=dtype, memory_format=torch.channels_last)
+        for model in make_pair(name)
+    )
+    quantized = quantize_noise(ours, grid, dtype)
+    theirs = oracle.decoder(oracle.post_quant_conv(quantized), quantized)
+    assert torch.equal(ours.decode_quantized(quantized), theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("factor", [1, 2, 8])
+@pytest.mark.parametrize("channels", [128, 256, 512])
+@torch.no_grad()
+def test_spatial_norm_published_widths_equals_convolutions_of_repeated_places(
+    channels, factor, dtype
+):
+    torch.manual_seed(0)
+    norm = SpatialNorm(channels, 4).to(dtype=dtype, memory_format=torch.channels_last)
+    x, quantized = (
+        torch.randn(1, c, side, side, dtype=dtype).contiguous(memory_format=torch.channels_last)
+        for c, side in ((channels, 8 * factor), (4, 8))
+    )
+    repeated = quantized.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+    repeated = repeated.contiguous(memory_format=torch.channels_last)
+    expected = norm.norm_layer(x) * norm.conv_y(repeated) + norm.conv_b(repeated)
+    assert torch.equal(norm(x, quantized), expected)
 
 
 @pytest.mark.parametrize("name", ["amused", "spatial_without_mid_attention"])

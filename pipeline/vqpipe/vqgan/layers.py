@@ -59,8 +59,19 @@ class SpatialNorm(nn.Module):
 
     def forward(self, x: Tensor, quantized: Tensor) -> Tensor:
         """Return x normalised, scaled and shifted, (B, C, H, W)."""
-        quantized = F.interpolate(quantized, size=x.shape[-2:], mode="nearest")  # (B, C_q, H, W)
-        return self.norm_layer(x) * self.conv_y(quantized) + self.conv_b(quantized)
+        scale, shift = (spread(conv, quantized, x.shape) for conv in (self.conv_y, self.conv_b))
+        return self.norm_layer(x) * scale + shift
+
+
+def spread(convolution: nn.Conv2d, quantized: Tensor, shape: torch.Size) -> Tensor:
+    """Return what a 1 x 1 convolution makes of vectors (B, C_q, h, w), repeated to (B, C, H, W).
+
+    What it makes of repeated vectors is the same, so without gradients it runs on the small grid.
+    With them it runs on the large one, as in diffusers: else bfloat16 would round their sums.
+    """
+    if torch.is_grad_enabled():
+        return convolution(F.interpolate(quantized, size=shape[-2:], mode="nearest"))
+    return F.interpolate(convolution(quantized), size=shape[-2:], mode="nearest")
 
 
 def make_norm(channels: int, options: BlockOptions) -> nn.Module:
