@@ -169,13 +169,19 @@ def test_watch_head_that_does_not_answer_is_asked_for_nothing(monkeypatch):
 def test_open_views_says_from_time_to_time_how_many_are_through(eight, monkeypatch):
     said = []
     counter = SimpleNamespace(opened=SimpleNamespace(remote=said.append))
-    monkeypatch.setattr(tasks, "open_sandboxed", open_images)
-    monkeypatch.setattr(tasks, "_AT_A_TIME", 3)
+    through = [3, 3, 6]
+
+    def open_slowly(images, how, seen):
+        for count in through:
+            seen(count)
+        return open_images(images, how)
+
+    monkeypatch.setattr(tasks, "open_sandboxed", open_slowly)
     table, how = pa.concat_tables(read(eight)), Preprocess(square(8))
     opened = open_views(table, how, counter)
     assert opened.equals(open_rows(table, how))
-    assert said == [8]  # it took no time
-    monkeypatch.setattr(tasks, "_SAY_EVERY_S", -1)
+    assert said == [3, 3, 2]
+    through.clear()
     said.clear()
     assert open_views(table, how, counter).equals(opened)
-    assert said == [3, 3, 2, 0]
+    assert said == [8]

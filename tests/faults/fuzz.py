@@ -25,7 +25,7 @@ from PIL import Image
 from tests.makers import encoded, jpeg, picture, tar_of
 from tests.sources import thrift
 from vqpipe.errors import VqpipeError
-from vqpipe.images import FORMATS, Preprocess, View, open_image, square
+from vqpipe.images import FORMATS, Compressed, Preprocess, View, open_image, square
 from vqpipe.images.sandbox import Sandbox
 from vqpipe.rejections import Rejection
 from vqpipe.schema import Selection
@@ -246,11 +246,10 @@ def read_image(data, folder):
 
 def read_sandboxed(images, folder):
     (folder / "fuzzed.images").write_bytes(b"|".join(images))
-    target = np.full((len(images), 16, 16, 3), 9, np.uint8)
-    found = _sandbox.open(images, target)
-    assert [type(each) for each in found if not isinstance(each, View | Rejection)] == []
-    for image, each, pixels in zip(images, found, target, strict=True):
-        assert isinstance(each, View) or not pixels.any()
+    found = _sandbox.open(Compressed.of(images))
+    assert [each for each in found if not isinstance(each, tuple | Rejection)] == []
+    for image, each, pixels in zip(images, found, found.pixels, strict=True):
+        assert isinstance(each, tuple) or not pixels.any()
         if isinstance(each, Rejection) and not image:
             assert each.reason == "empty"
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from tests.images.test_sandbox import check_views
 from tests.makers import encoded, jpeg, picture
-from vqpipe.images import Preprocess, View, open_image, open_images, views_of
+from vqpipe.images import Compressed, Preprocess, View, open_image, open_images, views_of
 from vqpipe.images.preprocess import Cut
 from vqpipe.images.table import Places, Table
 from vqpipe.rejections import Reason, Rejection
@@ -30,10 +30,6 @@ class Three(Preprocess):
 
 HOW = Three((12, 20))
 IMAGES = [encoded(picture(80, 48, seed), "PNG") for seed in range(3)]
-
-
-def target_of(images, how=HOW):
-    return np.full((len(images), how.views, *how.size, 3), 7, np.uint8)
 
 
 def cut_of(seed, box, *, flip=False):
@@ -59,39 +55,67 @@ def test_views_of_have_their_number_place_and_handedness():
 
 
 def test_open_images_puts_every_view_into_its_place():
-    images = [IMAGES[0], b"<html>", None, IMAGES[1]]
-    target = target_of(images)
-    first, bad, none, last = open_images(images, target, HOW)
+    check_opened(open_images(Compressed.of([IMAGES[0], b"<html>", None, IMAGES[1]]), HOW))
+
+
+def check_opened(found):
+    """Checks what became of the first image, one that is none, no image, and the second."""
+    first, bad, none, last = found
     assert isinstance(bad, Rejection)
     assert none is None
-    for seed, found, place in ((0, first, target[0]), (1, last, target[3])):
-        check_views(found, expected_of(seed))
-        assert all(np.shares_memory(view.pixels, place) for view in found)
-        assert np.array_equal(place, [view.pixels for view in found])
-    assert not target[1:3].any()
+    for row, seed, views in ((0, 0, first), (3, 1, last)):
+        check_views(views, expected_of(seed))
+        assert all(np.shares_memory(view.pixels, found.pixels[row]) for view in views)
+        assert np.array_equal(found.pixels[row], [view.pixels for view in views])
+    assert not found.pixels[1:3].any()
 
 
-def test_table_of_two_processes_holds_all_that_views_are():
-    images, rejection = [IMAGES[0], b"x", None, IMAGES[1]], Rejection(Reason.CORRUPT, "none")
-    size = Places.of(len(images), HOW).data + sum(len(image or b"") for image in images)
-    memory = mmap.mmap(-1, size)
+@pytest.fixture
+def table():
+    """A table as the parent has it, and as the child sees it, with other pixels from before."""
+    images = Compressed.of([IMAGES[0], b"x", None, IMAGES[1]])
+    memory = mmap.mmap(-1, Places.of(len(images), HOW).data + images.nbytes)
+    memory.write(b"\7" * len(memory))
     table = Table(memory, len(images), HOW)
-    table.fill(images, [-1 if image is None else len(image) for image in images])
-    theirs = Table(memory, len(images), HOW)
+    table.fill(images)
+    return table, Table(memory, len(images), HOW)
+
+
+HAD = np.array([True, True, False, True])
+
+
+def test_table_of_two_processes_holds_all_that_views_are(table):
+    mine, theirs = table
     for row, image in theirs.left():
-        assert image == images[row]
         if row == 1:
-            theirs.reject(row, rejection)
+            theirs.reject(row, Rejection(Reason.CORRUPT, "none"))
         else:
             theirs.put(row, views_of(image, HOW))
-    assert table.first_left() is None
-    target = target_of(images)
-    first, bad, none, last = (table.take(row, target[row]) for row in range(len(images)))
-    check_views(first, expected_of(0))
-    check_views(last, expected_of(1))
-    assert (bad, none) == (rejection, None)
-    assert np.array_equal(target[3], [view.pixels for view in expected_of(1)])
-    assert not target[1:3].any()
+        assert mine.count_done() == 2 + (0, 1, 3).index(row)
+    assert mine.first_left() is None
+    found = mine.take(HAD)
+    check_opened(found)
+    assert found[1] == Rejection(Reason.CORRUPT, "none")
+
+
+@pytest.mark.fault(20)
+@pytest.mark.parametrize("state", [0, 3, 77])
+def test_table_rows_of_which_a_child_says_nothing_are_rejections(table, state):
+    mine, theirs = table
+    for row, image in theirs.left():
+        theirs.put(row, views_of(image, HOW) if row != 1 else views_of(IMAGES[2], HOW))
+    theirs.records["state"][[1, 2]] = state
+    theirs.records["reason"][1] = b"no such reason"
+    check_opened(found := mine.take(HAD))
+    assert found[1].reason is Reason.DECODER_CRASHED
+
+
+@pytest.mark.fault(20)
+def test_table_reason_that_there_is_not_is_a_rejection(table):
+    mine, theirs = table
+    theirs.reject(0, Rejection(Reason.CORRUPT, "none"))
+    theirs.records["reason"][0] = b"\xff"
+    assert mine.take(HAD)[0].reason is Reason.DECODER_CRASHED
 
 
 @pytest.mark.parametrize(

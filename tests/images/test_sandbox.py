@@ -15,16 +15,12 @@ from tests.faults.killer import KINDS
 from tests.images import poison
 from tests.makers import encoded, jpeg, picture, tar_of
 from vqpipe.errors import ConfigError
-from vqpipe.images import Preprocess, View, open_images, square
+from vqpipe.images import Compressed, Preprocess, View, open_images, square
 from vqpipe.images.sandbox import Sandbox
 from vqpipe.rejections import Reason, Rejection
 
 HOW = Preprocess(square(32), max_pixels=1_000_000)
 BAD = (b"", b"<html>", jpeg(50, 40)[:400], encoded(picture(1100, 1000), "PNG"))
-
-
-def target_of(images, how=HOW):
-    return np.full((len(images), how.views, *how.size, 3), 7, np.uint8)
 
 
 @pytest.fixture
@@ -35,7 +31,7 @@ def sandbox():
 
 
 def test_child_is_known_to_what_kills_processes_of_a_run(sandbox):
-    sandbox.open([jpeg(50, 40)], target_of([b""]))
+    run(sandbox, [jpeg(50, 40)])
     lines = [" ".join(child.cmdline()) for child in psutil.Process().children()]
     assert [line for line in lines if re.match(KINDS["sandbox"], line)]
 
@@ -48,15 +44,13 @@ def poisoned(tmp_path, monkeypatch, sandbox):
 
 
 def run(sandbox, images):
-    target = target_of(images, sandbox.how)
-    return sandbox.open(images, target), target
+    return sandbox.open(Compressed.of(images))
 
 
-def check_equal(found, target, images, how=HOW):
+def check_equal(found, images, how=HOW):
     """Checks that all is as in the process itself."""
-    expected_target = target_of(images, how)
-    expected = open_images(images, expected_target, how)
-    assert np.array_equal(target, expected_target)
+    expected = open_images(Compressed.of(images), how)
+    assert np.array_equal(found.pixels, expected.pixels)
     for one, other in zip(found, expected, strict=True):
         if isinstance(other, tuple):
             check_views(one, other)
@@ -72,15 +66,49 @@ def check_views(found, expected):
 
 def test_open_gives_what_opening_in_the_process_gives(sandbox):
     images = [jpeg(60, 40, seed=i) for i in range(5)] + [None, *BAD, jpeg(30, 90)]
-    check_equal(*run(sandbox, images), images)
+    check_equal(run(sandbox, images), images)
 
 
 def test_open_tables_of_any_size_one_after_the_other(sandbox):
     for count in (1, 0, 40, 3):
         images = [jpeg(60 + count, 40, seed=i) for i in range(count)]
-        check_equal(*run(sandbox, images), images)
+        check_equal(run(sandbox, images), images)
     big = [encoded(picture(900, 900), "BMP")]
-    check_equal(*run(sandbox, big), big)
+    check_equal(run(sandbox, big), big)
+
+
+def test_open_pixels_stay_as_long_as_anyone_refers_to_them(sandbox):
+    first, second = [jpeg(60, 40, seed=i) for i in range(3)], [jpeg(60, 40, seed=i) for i in (7, 8)]
+    held = pa.py_buffer(run(sandbox, first).pixels)
+    check_equal(run(sandbox, second), second)
+    check_equal(run(sandbox, [*second, *second]), [*second, *second])
+    expected = open_images(Compressed.of(first), HOW)
+    assert np.array_equal(np.frombuffer(held, np.uint8), expected.pixels.ravel())
+
+
+def test_open_uses_memory_again_that_nobody_refers_to(sandbox):
+    images = [jpeg(60, 40, seed=i) for i in range(3)]
+    for _ in range(5):
+        held = pa.py_buffer(run(sandbox, images).pixels)
+        child = sandbox._child._process.pid
+        del held
+    assert len(sandbox._memories) == 1
+    found = run(sandbox, images)
+    check_equal(run(sandbox, images), images)
+    assert len(sandbox._memories) == 2
+    assert sandbox._child._process.pid != child
+    child = sandbox._child._process.pid
+    for _ in range(5):
+        check_equal(run(sandbox, images), images)
+    assert (len(sandbox._memories), sandbox._child._process.pid) == (2, child)
+    check_equal(found, images)
+
+
+def test_open_tells_how_many_are_through(poisoned):
+    told = []
+    poisoned.open(Compressed.of([jpeg(), None, poison.SLEEP_ONCE, jpeg()]), told.append)
+    assert set(told) <= {0, 1, 2, 3}
+    assert 2 in told
 
 
 def test_open_views_of_any_proportions():
@@ -88,15 +116,15 @@ def test_open_views_of_any_proportions():
     images = [jpeg(60, 40), b"", jpeg(30, 90), None]
     sandbox = Sandbox(how)
     try:
-        check_equal(*run(sandbox, images), images, how)
+        check_equal(run(sandbox, images), images, how)
     finally:
         sandbox.close()
 
 
 def test_open_takes_images_as_arrow_holds_them(sandbox):
     images = [jpeg(60, 40), jpeg(50, 50)]
-    found, target = run(sandbox, [memoryview(pa.py_buffer(image)) for image in images])
-    check_equal(found, target, images)
+    found = run(sandbox, [memoryview(pa.py_buffer(image)) for image in images])
+    check_equal(found, images)
 
 
 def test_open_keeps_its_child(sandbox):
@@ -123,15 +151,16 @@ def test_open_poison_costs_itself_alone(poisoned, image, reason):
     good = [jpeg(60, 40, seed=i) for i in range(4)]
     images = [good[0], image, good[1], good[2], image, good[3]]
     started = time.monotonic()
-    found, target = run(poisoned, images)
+    found = run(poisoned, images)
     assert time.monotonic() - started < 30
     for place in (1, 4):
         assert isinstance(found[place], Rejection)
         assert found[place].reason is reason
         assert found[place].message
-        assert not target[place].any()
-    rest = [0, 2, 3, 5]
-    check_equal([found[i] for i in rest], target[rest], good)
+        assert not found.pixels[place].any()
+    expected = open_images(Compressed.of(good), HOW)
+    for place, other in zip((0, 2, 3, 5), expected, strict=True):
+        check_views(found[place], other)
 
 
 @pytest.mark.fault(20)
@@ -141,9 +170,9 @@ def test_open_poison_costs_itself_alone(poisoned, image, reason):
     ids=["crash", "kill", "hang", "sleep"],
 )
 def test_open_trouble_that_does_not_come_again_costs_nothing(poisoned, image):
-    found, target = run(poisoned, [jpeg(), image, jpeg(seed=1)])
+    found = run(poisoned, [jpeg(), image, jpeg(seed=1)])
     assert [type(each) for (each,) in found] == [View] * 3
-    assert (target[1, 0] == (255, 0, 0)).all()
+    assert (found.pixels[1, 0] == (255, 0, 0)).all()
 
 
 def test_open_child_that_was_killed_between_tables_is_replaced(sandbox):
@@ -151,13 +180,13 @@ def test_open_child_that_was_killed_between_tables_is_replaced(sandbox):
     run(sandbox, images)
     sandbox._child._process.kill()
     sandbox._child._process.wait()
-    check_equal(*run(sandbox, images), images)
+    check_equal(run(sandbox, images), images)
 
 
 @pytest.mark.fault(32)
 def test_open_child_sees_nothing_of_the_environment(poisoned, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-1234")
-    (found,), _ = run(poisoned, [poison.ENVIRONMENT])
+    (found,) = run(poisoned, [poison.ENVIRONMENT])
     assert "PYTHONPATH=" in found.message
     assert "canary" not in found.message
     assert "AWS" not in found.message
@@ -173,7 +202,7 @@ def test_open_child_that_is_killed_before_it_is_ready_is_replaced(tmp_path, monk
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
     images = [jpeg(), jpeg(seed=1)]
-    check_equal(*run(sandbox, images), images)
+    check_equal(run(sandbox, images), images)
     assert (tmp_path / "killed").exists()
 
 
@@ -192,15 +221,14 @@ def test_close_ends_the_child(sandbox):
 
 
 PARENT = """
-from vqpipe.images import Preprocess, square
+from vqpipe.images import Compressed, Preprocess, square
 from vqpipe.images.sandbox import Sandbox
 from tests.images import poison
-from tests.images.test_sandbox import target_of
 
 sandbox = Sandbox(Preprocess(square(32)), time_limit_s=1000)
-sandbox.open([b""], target_of([b""]))
+sandbox.open(Compressed.of([b""]))
 print(sandbox._child._process.pid, flush=True)
-sandbox.open({images}, target_of({images}))
+sandbox.open(Compressed.of({images}))
 input()
 """
 
@@ -224,15 +252,14 @@ def test_parent_that_is_killed_takes_its_child_along(tmp_path, images):
 
 
 OPEN_ONE = """
-from vqpipe.images import Preprocess, square
+from vqpipe.images import Compressed, Preprocess, square
 from vqpipe.images.sandbox import Sandbox
 from tests.images import poison
-from tests.images.test_sandbox import target_of
 
 sandbox = Sandbox(Preprocess(square(32)), time_limit_s=1)
-sandbox.open([b""], target_of([b""]))
+sandbox.open(Compressed.of([b""]))
 child = sandbox._child
-(found,) = sandbox.open([poison.AWAIT], target_of([poison.AWAIT]))
+(found,) = sandbox.open(Compressed.of([poison.AWAIT]))
 print(type(found[0]).__name__, sandbox._child is child, flush=True)
 """
 
@@ -271,7 +298,7 @@ def test_open_image_that_takes_longer_by_the_clock_than_of_the_processor_is_open
     time.sleep(1.2)  # above the limit of processor time, below that by the clock
     (tmp_path / "go").touch()
     thread.join()
-    (((found,),), _) = opened["found"]
+    ((found,),) = opened["found"]
     assert isinstance(found, View)
 
 

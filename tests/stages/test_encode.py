@@ -1,4 +1,5 @@
 import itertools
+from contextlib import closing
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +10,7 @@ from tests.makers import jpeg, tar_of
 from vqpipe import schema, storage
 from vqpipe.errors import ConfigError
 from vqpipe.images import Preprocess, open_image, square, views_of
+from vqpipe.images.sandbox import Sandbox
 from vqpipe.rejections import Loss, Reason, Rejection
 from vqpipe.schema import Sample, Selection
 from vqpipe.sink.ranges import Staged
@@ -17,7 +19,7 @@ from vqpipe.stages import read as stages
 from vqpipe.stages.audit import Audit
 from vqpipe.stages.columns import images_by_shape
 from vqpipe.stages.encode import encode_rows
-from vqpipe.stages.open import open_rows
+from vqpipe.stages.open import compressed_of, open_rows
 from vqpipe.stages.read import NO_ROW, gather_tables, read_rows
 
 SELECTION = Selection(keep=("txt",))
@@ -234,6 +236,31 @@ def test_open_rows_bad_images_become_rejections_in_their_place(tmp_path):
     assert [row["view"] for row in rows] == [0, None, None, None, 0]
     assert rows[0]["pixels"] == open_image(images["a"], HOW).pixels.tobytes()
     assert rows[4]["pixels"] == open_image(images["e"], HOW).pixels.tobytes()
+
+
+def test_open_rows_in_a_child_gives_the_same(eight):
+    table = pa.concat_tables(read(eight))
+    with closing(Sandbox(HOW)) as sandbox:
+        for rows in (table, table.slice(2, 5), table.slice(0, 0)):
+            opened = open_rows(rows, HOW, lambda images, _: sandbox.open(images))
+            assert opened.equals(open_rows(rows, HOW))
+
+
+def test_compressed_of_takes_values_from_where_they_lie():
+    image = pa.array([b"ab", None, b"", b"cde", None, b"f"], pa.large_binary())
+    assert list(compressed_of(pa.chunked_array([image]))) == image.to_pylist()
+    chunks = pa.chunked_array([image.slice(1, 3), image.slice(0, 0), image.slice(3)])
+    assert list(compressed_of(chunks)) == chunks.to_pylist()
+    assert len(compressed_of(pa.chunked_array([], pa.large_binary()))) == 0
+
+
+def test_compressed_of_leaves_out_what_lies_under_a_null():
+    hidden = pa.Array.from_buffers(
+        pa.large_binary(),
+        3,
+        [pa.py_buffer(b"\5"), pa.py_buffer(np.array([0, 2, 4, 6])), pa.py_buffer(b"ab--cd")],
+    )
+    assert list(compressed_of(pa.chunked_array([hidden]))) == [b"ab", None, b"cd"]
 
 
 def test_open_rows_rejections_of_the_reader_keep_their_reason(tmp_path):

@@ -118,7 +118,7 @@ def _open_again(job: Verify, found: EncodeRun, max_pixels: int) -> Iterator[Agai
             ),
             preprocess,
             codec.encode,
-            lambda images, target, _: sandbox.open(images, target),
+            lambda images, _: sandbox.open(images),
         )
 
 

@@ -6,8 +6,7 @@ which takes about two seconds of a core in every process.
 
 import functools
 import itertools
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, cast
 
 import pyarrow as pa
@@ -15,8 +14,8 @@ import ray
 from ray.actor import ActorHandle
 
 from vqpipe.engine.counter import RemoteLedger
-from vqpipe.images import Opened, Pixels, Preprocess
-from vqpipe.images.sandbox import Sandbox
+from vqpipe.images import Compressed, OpenedImages, Preprocess
+from vqpipe.images.sandbox import Sandbox, Seen
 from vqpipe.sink.commit import commit_rows
 from vqpipe.sink.plan import Plan
 from vqpipe.sink.ranges import Staged
@@ -104,36 +103,22 @@ def open_views(table: pa.Table, how: Preprocess, counter: ActorHandle[Any]) -> p
         how: How images become views.
         counter: Told of images that are through, every few seconds and at the end.
     """
-    said, count = time.monotonic(), 0
+    told = 0
 
-    def open_some(
-        images: Sequence[memoryview | None], target: Pixels, how: Preprocess
-    ) -> list[Opened]:
-        nonlocal said, count
-        opened: list[Opened] = []
-        for start in range(0, len(images), _AT_A_TIME):
-            piece = slice(start, start + _AT_A_TIME)
-            opened += open_sandboxed(images[piece], target[piece], how)
-            if time.monotonic() - said > _SAY_EVERY_S:
-                counter.opened.remote(len(opened) - count)
-                said, count = time.monotonic(), len(opened)
-        return opened
+    def tell(through: int) -> None:
+        nonlocal told
+        if through > told:
+            counter.opened.remote(through - told)
+        told = through
 
-    views = open_rows(table, how, open_some)
-    counter.opened.remote(len(table) - count)
+    views = open_rows(table, how, functools.partial(open_sandboxed, seen=tell))
+    tell(len(table))
     return views
 
 
-_AT_A_TIME = 8
-"""Images in a child's hands: eight that hang take it eight minutes, and large ones much memory."""
-_SAY_EVERY_S = 5.0
-
-
-def open_sandboxed(
-    images: Sequence[memoryview | None], target: Pixels, how: Preprocess
-) -> list[Opened]:
-    """Opens images as `vqpipe.images.views.open_images` does, in a child of this worker."""
-    return _sandbox(how).open(images, target)
+def open_sandboxed(images: Compressed, how: Preprocess, seen: Seen) -> OpenedImages:
+    """Opens images as `vqpipe.images.open_images` does, in a child of this worker."""
+    return _sandbox(how).open(images, seen)
 
 
 @functools.cache

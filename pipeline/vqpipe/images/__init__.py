@@ -2,20 +2,25 @@
 
 preprocess  what a view is; how many an image has, how large they are, where they are cut
 views     compressed images to views, the one table of what is done with every kind
+compressed, opened   many of them before and after, side by side
 jpeg, png, tiff, webp   what decoders do not say of a file
 formats   pixels to compressed images
 sandbox   the same in a child process, on a `table` that both see: not part of this face, since the
           child imports it
 """
 
+from vqpipe.images.compressed import Compressed
 from vqpipe.images.formats import ImageFormat, compress, size_of
+from vqpipe.images.opened import OpenedImages, open_images
 from vqpipe.images.preprocess import Opened, Pixels, Preprocess, View, Views, square
-from vqpipe.images.views import FORMATS, open_image, open_images, views_of
+from vqpipe.images.views import FORMATS, open_image, views_of
 
 __all__ = [
     "FORMATS",
+    "Compressed",
     "ImageFormat",
     "Opened",
+    "OpenedImages",
     "Pixels",
     "Preprocess",
     "View",

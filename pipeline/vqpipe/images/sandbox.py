@@ -4,7 +4,8 @@ A decoder that crashes, hangs or asks for too much memory ends the child and cos
 child goes on behind it. Compressed images, pixels and records are handed over in shared memory, a
 table at a time; through the socket goes a line a table. The child gets nothing of the parent's
 environment, so that a decoder that is taken over finds no credentials there, and what it says is
-not trusted: it fills records of fixed size.
+not trusted: it fills records of fixed size. Pixels stay where the child has put them, for as long
+as anyone refers to them: a table is large, and a copy of it takes as long as a dozen images.
 
     parent                                     child
     compressed images, empty records  ──────►  opens one after the other, each under a limit of
@@ -28,13 +29,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from vqpipe.errors import ConfigError
-from vqpipe.images import Opened, Pixels, Preprocess, Views, views_of
+from vqpipe.images import Compressed, OpenedImages, Pixels, Preprocess, Views, views_of
+from vqpipe.images.compressed import NO_IMAGE
 from vqpipe.images.table import Places, Table
 from vqpipe.rejections import Reason, Rejection
 
@@ -55,65 +58,84 @@ _STARTS = 5
 _LOOKS = 40  # at the clock, within the most that it may show
 
 
+Seen = Callable[[int], object]
+"""Told now and then how many images of a table are through."""
+
+
 class Sandbox:
     """Opens images in a child; made once in a worker, it keeps its child and its memory."""
 
     def __init__(self, how: Preprocess, time_limit_s: float = TIME_LIMIT_S) -> None:
         self.how = how
         self.time_limit_s = time_limit_s
-        self._memory = _Memory(mmap.PAGESIZE)
+        self._memories: list[_Memory] = []
         self._child: _Child | None = None
 
-    def open(self, images: Sequence[bytes | memoryview | None], target: Pixels) -> list[Opened]:
-        """Opens images into `target`, whose places without a view become zeros.
+    def open(self, images: Compressed, seen: Seen = lambda _: None) -> OpenedImages:
+        """Returns the views of images, as `open_images` does.
 
         Args:
-            images: N compressed images; None stays None.
-            target: (N, V, H, W, 3) uint8, filled here; V is `how.views`, H and W are `how.size`.
+            images: N compressed images.
+            seen: Told how many of them are through, while it takes long.
 
         Raises:
             ConfigError: If a child does not even start.
         """
-        table = self._lend(images)
+        memory = self._free_memory(images)
+        table = Table(memory.map, len(images), self.how)
+        table.fill(images)
         blame = dict.fromkeys(range(len(images)), 0)
-        for row in iter(lambda: self._work(table), None):
+        while (row := self._work(memory, table, seen)) is not None:
             assert self._child is not None
             rejection, weight = self._child.explain(self.time_limit_s)
             self._child, blame[row] = None, blame[row] + weight
             if blame[row] >= _GIVEN_UP:
                 table.reject(row, rejection)
-        return [table.take(row, target[row]) for row in range(len(images))]
+        memory.lend(table.pixels)
+        return table.take(images.sizes != NO_IMAGE)
 
     def close(self) -> None:
-        """Ends the child and gives the memory back."""
+        """Ends the child and gives the memory back; of lent pixels when nobody refers to them."""
+        self._end_child()
+        for memory in self._memories:
+            memory.file.close()
+        self._memories.clear()
+
+    def _free_memory(self, images: Compressed) -> "_Memory":
+        """Returns memory with room for images that nobody else refers to.
+
+        More of it is a matter of a new child, since that has its limit from the start.
+        """
+        needed = Places.of(len(images), self.how).data + images.nbytes
+        free = [memory for memory in self._memories if memory.is_free]
+        for memory in free:
+            if memory.size >= needed:
+                return memory
+        self._end_child()
+        for memory in free:
+            memory.file.close()
+            self._memories.remove(memory)
+        self._memories.append(_Memory(max(mmap.PAGESIZE, 2 * needed)))
+        return self._memories[-1]
+
+    def _end_child(self) -> None:
         if self._child:
             self._child.close()
             self._child = None
-        self._memory.file.close()
 
-    def _lend(self, images: Sequence[bytes | memoryview | None]) -> Table:
-        """Returns the images in shared memory; more of it is a matter of a new child."""
-        sizes = [-1 if image is None else len(image) for image in images]
-        needed = Places.of(len(sizes), self.how).data + sum(max(0, n) for n in sizes)
-        if needed > self._memory.size:
-            self.close()
-            self._memory = _Memory(2 * needed)
-        table = Table(self._memory.map, len(sizes), self.how)
-        table.fill(images, sizes)
-        return table
-
-    def _work(self, table: Table) -> int | None:
+    def _work(self, memory: "_Memory", table: Table, seen: Seen) -> int | None:
         """Has the child open what is left; returns None, or the row at which it died."""
         if self._child is None:
             self._child = self._start()
-        if self._child.open(table, CLOCK_LIMITS * self.time_limit_s):
+        place = self._memories.index(memory)
+        if self._child.open(place, table, CLOCK_LIMITS * self.time_limit_s, seen):
             return None
         return table.first_left()
 
     def _start(self) -> "_Child":
         """Returns a child that is ready; one that is killed on the way is replaced."""
         for _ in range(_STARTS):
-            child = _Child(self._memory, self.how, self.time_limit_s)
+            child = _Child(self._memories, self.how, self.time_limit_s)
             code = child.await_ready()
             if code is None:
                 return child
@@ -136,12 +158,13 @@ def _open_or_reject(image: bytes, how: Preprocess) -> Views | Rejection:
 class _Child:
     """The process that opens images: `main` below."""
 
-    def __init__(self, memory: "_Memory", how: Preprocess, time_limit_s: float) -> None:
+    def __init__(self, memories: "list[_Memory]", how: Preprocess, time_limit_s: float) -> None:
         self._is_late = False
+        files = [memory.file.fileno() for memory in memories]
         self._channel, theirs = socket.socketpair()
         lifeline, self._lifeline = os.pipe()
         task = {
-            "memory": memory.file.fileno(),
+            "memories": files,
             "channel": theirs.fileno(),
             "lifeline": lifeline,
             "time_limit_s": time_limit_s,
@@ -150,7 +173,7 @@ class _Child:
         with theirs, os.fdopen(lifeline):
             self._process = subprocess.Popen(  # noqa: S603 (our own module, no shell)
                 [sys.executable, "-m", "vqpipe.images.sandbox", json.dumps(task)],
-                pass_fds=(memory.file.fileno(), theirs.fileno(), lifeline),
+                pass_fds=(*files, theirs.fileno(), lifeline),
                 env={"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -164,18 +187,25 @@ class _Child:
         self._hang_up()
         return self._process.wait()
 
-    def open(self, table: Table, clock_limit_s: float) -> bool:
-        """Has it open what is left of a table; returns False if it dies, or is ended for delay."""
+    def open(self, memory: int, table: Table, clock_limit_s: float, seen: Seen) -> bool:
+        """Has it open what is left of a table; returns False if it dies, or is ended for delay.
+
+        Args:
+            memory: Which one of those that it knows the table lies in.
+            table: The images.
+            clock_limit_s: Most seconds for one of them, by the clock.
+            seen: Told how many of them are through, at every look at the clock.
+        """
         try:
-            self._channel.sendall(f"{len(table.records)}\n".encode())
-            self._is_late = not self._await(table, clock_limit_s)
+            self._channel.sendall(f"{memory} {len(table.records)}\n".encode())
+            self._is_late = not self._await(table, clock_limit_s, seen)
             if self._is_late:
                 self._process.kill()
             return bool(self._channel.recv(1))
         except OSError:
             return False
 
-    def _await(self, table: Table, clock_limit_s: float) -> bool:
+    def _await(self, table: Table, clock_limit_s: float, seen: Seen) -> bool:
         """Waits for a word, or the end; returns False when one image has taken too long.
 
         Of the time between two looks at the clock at most twice what was asked for counts: where it
@@ -186,6 +216,7 @@ class _Child:
         while not select.select([self._channel], [], [], look_s)[0]:
             now = time.monotonic()
             late_s, looked = late_s + min(now - looked, 2 * look_s), now
+            seen(table.count_done())
             if (current := table.first_left()) != row:
                 row, late_s = current, 0.0
             if late_s > clock_limit_s:
@@ -228,6 +259,17 @@ class _Memory:
         self.file.truncate(size)
         self.map = mmap.mmap(self.file.fileno(), size)
         self.size = size
+        self._lent: weakref.ref[Any] | None = None
+
+    def lend(self, pixels: Pixels) -> None:
+        """Notes that pixels in this memory are referred to elsewhere."""
+        # Whatever array or buffer is made of them refers to the object at the base of them all.
+        self._lent = weakref.ref(pixels.base)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether nobody refers to pixels in it any more."""
+        return self._lent is None or self._lent() is None
 
 
 def _create_file() -> BinaryIO:
@@ -240,13 +282,14 @@ def main(task: dict[str, Any]) -> None:
     """Opens tables of images as they are announced, until the parent closes the channel."""
     lists = {name: tuple(task["how"][name]) for name in ("size", "background")}
     how = Preprocess(**{**task["how"], **lists})
-    memory = mmap.mmap(task["memory"], 0)
+    memories = [mmap.mmap(file, 0) for file in task["memories"]]
     channel = socket.socket(fileno=task["channel"])
     _end_with(task["lifeline"])
     _limit_memory(how)
     channel.sendall(b"r")
     for line in channel.makefile("rb"):
-        _open_all(Table(memory, int(line), how), how, task["time_limit_s"])
+        memory, count = map(int, line.split())
+        _open_all(Table(memories[memory], count, how), how, task["time_limit_s"])
         channel.sendall(b".")
 
 

@@ -1,6 +1,6 @@
 """Images, pixels and records of one table in memory that two processes share.
 
-    sizes     bytes of each compressed image, -1 where there is none
+    sizes     bytes of each compressed image, `NO_IMAGE` where there is none
     records   what became of each image
     cuts      how each of its views was cut
     pixels    of each of its views
@@ -12,25 +12,32 @@ Who fills the records is not trusted: they have a fixed size, and what is read o
 import itertools
 import math
 import mmap
-from collections.abc import Iterator, Sequence
+import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from vqpipe.images.preprocess import Opened, Pixels, Preprocess, View, Views
+from vqpipe.images.compressed import NO_IMAGE, Compressed, places_of
+from vqpipe.images.opened import OpenedImages
+from vqpipe.images.preprocess import Preprocess, Views
 from vqpipe.rejections import Reason, Rejection
 
 _MESSAGE_BYTES = 800
+_REASON_BYTES = max(map(len, Reason))
 _RECORD = np.dtype(
     [
         ("state", np.uint8),
-        ("width", np.int32),
-        ("height", np.int32),
-        ("reason", f"S{max(map(len, Reason))}"),
+        ("size", np.int32, 2),
+        ("reason", f"S{_REASON_BYTES}"),
         ("message", f"S{_MESSAGE_BYTES}"),
     ]
 )
 _CUT = np.dtype([("crop", np.int32, 4), ("flip", np.uint8)])
+# numpy takes ten times as long to write a record, and every image has one.
+_WRITE_RECORD = struct.Struct(f"=B2i{_REASON_BYTES}s{_MESSAGE_BYTES}s")
+_WRITE_OPEN, _WRITE_CUT = struct.Struct("=B2i"), struct.Struct("=4iB")
 _TODO, _VIEWS, _REJECTED, _NO_IMAGE = range(4)
 
 
@@ -55,63 +62,81 @@ class Table:
     """Images, records and pixels of one table in shared memory; parent and child see the same."""
 
     def __init__(self, memory: mmap.mmap, count: int, how: Preprocess) -> None:
-        places, views = Places.of(count, how), (count, how.views)
+        self._places, views = Places.of(count, how), (count, how.views)
+        self._memory = memory
         self.sizes = np.frombuffer(memory, np.int64, count)
-        self.records = np.frombuffer(memory, _RECORD, count, places.records)
-        cuts = np.frombuffer(memory, _CUT, math.prod(views), places.cuts)
+        self.records = np.frombuffer(memory, _RECORD, count, self._places.records)
+        cuts = np.frombuffer(memory, _CUT, math.prod(views), self._places.cuts)
         self.cuts = cuts.reshape(views)
-        pixels = np.frombuffer(memory, np.uint8, places.data - places.pixels, places.pixels)
+        size = self._places.data - self._places.pixels
+        pixels = np.frombuffer(memory, np.uint8, size, self._places.pixels)
         self.pixels = pixels.reshape(*views, *how.size, 3)
-        self.data = memoryview(memory)[places.data :]
+        self.data = memoryview(memory)[self._places.data :]
 
-    def fill(self, images: Sequence[bytes | memoryview | None], sizes: list[int]) -> None:
+    def fill(self, images: Compressed) -> None:
         """Puts compressed images in, all of them still to open."""
-        self.sizes[:] = sizes
-        self.records["state"] = np.where(self.sizes < 0, _NO_IMAGE, _TODO)
+        self.sizes[:] = images.sizes
+        self.records["state"] = np.where(self.sizes == NO_IMAGE, _NO_IMAGE, _TODO)
         end = 0
-        for image in images:
-            if image is not None:
-                self.data[end : end + len(image)] = memoryview(image).cast("B")
-                end += len(image)
+        for piece in images.pieces:
+            self.data[end : end + len(piece)] = piece
+            end += len(piece)
 
     def first_left(self) -> int | None:
         """Returns the first row that is still to open, or None."""
         left = np.flatnonzero(self.records["state"] == _TODO)
         return int(left[0]) if len(left) else None
 
+    def count_done(self) -> int:
+        """Returns how many rows are through, those without an image among them."""
+        return int(np.count_nonzero(self.records["state"] != _TODO))
+
     def left(self) -> Iterator[tuple[int, bytes]]:
         """Yields row and content of every image that is still to open."""
-        ends = np.cumsum(self.sizes.clip(min=0))
+        places = places_of(self.sizes)
         for row in np.flatnonzero(self.records["state"] == _TODO).tolist():
-            yield row, bytes(self.data[ends[row] - self.sizes[row] : ends[row]])
+            yield row, bytes(self.data[places[row]])
 
     def put(self, row: int, views: Views) -> None:
         """Records the views of an image; that they are there comes last."""
-        for view, pixels, cut in zip(views, self.pixels[row], self.cuts[row], strict=True):
-            pixels[:] = view.pixels
-            cut["crop"], cut["flip"] = view.crop, view.flip
-        self.records[row] = (_VIEWS, views[0].width, views[0].height, b"", b"")
+        cut = self._places.cuts + row * len(views) * _CUT.itemsize
+        for view in views:
+            self.pixels[row, view.number] = view.pixels
+            place = cut + view.number * _CUT.itemsize
+            _WRITE_CUT.pack_into(self._memory, place, *view.crop, view.flip)
+        width, height = views[0].width, views[0].height
+        _WRITE_OPEN.pack_into(self._memory, self._record(row), _VIEWS, width, height)
 
     def reject(self, row: int, rejection: Rejection) -> None:
         """Records that an image cannot be opened."""
         message = rejection.message.encode("utf-8", "replace")[:_MESSAGE_BYTES]
-        self.records[row] = (_REJECTED, 0, 0, rejection.reason.encode(), message)
+        said = (rejection.reason.encode(), message)
+        _WRITE_RECORD.pack_into(self._memory, self._record(row), _REJECTED, 0, 0, *said)
 
-    def take(self, row: int, target: Pixels) -> Opened:
-        """Returns what became of an image, its pixels copied to `target` (V, H, W, 3)."""
-        record = self.records[row]
-        if record["state"] == _VIEWS:
-            target[:] = self.pixels[row]
-            width, height, cuts = int(record["width"]), int(record["height"]), self.cuts[row]
-            return tuple(
-                View(target[i], width, height, tuple(cut["crop"].tolist()), bool(cut["flip"]), i)
-                for i, cut in enumerate(cuts)
-            )
-        target[:] = 0
-        if record["state"] == _NO_IMAGE:
-            return None
-        message = record["message"].decode("utf-8", "replace")
-        return Rejection(Reason(record["reason"].decode()), message)
+    def _record(self, row: int) -> int:
+        return self._places.records + row * _RECORD.itemsize
+
+    def take(self, had: npt.NDArray[np.bool_]) -> OpenedImages:
+        """Returns what became of images; their pixels stay where they are.
+
+        Args:
+            had: (N,) which rows had an image, by the word of who filled the table.
+        """
+        records = self.records.copy()
+        is_open = had & (records["state"] == _VIEWS)
+        self.pixels[~is_open] = 0
+        crops, flips = self.cuts["crop"].copy(), self.cuts["flip"] != 0
+        rejections: list[Rejection | None] = [None] * len(had)
+        for row in np.flatnonzero(had & ~is_open).tolist():
+            rejections[row] = _rejection(records[row])
+        return OpenedImages(self.pixels, is_open, records["size"], crops, flips, rejections)
+
+
+def _rejection(record: np.void) -> Rejection:
+    reason = record["reason"].decode("utf-8", "replace")
+    if record["state"] != _REJECTED or reason not in set(Reason):
+        return Rejection(Reason.DECODER_CRASHED, "the process that opened it left no record of it")
+    return Rejection(Reason(reason), record["message"].decode("utf-8", "replace"))
 
 
 def _align(size: int) -> int:

@@ -37,7 +37,6 @@ Pixels are resampled once, from the original to the view. JPEG's reduced decodin
 
 import io
 import struct
-from collections.abc import Sequence
 
 import numpy as np
 from PIL import (
@@ -51,7 +50,7 @@ from PIL import (
 
 from vqpipe.errors import in_one_line
 from vqpipe.images import jpeg, png, tiff, webp
-from vqpipe.images.preprocess import RESAMPLE, Cut, Opened, Pixels, Preprocess, View, Views
+from vqpipe.images.preprocess import RESAMPLE, Cut, Pixels, Preprocess, View, Views
 from vqpipe.rejections import Reason, Rejection
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
@@ -95,32 +94,6 @@ def views_of(data: bytes, how: Preprocess) -> Views | Rejection:
         return _unidentified(data)
     except Exception as error:  # noqa: BLE001 (decoders raise nearly anything on bad data)
         return _rejection(data, error)
-
-
-def open_images(
-    images: Sequence[bytes | memoryview | None], target: Pixels, how: Preprocess
-) -> list[Opened]:
-    """Opens images into `target` (N, V, H, W, 3), whose places without a view become zeros.
-
-    Args:
-        images: N compressed images; None stays None.
-        target: uint8, filled here; V is `how.views`, H and W are `how.size`.
-        how: How they become views.
-    """
-    return [_open_into(*pair, how) for pair in zip(images, target, strict=True)]
-
-
-def _open_into(image: bytes | memoryview | None, target: Pixels, how: Preprocess) -> Opened:
-    opened = None if image is None else views_of(bytes(image), how)
-    if not isinstance(opened, tuple):
-        target[:] = 0
-        return opened
-    return tuple(_move(*pair) for pair in zip(opened, target, strict=True))
-
-
-def _move(view: View, target: Pixels) -> View:
-    target[:] = view.pixels
-    return view._replace(pixels=target)
 
 
 def _reject_large(image: Image.Image, how: Preprocess) -> Rejection | None:

@@ -1,5 +1,6 @@
 """Columns of a table to arrays and back, without copies where that can be."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -14,8 +15,12 @@ Mask = npt.NDArray[np.bool_]
 Places = npt.NDArray[np.integer]
 
 
-def put_rejections(table: pa.Table, found: Sequence[Rejection | None]) -> dict[str, pa.Array]:
+def put_rejections(
+    table: pa.Table, found: Sequence[Rejection | None]
+) -> dict[str, pa.Array | pa.ChunkedArray]:
     """Returns the columns `reason` and `message` with newly found rejections in them."""
+    if not any(found):
+        return {name: table[name] for name in ("reason", "message")}
     reasons, messages = table["reason"].to_pylist(), table["message"].to_pylist()
     for i, rejection in enumerate(found):
         if rejection is not None:
@@ -65,21 +70,21 @@ def pixels_of(table: pa.Table, column: str = "pixels") -> Iterator[Pixels | None
 
 
 def pixel_columns(
-    buffer: pa.Buffer, sizes: Sequence[tuple[int, int] | None], spare: int
+    buffer: pa.Buffer, size: tuple[int, int], has_pixels: Mask, spare: int
 ) -> dict[str, pa.Array]:
     """Returns `schema.PIXELS` of rows whose pixels lie one behind the other, without a copy.
 
     Args:
         buffer: The pixels, HWC uint8.
-        sizes: Height and width in each row; None where there is none.
+        size: Height and width of all that are there.
+        has_pixels: (N,) in which rows some are.
         spare: Bytes that lie in the place of a row without any.
     """
-    lengths = [spare if size is None else size[0] * size[1] * 3 for size in sizes]
-    ends = np.cumsum([0, *lengths], dtype=np.int64)
-    valid = bitmap_of(np.array([size is not None for size in sizes], bool))
-    found = [valid, pa.py_buffer(ends), buffer]
-    pixels = pa.Array.from_buffers(pa.large_binary(), len(sizes), found)
-    return {"pixels": pixels, **size_columns(sizes)}
+    lengths = np.where(has_pixels, math.prod(size) * 3, spare)
+    ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    found = [bitmap_of(has_pixels), pa.py_buffer(ends), buffer]
+    pixels = pa.Array.from_buffers(pa.large_binary(), len(has_pixels), found)
+    return {"pixels": pixels, **size_columns([size if each else None for each in has_pixels])}
 
 
 def size_columns(sizes: Sequence[tuple[int, int] | None]) -> dict[str, pa.Array]:

@@ -1,18 +1,19 @@
-"""Compressed images to uint8 views: what comes between a stage's reader and its codec."""
+"""The open stage: compressed images to uint8 pixels, every one a view or a rejection."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from vqpipe.images import Opened, Preprocess, View, open_images
-from vqpipe.rejections import Rejection
-from vqpipe.stages.columns import all_but, pixel_columns, put_rejections
+from vqpipe import schema
+from vqpipe.images import Compressed, OpenedImages, Preprocess, open_images
+from vqpipe.images.compressed import NO_IMAGE
+from vqpipe.stages.columns import Mask, all_but, lists_of, pixel_columns, put_rejections
 
-Opener = Callable[[Sequence[memoryview | None], npt.NDArray[np.uint8], Preprocess], list[Opened]]
-"""`vqpipe.images.views.open_images` or one like it."""
+Opener = Callable[[Compressed, Preprocess], OpenedImages]
+"""`vqpipe.images.open_images` or one like it."""
 
 
 def open_rows(table: pa.Table, how: Preprocess, opener: Opener = open_images) -> pa.Table:
@@ -30,42 +31,57 @@ def open_rows(table: pa.Table, how: Preprocess, opener: Opener = open_images) ->
         how: How images become views.
         opener: What opens them: here, or in a process of their own.
     """
-    # Arrow's allocator keeps pages; numpy's would fault in new ones, at a gigabyte a second. For
-    # the same reason each image goes to its place at once: a list of them would need new pages.
-    shape = (len(table), how.views, *how.size, 3)
-    buffer = pa.allocate_buffer(math.prod(shape))
-    pixels = np.frombuffer(buffer, np.uint8).reshape(shape)
-    images = [image.as_buffer() for image in table["image"]]
-    opened = opener([None if each is None else memoryview(each) for each in images], pixels, how)
-    rejections = [each if isinstance(each, Rejection) else None for each in opened]
-    read = pa.table({**all_but(table, "image"), **put_rejections(table, rejections)})
-    views = [view for each in opened for view in (each if isinstance(each, tuple) else (None,))]
-    place = math.prod(shape[1:])  # of an image, with pixels in it or without
-    sizes = [None if view is None else view.size for view in views]
-    columns = {**_view_columns(views), **pixel_columns(buffer, sizes, place)}
-    return pa.table({**all_but(_repeated(read, opened)), **columns})
+    opened = opener(compressed_of(table["image"]), how)
+    read = pa.table({**all_but(table, "image"), **put_rejections(table, opened.rejections)})
+    rows = np.repeat(np.arange(len(table)), np.where(opened.is_open, how.views, 1))
+    read = read if len(rows) == len(read) else read.take(pa.array(rows))
+    has_view = opened.is_open[rows]
+    image_bytes = how.views * math.prod(how.size) * 3  # in its place, with pixels or without
+    pixels = pixel_columns(pa.py_buffer(opened.pixels), how.size, has_view, image_bytes)
+    return pa.table({**all_but(read), **_view_columns(opened, rows, has_view), **pixels})
 
 
-def _repeated(table: pa.Table, opened: Sequence[Opened]) -> pa.Table:
-    """Returns each row as often as its image has views, and once if it has none."""
-    counts = [len(each) if isinstance(each, tuple) else 1 for each in opened]
-    if len(table) == sum(counts):
-        return table
-    return table.take(pa.array(np.repeat(np.arange(len(table)), counts)))
+def compressed_of(column: pa.ChunkedArray) -> Compressed:
+    """Returns a column of large binary values, without a copy of them."""
+    sizes, pieces = [np.zeros(0, np.int64)], []
+    for chunk in column.chunks:
+        _, ends, data = chunk.buffers()
+        place = np.frombuffer(ends, np.int64)[chunk.offset : chunk.offset + len(chunk) + 1]
+        is_valid = np.asarray(chunk.is_valid())
+        sizes.append(np.where(is_valid, np.diff(place), NO_IMAGE))
+        if data is not None:
+            pieces += _pieces(memoryview(data).cast("B"), place, is_valid)
+    return Compressed(np.concatenate(sizes), pieces)
 
 
-def _view_columns(views: Sequence[View | None]) -> dict[str, pa.Array]:
-    """Returns how views were cut, null where there is none (`schema.VIEW`)."""
-    return {
-        "view": _map(views, lambda view: view.number, pa.uint8()),
-        "width": _map(views, lambda view: view.width, pa.int32()),
-        "height": _map(views, lambda view: view.height, pa.int32()),
-        "crop": _map(views, lambda view: list(view.crop), pa.list_(pa.int32(), 4)),
-        "flip": _map(views, lambda view: view.flip, pa.bool_()),
+def _pieces(data: memoryview, ends: npt.NDArray[np.int64], is_valid: Mask) -> list[memoryview]:
+    """Returns the values between `ends` (N + 1,) that are valid (N,), runs of them together."""
+    starts = np.flatnonzero(np.diff(is_valid, prepend=False, append=False)).reshape(-1, 2)
+    return [data[ends[first] : ends[last]] for first, last in starts.tolist()]
+
+
+def _view_columns(
+    opened: OpenedImages, rows: npt.NDArray[np.int64], has_view: Mask
+) -> dict[str, pa.Array]:
+    """Returns how views were cut, null where there is none (`schema.VIEW`).
+
+    Args:
+        opened: The images.
+        rows: (n,) image of each row of the table, in order.
+        has_view: (n,) whether that has any.
+    """
+    numbers = np.arange(len(rows)) - np.searchsorted(rows, rows)
+    width, height = opened.sizes[rows].T
+    values = {
+        "view": numbers,
+        "width": width,
+        "height": height,
+        "flip": opened.flips[rows, numbers],
     }
-
-
-def _map(
-    views: Sequence[View | None], get: Callable[[View], object], kind: pa.DataType
-) -> pa.Array:
-    return pa.array([None if view is None else get(view) for view in views], kind)
+    crop = lists_of(opened.crops[rows, numbers], has_view, schema.VIEW[3].type)
+    found = {
+        field.name: pa.array(values[field.name], field.type, mask=~has_view)
+        for field in schema.VIEW
+        if field.name in values
+    }
+    return {field.name: {**found, "crop": crop}[field.name] for field in schema.VIEW}
