@@ -47,6 +47,7 @@ def alone(monkeypatch):
     monkeypatch.setattr(watchdog, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
     monkeypatch.setattr(watchdog, "Outlet", Closed)
     monkeypatch.setattr(watchdog, "_POLL_S", 0.001)
+    monkeypatch.setattr(watchdog, "_ASK_S", 0.0)
     monkeypatch.setattr(watchdog, "Head", Head)
     monkeypatch.setattr(capacity, "resources", dict)
     monkeypatch.setattr(capacity, "free_resources", dict)

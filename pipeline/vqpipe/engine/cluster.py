@@ -29,6 +29,7 @@ os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 import ray
 from ray._private import ray_constants
 from ray._private import worker as ray_worker
+from ray._private.node import Node
 from ray.data import DataContext
 
 from vqpipe.engine.capacity import cores
@@ -110,7 +111,13 @@ def _start(address: str | None) -> Iterator[str]:
             protect_token()
         stack.callback(ray.shutdown)
         try:
-            with handlers_kept(), _muted_stderr(), _environment(mark), _loopback(only=not address):
+            with (
+                handlers_kept(),
+                _muted_stderr(),
+                _environment(mark),
+                _loopback(only=not address),
+                _without_idlers(),
+            ):
                 ray.init(**({"address": address} if address else local), **quiet)
         except SystemExit:  # Ray's own handler of SIGTERM, there while it starts
             raise stopped_by(signal.SIGTERM) from None
@@ -271,6 +278,25 @@ def _loopback(*, only: bool) -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextlib.contextmanager
+def _without_idlers() -> Iterator[None]:
+    """Leaves out two processes of a Ray that is started meanwhile whose work nobody here looks at.
+
+    The log monitor carries what workers print to a driver that has it switched off; the server of
+    the dashboard runs even without one (Ray 2.60). Each takes a second of a core to start, and then
+    one in a hundred of it, of which a laptop has few. There is no option for either.
+    """
+    names = ("start_log_monitor", "start_api_server")
+    before = {name: getattr(Node, name) for name in names}
+    for name in names:
+        setattr(Node, name, lambda *_, **__: None)
+    try:
+        yield
+    finally:
+        for name, method in before.items():
+            setattr(Node, name, method)
 
 
 @contextlib.contextmanager

@@ -56,10 +56,14 @@ class Counter(Notes):
         slowest = max(counts.warm_up_s, warm_up_s)
         self._counts = counts._replace(devices=devices, warm_up_s=slowest)
 
-    def add(self, images: int) -> None:
-        """Counts images that a codec has encoded."""
-        self._counts = self._counts._replace(encoded=self._counts.encoded + images, failures=0)
-        self._failures.clear()
+    def add(self, images: int, worked_s: float) -> None:
+        """Counts images that a codec has encoded, and seconds that it took for finished rows."""
+        counts = self._counts._replace(
+            encoded=self._counts.encoded + images, busy_s=self._counts.busy_s + worked_s
+        )
+        self._counts = counts._replace(failures=0) if images else counts
+        if images:
+            self._failures.clear()
 
     def opened(self, images: int) -> None:
         """Counts images that are opened."""
@@ -69,10 +73,6 @@ class Counter(Notes):
         """Returns how many rows a codec hands on together: what the first that asked would have."""
         self._part_rows = self._part_rows or rows
         return self._part_rows
-
-    def worked(self, seconds: float) -> None:
-        """Counts the seconds that a codec took for some rows."""
-        self._counts = self._counts._replace(busy_s=self._counts.busy_s + seconds)
 
     def fail(self, codec: str, error: str) -> None:
         """Notes that a codec's process ends because its device fails."""

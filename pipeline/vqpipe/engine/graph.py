@@ -64,6 +64,7 @@ TASKS = {**_ARROW, "max_retries": RETRIES}
 ACTORS = {**_ARROW, "max_restarts": -1, "max_task_retries": RETRIES}
 
 _REPORT_S = 30.0
+_TELL_S = 1.0  # between two words to the counter about one table
 _TODO_BLOCKS = 10_000
 
 
@@ -111,13 +112,14 @@ def run(
     setup = _Setup(codec, work.step, batch_size, resources.device, is_fair)
     actors = resources.actors or (max(1, gpus) if kind == "cuda" else 1)
     pool = ActorPoolStrategy(min_size=1, max_size=actors)
-    # Each is a process that takes two seconds of a core to start, and a laptop has few cores.
-    readers = None if resources.address else capacity.cores() + 1
+    # Each is a process that takes two seconds of a core to start, and then some of it to idle; one
+    # more than there are cores, since each waits between two tasks.
+    workers = None if resources.address else capacity.cores() + 1
     with warnings.catch_warnings():
         # Ray 2.60 deprecates `max_retries` and the like in favour of named parameters, but has no
         # named ones for these; 2.64 is to remove them, hence the bound in pyproject.toml.
         warnings.simplefilter("ignore", RayDeprecationWarning)
-        dataset = _graph(work, (setup, weights, counter), pool, kind, readers)
+        dataset = _graph(work, (setup, weights, counter), pool, kind, workers)
     commits = Committer(_launcher(ray.put(work.writer)))
     needs = Needs(kind, opens=work.opens is not None)
     yield from watch(dataset, commits, counter, resources.stall_timeout_s, needs)
@@ -139,7 +141,7 @@ def _graph(
     arguments: "tuple[_Setup, ray.ObjectRef[Any], ActorHandle[Any]]",
     pool: ActorPoolStrategy,
     kind: str,
-    readers: int | None,
+    workers: int | None,
 ) -> ray.data.Dataset:
     """Wires the stages together; every one is a plain function from table to table."""
     (setup, _, counter), writer = arguments, ray.put(work.writer)
@@ -148,11 +150,11 @@ def _graph(
     rows = setup.batch_size * math.ceil(images / setup.batch_size)
     _set_up_data(rows * row_bytes)
     todo = todo_rows(work.todo, _TODO_BLOCKS)
-    most = readers and min(readers, len(todo))  # else Ray warns of blocks that are too few
+    most = workers and min(workers, len(todo))  # else Ray warns of blocks that are too few
     reads = TableFunction(read, (writer, work.reader, max(1, rows // views), counter))
     data = _map(ray.data.from_arrow(todo), reads, READ_CORES, most)
     if work.opens:
-        data = _map(data, TableFunction(open_views, (work.opens, counter)))
+        data = _map(data, TableFunction(open_views, (work.opens, counter)), most=workers)
     data = data.map_batches(
         _Codec,
         fn_constructor_args=arguments,
@@ -243,6 +245,7 @@ class _Codec:
 
         ready = setup.step.prepare(make)
         self._run = ready.run
+        self._through, self._told = 0, time.monotonic()
         self._pace = Pace(setup.batch_size, self._ledger.agree)
         unused = chosen == "cpu" and has_gpu
         note = " (Ray gave it a GPU, but this torch is one for CPUs)" if unused else ""
@@ -260,14 +263,20 @@ class _Codec:
             done = run_bounded(table, self._work, self._ledger, self._setup.step.item)
         except DeviceError as error:
             self._end_process(error)
-        self._counter.worked.remote(time.monotonic() - started)
+        self._tell(time.monotonic() - started)
         return done
 
     def _work(self, table: pa.Table) -> pa.Table:
         return self._run(table, self._count)
 
     def _count(self, images: int) -> None:
-        self._counter.add.remote(images)
+        self._through += images
+        if time.monotonic() - self._told > _TELL_S:
+            self._tell(0.0)
+
+    def _tell(self, worked_s: float) -> None:
+        self._counter.add.remote(self._through, worked_s)
+        self._through, self._told = 0, time.monotonic()
 
     def _end_process(self, error: DeviceError) -> NoReturn:
         codec = ray.get_runtime_context().get_actor_id()

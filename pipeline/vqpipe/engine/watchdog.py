@@ -25,6 +25,9 @@ CODEC_CORES = 0.5
 """Logical cores that a codec needs, beside its device."""
 
 _POLL_S = 0.5
+_ASK_S = 1.0
+"""Seconds between two questions to the counter, each of which takes two processes a millisecond or
+two: blocks may come many times in a second."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def _rounds(
     stall_timeout_s: float,
     needs: "Needs",
 ) -> Iterator[Tick]:
-    counts, head, seen, has_ended = Tally(), Head(), _Seen(), False
+    counts, head, seen, has_ended, asked = Tally(), Head(), _Seen(), False, 0.0
     while not (has_ended and commits.is_idle):
         if not (has_ended or commits.is_full):
             has_ended = _take(outlet, commits)
@@ -93,8 +96,9 @@ def _rounds(
             yield Tick(receipts, counts)
         if head.is_there() and commits.is_full:
             commits.widen(capacity.count_cores())
-        counts = _poll(counter, counts)
-        seen.count(counts)
+        if has_ended or time.monotonic() - asked >= _ASK_S:
+            counts, asked = _poll(counter, counts), time.monotonic()
+            seen.count(counts)
         yield Tick(None, counts)
         _check_devices(counts)
         if seen.idle_s > stall_timeout_s:
