@@ -23,7 +23,7 @@ SEED = "VQPIPE_SEED"
 
 KINDS = {
     "read": r"ray::MapBatches\(read\)",
-    "open": r"ray::MapBatches\(open_views\)",
+    "open": r"ray::MapBatches\((open|read)_views\)",
     "sandbox": r".* -m vqpipe\.images\.sandbox ",
     "codec": r"ray::MapWorker\(MapBatches\(_Codec\)\)",
     "commit": r"ray::commit",

@@ -4,6 +4,8 @@
     decode    shards left -> read         -> codec (actor pool) -> compress -> commit -> receipts
     evaluate  shards left -> read -> open -> codec (actor pool) -> picture  -> commit -> receipts
 
+Where there are shards enough for all cores, whoever opens a shard's images reads them as well: one
+process a core, that is never at a loss for work, and less for Ray to do.
 One graph for every stage. Pixels travel as uint8 between processes. What takes a core and what
 takes a device are separate operators, so that one huge shard uses every core and machines without
 a GPU feed those that have one. A block is what a stage yields at a time, bounded by rows and bytes,
@@ -40,7 +42,7 @@ from vqpipe.engine.committer import Committer
 from vqpipe.engine.counter import Counter, RemoteLedger
 from vqpipe.engine.outlet import remember_executors
 from vqpipe.engine.pace import Pace, hand_on
-from vqpipe.engine.tasks import commit, open_views, read, todo_rows
+from vqpipe.engine.tasks import commit, open_views, read, read_views, todo_rows
 from vqpipe.engine.watchdog import CODEC_CORES, Needs, Tick, watch
 from vqpipe.errors import DeviceError
 from vqpipe.stages.attempts import run_bounded
@@ -62,6 +64,11 @@ _ARROW: dict[str, Any] = {"batch_format": "pyarrow", "zero_copy_batch": True}
 RETRIES = 64
 TASKS = {**_ARROW, "max_retries": RETRIES}
 ACTORS = {**_ARROW, "max_restarts": -1, "max_task_retries": RETRIES}
+
+SHARDS_A_CORE = 4
+"""Shards for each core from which on a core reads what it opens: at the end some have none left."""
+SHARD_BYTES = 2**30
+"""Mean size up to which it does: if its process dies, all of the shard is opened again."""
 
 _REPORT_S = 30.0
 _TELL_S = 1.0  # between two words to the counter about one table
@@ -112,14 +119,13 @@ def run(
     setup = _Setup(codec, work.step, batch_size, resources.device, is_fair)
     actors = resources.actors or (max(1, gpus) if kind == "cuda" else 1)
     pool = ActorPoolStrategy(min_size=1, max_size=actors)
-    # Each is a process that takes two seconds of a core to start, and then some of it to idle; one
-    # more than there are cores, since each waits between two tasks.
-    workers = None if resources.address else capacity.cores() + 1
+    # Each process of Ray takes two seconds of a core to start, and a laptop has few cores.
+    cores = None if resources.address else capacity.cores()
     with warnings.catch_warnings():
         # Ray 2.60 deprecates `max_retries` and the like in favour of named parameters, but has no
         # named ones for these; 2.64 is to remove them, hence the bound in pyproject.toml.
         warnings.simplefilter("ignore", RayDeprecationWarning)
-        dataset = _graph(work, (setup, weights, counter), pool, kind, workers)
+        dataset = _graph(work, (setup, weights, counter), pool, kind, cores)
     commits = Committer(_launcher(ray.put(work.writer)))
     needs = Needs(kind, opens=work.opens is not None)
     yield from watch(dataset, commits, counter, resources.stall_timeout_s, needs)
@@ -141,7 +147,7 @@ def _graph(
     arguments: "tuple[_Setup, ray.ObjectRef[Any], ActorHandle[Any]]",
     pool: ActorPoolStrategy,
     kind: str,
-    workers: int | None,
+    cores: int | None,
 ) -> ray.data.Dataset:
     """Wires the stages together; every one is a plain function from table to table."""
     (setup, _, counter), writer = arguments, ray.put(work.writer)
@@ -150,11 +156,15 @@ def _graph(
     rows = setup.batch_size * math.ceil(images / setup.batch_size)
     _set_up_data(rows * row_bytes)
     todo = todo_rows(work.todo, _TODO_BLOCKS)
-    most = workers and min(workers, len(todo))  # else Ray warns of blocks that are too few
-    reads = TableFunction(read, (writer, work.reader, max(1, rows // views), counter))
-    data = _map(ray.data.from_arrow(todo), reads, READ_CORES, most)
-    if work.opens:
-        data = _map(data, TableFunction(open_views, (work.opens, counter)), most=workers)
+    source = (writer, work.reader, max(1, rows // views), counter)
+    data = ray.data.from_arrow(todo)
+    if work.opens and _are_enough(work, cores or capacity.count_cores()):
+        data = _map(data, TableFunction(read_views, (*source, work.opens)), most=cores)
+    else:
+        readers = cores and min(cores + 1, len(todo))  # else Ray warns of blocks that are too few
+        data = _map(data, TableFunction(read, source), READ_CORES, readers)
+        if work.opens:
+            data = _map(data, TableFunction(open_views, (work.opens, counter)))
     data = data.map_batches(
         _Codec,
         fn_constructor_args=arguments,
@@ -165,6 +175,14 @@ def _graph(
         **ACTORS,
     )
     return cast(ray.data.Dataset, _map(data, work.after) if work.after else data)
+
+
+def _are_enough(work: Work, cores: float) -> bool:
+    """Tells whether the shards left keep all cores busy, each read and opened by one of them."""
+    shards, plan = len(work.todo), work.writer.sink.plan
+    return (
+        shards >= SHARDS_A_CORE * cores and sum(map(plan.size, work.todo)) <= SHARD_BYTES * shards
+    )
 
 
 def _map(data: Any, stage: TableFunction, cores: float = 1, most: int | None = None) -> Any:  # noqa: ANN401

@@ -7,6 +7,7 @@ which takes about two seconds of a core in every process.
 import functools
 import itertools
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import pyarrow as pa
@@ -93,6 +94,31 @@ def bytes_taken(data: pa.ChunkedArray, size: int, rows: int | None) -> int:
             nearly all of a tar.
     """
     return round(size * len(data) / rows) if rows else int(data.nbytes)
+
+
+def read_views(
+    todo: pa.Table,
+    writer: ray.ObjectRef[Any],
+    reader: Reader,
+    block_rows: int,
+    counter: ActorHandle[Any],
+    how: Preprocess,
+) -> Iterator[pa.Table]:
+    """Yields the rows of some shards with their images opened, in one process.
+
+    While one table is handed on, images of the next are opened, and the one behind it is read.
+    """
+    tables = ahead(read(todo, writer, reader, block_rows, counter))
+    yield from ahead(open_views(table, how, counter) for table in tables)
+
+
+def ahead(items: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Yields tables as they come, each while a thread makes the next."""
+    with ThreadPoolExecutor(1) as thread:
+        following = thread.submit(next, items, None)
+        while (table := following.result()) is not None:
+            following = thread.submit(next, items, None)
+            yield table
 
 
 def open_views(table: pa.Table, how: Preprocess, counter: ActorHandle[Any]) -> pa.Table:
