@@ -76,6 +76,13 @@ def test_step_past_its_limit_is_ended_and_what_it_said_stays(tmp_path):
     assert ended.seconds < 60
 
 
+def test_step_that_leaves_something_that_hangs_ends_all_the_same(tmp_path):
+    hangs = "import atexit, time; atexit.register(time.sleep, 600); print('done')"
+    ended = run_step(python(hangs), how(tmp_path), 30.0)
+    assert ended.seconds < 20
+    assert ended.last[0] == "done"
+
+
 def test_step_that_fails_shows_its_last_lines(tmp_path):
     ended = run_step(python("raise LookupError('no such thing')"), how(tmp_path), 60.0)
     assert ended.status == "failed"

@@ -25,6 +25,7 @@ def warn_and_compile(*args, compile_fx=compile_fx.compile_fx, **options):
     return compile_fx(*args, **options)
 
 compile_fx.compile_fx = warn_and_compile
+assert not getattr(compile_fx.config, "quiesce_async_compile_pool", False)  # torch 2.11 may hang
 assert_fused_equals(lambda x: x.cos() + 2)
 try:
     warnings.warn("ours")

@@ -22,4 +22,17 @@ def inductor(graph: GraphModule, inputs: list[Tensor]) -> Compiled:
         warnings.simplefilter("ignore")
         from torch._dynamo import lookup_backend  # noqa: PLC0415 (takes a second)
 
+        _keep_workers_awake()
         return lookup_backend("inductor")(graph, inputs)
+
+
+def _keep_workers_awake() -> None:
+    """Has processes that compile kernels stay, and not end a minute after they were last needed.
+
+    From torch 2.9 on they do, and in 2.11 a process where new ones took their place hangs for five
+    minutes when it ends (https://github.com/pytorch/pytorch/issues/176968, mended in later ones).
+    """
+    from torch._inductor import config  # noqa: PLC0415
+
+    if hasattr(config, "quiesce_async_compile_pool"):
+        config.quiesce_async_compile_pool = False

@@ -9,6 +9,6 @@ The machine has torch with CUDA, pytest and what data science has, but neither o
 network: the repository is copied there, with `build/carried` in it. Each step is a process with a
 time limit, in order of worth; one that fails shows its last lines, and the next goes on. A line of
 JSON is written for every figure as it comes, and a table at the end has the predictions of
-RESULTS.md beside them. `--device cpu --tiny` runs the same code on any machine, which says nothing
-of speed.
+RESULTS.md beside them. With less time than that, `--budget-s` has what is worth least left out.
+`--device cpu --tiny` runs the same code on any machine, which says nothing of speed.
 """

@@ -78,7 +78,7 @@ def _find_lack(step, how):
 
 
 def _command(step, how):
-    command = [sys.executable, "-m", step.module, *step.arguments]
+    command = [sys.executable, "-m", "tests.benchmarks.gpu.launch", step.module, *step.arguments]
     if step.is_tests:
         return command if how.has_gpu else [*command, "--collect-only"]
     return [*command, "--device", how.device, *(["--tiny"] if how.tiny else [])]

@@ -3,6 +3,8 @@
 from tests.benchmarks.gpu.predictions import predict
 
 _SHOWN_LINES = 12
+_SHOWN_LETTERS = 90
+"""Of what else a figure says; the names of some kernels are long."""
 
 
 def render(lines):
@@ -24,7 +26,8 @@ _TITLES = ("figure", "measured", "", "predicted", "")
 def _row(line, expected):
     beside = {key: line[key] for key in line if key not in _OWN}
     said = ", ".join(f"{key} {value}" for key, value in beside.items())
-    return (line["name"], _show(line["value"]), line["unit"], expected.get(line["name"], "-"), said)
+    predicted = expected.get(line["name"], "-")
+    return (line["name"], _show(line["value"]), line["unit"], predicted, said[:_SHOWN_LETTERS])
 
 
 _OWN = {"kind", "step", "name", "value", "unit"}
