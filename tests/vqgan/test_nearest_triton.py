@@ -8,11 +8,16 @@ import sys
 import pytest
 import torch
 
+from tests.vqgan.interpreter import takes_this_numpy
 from vqpipe.vqgan.nearest import _make_table
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="needs triton, which has no build for here"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        importlib.util.find_spec("triton") is None,
+        reason="needs triton, which has no build for here",
+    ),
+    takes_this_numpy,
+]
 
 SCRIPT = """
 import sys
