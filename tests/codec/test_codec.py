@@ -1,4 +1,6 @@
 import functools
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -352,15 +354,110 @@ def test_codec_network_compiles_to_one_graph_with_equal_results(decoder, dtype):
     assert np.array_equal(compiled.decode(codes)[0], codec.decode(codes)[0])
 
 
-def test_codec_kernels_that_cannot_be_made_are_a_config_error(model):
-    def no_compiler(*_):
-        raise OSError("no gcc")
-
+def codec_with_backend(model, backend, batch_size=None):
+    """Returns a codec whose network goes through torch's compiler to a backend of ours."""
     torch._dynamo.reset()
-    codec = codec_of(model)
-    codec._latents_of = torch.compile(codec._to_latents, backend=no_compiler)
-    with pytest.raises(ConfigError, match=r"no gcc.*--eager"):
+    codec = codec_of(model, batch_size)
+    codec._latents_of = torch.compile(codec._to_latents, backend=backend, dynamic=False)
+    return codec
+
+
+def raise_in_backend(error):
+    def backend(*_):
+        raise error
+
+    return backend
+
+
+def test_codec_kernels_that_cannot_be_made_are_a_config_error(model):
+    codec = codec_with_backend(model, raise_in_backend(OSError("no space left")))
+    with pytest.raises(ConfigError, match=r"no space left.*--eager") as caught:
         codec.encode(random_images(2))
+    assert "C compiler" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Failed to find C compiler. Please specify via CC environment variable",
+        "No working C++ compiler found in torch._inductor.config.cpp.cxx: (None, 'g++')",
+    ],
+)
+def test_codec_without_a_compiler_says_that_it_needs_one(model, said):
+    codec = codec_with_backend(model, raise_in_backend(RuntimeError(said)))
+    with pytest.raises(ConfigError, match=r"needs a C compiler.*--eager"):
+        codec.encode(random_images(2))
+
+
+@pytest.mark.fault(9)
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has"),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+        RuntimeError("CUDA driver error: out of memory"),
+    ],
+    ids=str,
+)
+def test_codec_out_of_memory_while_compiling_halves_the_batch(model, error):
+    def backend(graph, _):
+        if graph_rows(graph) > 2:
+            raise error
+        return graph.forward
+
+    def graph_rows(graph):
+        (images,) = (node for node in graph.graph.nodes if node.name == "l_images_")
+        return images.meta["example_value"].shape[0]
+
+    images = random_images(7)
+    codec = codec_with_backend(model, backend, 8)
+    assert np.array_equal(codec.encode(images)[0], codec_of(model).encode(images)[0])
+    assert codec.batch_size == 2
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA error: an illegal memory access was encountered",
+        "Triton Error [CUDA]: misaligned address",
+        "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
+    ],
+)
+def test_codec_device_that_fails_while_compiling_is_a_device_error(model, said):
+    codec = codec_with_backend(model, raise_in_backend(RuntimeError(said)))
+    with pytest.raises(DeviceError):
+        codec.encode(random_images(2))
+
+
+def test_codec_kernels_that_do_not_fit_the_device_are_a_config_error(model):
+    said = "Triton Error [CUDA]: device kernel image is invalid"
+    codec = codec_with_backend(model, raise_in_backend(RuntimeError(said)))
+    with pytest.raises(ConfigError, match="image is invalid"):
+        codec.encode(random_images(2))
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "cuda.matmul.fp32_precision = 'tf32'",
+        "cudnn.conv.fp32_precision = 'ieee'",
+        "fp32_precision = 'tf32'",
+        "cuda.matmul.allow_tf32 = True",
+        "cudnn.allow_tf32 = False",
+    ],
+)
+def test_codec_works_whichever_switches_the_process_has_used(before):
+    script = f"""
+import numpy as np
+import torch
+from tests.codec.test_codec import DEMO, codec_of, random_images
+images = random_images(2)
+codes = codec_of(DEMO).encode(images)[0]
+torch.backends.{before}
+for dtype in ("float32", "tf32"):
+    assert np.array_equal(codec_of(DEMO, dtype=dtype).encode(images)[0], codes)
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", script], check=True)
 
 
 def test_codec_tf32_is_float32_where_there_is_none_and_leaves_the_switches(model):

@@ -18,7 +18,7 @@ of a batch between threads, so that in half precision a code would depend on its
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,6 +40,7 @@ from vqpipe.codec.config import (
 from vqpipe.codec.device import is_out_of_memory, watch_device
 from vqpipe.codec.tokenizer import Checkpoint
 from vqpipe.errors import ConfigError
+from vqpipe.vqgan.precision import float32_products
 
 Forward = Callable[[Tensor], tuple[Tensor, ...]]
 """One batch on the device to one or more results, all of the fixed batch shape."""
@@ -273,29 +274,20 @@ class _Launched(NamedTuple):
         host = [output.to("cpu", non_blocking=True) for output in outputs]  # pinned by torch
         if not outputs[0].is_cuda:
             return cls(host, None, size)
-        ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        ready = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         ready.record()
         return cls(host, ready, size)
 
     def collect(self) -> list[npt.NDArray[Any]]:
-        """Waits for the batch and returns its results, without the padding."""
+        """Waits for the batch, asleep, and returns its results, without the padding."""
         if self.ready is not None:
             self.ready.synchronize()
         return [output[: self.size].numpy() for output in self.outputs]
 
 
-@contextlib.contextmanager
-def _arithmetic(dtype: DType) -> Iterator[None]:
-    """Allows or forbids TF32 for the length of a block; these switches are the process's."""
-    switches: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [switch.allow_tf32 for switch in switches]
-    try:
-        for switch in switches:
-            switch.allow_tf32 = dtype == "tf32"
-        yield
-    finally:
-        for switch, value in zip(switches, before, strict=True):
-            switch.allow_tf32 = value
+def _arithmetic(dtype: DType) -> contextlib.AbstractContextManager[None]:
+    """Allows or forbids TF32 for the length of a block."""
+    return float32_products("tf32" if dtype == "tf32" else "ieee")
 
 
 def _fuse(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

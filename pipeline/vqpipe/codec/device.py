@@ -1,7 +1,9 @@
 """The device that a codec runs on: which one it is, and what torch says when it fails."""
 
 import contextlib
+import sys
 from collections.abc import Iterator
+from subprocess import CalledProcessError
 
 import torch
 
@@ -19,6 +21,21 @@ _SICK = (
     ),
 )
 """What torch says of a device after which nothing works there any more in this process."""
+_BROKEN = ("illegal", "misaligned address", "launch failure", "uncorrectable", "_STATUS_")
+"""What it says of such a device even where the compiler met it first. Other errors of CUDA there,
+of images and of PTX, are about kernels that do not fit."""
+_SHORT = (
+    "can't allocate memory",
+    "ALLOC_FAILED",
+    "CUDA out of memory",
+    *(
+        f"{who}: out of memory"
+        for who in ("CUDA error", "CUDA driver error", "Triton Error [CUDA]")
+    ),
+)
+"""What it says of memory that is short."""
+_NO_COMPILER = ("Failed to find C compiler", "No working C++ compiler")
+"""What triton and Inductor say where there is no gcc."""
 
 
 def choose_device(device: Device, *, promised: bool = False) -> str:
@@ -56,32 +73,49 @@ def watch_device() -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, CalledProcessError) as error:
         explained = _explain(error)
         if explained is None:
             raise
         raise explained from error
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Tells whether memory is short: CUDA's allocator, the host's, or a library's own request."""
-    signs = ("can't allocate memory", "ALLOC_FAILED", "CUDA error: out of memory")
-    is_short = any(sign in str(error) for sign in signs)
-    return isinstance(error, torch.OutOfMemoryError) or is_short
+def is_out_of_memory(error: Exception) -> bool:
+    """Tells whether memory is short: CUDA's allocator, the host's, or a library's own request.
+
+    What torch's compiler meets on its way it wraps into an error of its own, of which the text
+    alone says what it was.
+    """
+    return isinstance(error, torch.OutOfMemoryError) or _says(error, _SHORT)
 
 
-def _explain(error: RuntimeError) -> Exception | None:
-    from torch._dynamo.exc import TorchDynamoException  # noqa: PLC0415 (takes a second)
-
-    if isinstance(error, TorchDynamoException):
-        said = " ".join(str(error).split("\n")[:2])  # which backend failed, and of what
-        return ConfigError(
-            f"torch.compile cannot make kernels here: {said}; it needs a C compiler such as gcc. "
-            "Install one, or add --eager, which is slower"
-        )
+def _explain(error: Exception) -> Exception | None:
     if is_out_of_memory(error):
         return MachineError(f"the device has no room left for the network: {in_one_line(error)}")
+    is_broken = _says(error, _SICK) and _says(error, _BROKEN)
+    if _is_of_compiler(error) and not is_broken:
+        return _cannot_compile(error)
     accelerator_error = getattr(torch, "AcceleratorError", ())  # from torch 2.8 on
-    if isinstance(error, accelerator_error) or any(sign in str(error) for sign in _SICK):
+    if isinstance(error, accelerator_error) or _says(error, _SICK):
         return DeviceError(in_one_line(error))
     return None
+
+
+def _is_of_compiler(error: Exception) -> bool:
+    """Tells whether a compiler raised it; what has never been imported did not."""
+    dynamo = sys.modules.get("torch._dynamo.exc")
+    wrapped = getattr(dynamo, "TorchDynamoException", ())
+    return isinstance(error, (CalledProcessError, wrapped)) or _says(error, _NO_COMPILER)
+
+
+def _cannot_compile(error: Exception) -> ConfigError:
+    said = " ".join(str(error).split("\n")[:2])  # which backend failed, and of what
+    lacks_one = _says(error, _NO_COMPILER)
+    way_out = "it needs a C compiler such as gcc. Install one, or add" if lacks_one else "add"
+    return ConfigError(
+        f"torch.compile cannot make kernels here: {said}; {way_out} --eager, which is slower"
+    )
+
+
+def _says(error: Exception, signs: tuple[str, ...]) -> bool:
+    return any(sign in str(error) for sign in signs)

@@ -1,7 +1,7 @@
 """Images of a shard as tensors on a device, so few at a time that they fit there."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.backends import cudnn
 
 from vqpipe.metrics import Images
+from vqpipe.vqgan.precision import float32_products
 
 
 def split_batches(size: int, device: str | torch.device, *images: Images) -> Iterator[list[Tensor]]:
@@ -44,9 +45,16 @@ def fit_batch(images: Images, max_pixels: int) -> int:
     return max(1, max_pixels // max(1, pixels))
 
 
-def in_full_float32() -> AbstractContextManager[None]:
+@contextmanager
+def in_full_float32() -> Iterator[None]:
     """Makes a GPU's convolutions exact to float32 and the same on every run, for a block.
 
     They may round to TF32's ten bits otherwise. The switches are the process's.
     """
-    return cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+    before = cudnn.enabled, cudnn.benchmark, cudnn.deterministic
+    try:
+        cudnn.enabled, cudnn.benchmark, cudnn.deterministic = True, False, True
+        with float32_products("ieee"):
+            yield
+    finally:
+        cudnn.enabled, cudnn.benchmark, cudnn.deterministic = before

@@ -20,12 +20,13 @@ bounds by |e|^2 / 2 + |z||e|. Adding up, and with one u for the norms and one fo
 import functools
 import importlib.util
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from vqpipe.vqgan.precision import float32_products
 
 BLOCK = 64
 """Entries whose least score is taken before the least of all is searched."""
@@ -117,7 +118,7 @@ def _find_nearest(z: Tensor, codebook: Tensor) -> Tensor:
     if not len(z):
         return torch.zeros(0, dtype=torch.int64, device=z.device)
     is_double = torch.float64 in (z.dtype, codebook.dtype)
-    with torch.autocast(z.device.type, enabled=False), _full_precision():
+    with torch.autocast(z.device.type, enabled=False), float32_products("ieee"):
         table = _make_table(codebook.to(torch.float64 if is_double else torch.float32))
         search = _load_kernel() if z.is_cuda and not is_double else None
         codes, leads, lengths = (search or _search)(z, table)
@@ -180,29 +181,6 @@ def _settle(z: Tensor, codebook: Tensor, table: _Table) -> Tensor:
         apart = z[row].double() - codebook[entry].double()  # (pairs, C)
         distances[row, entry] = apart.square_().sum(dim=1)
     return distances.argmin(dim=1)
-
-
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """Keeps TF32 and bfloat16 out of float32 products: on a CPU "medium" means bfloat16."""
-    if not hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # torch before 2.9
-        before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(before)
-        return
-    on_cpu = torch.backends.mkldnn.matmul  # type: ignore[attr-defined] # set at import
-    backends = (torch.backends.cuda.matmul, on_cpu)
-    saved = [backend.fp32_precision for backend in backends]
-    try:
-        for backend in backends:
-            backend.fp32_precision = "ieee"
-        yield
-    finally:
-        for backend, precision in zip(backends, saved, strict=True):
-            backend.fp32_precision = precision
 
 
 @functools.cache
