@@ -21,6 +21,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn, cast
 
@@ -70,6 +71,9 @@ SHARDS_A_CORE = 4
 SHARD_BYTES = 2**30
 """Mean size up to which it does: if its process dies, all of the shard is opened again."""
 
+_TABLES = 2
+"""That a codec on a GPU has in hand at a time: one on the device, one on the way in or out."""
+
 _REPORT_S = 30.0
 _TELL_S = 1.0  # between two words to the counter about one table
 _TODO_BLOCKS = 10_000
@@ -118,7 +122,7 @@ def run(
     is_fair = work.writer.attempt is None
     setup = _Setup(codec, work.step, batch_size, resources.device, is_fair)
     actors = resources.actors or (max(1, gpus) if kind == "cuda" else 1)
-    pool = ActorPoolStrategy(min_size=1, max_size=actors)
+    pool = _pool(actors, gpus if kind == "cuda" else 0)
     # Each process of Ray takes two seconds of a core to start, and a laptop has few cores.
     cores = None if resources.address else capacity.cores()
     with warnings.catch_warnings():
@@ -129,6 +133,23 @@ def run(
     commits = Committer(_launcher(ray.put(work.writer)))
     needs = Needs(kind, opens=work.opens is not None)
     yield from watch(dataset, commits, counter, resources.stall_timeout_s, needs)
+
+
+def _pool(actors: int, gpus: int) -> ActorPoolStrategy:
+    """Returns where codecs are: at least one at work, and no more than so many.
+
+    On GPUs all begin at once: one after the other, each would wait for the kernels of those before
+    it. What finds no place waits for one. There each takes two tables at a time, so that fetching
+    one and handing on another go on beside the device.
+    """
+    if not gpus:
+        return ActorPoolStrategy(min_size=1, max_size=actors)
+    return ActorPoolStrategy(
+        min_size=1,
+        max_size=actors,
+        initial_size=min(actors, gpus),
+        max_concurrent_calls_per_actor=_TABLES,
+    )
 
 
 def _launcher(writer: "ray.ObjectRef[Any]") -> Callable[..., Any]:
@@ -235,6 +256,8 @@ class _Codec:
     What goes wrong while it is made is raised at the first call: of an actor that cannot be made
     Ray tells the driver no more than a text. A device that fails once fails for good in its
     process, so the process ends, after word to the driver, and Ray puts another in its place.
+    The device belongs to one thread, whatever thread Ray makes a call in: Ray (2.60) has calls of a
+    plain function follow one another, but not those of a generator.
     """
 
     def __init__(
@@ -244,16 +267,22 @@ class _Codec:
         self._counter = counter
         self._ledger = RemoteLedger(counter)
         self._error: Exception | None = None
+        self._id = ray.get_runtime_context().get_actor_id()
+        self._device = ThreadPoolExecutor(max_workers=1)
+        has_gpu = bool(ray.get_gpu_ids())
+        self._device.submit(self._begin, weights, has_gpu=has_gpu).result()
+
+    def _begin(self, weights: ray.ObjectRef[Any], *, has_gpu: bool) -> None:
         try:
             with watch_device():
-                self._prepare(weights)
+                self._prepare(weights, has_gpu=has_gpu)
         except DeviceError as error:
             self._end_process(error)
         except Exception as error:  # noqa: BLE001 (raised at the first call)
             self._error = error
 
-    def _prepare(self, weights: ray.ObjectRef[Any]) -> None:
-        setup, has_gpu = self._setup, bool(ray.get_gpu_ids())
+    def _prepare(self, weights: ray.ObjectRef[Any], *, has_gpu: bool) -> None:
+        setup = self._setup
         chosen = choose_device(setup.device, promised=has_gpu)
         read = cast(Weights, ray.get(weights))
 
@@ -267,8 +296,7 @@ class _Codec:
         self._pace = Pace(setup.batch_size, self._ledger.agree)
         unused = chosen == "cpu" and has_gpu
         note = " (Ray gave it a GPU, but this torch is one for CPUs)" if unused else ""
-        codec_id = ray.get_runtime_context().get_actor_id()
-        self._counter.join.remote(codec_id, device_name(chosen) + note, ready.warm_up())
+        self._counter.join.remote(self._id, device_name(chosen) + note, ready.warm_up())
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         if self._error:
@@ -276,6 +304,9 @@ class _Codec:
         yield from hand_on(table, self._finish, self._pace, is_fair=self._setup.is_fair)
 
     def _finish(self, table: pa.Table) -> pa.Table:
+        return self._device.submit(self._run_on_device, table).result()
+
+    def _run_on_device(self, table: pa.Table) -> pa.Table:
         started = time.monotonic()
         try:
             done = run_bounded(table, self._work, self._ledger, self._setup.step.item)
@@ -297,7 +328,6 @@ class _Codec:
         self._through, self._told = 0, time.monotonic()
 
     def _end_process(self, error: DeviceError) -> NoReturn:
-        codec = ray.get_runtime_context().get_actor_id()
         with contextlib.suppress(ray.exceptions.RayError):  # the driver's watchdog remains
-            ray.get(self._counter.fail.remote(codec, error.message), timeout=_REPORT_S)
+            ray.get(self._counter.fail.remote(self._id, error.message), timeout=_REPORT_S)
         os._exit(1)
