@@ -168,3 +168,85 @@ print(measure_peak(lambda: find_nearest(z, codebook), "cpu"))
     command = [sys.executable, "-c", script]
     ran = subprocess.run(command, check=True, capture_output=True, text=True)
     assert int(ran.stdout) < 256e6
+
+
+class Kernels:
+    """Stands for the module of kernels; finds what the products find, or raises."""
+
+    FEW_CHANNELS = 8
+
+    def __init__(self, error=None):
+        self.error, self.calls = error, 0
+
+    def search(self, z, weights, centre, scale):
+        self.calls += 1
+        if self.error:
+            raise self.error
+        return nearest._search(z, nearest._Table(weights, centre, scale, weights.new_ones(())))
+
+    def settle(self, z, codebook, doubtful, codes):
+        codes[doubtful] = find_exact(z[doubtful], codebook)
+
+
+@pytest.fixture
+def kernels(monkeypatch):
+    found = Kernels()
+    monkeypatch.setattr(nearest, "_load_kernels", lambda: found)
+    monkeypatch.setattr(nearest, "_UNFIT", set())
+    return found
+
+
+def find_fused(z, codebook):
+    return nearest._find_fused(z, codebook, nearest._make_table(codebook))
+
+
+def test_find_fused_settles_what_the_kernels_doubt(kernels):
+    z, codebook = draw_midpoints(draw(300, 4), draw(500, 4, seed=1))
+    assert torch.equal(find_fused(z, codebook), find_exact(z, codebook))
+    assert kernels.calls == 1
+
+
+class OutOfResources(Exception):  # noqa: N818 - triton's name for it, which is no RuntimeError
+    pass
+
+
+@pytest.mark.parametrize("error", [OutOfResources("shared memory"), RuntimeError("no compiler")])
+def test_find_fused_kernel_that_cannot_be_made_is_told_once_and_not_tried_again(
+    kernels, caplog, error
+):
+    kernels.error = error
+    z, codebook = draw(10, 4), draw(20, 4, seed=1)
+    assert find_fused(z, codebook) is None
+    assert find_fused(z, codebook) is None
+    assert (kernels.calls, len(caplog.records)) == (1, 1)
+    assert str(error) in caplog.text
+    kernels.error = None
+    assert find_fused(draw(10, 5), draw(20, 5)) is not None  # a kernel of its own
+
+
+def test_find_fused_want_of_memory_is_no_reason_to_give_the_kernel_up(kernels):
+    kernels.error = RuntimeError("Triton Error [CUDA]: out of memory")
+    z, codebook = draw(10, 4), draw(20, 4, seed=1)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        find_fused(z, codebook)
+    kernels.error = None
+    assert torch.equal(find_fused(z, codebook), find_exact(z, codebook))
+
+
+@pytest.mark.parametrize("dim", [4, 64])
+def test_find_fused_asks_for_no_number_of_the_device(monkeypatch, dim):
+    """A tensor without numbers raises where the host would have to wait for one."""
+
+    class OnMeta(Kernels):
+        def search(self, z, weights, *_):
+            return z.new_empty(len(z), dtype=torch.int64), *weights.new_empty(2, len(z))
+
+        def settle(self, *_):
+            pass
+
+    monkeypatch.setattr(nearest, "_load_kernels", OnMeta)
+    monkeypatch.setattr(nearest, "_UNFIT", set())
+    z, codebook = (torch.empty(count, dim, device="meta") for count in (100, 300))
+    assert find_fused(z, codebook).shape == (100,)
+    with pytest.raises((NotImplementedError, RuntimeError)):
+        (z > 0).nonzero()

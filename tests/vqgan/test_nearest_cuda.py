@@ -10,7 +10,10 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 
-SHAPES = [(5000, 16384, 4), (1000, 8192, 64), (500, 16384, 256), (77, 1, 8), (300, 1000, 1)]
+SHAPES = [
+    *[(5000, 16384, 4), (1000, 8192, 64), (500, 16384, 256), (77, 1, 8), (300, 1000, 1)],
+    *[(300, 1000, 3), (300, 1000, 9), (300, 1000, 40), (100, 500, 512), (100, 500, 700)],
+]
 
 
 @pytest.fixture(params=["fused", "products"])
@@ -18,7 +21,7 @@ def search(request, monkeypatch):
     """Both ways to search on a GPU; whatever else uses it may have TF32 on."""
     monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
     if request.param == "products":
-        monkeypatch.setattr(nearest, "_load_kernel", lambda: None)
+        monkeypatch.setattr(nearest, "_load_kernels", lambda: None)
     return request.param
 
 
@@ -32,9 +35,30 @@ def draw(*shape):
     return torch.randn(*shape, device="cuda")
 
 
-def test_load_kernel_compiles():
+@pytest.mark.parametrize("dim", [1, 3, 4, 8, 9, 16, 64, 256, 512])
+def test_kernels_of_so_many_channels_can_be_made(dim):
     pytest.importorskip("triton")
-    assert nearest._load_kernel() is not None
+    z, codebook = draw(100, dim), draw(1000, dim)
+    assert nearest._find_fused(z, codebook, nearest._make_table(codebook)) is not None
+    assert not nearest._UNFIT
+
+
+@pytest.mark.parametrize("dim", [4, 64])
+def test_find_nearest_has_the_host_wait_for_nothing(dim):
+    z, codebook = draw(1000, dim), draw(1000, dim)
+    find_nearest(z, codebook)  # makes kernels
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        codes = find_nearest(z, codebook)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(codes, find_exact(z, codebook))
+
+
+@pytest.mark.parametrize("dim", [4, 256])
+def test_find_nearest_where_every_row_is_in_doubt_equals_float64(dim):
+    codebook = draw(500, dim)[:1].expand(500, -1)
+    assert (find_nearest(draw(2000, dim), codebook) == 0).all()
 
 
 @pytest.mark.usefixtures("search")

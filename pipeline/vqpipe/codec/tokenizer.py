@@ -71,7 +71,10 @@ class Tokenizer(Protocol):
         """
 
     def codes_of(self, latents: "Tensor") -> "Tensor":
-        """Returns codes (B, h, w), int64, of latents; some valid code where they are not finite."""
+        """Returns codes (B, h, w), int64, of latents; some valid code where they are not finite.
+
+        On a GPU it asks the device for no number: the host has the next batch to begin meanwhile.
+        """
 
     def pixels_of(self, codes: "Tensor") -> "Tensor":
         """Returns pixels (B, 3, H, W) float32 in the network's range, not clamped, of codes."""

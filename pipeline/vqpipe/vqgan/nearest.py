@@ -3,7 +3,8 @@
 The nearest entry has the least score s_k = |e_k|^2 / 2 - z.e_k, half the squared distance less what
 is the same for all entries. Scores come in float32 from one matrix product a chunk, or from one
 fused kernel on CUDA. An answer stands if it leads by more than rounding can explain; the rest are
-decided by distances in float64 between the few entries that may be the nearest.
+decided by distances in float64: between the few entries that may be the nearest, or on CUDA by a
+second kernel between all, which spares the host from asking how many there are.
 
 Rounding, with u the unit round-off and gamma_n = n u / (1 - n u) (Higham, Accuracy and Stability of
 Numerical Algorithms, 2nd edition, section 3.1): z and e are centred by one subtraction, u each;
@@ -15,13 +16,30 @@ bounds by |e|^2 / 2 + |z||e|. Adding up, and with one u for the norms and one fo
     |computed - exact| <= gamma_(2C+10) m^2 / 2 + gamma_(C+5) |z| m,    m = max |e_k|.
 
 `_Table.bound_error` takes 2C + 12, C + 8 and a hundredth more, and adds what underflow may lose.
+
+On CUDA, more than a few channels are multiplied on tensor cores, each number as the sum of two of
+float16, x = x' + x'' (`nearest_triton.split`). A row is scaled by a power of two so that its
+largest coordinate is in [1/2, 1), as that of the codebook is. x' is within 2^-11 |x| of x or, where
+float16 is denormal, 2^-25, and x' + x'' within 2^-22 |x| + 2^-24. What the product of the low parts
+and the rest would have added is at most 2^-20 |z||e|, and 2^-22 sqrt(C) |z| (1 + |e|) where numbers
+were denormal. Products of float16 are exact. Tensor cores add them in groups of four or more to
+what they have, all cut off at the 24th bit of the largest, and cut the sum off again (Fasi, Higham,
+Mikaitis, Pranesh, Numerical behavior of NVIDIA tensor cores, PeerJ CS 7:e330, 2021): g + 2 times 2u
+of the sum of absolute values for each g channels, at most 3C u of it. The low products, which
+are summed by themselves, are 2^-10 of that. With scaling back and two additions,
+
+    |computed - exact| <= gamma_(2C+12) m^2 / 2 + (gamma_(4C+16) + 2^-20) |z| m
+                          + 2^-22 sqrt(C) |z| (1 + m),
+
+where C is rounded up to 16, 32, and so on.
 """
 
 import functools
+import importlib
 import importlib.util
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,17 +86,31 @@ class _Table:
         out = None if buffer is None else buffer[: shape[0] * shape[1]].view(shape)
         return torch.mm(self.weights, rows.T, out=out), torch.linalg.vector_norm(centred, dim=1)
 
-    def bound_error(self, lengths: Tensor) -> Tensor:
+    def bound_error(self, lengths: Tensor, *, is_split: bool = False) -> Tensor:
         """Returns (N,): no score of a row of this length is further than this from the exact one.
+
+        Args:
+            lengths: (N,), of the rows.
+            is_split: Whether products are those of pairs of float16 on tensor cores.
 
         Underflow may cost 2^-126 in a difference, which is scaled by up to 2^29, as much in each
         product, and 2^-63 sqrt(C) in a length; 2^-75 C (1 + |z| + m) is more than all that.
         """
         dim, m = len(self.centre), self.length
         unit = torch.finfo(lengths.dtype).eps / 2
-        of_square, of_product = (n * unit / (1 - n * unit) for n in (2 * dim + 12, dim + 8))
+        terms = 4 * (-(-dim // 16) * 16) + 16 if is_split else dim + 8
+        of_square, of_product = (n * unit / (1 - n * unit) for n in (2 * dim + 12, terms))
+        bound = of_square * m * m / 2 + of_product * lengths * m
+        if is_split:
+            bound += 2.0**-20 * lengths * m + 2.0**-22 * dim**0.5 * lengths * (1 + m)
         underflow = 2.0**-75 * dim * (1 + lengths + m)
-        return 1.01 * (of_square * m * m / 2 + of_product * lengths * m + underflow)
+        return 1.01 * (bound + underflow)
+
+    def doubt(self, found: Found, *, is_split: bool = False) -> Tensor:
+        """Returns (N,): which codes do not lead by more than rounding can explain."""
+        _, leads, lengths = found
+        limit = 2 * self.bound_error(lengths, is_split=is_split)
+        return ~(leads > limit) & limit.isfinite()
 
 
 def _make_table(codebook: Tensor) -> _Table:
@@ -102,8 +134,8 @@ def find_nearest(z: Tensor, codebook: Tensor) -> Tensor:
     They are the codes of distances in float64, whatever autocast and the flags for TF32 say. Values
     in reduced precision are taken as they are. A row that is not finite, or 10^19 times as long as
     the codebook is wide, where distances in float64 are all equal, gets some valid code.
-    Peak memory is a few times `SCORES_AT_ONCE` and the codebook. On CUDA the rows in doubt are
-    counted on the host, which waits for the device once, and a few times for each chunk of them.
+    Peak memory is a few times `SCORES_AT_ONCE` and the codebook. On CUDA the host waits for nothing
+    unless kernels cannot be made or numbers are float64: then it counts the rows in doubt.
     `torch.compile` takes the whole for one operator.
 
     Args:
@@ -120,11 +152,13 @@ def _find_nearest(z: Tensor, codebook: Tensor) -> Tensor:
     is_double = torch.float64 in (z.dtype, codebook.dtype)
     with torch.autocast(z.device.type, enabled=False), float32_products("ieee"):
         table = _make_table(codebook.to(torch.float64 if is_double else torch.float32))
-        search = _load_kernel() if z.is_cuda and not is_double else None
-        codes, leads, lengths = (search or _search)(z, table)
+        if z.is_cuda and not is_double:
+            codes = _find_fused(z, codebook, table)
+            if codes is not None:
+                return codes
+        codes, *_ = found = _search(z, table)
         codes.clamp_(max=len(codebook) - 1)  # beyond only in rows that are not finite
-        limit = 2 * table.bound_error(lengths)
-        doubtful = (~(leads > limit) & limit.isfinite()).nonzero()[:, 0]
+        doubtful = table.doubt(found).nonzero()[:, 0]
         for rows in torch.split(doubtful, _rows_at_once(table)):
             codes[rows] = _settle(z[rows], codebook, table)
     return codes
@@ -183,25 +217,37 @@ def _settle(z: Tensor, codebook: Tensor, table: _Table) -> Tensor:
     return distances.argmin(dim=1)
 
 
-@functools.cache
-def _load_kernel() -> Callable[[Tensor, _Table], Found] | None:
-    """Returns the fused search, or None where it cannot run, tried once on a row of zeros.
+_UNFIT: set[int] = set()
+"""Numbers of channels for which no kernel could be made in this process."""
 
-    Triton compiles its launcher with the machine's C compiler and Python's headers: to have it
-    installed is not enough.
+
+def _find_fused(z: Tensor, codebook: Tensor, table: _Table) -> Tensor | None:
+    """Returns codes (N,) by triton's kernels, all of them launched; None where they cannot run.
+
+    Kernels are made on the first call with so many channels. Whatever stops that (no C compiler, or
+    Python's headers missing, which triton's launcher takes; a device with too little memory on
+    chip; a triton of another version), products still work. Want of memory may pass.
     """
-    if importlib.util.find_spec("triton") is None:
+    kernels, dim = _load_kernels(), z.shape[1]
+    if kernels is None or dim in _UNFIT:
         return None
-    from vqpipe.vqgan.nearest_triton import search  # noqa: PLC0415 - needs triton, and takes long
-
-    def run(z: Tensor, table: _Table) -> Found:
-        with torch.cuda.device(z.device):
-            return search(z, table.weights, table.centre, table.scale)
-
-    one = torch.zeros(1, 1, device="cuda")
     try:
-        run(one, _make_table(one))
-    except Exception as error:  # noqa: BLE001 - whatever stops the kernel, products still work
+        found = kernels.search(z, table.weights, table.centre, table.scale)
+        doubtful = table.doubt(found, is_split=dim > kernels.FEW_CHANNELS)
+        codes = found[0].clamp_(max=len(codebook) - 1)  # beyond only in rows that are not finite
+        kernels.settle(z, codebook, doubtful, codes)
+    except Exception as error:
+        if "out of memory" in str(error):
+            raise
+        _UNFIT.add(dim)
         logger.warning("the quantiser works without its fused kernel, more slowly: %s", error)
         return None
-    return run
+    return codes
+
+
+@functools.cache
+def _load_kernels() -> Any:  # noqa: ANN401 - a module that triton's absence makes impossible
+    """Returns the module of kernels, or None where there is no triton."""
+    if importlib.util.find_spec("triton") is None:
+        return None
+    return importlib.import_module("vqpipe.vqgan.nearest_triton")

@@ -1,103 +1,292 @@
-"""The search of `nearest.py` as one CUDA kernel: no score is written, three numbers a row are.
+"""The search of `nearest.py` as CUDA kernels: no score is written, three numbers a row are.
+
+    search   rows     ->  codes, leads and lengths; one kernel for few channels, one for many
+    settle   doubts   ->  codes by float64 distance; the host does not learn how many there were
+
+Few channels are multiplied one after the other: a tensor core takes no fewer than 16. Many go
+through tensor cores as pairs of float16 (`split`), whose error `nearest.py` accounts for.
 
 Importing this needs triton; nothing else of the pipeline does.
 """
+
+import math
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-TILE = 64
-"""Rows of a program, and entries of a step of it: 64 x 64 scores in registers."""
-MAX_CHANNELS = 64
-"""Channels multiplied at once. Longer vectors are summed in pieces: a tile has to fit on chip."""
-WARPS = 8
+FEW_CHANNELS = 8
+"""Most channels that are multiplied one after the other."""
+ROWS, ENTRIES = 64, 64
+"""Of a program, and of a step of it: 64 x 64 scores in registers."""
+CHANNELS = 64
+"""Multiplied at once on tensor cores; longer vectors take several steps."""
+WARPS, WARPS_OF_TENSOR_CORES = 8, 4
+DOUBTS = 32
+"""Rows that a program of `settle` looks through."""
+DISTANCES = 4096
+"""Differences that it takes at a time, of entries times channels."""
+_SMALLEST_ROW = 2.0**-100
+"""Rows of no larger number are not scaled up to 1."""
+
+Found = tuple[Tensor, Tensor, Tensor]
+"""Codes int64, lead of the best score and length of the row, each (N,)."""
 
 
-def search(
-    z: Tensor, weights: Tensor, centre: Tensor, scale: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns codes int64, lead of the best score and length of the row, each (N,).
+def search(z: Tensor, weights: Tensor, centre: Tensor, scale: Tensor) -> Found:
+    """Returns what was found.
 
     Args:
         z: (N, C), float32 or less, of any strides; N at least 1.
-        weights: (K', C + 1) float32, contiguous, as in `nearest._Table`; K' a multiple of `TILE`.
+        weights: (K', C + 1) float32, as in `nearest._Table`; K' a multiple of `ENTRIES`.
         centre: (C,) float32.
         scale: () float32.
     """
+    with torch.cuda.device_of(z):  # type: ignore[no-untyped-call]
+        if z.shape[1] <= FEW_CHANNELS:
+            return _search_few(z, weights, centre, scale)
+        return _search_many(z, weights, centre, scale)
+
+
+def settle(z: Tensor, codebook: Tensor, doubtful: Tensor, codes: Tensor) -> None:
+    """Puts the entry at least distance, in float64, in the place of doubtful codes.
+
+    Args:
+        z: (N, C), floating, of any strides.
+        codebook: (K, C), floating.
+        doubtful: (N,) bool.
+        codes: (N,) int64.
+    """
     N, C = z.shape
-    codes = torch.empty(N, dtype=torch.int64, device=z.device)
-    leads, lengths = weights.new_empty(2, N)
-    channels = min(MAX_CHANNELS, max(16, triton.next_power_of_2(C)))  # tl.dot takes 16 or more
-    arguments = (z, *z.stride(), weights, centre, scale, codes, leads, lengths, N, C, len(weights))
-    _search_kernel[(triton.cdiv(N, TILE),)](
-        *arguments, TILE=TILE, CHANNELS=channels, IS_ONE_PIECE=channels >= C, num_warps=WARPS
+    channels = min(CHANNELS, triton.next_power_of_2(C))
+    sizes = {"CHANNELS": channels, "ENTRIES": DISTANCES // channels, "DOUBTS": DOUBTS}
+    arguments = (z, *z.stride(), codebook.contiguous(), doubtful, codes, N, C, len(codebook))
+    with torch.cuda.device_of(z):  # type: ignore[no-untyped-call]
+        _settle_kernel[(triton.cdiv(N, DOUBTS),)](*arguments, **sizes, num_warps=WARPS)
+
+
+def split(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns what float16 takes of values (N, C) up to 1, and of what is left; C up to 16, 32, ...
+
+    Together they are within 2^-22 of a value, relatively, or within 2^-24.
+    """
+    padded = values.new_zeros(len(values), -(-values.shape[1] // 16) * 16)
+    padded[:, : values.shape[1]] = values
+    high = padded.half()
+    return high, (padded - high.float()).half()
+
+
+def _search_few(z: Tensor, weights: Tensor, centre: Tensor, scale: Tensor) -> Found:
+    found = _new_found(z)
+    sizes = {"C": z.shape[1], "ROWS": ROWS, "ENTRIES": ENTRIES}
+    columns = weights.T.contiguous()  # (C + 1, K'), for loads of entries side by side
+    arguments = (z, *z.stride(), columns, centre, scale, *found, len(z), len(weights))
+    _few_kernel[(triton.cdiv(len(z), ROWS),)](*arguments, **sizes, num_warps=WARPS)
+    return found
+
+
+def _search_many(z: Tensor, weights: Tensor, centre: Tensor, scale: Tensor) -> Found:
+    found = codes, leads, lengths = _new_found(z)
+    rows = (z.float() - centre).mul_(scale)
+    torch.linalg.vector_norm(rows, dim=1, out=lengths)
+    largest = rows.abs().amax(1).clamp_(min=_SMALLEST_ROW)
+    factor = torch.frexp(largest).mantissa / largest  # powers of two, so scaling is exact
+    high, low = split(rows.mul_(factor[:, None]))
+    entries_high, entries_low = split(weights[:, :-1])
+    halves, back = weights[:, -1].contiguous(), 1 / factor
+    arguments = (high, low, back, entries_high, entries_low, halves, codes, leads)
+    grid = (triton.cdiv(len(z), ROWS),)
+    _many_kernel[grid](*arguments, len(z), len(weights), **_fit(high.shape[1]))
+    return found
+
+
+def _fit(C: int) -> dict[str, int]:
+    """Returns sizes with which rows and entries of C channels, 16, 32, ..., lie on chip (227 kB).
+
+    Past 512 channels nothing does, and triton says so.
+    """
+    stages, entries = next(
+        fitting
+        for most, *fitting in ((128, 3, ENTRIES), (256, 2, ENTRIES), (math.inf, 1, ENTRIES // 2))
+        if most >= C
     )
+    sizes = {"C": C, "ROWS": ROWS, "ENTRIES": entries, "CHANNELS": math.gcd(C, CHANNELS)}
+    return {**sizes, "num_stages": stages, "num_warps": WARPS_OF_TENSOR_CORES}
+
+
+def _new_found(z: Tensor) -> Found:
+    codes = torch.empty(len(z), dtype=torch.int64, device=z.device)
+    leads, lengths = torch.empty(2, len(z), dtype=torch.float32, device=z.device)
     return codes, leads, lengths
 
 
 @triton.jit
-def _load_rows(z, row_stride, channel_stride, row, channel, N, C, centre, scale):
-    """Returns (TILE, CHANNELS) of z, centred and scaled, zeros past its ends."""
-    inside = (row < N)[:, None] & (channel < C)[None, :]
-    places = z + row[:, None] * row_stride + channel[None, :] * channel_stride
-    values = tl.load(places, mask=inside, other=0.0).to(tl.float32)
-    middle = tl.load(centre + channel, mask=channel < C, other=0.0)
-    return tl.where(inside, (values - middle[None, :]) * scale, 0.0)
-
-
-@triton.jit
-def _search_kernel(
+def _few_kernel(
     z,
     row_stride,
     channel_stride,
-    weights,
+    columns,
     centre,
     scale,
     codes,
     leads,
     lengths,
     N,
-    C,
     K,
-    TILE: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    IS_ONE_PIECE: tl.constexpr,
+    C: tl.constexpr,
+    ROWS: tl.constexpr,
+    ENTRIES: tl.constexpr,
 ):
-    """One program: TILE rows against all K entries.
-
-    Each place of the tile keeps the least of the scores it has seen, its entry, and the next
-    least; the places of a row are compared once, at the end.
-    """
-    row = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
-    step, channel = tl.arange(0, TILE), tl.arange(0, CHANNELS)
+    """One program: ROWS rows against all K entries, a channel at a time."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    step = tl.arange(0, ENTRIES)
     factor = tl.load(scale)
-    square = tl.zeros((TILE,), tl.float32)
-    rows = tl.zeros((TILE, CHANNELS), tl.float32)
-    for first in range(0, C, CHANNELS):
-        rows = _load_rows(z, row_stride, channel_stride, row, first + channel, N, C, centre, factor)
-        square += tl.sum(rows * rows, axis=1)
-    best = tl.full((TILE, TILE), float("inf"), tl.float32)
+    square = tl.zeros((ROWS,), tl.float32)
+    values = ()
+    for channel in tl.static_range(C):
+        value = tl.load(z + row * row_stride + channel * channel_stride, mask=row < N, other=0.0)
+        value = (value.to(tl.float32) - tl.load(centre + channel)) * factor
+        square += value * value
+        values = values + (value,)  # type: ignore[assignment] # noqa: RUF005 - triton takes no star
+    best = tl.full((ROWS, ENTRIES), float("inf"), tl.float32)
     following = best
-    found = tl.broadcast_to(step[None, :], (TILE, TILE))
-    for start in range(0, K, TILE):
+    found = tl.broadcast_to(step[None, :], (ROWS, ENTRIES))
+    for start in range(0, K, ENTRIES):
         entry = start + step
-        scores = tl.broadcast_to(tl.load(weights + entry * (C + 1) + C)[None, :], (TILE, TILE))
-        for first in range(0, C, CHANNELS):
-            if not IS_ONE_PIECE:
-                rows = _load_rows(
-                    z, row_stride, channel_stride, row, first + channel, N, C, centre, factor
-                )
-            places = weights + entry[None, :] * (C + 1) + (first + channel)[:, None]
-            columns = tl.load(places, mask=(first + channel < C)[:, None], other=0.0)
-            scores = tl.dot(rows, columns, scores, input_precision="ieee")
-        following = tl.where(scores < best, best, tl.where(scores < following, scores, following))
-        found = tl.where(scores < best, tl.broadcast_to(entry[None, :], (TILE, TILE)), found)
-        best = tl.where(scores < best, scores, best)
+        half = tl.load(columns + C * K + entry)
+        scores = tl.broadcast_to(half[None, :], (ROWS, ENTRIES))
+        for channel in tl.static_range(C):
+            weight = tl.load(columns + channel * K + entry)
+            scores += values[channel][:, None] * weight[None, :]
+        best, following, found = _keep_least(scores, entry, best, following, found)
+    _store_least(codes, leads, row, N, K, best, following, found)
+    tl.store(lengths + row, tl.sqrt(square), mask=row < N)
+
+
+@triton.jit
+def _many_kernel(
+    high,
+    low,
+    back,
+    entries_high,
+    entries_low,
+    halves,
+    codes,
+    leads,
+    N,
+    K,
+    C: tl.constexpr,
+    ROWS: tl.constexpr,
+    ENTRIES: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    """One program: ROWS rows against all K entries, on tensor cores.
+
+    High parts are summed by themselves: so the error of sums of products is that of as many terms
+    as there are channels, and what the low parts add to it is a thousandth.
+    """
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    step, channel = tl.arange(0, ENTRIES), tl.arange(0, CHANNELS)
+    unit = tl.load(back + row, mask=row < N, other=0.0)
+    best = tl.full((ROWS, ENTRIES), float("inf"), tl.float32)
+    following = best
+    found = tl.broadcast_to(step[None, :], (ROWS, ENTRIES))
+    rows_high, rows_low = _load_rows(high, low, row, channel, N, C)
+    for start in range(0, K, ENTRIES):
+        entry = start + step
+        large = tl.zeros((ROWS, ENTRIES), tl.float32)
+        small = tl.zeros((ROWS, ENTRIES), tl.float32)
+        for first in tl.static_range(0, C, CHANNELS):
+            if C > CHANNELS:
+                rows_high, rows_low = _load_rows(high, low, row, first + channel, N, C)
+            places = entry[None, :].to(tl.int64) * C + (first + channel)[:, None]
+            columns_high, columns_low = (
+                tl.load(entries_high + places),
+                tl.load(entries_low + places),
+            )
+            small = tl.dot(rows_high, columns_low, small)
+            small = tl.dot(rows_low, columns_high, small)
+            large = tl.dot(rows_high, columns_high, large)
+        scores = tl.load(halves + entry)[None, :] + (large + small) * unit[:, None]
+        best, following, found = _keep_least(scores, entry, best, following, found)
+    _store_least(codes, leads, row, N, K, best, following, found)
+
+
+@triton.jit
+def _load_rows(high, low, row, channel, N, C: tl.constexpr):
+    """Returns both parts of some channels of the rows, zeros past the last row."""
+    places = row[:, None] * C + channel[None, :]
+    mask = (row < N)[:, None]
+    return tl.load(high + places, mask=mask, other=0.0), tl.load(low + places, mask=mask, other=0.0)
+
+
+@triton.jit
+def _keep_least(scores, entry, best, following, found):
+    """Returns the least score of each place so far, the next least, and the entry of the least."""
+    is_less = scores < best
+    following = tl.where(is_less, best, tl.where(scores < following, scores, following))
+    found = tl.where(is_less, tl.broadcast_to(entry[None, :], found.shape), found)
+    return tl.where(is_less, scores, best), following, found
+
+
+@triton.jit
+def _store_least(codes, leads, row, N, K, best, following, found):
+    """Compares the places of each row, once, at the end."""
     least = tl.min(best, axis=1)
     code = tl.min(tl.where(best == least[:, None], found, K - 1), axis=1)
     others = tl.where(found == code[:, None], following, best)
     tl.store(codes + row, code.to(tl.int64), mask=row < N)
     tl.store(leads + row, tl.min(others, axis=1) - least, mask=row < N)
-    tl.store(lengths + row, tl.sqrt(square), mask=row < N)
+
+
+@triton.jit
+def _settle_kernel(
+    z,
+    row_stride,
+    channel_stride,
+    codebook,
+    doubtful,
+    codes,
+    N,
+    C,
+    K,
+    CHANNELS: tl.constexpr,
+    ENTRIES: tl.constexpr,
+    DOUBTS: tl.constexpr,
+):
+    """One program: the doubtful ones of DOUBTS rows against all K entries, one row at a time."""
+    first = tl.program_id(0).to(tl.int64) * DOUBTS
+    rows = first + tl.arange(0, DOUBTS)
+    doubts = tl.load(doubtful + rows, mask=rows < N, other=0).to(tl.int32)
+    if tl.sum(doubts, axis=0) > 0:
+        for row in range(first, tl.minimum(first + DOUBTS, N)):
+            if tl.load(doubtful + row).to(tl.int32) > 0:
+                start = z + row * row_stride
+                code = _nearest_of(start, channel_stride, codebook, C, K, CHANNELS, ENTRIES)
+                tl.store(codes + row, code)
+
+
+@triton.jit
+def _nearest_of(z, channel_stride, codebook, C, K, CHANNELS: tl.constexpr, ENTRIES: tl.constexpr):
+    """Returns the entry nearest to one row, the lowest index of several."""
+    step, channel = tl.arange(0, ENTRIES), tl.arange(0, CHANNELS)
+    best = tl.full((ENTRIES,), float("inf"), tl.float64)
+    found = step
+    for start in range(0, K, ENTRIES):
+        entry = start + step
+        squares = tl.zeros((ENTRIES, CHANNELS), tl.float64)
+        for first in range(0, C, CHANNELS):
+            place = first + channel
+            mask = (entry < K)[:, None] & (place < C)[None, :]
+            value = tl.load(z + place * channel_stride, mask=place < C, other=0.0).to(tl.float64)
+            places = entry[:, None].to(tl.int64) * C + place[None, :]
+            weight = tl.load(codebook + places, mask=mask, other=0.0).to(tl.float64)
+            apart = tl.where(mask, value[None, :] - weight, 0.0)
+            squares += apart * apart
+        distance = tl.sum(squares, axis=1)
+        is_less = (distance < best) & (entry < K)
+        found = tl.where(is_less, entry, found)
+        best = tl.where(is_less, distance, best)
+    least = tl.min(best, axis=0)
+    return tl.min(tl.where(best == least, found, K - 1), axis=0).to(tl.int64)
