@@ -41,7 +41,7 @@ def main():
         options.side, options.rows, options.rounds = 16, 4, 1
     side, table = options.side, make_rows(options.rows, options.side)
     weights, watch = Weights.load(str(CHECKPOINT)), Stopwatch()
-    Audit.pick, Audit.look = watch.timed(Audit.pick), watch.timed(Audit.look)
+    Audit.pick, Audit.look = watch.timed(Audit.pick), watch.timed_to_the_end(Audit.look)
     codes = schema.codes_field(weights.description.codebook_size, (side // FACTOR, side // FACTOR))
     ready = Encoding(codes, CodecConfig(dtype=options.dtype), (side, side), SHARE).prepare(
         lambda how, size: Codec(weights, how, device=options.device, batch_size=size)
@@ -86,6 +86,11 @@ class Stopwatch:
                 self.seconds += time.perf_counter() - started
 
         return run
+
+    def timed_to_the_end(self, begin):
+        """Also times what `begin` returns, which waits for what was begun."""
+        begin = self.timed(begin)
+        return lambda *args: self.timed(begin(*args))
 
 
 def one_round(ready, table, watch):

@@ -214,6 +214,63 @@ def test_codec_single_image_out_of_memory_is_config_error(model):
         codec_of(model, 4, small_memory(0)).encode(random_images(2))
 
 
+@pytest.mark.parametrize("batch_size", [1, 4, 32])
+def test_codec_work_that_is_begun_has_the_results_of_work_that_is_done(model, batch_size):
+    images = random_images(6)
+    codec = codec_of(model, batch_size)
+    codes, finite = codec.encode(images)
+    waits = codec.begin_encode(images), codec.begin_decode(codes)
+    for wait, expected in zip(waits, ((codes, finite), codec.decode(codes)), strict=True):
+        for found, wanted in zip(wait(), expected, strict=True):
+            assert np.array_equal(found, wanted)
+
+
+@pytest.mark.fault(9)
+def test_codec_work_that_is_begun_halves_its_batch_too(model):
+    images = random_images(6)
+    codec = codec_of(model, 4, small_memory(1))
+    assert np.array_equal(codec.begin_encode(images)()[0], codec_of(model).encode(images)[0])
+    with pytest.raises(ConfigError):
+        codec_of(model, 4, small_memory(0)).begin_encode(images)
+
+
+class Watched:
+    """Stands for a batch on a device: says when it is begun and when it is waited for."""
+
+    def __init__(self, said, number):
+        self.said, self.size, self.number = said, 1, number
+        said.append(f"begin {number}")
+
+    def collect(self):
+        self.said.append(f"wait {self.number}")
+        return [np.array([self.number]), np.array([True])]
+
+
+def test_codec_begins_a_batch_before_it_waits_for_the_one_before(monkeypatch):
+    said = []
+    codec = codec_of(DEMO, 1)
+    monkeypatch.setattr(codec, "_launch", lambda _, batch: Watched(said, int(batch[0])))
+    codec._run(None, np.arange(4), lambda _: None)
+    order = ["begin 0", "begin 1", "wait 0", "begin 2", "wait 1", "begin 3", "wait 2", "wait 3"]
+    assert said == order
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("eager", [False, True])
+def test_codec_on_cuda_waits_for_nothing_between_launch_and_collect(eager):
+    images = random_images(16)
+    how = CodecConfig(dtype="bfloat16", eager=eager)
+    codec = Codec(weights_of(DEMO), how, device="cuda", batch_size=16)
+    codes, _ = codec.encode(images)  # makes kernels
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        wait = codec.begin_encode(images)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert np.array_equal(wait()[0], codes)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_codec_half_precision_network_looks_codes_up_in_float32(model, dtype):
     images = random_images(8)

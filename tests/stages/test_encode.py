@@ -58,6 +58,11 @@ def fake_encode(pixels):
     return corners.astype(np.int64) @ [256, 1, 0], corners[:, 0, 0, 0] >= 128
 
 
+def begun(work):
+    """Returns work that is begun first and waited for later, as a codec's for an audit."""
+    return lambda items: lambda: work(items)
+
+
 def pixels_table(images):
     """Returns what `open_rows` would: (H, W, 3) uint8 arrays, or None for a rejection."""
     rows = [
@@ -382,7 +387,9 @@ def test_encode_rows_pixels_of_any_shape_meet_the_codec_with_their_like():
         seen.append(pixels.shape)
         return fake_encode(pixels)
 
-    encoded = encode_rows(pixels_table(images), encode, CODES, Audit(1.0, reference=fake_encode))
+    encoded = encode_rows(
+        pixels_table(images), encode, CODES, Audit(1.0, reference=begun(fake_encode))
+    )
     assert sorted(seen) == [(1, 3, 90, 3), (2, 4, 6, 3), (3, 8, 8, 3)]
     assert encoded["flips"].to_pylist() == [shape and 0 for shape in shapes]
     for image, codes in zip(images, encoded["codes"].to_pylist(), strict=True):
@@ -419,9 +426,9 @@ def test_encode_rows_flips_are_counted_on_the_audited_images_alone():
         codes[:, 0, 1] += 1  # one flip an image
         return codes, finite
 
-    encoded = encode_rows(table, fake_encode, CODES, Audit(reference=reference))
+    encoded = encode_rows(table, fake_encode, CODES, Audit(reference=begun(reference)))
     assert encoded["flips"].to_pylist() == [1, *[None] * 11]  # the first of the shard
-    encoded = encode_rows(table, fake_encode, CODES, Audit(1.0, reference=reference))
+    encoded = encode_rows(table, fake_encode, CODES, Audit(1.0, reference=begun(reference)))
     assert encoded["flips"].to_pylist() == [1] * 5 + [None] + [1] * 6
     assert len(seen) == 1 + 11
     assert encoded["psnr_db"].null_count == 12
@@ -429,7 +436,7 @@ def test_encode_rows_flips_are_counted_on_the_audited_images_alone():
 
 def test_encode_rows_non_finite_images_are_not_audited():
     images = [np.full((8, 8, 3), level, np.uint8) for level in (10, 200, 20)]
-    audit = Audit(1.0, reference=fake_encode)
+    audit = Audit(1.0, reference=begun(fake_encode))
     encoded = encode_rows(pixels_table(images), fake_encode, CODES, audit)
     assert encoded["flips"].to_pylist() == [None, 0, None]
 
@@ -443,7 +450,7 @@ def test_encode_rows_psnr_is_that_of_what_the_codes_decode_to():
         off = np.array([16, 0, 5, 1])[:, None, None, None]
         return np.stack(images) - off.astype(np.uint8), np.array([True, True, False, True])
 
-    encoded = encode_rows(pixels_table(images), fake_encode, CODES, Audit(1.0, decode))
+    encoded = encode_rows(pixels_table(images), fake_encode, CODES, Audit(1.0, begun(decode)))
     expected = [20 * np.log10(255 / 16), 100.0, None, 20 * np.log10(255)]
     assert encoded["psnr_db"].to_pylist() == [e and pytest.approx(e, abs=1e-4) for e in expected]
     np.testing.assert_array_equal(seen, fake_encode(np.stack(images))[0])
@@ -456,20 +463,58 @@ def test_encode_rows_audit_that_fails_costs_no_codes(error):
         raise error
 
     images = [np.maximum(image, 128) for image in random_images(3)]
-    encoded = encode_rows(pixels_table(images), fake_encode, CODES, Audit(1.0, decode))
+    encoded = encode_rows(pixels_table(images), fake_encode, CODES, Audit(1.0, begun(decode)))
     plain = encode_rows(pixels_table(images), fake_encode, CODES)
     assert encoded.equals(plain)
     assert encoded["psnr_db"].null_count == 3
     black = np.zeros((3, 8, 8, 3), np.uint8), np.ones(3, bool)
-    audit = Audit(1.0, lambda _: black, decode)  # encoding in float32 fails, decoding does not
+    audit = Audit(
+        1.0, begun(lambda _: black), begun(decode)
+    )  # encoding in float32 fails, decoding does not
     encoded = encode_rows(pixels_table(images), fake_encode, CODES, audit)
     assert (encoded["flips"].null_count, encoded["psnr_db"].null_count) == (3, 0)
     assert encoded["codes"].equals(plain["codes"])
 
 
+@pytest.mark.parametrize("error", [RuntimeError("no kernel"), ConfigError("out of memory")])
+def test_encode_rows_audit_that_cannot_begin_costs_no_codes(error):
+    def begin(_):
+        raise error
+
+    images = [np.maximum(image, 128) for image in random_images(3)]
+    table = pixels_table(images)
+    encoded = encode_rows(table, fake_encode, CODES, Audit(1.0, begin, begin))
+    assert encoded.equals(encode_rows(table, fake_encode, CODES))
+
+
+def test_encode_rows_audits_are_waited_for_when_all_images_are_encoded():
+    shapes = [(8, 8), (4, 6)]
+    images = [np.full((*shape, 3), 200, np.uint8) for shape in shapes]
+    happened = []
+
+    def encode(pixels):
+        happened.append("encode")
+        return fake_encode(pixels)
+
+    def reference(pixels):
+        happened.append("look")
+
+        def wait():
+            happened.append("wait")
+            return fake_encode(pixels)
+
+        return wait
+
+    encoded = encode_rows(pixels_table(images), encode, CODES, Audit(1.0, reference=reference))
+    assert happened == [*["encode", "look"] * 2, *["wait"] * 2]
+    assert encoded["flips"].to_pylist() == [0, 0]
+
+
 def test_encode_rows_audit_of_no_share_looks_at_nothing():
     images = [np.maximum(image, 128) for image in random_images(3)]
-    encoded = encode_rows(pixels_table(images), fake_encode, CODES, Audit(0.0, None, fake_encode))
+    encoded = encode_rows(
+        pixels_table(images), fake_encode, CODES, Audit(0.0, None, begun(fake_encode))
+    )
     assert encoded["flips"].null_count == 3
 
 
@@ -481,7 +526,7 @@ def test_encode_rows_audit_picks_about_its_share_and_the_same_in_any_block():
     def encode(pixels):
         return np.zeros((len(pixels), 1, 1), np.int64), np.ones(len(pixels), bool)
 
-    audit = Audit(reference=encode)
+    audit = Audit(reference=begun(encode))
     whole = encode_rows(table, encode, field, audit)
     picked = count - whole["flips"].null_count
     assert abs(picked - count / 1000) < 5 * (count / 1000) ** 0.5

@@ -44,6 +44,8 @@ from vqpipe.vqgan.precision import float32_products
 
 Forward = Callable[[Tensor], tuple[Tensor, ...]]
 """One batch on the device to one or more results, all of the fixed batch shape."""
+Begun = Callable[[], tuple[npt.NDArray[Any], Mask]]
+"""Work under way on the device; called, it waits and returns the results."""
 
 
 _NETWORK_DTYPE = {
@@ -116,6 +118,14 @@ class Codec:
         """
         codes, finite = self._run(self._encode_batch, images, on_batch)
         return codes, finite
+
+    def begin_encode(self, images: Images) -> Begun:
+        """Starts to encode a few images, and returns what waits for it: the results of `encode`."""
+        return self._begin(self._encode_batch, images)
+
+    def begin_decode(self, codes: Codes) -> Begun:
+        """Starts to decode a few codes in range, and returns what waits for the results."""
+        return self._begin(self._decode_batch, codes)
 
     def decode(
         self, codes: npt.NDArray[np.integer], on_batch: OnBatch = lambda _: None
@@ -193,6 +203,32 @@ class Codec:
         """Returns each result of `forward` over all items."""
         with torch.inference_mode(), watch_device():
             return self._run_batches(forward, items, on_batch)
+
+    def _begin(self, forward: Forward, items: npt.NDArray[Any]) -> Begun:
+        """Launches all batches at once; on a CPU that is to do them."""
+        with torch.inference_mode(), watch_device():
+            begun = self._launch_all(forward, items)
+
+        def wait() -> tuple[npt.NDArray[Any], Mask]:
+            with watch_device():
+                collected = [each.collect() for each in begun]
+            results, finite = (np.concatenate(each) for each in zip(*collected, strict=True))
+            return results, finite
+
+        return wait
+
+    def _launch_all(self, forward: Forward, items: npt.NDArray[Any]) -> "list[_Launched]":
+        launched: list[_Launched] = []
+        start = 0
+        while start < len(items):
+            batch = items[start : start + self.batch_size]
+            one = self._launch(forward, batch)
+            if one is None:
+                self._halve_batch()
+                continue
+            launched.append(one)
+            start += len(batch)
+        return launched
 
     def _run_batches(
         self, forward: Forward, items: npt.NDArray[Any], on_batch: OnBatch

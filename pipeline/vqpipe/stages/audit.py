@@ -2,10 +2,15 @@
 
 Their codes are decoded again and held against the pixels (PSNR), and, where the run is in reduced
 precision, against the codes of float32. Neither changes or rejects anything.
+
+Each is looked at by itself, a batch of one: so it shows, too, that its codes do not depend on the
+images that they were made with. A device is given all of a table at once, and asked for the results
+when all else of the table is done.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +28,12 @@ Images = npt.NDArray[np.uint8]
 Codes = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 Numbers = npt.NDArray[np.float64]
-Decode = Callable[[Codes], tuple[Images, Mask]]
-Encode = Callable[[Images], tuple[Codes, Mask]]
+Decode = Callable[[Codes], Callable[[], tuple[Images, Mask]]]
+"""Begins to decode; what it returns waits for the pixels."""
+Encode = Callable[[Images], Callable[[], tuple[Codes, Mask]]]
+"""Begins to encode; what it returns waits for the codes."""
+Looked = Callable[[], tuple[Numbers, Numbers]]
+"""Waits for what a look has found."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +43,7 @@ class Audit:
     share: float = AUDIT_SHARE
     """Of the images, 0 to 1; unless it is 0, the first image of every shard is looked at too."""
     decode: Decode | None = None
-    """Codes (N, h, w) to pixels (N, H, W, 3) and a mask (N,) of finite ones."""
+    """Codes (N, h, w) to pixels (N, H, W, 3) and a mask (N,) of finite ones, image by image."""
     reference: Encode | None = None
     """The codec in float32; None if that is the run's own."""
 
@@ -45,8 +54,8 @@ class Audit:
         keys = zip(table["row"].to_pylist(), table["key"].to_pylist(), strict=True)
         return np.array([row == 0 or is_picked(key or "", self.share) for row, key in keys], bool)
 
-    def look(self, images: Images, codes: Codes) -> tuple[Numbers, Numbers]:
-        """Returns how many codes of each image are unlike float32's, and its PSNR in dB.
+    def look(self, images: Images, codes: Codes) -> Looked:
+        """Begins to find how many codes of each image are unlike float32's, and its PSNR in dB.
 
         Both are NaN where that is not known.
 
@@ -54,12 +63,16 @@ class Audit:
             images: (N, H, W, 3).
             codes: (N, h, w), of the run.
         """
-        unknown = np.full(len(images), np.nan)
-        if not len(images):
-            return unknown, unknown
-        flips = _try(_count_flips, self.reference, images, codes) if self.reference else unknown
-        psnr_db = _try(_compare, self.decode, images, codes) if self.decode else unknown
-        return flips, psnr_db
+        again = _begin(self.reference, images)
+        decoded = _begin(self.decode, codes)
+
+        def wait() -> tuple[Numbers, Numbers]:
+            flips = _measure(again, lambda found: (found != codes).reshape(len(codes), -1).sum(1))
+            psnr_db = _measure(decoded, lambda pixels: _psnr_db(images, pixels))
+            unknown = np.full(len(images), np.nan)
+            return unknown if flips is None else flips, unknown if psnr_db is None else psnr_db
+
+        return wait
 
 
 def audited_columns(flips: Numbers, psnr_db: Numbers) -> dict[str, pa.Array]:
@@ -75,26 +88,33 @@ NO_AUDIT = Audit(share=0.0)
 """Looks at nothing."""
 
 
-def _try(measure: Callable[..., Numbers], how: object, images: Images, codes: Codes) -> Numbers:
-    """Returns what was measured of each image, NaN where the codec fails.
+_FAILURES = (RuntimeError, ValueError, ConfigError, CodecError)
+"""Of a codec that looks; no fault of the codes, which are right without anyone looking."""
+Items = npt.NDArray[Any]
+Wait = Callable[[], tuple[Items, Mask]]
 
-    That is no fault of the codes: they are right without anyone looking.
-    """
+
+def _begin(how: Callable[[Any], Wait] | None, items: Items) -> Wait | None:
+    """Returns what waits for the result of work, None where there is none or it cannot begin."""
+    if how is None or not len(items):
+        return None
     try:
-        return measure(how, images, codes)
-    except (RuntimeError, ValueError, ConfigError, CodecError):
-        return np.full(len(images), np.nan)
+        return how(items)
+    except _FAILURES:
+        return None
 
 
-def _count_flips(reference: Encode, images: Images, codes: Codes) -> Numbers:
-    """Returns how many codes of each image differ from float32's."""
-    expected, finite = reference(images)
-    unlike = (codes != expected).reshape(len(codes), -1).sum(1)
-    return np.where(finite, unlike, np.nan)
+def _measure(wait: Wait | None, measure: Callable[[Items], Numbers]) -> Numbers | None:
+    """Returns what is measured of each result, NaN where that is not finite; None on failure."""
+    if wait is None:
+        return None
+    try:
+        found, finite = wait()
+        return np.where(finite, measure(found), np.nan)
+    except _FAILURES:
+        return None
 
 
-def _compare(decode: Decode, images: Images, codes: Codes) -> Numbers:
-    """Returns the PSNR of each image in dB, NaN where its codes do not decode."""
-    decoded, finite = decode(codes)
-    scores = [min(MOST_DB, metrics.psnr(*pair)) for pair in zip(images, decoded, strict=True)]
-    return np.where(finite, scores, np.nan)
+def _psnr_db(images: Images, decoded: Images) -> Numbers:
+    pairs = zip(images, decoded, strict=True)
+    return np.array([min(MOST_DB, metrics.psnr(*pair)) for pair in pairs])

@@ -48,21 +48,21 @@ def encode_rows(
     values = np.zeros((len(table), codes.type.list_size), codes.type.value_type.to_pandas_dtype())
     good, bad = (np.zeros(len(table), bool) for _ in range(2))
     flips, psnr_db = (np.full(len(table), np.nan) for _ in range(2))
-    picked = audit.pick(table)
+    picked, looks = audit.pick(table), []
     for rows, images in images_by_shape(table):
         found, finite = encode(images)
         values[rows] = found.reshape(len(found), -1)
         good[rows], bad[rows] = finite, ~finite
         looked = finite & picked[rows]
-        flips[rows[looked]], psnr_db[rows[looked]] = audit.look(images[looked], found[looked])
-    return pa.table(
-        {
-            **all_but(table, *(each.name for each in schema.PIXELS)),
-            **put_rejections(table, [_NON_FINITE if each else None for each in bad]),
-            codes.name: lists_of(values, good, codes.type),
-            **audited_columns(flips, psnr_db),
-        }
-    )
+        looks.append((rows[looked], audit.look(images[looked], found[looked])))
+    columns = {
+        **all_but(table, *(each.name for each in schema.PIXELS)),
+        **put_rejections(table, [_NON_FINITE if each else None for each in bad]),
+        codes.name: lists_of(values, good, codes.type),
+    }
+    for rows, wait in looks:
+        flips[rows], psnr_db[rows] = wait()
+    return pa.table({**columns, **audited_columns(flips, psnr_db)})
 
 
 _NON_FINITE = Rejection(Reason.NON_FINITE, "the network's latents hold NaN or infinity")
@@ -104,8 +104,8 @@ class Encoding:
         """Returns what looks at images twice; on a CPU, whose batch is one, with the same codec."""
         single = codec if codec.batch_size == 1 else make(replace(self.how, eager=True), 1)
         exact = replace(self.how, dtype="float32", eager=True)
-        reference = None if self.how.dtype == "float32" else make(exact, 1).encode
-        return Audit(self.audit, single.decode, reference)
+        reference = None if self.how.dtype == "float32" else make(exact, 1).begin_encode
+        return Audit(self.audit, single.begin_decode, reference)
 
 
 @dataclass(frozen=True)
