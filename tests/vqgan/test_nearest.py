@@ -245,8 +245,25 @@ def test_find_fused_asks_for_no_number_of_the_device(monkeypatch, dim):
             pass
 
     monkeypatch.setattr(nearest, "_load_kernels", OnMeta)
+    monkeypatch.setattr(nearest, "_check_sums", lambda *_: None)  # it asks, the first time
     monkeypatch.setattr(nearest, "_UNFIT", set())
     z, codebook = (torch.empty(count, dim, device="meta") for count in (100, 300))
     assert find_fused(z, codebook).shape == (100,)
     with pytest.raises((NotImplementedError, RuntimeError)):
         (z > 0).nonzero()
+
+
+@pytest.mark.parametrize(("bits", "is_found"), [(24, True), (14, False)])
+def test_find_fused_of_tensor_cores_that_add_too_coarsely_is_left_to_products(
+    kernels, monkeypatch, caplog, bits, is_found
+):
+    def search(z, *table):
+        codes, leads, lengths = Kernels.search(kernels, z, *table)
+        mantissa, exponent = torch.frexp(lengths)  # sums cut off at so many bits
+        unit = torch.ldexp(torch.ones_like(mantissa), exponent - bits)
+        return codes, (leads / unit).trunc() * unit, lengths
+
+    monkeypatch.setattr(kernels, "search", search)
+    z, codebook = draw(40, 64), draw(100, 64, seed=1)
+    assert (find_fused(z, codebook) is not None) == is_found
+    assert ("round more" in caplog.text) != is_found

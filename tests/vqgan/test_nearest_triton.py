@@ -23,9 +23,10 @@ pytestmark = [
 SCRIPT = """
 import sys
 import torch
-from vqpipe.vqgan import nearest
+from vqpipe.vqgan import nearest, nearest_triton
 from vqpipe.vqgan.nearest_triton import search, settle
 
+nearest_triton.NUMBERS_AT_ONCE = 1  # as few rows at once as a program has
 found = {}
 for name, (z, codebook) in torch.load(sys.argv[1], weights_only=True).items():
     table = nearest._make_table(codebook)

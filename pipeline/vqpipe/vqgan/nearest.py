@@ -31,7 +31,8 @@ are summed by themselves, are 2^-10 of that. With scaling back and two additions
     |computed - exact| <= gamma_(2C+12) m^2 / 2 + (gamma_(4C+16) + 2^-20) |z| m
                           + 2^-22 sqrt(C) |z| (1 + m),
 
-where C is rounded up to 16, 32, and so on.
+where C is rounded up to 16, 32, and so on. `_check_sums` tries each device, since how it adds is
+written down nowhere.
 """
 
 import functools
@@ -231,9 +232,12 @@ def _find_fused(z: Tensor, codebook: Tensor, table: _Table) -> Tensor | None:
     kernels, dim = _load_kernels(), z.shape[1]
     if kernels is None or dim in _UNFIT:
         return None
+    is_split = dim > kernels.FEW_CHANNELS
     try:
+        if is_split:
+            _check_sums(kernels, dim, z.device)
         found = kernels.search(z, table.weights, table.centre, table.scale)
-        doubtful = table.doubt(found, is_split=dim > kernels.FEW_CHANNELS)
+        doubtful = table.doubt(found, is_split=is_split)
         codes = found[0].clamp_(max=len(codebook) - 1)  # beyond only in rows that are not finite
         kernels.settle(z, codebook, doubtful, codes)
     except Exception as error:
@@ -243,6 +247,28 @@ def _find_fused(z: Tensor, codebook: Tensor, table: _Table) -> Tensor | None:
         logger.warning("the quantiser works without its fused kernel, more slowly: %s", error)
         return None
     return codes
+
+
+@functools.cache
+def _check_sums(kernels: Any, dim: int, device: torch.device) -> None:  # noqa: ANN401 - a module
+    """Holds sums of a device's tensor cores against float64, once: how they add no one promises.
+
+    Raises:
+        ArithmeticError: If they add in another way than the bound on their error supposes.
+    """
+    draw = torch.Generator().manual_seed(0)
+    z, codebook = (torch.randn(size, dim, generator=draw).to(device) for size in (64, 128))
+    z, codebook = z.sign() + z / 1000, codebook.abs()  # terms that cancel out
+    table = _make_table(codebook)
+    codes, leads, lengths = kernels.search(z, table.weights, table.centre, table.scale)
+    centre, scale = table.centre.double(), table.scale.double()
+    rows, entries = ((x.double() - centre) * scale for x in (z, codebook))
+    scores = entries.square().sum(1) / 2 - rows @ entries.T  # (N, K)
+    best = scores.gather(1, codes[:, None])
+    exact = scores.scatter(1, codes[:, None], torch.inf).amin(1) - best[:, 0]
+    limit = 2 * table.bound_error(lengths, is_split=True)
+    if not bool(((leads - exact).abs() <= limit).all()):
+        raise ArithmeticError("tensor cores of this device round more than was supposed")
 
 
 @functools.cache

@@ -22,6 +22,8 @@ ROWS, ENTRIES = 64, 64
 """Of a program, and of a step of it: 64 x 64 scores in registers."""
 CHANNELS = 64
 """Multiplied at once on tensor cores; longer vectors take several steps."""
+NUMBERS_AT_ONCE = 2**22
+"""Of rows that are split at once, which takes some 20 bytes for each."""
 WARPS, WARPS_OF_TENSOR_CORES = 8, 4
 DOUBTS = 32
 """Rows that a program of `settle` looks through."""
@@ -87,18 +89,25 @@ def _search_few(z: Tensor, weights: Tensor, centre: Tensor, scale: Tensor) -> Fo
 
 
 def _search_many(z: Tensor, weights: Tensor, centre: Tensor, scale: Tensor) -> Found:
-    found = codes, leads, lengths = _new_found(z)
-    rows = (z.float() - centre).mul_(scale)
+    found = _new_found(z)
+    entries = (*split(weights[:, :-1]), weights[:, -1].contiguous())
+    at_once = max(ROWS, NUMBERS_AT_ONCE // z.shape[1])
+    for part, *places in zip(*(torch.split(each, at_once) for each in (z, *found)), strict=True):
+        rows = (part.float() - centre).mul_(scale)
+        _search_rows(rows, entries, *places)
+    return found
+
+
+def _search_rows(
+    rows: Tensor, entries: tuple[Tensor, ...], codes: Tensor, leads: Tensor, lengths: Tensor
+) -> None:
+    """Puts what is found of rows (N, C), centred and scaled as the entries are, in its place."""
     torch.linalg.vector_norm(rows, dim=1, out=lengths)
     largest = rows.abs().amax(1).clamp_(min=_SMALLEST_ROW)
     factor = torch.frexp(largest).mantissa / largest  # powers of two, so scaling is exact
     high, low = split(rows.mul_(factor[:, None]))
-    entries_high, entries_low = split(weights[:, :-1])
-    halves, back = weights[:, -1].contiguous(), 1 / factor
-    arguments = (high, low, back, entries_high, entries_low, halves, codes, leads)
-    grid = (triton.cdiv(len(z), ROWS),)
-    _many_kernel[grid](*arguments, len(z), len(weights), **_fit(high.shape[1]))
-    return found
+    arguments = (high, low, 1 / factor, *entries, codes, leads, len(rows), len(entries[0]))
+    _many_kernel[(triton.cdiv(len(rows), ROWS),)](*arguments, **_fit(high.shape[1]))
 
 
 def _fit(C: int) -> dict[str, int]:
