@@ -4,6 +4,8 @@ preprocess  what a view is; how many an image has, how large they are, where the
 views     compressed images to views, the one table of what is done with every kind
 compressed, opened   many of them before and after, side by side
 jpeg, png, tiff, webp   what decoders do not say of a file
+orientation   which way a stored image is turned
+draft     large JPEGs decoded at a part of their size
 formats   pixels to compressed images
 sandbox   the same in a child process, on a `table` that both see: not part of this face, since the
           child imports it

@@ -3,10 +3,13 @@
 libjpeg fills what is missing with grey and only warns, which Pillow does not pass on. But without
 a mark it waits for more, and Pillow says so. So a picture whose last pixel is the grey of missing
 data is decoded once more, with ones, which are no code, in place of the mark behind its scan.
+
+And which JPEGs cannot be decoded at a part of their size: those without losses.
 """
 
 import io
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from PIL import Image, JpegImagePlugin
@@ -19,7 +22,13 @@ _START_OF_SCAN, _RESTART_INTERVAL, _END = 0xDA, 0xDD, b"\xff\xd9"
 _WITHOUT_LENGTH = {0x01, *range(0xD0, 0xDA)}
 _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SEQUENTIAL = {0xC0, 0xC1, 0xC3}  # Huffman codes, each pixel in one scan
+_LOSSLESS = {0xC3, 0xC7, 0xCB, 0xCF}  # ITU-T T.81, table B.1
 _PADDING = b"\xff\0" * 16  # libjpeg looks at most 8 bytes ahead
+
+
+def is_lossless(data: bytes) -> bool:
+    """Returns whether a JPEG holds differences of pixels instead of frequencies."""
+    return any(kind in _LOSSLESS for kind, _ in _segments(data))
 
 
 def is_closed_early(image: Image.Image, data: bytes) -> bool:
@@ -66,9 +75,8 @@ class _Scan(NamedTuple):
 
 def _find_scan(data: bytes) -> _Scan | None:
     """Returns the first scan; None if there is none."""
-    at, components, interval = 2, None, 0
-    while found := _MARKER.search(data, at):
-        kind, at = found[0][1], found.end()
+    components, interval = None, 0
+    for kind, at in _segments(data):
         body = data[at + 2 : at + 8]
         if kind == _START_OF_SCAN:
             is_whole = components is not None and body[:1] == components
@@ -77,8 +85,16 @@ def _find_scan(data: bytes) -> _Scan | None:
             components = body[5:] if kind in _SEQUENTIAL else None
         if kind == _RESTART_INTERVAL:
             interval = int.from_bytes(body[:2], "big")
-        at += 0 if kind in _WITHOUT_LENGTH else _length(data, at)
     return None
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yields the markers down to the first scan, each with where its length is, if it has one."""
+    at, kind = 2, None
+    while kind != _START_OF_SCAN and (found := _MARKER.search(data, at)):
+        kind, at = found[0][1], found.end()
+        yield kind, at
+        at += 0 if kind in _WITHOUT_LENGTH else _length(data, at)
 
 
 def _length(data: bytes, at: int) -> int:

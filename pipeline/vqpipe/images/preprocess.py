@@ -71,6 +71,9 @@ class Preprocess:
     """RGB, 0..255, under transparent pixels."""
     max_pixels: int = 100_000_000
     """Images of more pixels, by their header, are rejected without being decompressed."""
+    draft: bool = False
+    """Whether large JPEGs are decoded at a part of their size (`draft`), where a view still has
+    half the pixels along a side, or fewer: faster, and a little different."""
 
     def __post_init__(self) -> None:
         if min(self.size) < 1:

@@ -31,17 +31,16 @@ would read it as something else:
     JPEG    CMYK without Adobe's mark: nothing says whether it is inverted
     any     what this Pillow is built without
 
-Pixels are resampled once, from the original to the view. JPEG's reduced decoding (`draft`) and
-`reducing_gap` are not used: they are faster and change the pixels.
+Pixels are resampled once, from the original to the view; only `Preprocess.draft` has large JPEGs
+decoded smaller before (`draft`), which changes their views a little. Pillow's `reducing_gap` is not
+used: it changes all of them.
 """
 
 import io
-import struct
 
 import numpy as np
 from PIL import (
     AvifImagePlugin,
-    ExifTags,
     GifImagePlugin,
     Image,
     TiffImagePlugin,
@@ -49,7 +48,9 @@ from PIL import (
 )
 
 from vqpipe.errors import in_one_line
-from vqpipe.images import jpeg, png, tiff, webp
+from vqpipe.images import draft, jpeg, png, tiff, webp
+from vqpipe.images.draft import Decoded
+from vqpipe.images.orientation import turn_of
 from vqpipe.images.preprocess import RESAMPLE, Cut, Pixels, Preprocess, View, Views
 from vqpipe.rejections import Reason, Rejection
 
@@ -61,16 +62,6 @@ FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 Image.MAX_IMAGE_PIXELS = None
 # An image has one core; threads for every core of the machine would want memory for each.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
-
-_TRANSPOSE = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}  # EXIF 2.32, tag 0x0112; the table of PIL.ImageOps.exif_transpose
 
 
 def open_image(data: bytes, how: Preprocess) -> View | Rejection:
@@ -132,19 +123,24 @@ def _check_end(image: Image.Image, data: bytes) -> None:
 
 
 def _views(image: Image.Image, how: Preprocess, data: bytes) -> Views:
+    drafted = draft.shrink(image, data, how) if how.draft else None
     image.load()
     _check_end(image, data)
-    flat = _flatten(_upright(_settle(image, data)), how.background)
-    cuts = how.cuts(*flat.size)
+    settled = _settle(image, data)
+    flat = _flatten(settled if drafted else turn_of(settled).apply(settled), how.background)
+    decoded = drafted or Decoded(*flat.size)
+    cuts = how.cuts(*decoded.upright)
     return tuple(
-        View(_resize(flat, cut, how), *flat.size, *cut, number) for number, cut in enumerate(cuts)
+        View(_resize(flat, decoded, cut, how), *decoded.upright, *cut, number)
+        for number, cut in enumerate(cuts)
     )
 
 
-def _resize(flat: Image.Image, cut: Cut, how: Preprocess) -> Pixels:
+def _resize(flat: Image.Image, decoded: Decoded, cut: Cut, how: Preprocess) -> Pixels:
     """Returns a view's pixels (H, W, 3), resampled once."""
     height, width = how.size
-    view = flat.resize((width, height), RESAMPLE[how.resample], box=cut.crop)
+    size, box = decoded.turn.swap(width, height), decoded.find(cut.crop)
+    view = decoded.turn.apply(flat.resize(size, RESAMPLE[how.resample], box=box))
     view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if cut.flip else view
     return np.asarray(view if view.mode == "RGB" else view.convert("RGB"))
 
@@ -182,16 +178,6 @@ def _settle_gif(image: GifImagePlugin.GifImageFile) -> Image.Image:
     screen = Image.new("RGBA", image.size)
     screen.paste(image.crop(box).convert("RGBA"), box)
     return screen
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Returns the image as EXIF turns it; `ImageOps.exif_transpose` fails on unreadable EXIF."""
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except (SyntaxError, ValueError, TypeError, KeyError, OSError, struct.error):
-        return image
-    method = _TRANSPOSE.get(orientation) if isinstance(orientation, int) else None
-    return image if method is None else image.transpose(method)
 
 
 def _flatten(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
