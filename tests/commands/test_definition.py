@@ -79,6 +79,7 @@ OPTIONS = {
     "keep": st.lists(ODD, unique=True).map(tuple),
     "background": st.tuples(*[st.integers(0, 255)] * 3),
     "max_pixels": st.integers(1, 10**15),
+    "draft": st.booleans(),
     "eager": st.booleans(),
     "audit": st.floats(0, 1),
     "max_rejected": st.floats(0) | st.just(math.inf),

@@ -106,6 +106,15 @@ def test_inspect_complete_sink_answers_every_question(tmp_path, capsys):
     assert lines["output"] == f"{writer.sink.uri}/data/"
 
 
+def test_inspect_says_how_images_became_views(complete, tmp_path, capsys):
+    drafted = sinks.begin(tmp_path / "drafted", draft=True)
+    lines = [printed(each.sink.uri, capsys=capsys)["pixels"] for each in (complete, drafted)]
+    assert lines == [
+        "32 px, bicubic, signed range, float32",
+        "32 px, bicubic, large JPEGs drafted, signed range, float32",
+    ]
+
+
 def test_inspect_exact_reads_every_footer_and_finds_the_same(complete, capsys):
     quick = inspected(complete.sink.uri, capsys=capsys)
     exact = inspected(complete.sink.uri, "--exact", capsys=capsys)

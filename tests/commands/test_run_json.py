@@ -1,6 +1,7 @@
 """What commands freeze in a sink, held against what version 0.1.0 did of the same sources."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ from tests.makers import jpeg, tar_of
 from tests.sink.runs import encoded_rows
 from vqpipe.commands import decode, encode, evaluate
 from vqpipe.commands.jobs import Decode, Encode, Evaluate
+from vqpipe.inspection.reencode import preprocess_of
 from vqpipe.sink.commit import commit_rows
 from vqpipe.sink.run import load_run, open_sink
 
@@ -87,6 +89,26 @@ def test_encode_of_other_choices_freezes_the_same_as_before(tmp_path):
     )
     encode._prepare(job)
     check("encode-table", job.sink)
+
+
+def test_encode_with_draft_freezes_it_and_images_are_opened_alike_ever_after(photos, tmp_path):
+    identities, opens = [], []
+    for draft in (False, True):
+        job = Encode(
+            source=str(photos),
+            sink=str(tmp_path / f"sink-{draft}"),
+            model=str(shell.CHECKPOINT),
+            resolution=64,
+            draft=draft,
+        )
+        opens.append(encode._prepare(job).work.opens)
+        identities.append(json.loads(Path(job.sink, "run.json").read_bytes())["identity"])
+        assert preprocess_of(open_sink(job.sink, load_run(job.sink)), []) == opens[-1]
+    assert opens[1] == replace(opens[0], draft=True)
+    names = list(identities[0])
+    names.insert(names.index("max_pixels") + 1, "draft")
+    assert list(identities[1]) == names
+    assert identities[1] == {**identities[0], "draft": True}
 
 
 def test_decode_freezes_the_same_as_before(codes, tmp_path):

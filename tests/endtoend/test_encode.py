@@ -332,6 +332,7 @@ def test_encode_finished_sink_again_does_nothing(finished):
         (("--resample", "lanczos"), ["resample"]),
         (("--pixel-range", "unit", "--dtype", "bfloat16"), ["dtype", "pixel_range"]),
         (("--background", "0", "0", "0"), ["background"]),
+        (("--draft",), ["draft"]),
     ],
 )
 def test_encode_into_sink_of_another_run_exits_3(finished, capsys, options, fields):

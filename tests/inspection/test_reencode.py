@@ -54,6 +54,17 @@ def test_verify_deep_of_a_sound_sink_finds_equal_codes(sink, capsys):
     assert "0 of 1,280 codes differ, in 5 images of 1 shard(s)" in capsys.readouterr().out
 
 
+def test_verify_deep_of_drafted_photos_finds_equal_codes(tmp_path, capsys):
+    (tmp_path / "source").mkdir()
+    images = {f"{i}.jpg": jpeg(301, 263, seed=i) for i in range(3)}
+    (tmp_path / "source" / "a.tar").write_bytes(tar_of(images))
+    for name, options in (("plain", ()), ("drafted", ("--draft",))):
+        shell.encode(tmp_path / "source", tmp_path / name, *options)
+        code, found = verify(tmp_path / name, capsys)
+        assert (code, found["deep"]["images"], found["deep"]["unlike"]) == (0, 3, 0)
+    assert shell.codes_by_key(tmp_path / "plain") != shell.codes_by_key(tmp_path / "drafted")
+
+
 @pytest.mark.parametrize(("column", "check"), [("codes", "codes_again"), ("key", "source_again")])
 def test_verify_deep_alone_catches_rows_that_were_swapped(sink, capsys, column, check):
     rewrite(sink / "data" / "1.parquet", set_column(column, swap))

@@ -43,9 +43,9 @@ def load(tmp_path, *folders):
     return [found[str(folder)] for folder in folders]
 
 
-def encoded(sink, kept=KEPT, rows=3):
+def encoded(sink, kept=KEPT, rows=3, **identity):
     """Makes a sink of two shards, one of them in a folder of its own; the last row is rejected."""
-    writer = sinks.begin(sink, names=("a", "deep/b"), kept=kept)
+    writer = sinks.begin(sink, names=("a", "deep/b"), kept=kept, **identity)
     for index in range(2):
         sinks.commit(writer, index, rows, rejected={rows - 1})
     sinks.end(writer)
@@ -88,6 +88,10 @@ def test_write_card_says_what_the_run_is_and_stays_yaml(tmp_path):
     for said in ("2 rows of 3", "16 entries", writer.sink.run.fingerprint, "vqgan/", "2 of 2"):
         assert said in text
     assert "| encoded | 4 |" in text
+    assert "drafted" not in text
+    encoded(tmp_path / "drafted", draft=True)
+    text = (tmp_path / "drafted" / "README.md").read_text()
+    assert "| resize | bicubic, large JPEGs drafted |" in text
 
 
 def test_write_card_again_keeps_what_the_owner_wrote(tmp_path):

@@ -91,6 +91,17 @@ def test_what_another_version_has_written_is_kept_and_counts(path):
     assert parse_run(run.to_json(), "sink") == run
 
 
+@pytest.mark.parametrize("said", [{}, {"draft": False}, {"draft": True}], ids=str)
+def test_draft_is_written_where_it_is_on_or_was_said_and_counts_then(said):
+    plain, run = make_run(), make_run(**said)
+    assert run.identity.document() == plain.identity.document() | said
+    assert run.identity.draft == said.get("draft", False)
+    assert (run.fingerprint == plain.fingerprint) == (not said)
+    changed = replace(plain.identity, draft=True)
+    assert changed.document() == plain.identity.document() | {"draft": True}
+    assert parse_run(run.to_json(), "sink").to_json() == run.to_json()
+
+
 @every_document
 def test_unknown_facts_change_no_fingerprint(path):
     run = parse_run(written({**read(path), "later": 1}), "sink")

@@ -80,7 +80,7 @@ def _describe_codes(contents: Contents) -> Fields:
         f"{facts.codebook_size:,} entries"
     )
     pixels = (
-        f"{identity.resolution} px, {identity.resample}, {identity.pixel_range} range, "
+        f"{identity.resolution} px, {identity.resizing}, {identity.pixel_range} range, "
         f"{identity.dtype}"
     )
     return [

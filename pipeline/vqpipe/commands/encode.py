@@ -77,7 +77,9 @@ def _prepare(job: Encode) -> Prepared:
     writer = Writer(opened, product, _attempt(job, again))
     if left or again:
         storage.delete(layout.success_uri(sink))
-    how = Preprocess(square(job.resolution), job.resample, job.background, job.max_pixels)
+    how = Preprocess(
+        square(job.resolution), job.resample, job.background, job.max_pixels, job.draft
+    )
     work = Work(
         writer=writer,
         reader=SampleReader(selection, kept),
@@ -152,6 +154,7 @@ def identity_of(
         resample=job.resample,
         background=job.background,
         max_pixels=job.max_pixels,
+        draft=job.draft,
         dtype=codec.dtype,
         pixel_range=codec.pixel_range,
         eager=codec.eager,

@@ -16,7 +16,7 @@ from vqpipe.commands.progress import announce
 from vqpipe.commands.result import Result
 from vqpipe.commands.runs import check_encoded, load_run, now, versions
 from vqpipe.errors import ConfigError
-from vqpipe.images import Preprocess, square
+from vqpipe.images import Preprocess
 from vqpipe.inspection import evaluation, reencode
 from vqpipe.inspection.evaluation import Evaluation
 from vqpipe.picks import pick_names
@@ -159,11 +159,8 @@ def _find_images(job: Evaluate, codes: EncodeSink, quotas: dict[str, int]) -> li
 
 def _preprocess(codes: EncodeSink, picked: _Picked) -> Preprocess:
     """Returns how the run turned images into views."""
-    identity = codes.run.identity
     places = {name: index for index, name in enumerate(codes.plan.names)}
-    indices = [places[name] for name in picked.quotas]
-    most = reencode.most_pixels(codes, indices)
-    return Preprocess(square(identity.resolution), identity.resample, identity.background, most)
+    return reencode.preprocess_of(codes, [places[name] for name in picked.quotas])
 
 
 def _identity_of(

@@ -71,6 +71,10 @@ class Encode(GrowthOptions, RunOptions, ModelOptions, Places):
     """RGB, 0 to 255, that shows through transparent pixels."""
     max_pixels: How[int] = 100_000_000
     """Images whose header announces more pixels are rejected unopened."""
+    draft: How[bool] = False
+    """Decode large JPEGs at a half, a quarter or an eighth of their size, as long as that is at
+    least twice what is encoded: of 12 megapixels in about a third of the time. Pixels differ a
+    little, by far less than the model loses, and so do some codes."""
     pixel_range: How[AskedRange] = "auto"
     """What the model was trained on: signed is [-1, 1] (most VQGANs), unit is [0, 1] (aMUSEd).
     The wrong one gives plausible, wrong codes; auto finds out with photos, see vqpipe doctor."""

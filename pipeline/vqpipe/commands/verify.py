@@ -16,7 +16,7 @@ from vqpipe.commands.jobs import Verify
 from vqpipe.commands.model import load_recorded
 from vqpipe.commands.runs import load_run
 from vqpipe.errors import ConfigError, DamagedSinkError, IncompleteError
-from vqpipe.images import Preprocess, square
+from vqpipe.images import Preprocess
 from vqpipe.images.sandbox import Sandbox
 from vqpipe.inspection import reencode, verify
 from vqpipe.inspection.reencode import Again, Reencoded
@@ -91,7 +91,7 @@ def _encode_again(job: Verify, sink: EncodeSink) -> Reencoded:
     """Encodes a share of what is committed again."""
     total = Reencoded()
     picked = reencode.pick_shards(sink.plan, reencode.committed(sink), job.share)
-    with _open_again(job, sink.run, reencode.most_pixels(sink, picked)) as again:
+    with _open_again(job, sink.run, reencode.preprocess_of(sink, picked)) as again:
         for index in picked:
             total.add(reencode.compare_shard(sink, index, again))
             if not job.json:
@@ -101,13 +101,11 @@ def _encode_again(job: Verify, sink: EncodeSink) -> Reencoded:
 
 
 @contextmanager
-def _open_again(job: Verify, found: EncodeRun, max_pixels: int) -> Iterator[Again]:
+def _open_again(job: Verify, found: EncodeRun, preprocess: Preprocess) -> Iterator[Again]:
     """Yields what it takes to encode as the run did."""
     identity = found.identity
     how = CodecConfig(dtype=identity.dtype, pixel_range=identity.pixel_range, eager=identity.eager)
     codec = Codec(load_recorded(job, found), how, device=choose_device(job.device))
-    size = square(identity.resolution)
-    preprocess = Preprocess(size, identity.resample, identity.background, max_pixels)
     with closing(Sandbox(preprocess)) as sandbox:
         yield Again(
             Selection(

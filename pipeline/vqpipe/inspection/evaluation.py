@@ -215,7 +215,7 @@ def _identity(codes: EncodeSink) -> list[tuple[str, str]]:
     identity, facts = codes.run.identity, codes.run.facts
     height, width = facts.grid
     versions = ", ".join(f"{name} {value}" for name, value in facts.versions.items())
-    pixels = f"{identity.resolution} px, {identity.resample}, {identity.pixel_range} range"
+    pixels = f"{identity.resolution} px, {identity.resizing}, {identity.pixel_range} range"
     return [
         ("source", f"{identity.source} ({identity.format})"),
         ("sink", codes.uri),

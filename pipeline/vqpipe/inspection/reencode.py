@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from vqpipe import storage
 from vqpipe.codec.config import DType
-from vqpipe.images import Preprocess
+from vqpipe.images import Preprocess, square
 from vqpipe.inspection.verify import Breach
 from vqpipe.picks import pick_names
 from vqpipe.schema import Selection, numbers_of
@@ -95,7 +95,19 @@ def pick_shards(plan: Plan, done: list[int], share: float) -> list[int]:
     return [places[name] for name in pick_names(places, max(1, round(share * len(done))))]
 
 
-def most_pixels(sink: EncodeSink, picked: list[int]) -> int:
+def preprocess_of(sink: EncodeSink, picked: list[int]) -> Preprocess:
+    """Returns how images of some shards became views, under the largest limit that any had."""
+    identity = sink.run.identity
+    return Preprocess(
+        square(identity.resolution),
+        identity.resample,
+        identity.background,
+        _most_pixels(sink, picked),
+        identity.draft,
+    )
+
+
+def _most_pixels(sink: EncodeSink, picked: list[int]) -> int:
     """Returns the largest limit under which an image of some shards was opened."""
     files = (storage.stat(Slot(sink, index).data_uri) for index in picked)
     retried = (read_footer(file).origin.get("retried", {}) for file in files)

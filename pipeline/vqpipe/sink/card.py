@@ -103,6 +103,7 @@ def _facts_of_codes(run: EncodeRun, totals: Totals) -> dict[str, object]:
     (height, width), size = run.facts.grid, run.facts.codebook_size
     return {
         "resolution": run.identity.resolution,
+        "resize": run.identity.resizing if run.identity.draft else None,
         "code grid": f"{height} rows of {width}",
         "codebook": f"{size:,} entries, {totals.codebook_usage:.1%} of them used",
     }

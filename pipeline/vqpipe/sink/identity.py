@@ -23,6 +23,11 @@ _DType = Literal["float32", "tf32", "bfloat16", "float16"]
 _PixelRange = Literal["signed", "unit"]
 
 
+_LATER = "later"
+"""Marks a field that came after version 0.1.0: it is left out where it has its default, so that
+runs which do without it have the fingerprints that they had."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Part:
     """A part of `run.json`, read and written field by field."""
@@ -54,9 +59,13 @@ class _Part:
         known = {
             each.name: _thawed(value)
             for each, value in own.items()
-            if not self.said or each.name in self.said or value != each.default
+            if value != each.default or self._says(each)
         }
         return {**self.said, **known}
+
+    def _says(self, each: Field[Any]) -> bool:
+        """Tells whether a field stands in the JSON object though it has its default."""
+        return each.name in self.said if self.said else not each.metadata.get(_LATER)
 
 
 def _written(part: type[_Part]) -> list[Field[Any]]:
@@ -130,6 +139,8 @@ class EncodeIdentity(Identity):
     """RGB, 0..255, under transparent pixels."""
     max_pixels: int
     """Images of more pixels, by their header, were rejected unopened; from 1."""
+    draft: bool = field(default=False, metadata={_LATER: True})
+    """Whether large JPEGs were decoded at a part of their size."""
     dtype: _DType
     """Arithmetic of the network."""
     pixel_range: _PixelRange
@@ -139,6 +150,11 @@ class EncodeIdentity(Identity):
     model_sha256: str
     model_config: Mapping[str, Any] | None = None
     """Architecture of the model, as diffusers names it."""
+
+    @property
+    def resizing(self) -> str:
+        """How images became views, in words."""
+        return f"{self.resample}, large JPEGs drafted" if self.draft else self.resample
 
 
 @dataclass(frozen=True, kw_only=True)
