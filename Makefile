@@ -56,6 +56,7 @@ bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.audit
 	$(BIN)/python -m tests.benchmarks.inspect
 	$(BIN)/python -m tests.benchmarks.reading
+	$(BIN)/python -m tests.benchmarks.opening
 
 # SOAK=--seed 7 has the same faults again.
 soak: $(STAMP) $(AZURITE)
