@@ -86,6 +86,8 @@ class Codec:
         self._latents_of: Callable[[Tensor], Tensor] = self._to_latents
         self._pixels_of: Callable[[Tensor], Tensor] = self._to_pixels
         if has_cuda and not how.eager:
+            with watch_device():
+                self._tokenizer.fuse()
             self._latents_of, self._pixels_of = _fuse(self._to_latents), _fuse(self._to_pixels)
         self._copies = torch.cuda.Stream() if has_cuda else None  # type: ignore[no-untyped-call]
 

@@ -64,6 +64,13 @@ class Tokenizer(Protocol):
     def description(self) -> Description:
         """What it takes and gives."""
 
+    def fuse(self) -> None:
+        """Takes forms of its layers that only a compiled graph on CUDA has.
+
+        Called before the first batch, and only where the codec fuses kernels; results change by
+        rounding alone.
+        """
+
     def latents_of(self, pixels: "Tensor") -> "Tensor":
         """Returns latents (B, C, h, w), before the look-up, of pixels (B, 3, H, W).
 

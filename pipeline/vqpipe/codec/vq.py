@@ -12,6 +12,7 @@ from vqpipe.codec.config import DType
 from vqpipe.codec.tokenizer import Description
 from vqpipe.vqgan import VQConfig, VQModel
 from vqpipe.vqgan.checkpoint import read_checkpoint
+from vqpipe.vqgan.fusion import fuse
 from vqpipe.vqgan.model import build_model, expected_state
 from vqpipe.vqgan.nearest import find_nearest
 
@@ -84,6 +85,10 @@ class VQTokenizer:
         self.description = description
         self._network = network
         self._dtype = dtype
+
+    def fuse(self) -> None:
+        """Takes the forms of `vqgan.fusion`."""
+        fuse(self._network)
 
     def latents_of(self, pixels: Tensor) -> Tensor:
         """Returns latents (B, C, h, w) float32 of pixels (B, 3, H, W)."""

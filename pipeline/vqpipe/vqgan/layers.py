@@ -14,10 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from vqpipe.vqgan.attention import attend as attend_fast
 from vqpipe.vqgan.config import SPATIAL_NORM_GROUPS, VQConfig
+from vqpipe.vqgan.group_norm import Form, normalise, normalise_by_channel
 
 NORM_EPS = 1e-6
 """Added to the variance in every norm (CompVis/taming-transformers, `modules/diffusionmodules`)."""
+
+IDENTITY = nn.Identity()
+"""No activation behind a norm."""
 
 ACTIVATION_MODULES: dict[str, type[nn.Module]] = {
     "swish": nn.SiLU,
@@ -43,13 +48,36 @@ class BlockOptions:
 class GroupNorm(nn.GroupNorm):
     """Group norm that can stand in for a spatial norm: it takes, and ignores, quantized vectors."""
 
-    def forward(self, x: Tensor, quantized: Tensor | None = None) -> Tensor:  # noqa: ARG002 - see the class
-        """Return x normalised, (B, C, H, W)."""
-        return super().forward(x)
+    form: Form = "torch"
+    """How it is computed where no gradients are wanted; `fusion.fuse` sets it."""
+
+    def forward(
+        self,
+        x: Tensor,
+        quantized: Tensor | None = None,  # noqa: ARG002 - see the class
+        activation: nn.Module = IDENTITY,
+        before: Tensor | None = None,
+    ) -> Tensor:
+        """Return activation(norm(x + before)), as x is.
+
+        Args:
+            x: (B, C, H, W), or of any places in the form of torch.
+            quantized: Not looked at.
+            activation: Of the network, or none.
+            before: (C,), of a convolution whose bias was left off; in the form of torch, None.
+        """
+        if is_plain(self):
+            return activation(super().forward(x))
+        if self.form == "kernel":
+            return normalise(x, self, activation, before)
+        return activation(normalise_by_channel(x, self, before))
 
 
 class SpatialNorm(nn.Module):
     """Group norm whose scale and shift are read from the quantized vectors at each place (MoVQ)."""
+
+    form: Form = "torch"
+    """As in `GroupNorm`."""
 
     def __init__(self, channels: int, quantized_channels: int) -> None:
         super().__init__()
@@ -57,10 +85,21 @@ class SpatialNorm(nn.Module):
         self.conv_y = nn.Conv2d(quantized_channels, channels, 1)
         self.conv_b = nn.Conv2d(quantized_channels, channels, 1)
 
-    def forward(self, x: Tensor, quantized: Tensor) -> Tensor:
-        """Return x normalised, scaled and shifted, (B, C, H, W)."""
+    def forward(
+        self,
+        x: Tensor,
+        quantized: Tensor,
+        activation: nn.Module = IDENTITY,
+        before: Tensor | None = None,
+    ) -> Tensor:
+        """Return activation(norm(x + before) * scale + shift), (B, C, H, W); else as above."""
+        if self.form == "kernel" and not is_plain(self):
+            small = (self.conv_y(quantized), self.conv_b(quantized))  # (B, C, h, w)
+            return normalise(x, self.norm_layer, activation, before, small)
         scale, shift = (spread(conv, quantized, x.shape) for conv in (self.conv_y, self.conv_b))
-        return self.norm_layer(x) * scale + shift
+        if is_plain(self):
+            return activation(self.norm_layer(x) * scale + shift)
+        return activation(normalise_by_channel(x, self.norm_layer, before) * scale + shift)
 
 
 def spread(convolution: nn.Conv2d, quantized: Tensor, shape: torch.Size) -> Tensor:
@@ -72,6 +111,21 @@ def spread(convolution: nn.Conv2d, quantized: Tensor, shape: torch.Size) -> Tens
     if torch.is_grad_enabled():
         return convolution(F.interpolate(quantized, size=shape[-2:], mode="nearest"))
     return F.interpolate(convolution(quantized), size=shape[-2:], mode="nearest")
+
+
+def is_plain(norm: nn.Module) -> bool:
+    """Whether torch's own operators are to be run, in which alone gradients are known."""
+    return norm.form == "torch" or torch.is_grad_enabled()
+
+
+def convolve_apart(convolution: nn.Conv2d, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return what the convolution makes of x but for its bias, and the bias.
+
+    A norm of ours that follows adds it for nothing. The compiler cannot reach into that kernel, and
+    beside a convolution of cuDNN's a bias is another pass.
+    """
+    c = convolution
+    return F.conv2d(x, c.weight, None, c.stride, c.padding, c.dilation, c.groups), c.bias
 
 
 def make_norm(channels: int, options: BlockOptions) -> nn.Module:
@@ -99,8 +153,12 @@ class ResnetBlock(nn.Module):
 
     def forward(self, x: Tensor, quantized: Tensor | None = None) -> Tensor:
         """Return (B, out_channels, H, W)."""
-        h = self.conv1(self.nonlinearity(self.norm1(x, quantized)))  # (B, out_channels, H, W)
-        h = self.conv2(self.nonlinearity(self.norm2(h, quantized)))
+        h, bias = self.norm1(x, quantized, self.nonlinearity), None
+        if is_plain(self.norm2):
+            h = self.conv1(h)  # (B, out_channels, H, W)
+        else:
+            h, bias = convolve_apart(self.conv1, h)
+        h = self.conv2(self.norm2(h, quantized, self.nonlinearity, bias))
         return self.conv_shortcut(x) + h
 
 
@@ -110,6 +168,10 @@ class Attention(nn.Module):
     The memory layouts the kernels see are diffusers' as well, so that results are equal to the last
     bit: the group norm runs on (B, C, H * W), and the sum takes its strides from the attention.
     """
+
+    multiplies = False
+    """Whether `attention.attend` may do without torch's attention where no gradients are wanted;
+    `fusion.fuse` sets it."""
 
     def __init__(self, channels: int, options: BlockOptions) -> None:
         super().__init__()
@@ -125,11 +187,16 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, quantized: Tensor | None = None) -> Tensor:
         """Return (B, C, H, W)."""
-        h = self.spatial_norm(x, quantized) if self.is_spatial else x
-        h = h.flatten(2)  # (B, C, H*W)
-        h = h if self.is_spatial else self.group_norm(h)
+        if self.is_spatial:
+            h = self.spatial_norm(x, quantized).flatten(2)  # (B, C, H*W)
+        elif is_plain(self.group_norm):
+            h = self.group_norm(x.flatten(2))
+        else:
+            h = self.group_norm(x).flatten(2)
         h = h.transpose(1, 2)[:, None]  # (B, 1, H*W, C)
-        h = F.scaled_dot_product_attention(self.to_q(h), self.to_k(h), self.to_v(h))
+        is_fast = self.multiplies and not torch.is_grad_enabled()
+        attend = attend_fast if is_fast else F.scaled_dot_product_attention
+        h = attend(self.to_q(h), self.to_k(h), self.to_v(h))
         h = self.to_out[0](h[:, 0]).transpose(1, 2)  # (B, C, H*W)
         return h.reshape(x.shape) + x
 
@@ -257,6 +324,7 @@ class Encoder(nn.Module):
         self.down_blocks = make_down_levels(config, options)
         self.mid_block = MidBlock(config, options)
         self.conv_norm_out = make_norm(last, options)
+        self.conv_act = nn.SiLU()
         self.conv_out = nn.Conv2d(last, config.latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -267,7 +335,7 @@ class Encoder(nn.Module):
             # (B, channels[i], H / 2**(i + 1), W / 2**(i + 1)); the last keeps its grid
             h = run_block(level, h, recompute=recompute)
         h = run_block(self.mid_block, h, recompute=recompute)  # (B, channels[-1], h, w)
-        return self.conv_out(F.silu(self.conv_norm_out(h)))
+        return self.conv_out(self.conv_norm_out(h, None, self.conv_act))
 
 
 class Decoder(nn.Module):
@@ -285,6 +353,7 @@ class Decoder(nn.Module):
         self.mid_block = MidBlock(config, options)
         self.up_blocks = make_up_levels(config, options)
         self.conv_norm_out = make_norm(first, options)
+        self.conv_act = nn.SiLU()
         self.conv_out = nn.Conv2d(first, config.out_channels, 3, padding=1)
 
     def forward(self, x: Tensor, quantized: Tensor | None = None) -> Tensor:
@@ -294,4 +363,5 @@ class Decoder(nn.Module):
         h = run_block(self.mid_block, h, quantized, recompute=recompute)
         for level in self.up_blocks:
             h = run_block(level, h, quantized, recompute=recompute)
-        return self.conv_out(F.silu(self.conv_norm_out(h, quantized)))  # (B, out_channels, H, W)
+        h = self.conv_norm_out(h, quantized, self.conv_act)
+        return self.conv_out(h)  # (B, out_channels, H, W)

@@ -2,13 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+from torch import nn
 from torch.nn import functional
 
 from tests.benchmarks.gpu import timing
 from tests.benchmarks.records import note
 from vqpipe.codec.codec import _fuse
+from vqpipe.vqgan.attention import attend_by_products
+from vqpipe.vqgan.layers import GroupNorm, SpatialNorm
 from vqpipe.vqgan.nearest import find_nearest
 
 
@@ -51,20 +55,30 @@ def draw(device, *shape):
     return drawn.to(memory_format=torch.channels_last) if len(shape) == 4 else drawn
 
 
+FORMS = {
+    "compiled": "torch",
+    "compiled a channel at a time": "by_channel",
+    "compiled with our kernels": "kernel",
+}
+"""How norms are computed (`vqpipe.vqgan.group_norm`), beside torch's form one kernel by one."""
+
+
 def norm_layers(device, *, tiny):
-    """Group norm with SiLU over (64, 128, 256, 256), as torch has it and as it compiles."""
+    """Group norm and spatial norm with SiLU over (64, 128, 256, 256), in all their forms."""
     x = draw(device, *((1, 32, 16, 16) if tiny else (64, 128, 256, 256)))
-    scale, shift = (draw(device, x.shape[1]) for _ in range(2))
-
-    def norm(x, scale, shift):
-        return functional.silu(functional.group_norm(x, 32, scale, shift, 1e-6))
-
-    named = {"eager": norm}
-    if device == "cuda":
-        named["compiled"] = _fuse(norm)
-    for how, run in named.items():
-        name = f"GroupNorm and SiLU 128 x 256 x 256, {how}"
-        yield Layer(name, run, (x, scale, shift), least_bytes=2 * x.nbytes)
+    quantized = draw(device, *((1, 4, 2, 2) if tiny else (64, 4, 32, 32)))
+    makers = {
+        "GroupNorm": lambda: GroupNorm(32, x.shape[1], eps=1e-6),
+        "SpatialNorm": lambda: SpatialNorm(x.shape[1], 4),
+    }
+    for kind, make in makers.items():
+        for how, form in {"eager": "torch", **(FORMS if device == "cuda" else {})}.items():
+            norm = make().to(device, torch.bfloat16).to(memory_format=torch.channels_last)
+            norm.form = form
+            run = partial(norm, activation=nn.SiLU())
+            run = run if how == "eager" else _fuse(run)
+            name = f"{kind} and SiLU 128 x 256 x 256, {how}"
+            yield Layer(name, run, (x, quantized), least_bytes=2 * x.nbytes)
 
 
 def convolutions(device, *, tiny):
@@ -84,11 +98,16 @@ def convolutions(device, *, tiny):
 def attentions(device, *, tiny):
     """One head of 512 channels over a grid, by torch's own choice and by batched products."""
 
-    def products(query, key, value):
-        weights = torch.softmax(query @ key.mT * query.shape[-1] ** -0.5, dim=-1)
-        return weights @ value
+    def own_choice(query, key, value):
+        heads = (each[:, None] for each in (query, key, value))
+        return functional.scaled_dot_product_attention(*heads)
 
-    named = {"its own choice": functional.scaled_dot_product_attention, "products": products}
+    def products(query, key, value):
+        return attend_by_products(query.float(), key.float(), value.float())
+
+    named = {"its own choice": own_choice, "products": products}
+    if device == "cuda":
+        named["products"] = _fuse(attend_by_products)
     for tokens in (1024, 4096):
         batch, places, channels = (1, 16, 8) if tiny else (64, tokens, 512)
         inputs = tuple(draw(device, batch, places, channels) for _ in range(3))
