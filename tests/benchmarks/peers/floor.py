@@ -1,0 +1,36 @@
+"""As many plain processes as cores that read, open and resize images, each of shards of its own."""
+
+import multiprocessing
+import sys
+
+import pyarrow as pa
+
+from tests.benchmarks import curve
+from vqpipe.engine import capacity
+from vqpipe.images import Preprocess, open_image, square
+from vqpipe.schema import Selection
+from vqpipe.sources import list_shards, read_shard
+
+
+def work(source, part, parts):
+    how, count = Preprocess(square(256)), 0
+    for shard in list(list_shards(source).shards)[part::parts]:
+        for sample in read_shard(shard, Selection(), pa.schema([])):
+            open_image(sample.data, how)
+            count += 1
+            if count % 64 == 0:
+                curve.note(64)
+
+
+def main(source, _):
+    cores = capacity.cores()
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=work, args=(source, i, cores)) for i in range(cores)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
