@@ -10,7 +10,7 @@ help:
 	@echo "make demo    encode about 200 sample photos and show the result"
 	@echo "make test    lint, types, import contracts and tests, a quarter of an hour"
 	@echo "make gpu     what wants a GPU: tests and figures, half an hour, with PYTHON=$(PYTHON) as it is"
-	@echo "make bench   throughput of the whole pipeline and of its parts, some minutes"
+	@echo "make bench   throughput against other means, and of the parts; an hour"
 	@echo "make soak    faults at random and all at once, fuzzing, the demo; two hours"
 	@echo "make jobs    write the job definitions in jobs/ anew, after a change of options"
 	@echo "make clean   remove .venv and the demo's output"
@@ -50,7 +50,10 @@ gpu:
 	for call in 1 2 3; do $(PYTHON) -m tests.benchmarks.gpu --call $$call || failed=1; done; exit $${failed:-0}
 
 bench: $(STAMP)
-	$(BIN)/python -m tests.benchmarks.pipeline
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt daft==0.7.26 || echo "no Daft: not measured"
+	$(BIN)/python -m tests.benchmarks.pipeline --picture tests/benchmarks/throughput.png
+	$(BIN)/python -m tests.benchmarks.startup
+	$(BIN)/python -m tests.benchmarks.growth
 	$(BIN)/python -m tests.benchmarks.codec
 	$(BIN)/python -m tests.benchmarks.nearest
 	$(BIN)/python -m tests.benchmarks.audit
