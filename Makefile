@@ -60,6 +60,7 @@ bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.inspect
 	$(BIN)/python -m tests.benchmarks.reading
 	$(BIN)/python -m tests.benchmarks.opening
+	$(BIN)/python -m tests.benchmarks.opening --codes
 
 # SOAK=--seed 7 has the same faults again.
 soak: $(STAMP) $(AZURITE)

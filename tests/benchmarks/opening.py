@@ -1,6 +1,7 @@
 """Time to open an image, by format and size, against the same in a few lines of Pillow.
 
     python -m tests.benchmarks.opening [--rounds 9] [--side 256]
+    python -m tests.benchmarks.opening --codes
 
     plain   Pillow as a script has it: open, orientation, RGB, resize of the centred square, array
     ours    `open_image`, with all that it looks at besides
@@ -8,6 +9,10 @@
 
 Milliseconds of processor time in one thread, medians; sides take turns, and ratios are taken within
 a turn. The photo of sklearn's china.jpg, mirrored side by side until it is as large.
+
+With `--codes` it is what drafts do to codes instead: of the demo's checkpoint in float32, packaged
+photos as JPEGs of quality 90, where a draft changes any pixel at all. For scale, the exact view is
+encoded once more after it was a JPEG of quality 95 with all of its colours.
 """
 
 import argparse
@@ -16,13 +21,18 @@ import io
 import statistics
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
-from infra.demo.photos import open_photo
+from infra.demo.photos import PACKAGED, open_photo
 from PIL import Image, ImageOps
 
 from tests.makers import encoded
+from vqpipe.codec.codec import Codec
+from vqpipe.codec.config import CodecConfig
+from vqpipe.codec.weights import Weights
 from vqpipe.images import Preprocess, open_image, square
+from vqpipe.metrics import psnr
 
 SIZES = ((500, 375), (1024, 768), (2000, 1500), (4000, 3000))
 FORMATS = {
@@ -35,6 +45,16 @@ LARGEST = {"PNG": 2000, "WebP": 2000}
 """Widths above which a format is not measured: such photos are JPEGs."""
 ROUND_S = 0.05
 """Processor time of a side's turn, at least."""
+CHECKPOINT = Path(__file__).parents[2] / "infra" / "demo" / "checkpoint"
+CODE_SIDES = (64, 128, 256)
+"""Of views whose codes are compared, in pixels; packaged photos are too small for more."""
+LABELS = (
+    "codes unlike those of the exact view, %",
+    "the same of the exact view saved as a JPEG of quality 95, %",
+    "PSNR of the draft against the exact view, dB",
+    "PSNR of what the exact view's codes decode to, dB",
+    "PSNR of what the draft's codes decode to, dB",
+)
 
 
 def photo_of(width, height):
@@ -100,21 +120,61 @@ def describe(times):
     return " | ".join([*cells, *["-"] * (3 - len(cells))])
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--side", type=int, default=256)
-    options = parser.parse_args()
-    how = Preprocess(square(options.side))
+def compare_codes():
+    how = CodecConfig(dtype="float32", pixel_range="signed")
+    codec = Codec(Weights.load(str(CHECKPOINT)), how, threads=1)
+    print("| px | photos | figure | mean (range) |")
+    for side in CODE_SIDES:
+        compare_codes_at(side, codec)
+
+
+def compare_codes_at(side, codec):
+    """Prints how codes of drafts differ, and how near what they decode to is to the exact view."""
+    how, found = Preprocess(square(side)), []
+    for name in PACKAGED:
+        data = encoded(open_photo(name), "JPEG", quality=90)
+        exact, draft = (open_image(data, each).pixels for each in (how, replace(how, draft=True)))
+        if not np.array_equal(exact, draft):
+            found.append(effect_of(exact, draft, codec))
+    for label, *figures in zip(LABELS, *found, strict=True):
+        mean, scope = statistics.mean(figures), f"{min(figures):.2f} to {max(figures):.2f}"
+        print(f"| {side} | {len(figures)} | {label} | {mean:.2f} ({scope}) |", flush=True)
+
+
+def effect_of(exact, draft, codec):
+    """Returns the figures of `LABELS`, of views (H, W, 3)."""
+    file = encoded(exact, "JPEG", quality=95, subsampling=0)
+    views = np.stack([exact, draft, np.asarray(Image.open(io.BytesIO(file)))])
+    codes, _ = codec.encode(views)
+    decoded, _ = codec.decode(codes[:2])
+    unlike = [100 * float(np.mean(codes[0] != other)) for other in codes[1:]]
+    return *unlike, psnr(draft, exact), *(psnr(each, exact) for each in decoded)
+
+
+def compare_times(side, rounds):
+    """Prints the table of the times."""
+    how = Preprocess(square(side))
     print("| format | size | kB | plain, ms | ours, ms (/ plain) | draft, ms (/ ours) |")
     for name, (kind, more) in FORMATS.items():
         for width, height in SIZES:
             if width > LARGEST.get(name, width):
                 continue
             data = encoded(photo_of(width, height), kind, **more)
-            times = measure(sides_of(data, how), options.rounds)
+            times = measure(sides_of(data, how), rounds)
             head = f"| {name} | {width}x{height} | {len(data) / 1000:,.0f}"
             print(f"{head} | {describe(times)} |", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--side", type=int, default=256)
+    parser.add_argument("--codes", action="store_true", help="what drafts do to codes")
+    options = parser.parse_args()
+    if options.codes:
+        compare_codes()
+    else:
+        compare_times(options.side, options.rounds)
 
 
 if __name__ == "__main__":
