@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from tests.stages.test_encode import eight, read
-from vqpipe.engine import tasks
+from vqpipe.engine import graph, tasks
 from vqpipe.engine.tasks import ahead, open_views, read_views
 from vqpipe.images import Preprocess, open_images, square
 
@@ -68,3 +68,19 @@ def test_read_views_are_those_of_reading_and_then_opening(eight, monkeypatch):
     expected = [open_views(table, how, counter) for table in read(eight, block_rows=3)]
     assert len(found) == 3
     assert all(one.equals(other) for one, other in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "are_enough"),
+    [
+        ([10] * 32, True),
+        ([10] * 31, False),
+        ([2**30] * 32, True),
+        ([2**31] * 32, False),
+        ([10] * 63 + [60 * 2**30], False),  # seven cores would have nothing to do
+        ([10] * 63 + [90], True),
+        ([], False),
+    ],
+)
+def test_shards_are_enough_for_cores_that_read_what_they_open(sizes, are_enough):
+    assert graph._are_enough(sizes, cores=8) is are_enough

@@ -212,6 +212,24 @@ def test_open_without_a_python_is_a_config_error(sandbox, monkeypatch):
         run(sandbox, [jpeg()])
 
 
+def test_open_that_is_interrupted_leaves_nothing_for_the_next(poisoned):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        poisoned.open(Compressed.of([jpeg(), poison.SLEEP_ONCE, jpeg()]), interrupt)
+    images = [jpeg(60, 40, seed=i) for i in range(3)]
+    check_equal(run(poisoned, images), images)
+
+
+@pytest.mark.fault(20)
+def test_memory_cannot_be_cut_off_under_a_reader(sandbox):
+    run(sandbox, [jpeg()])
+    (memory,) = sandbox._memories
+    with pytest.raises(PermissionError):
+        memory.file.truncate(0)
+
+
 def test_close_ends_the_child(sandbox):
     run(sandbox, [jpeg()])
     pid = sandbox._child._process.pid

@@ -20,7 +20,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn, cast
@@ -57,7 +57,10 @@ PIXEL_BYTES = 48 * 2**20
 
 # Logical cores. Reading, encoding and committing mostly wait, for the network or for each other;
 # with a whole core reserved for each, the operators of a two-core machine starve one another.
-READ_CORES, COMMIT_CORES = 0.25, 0.25
+READ_CORES = 0.25
+# A commit waits for no core: whoever reads and opens holds one for the length of a shard, and
+# leaves so much of it that a commit always finds its share, but not on a head that has no core.
+READ_AND_OPEN_CORES, COMMIT_CORES = 0.985, 0.001
 
 # A worker may die, and a spot node be reclaimed, this often before Ray gives the run up. Ray Data's
 # own default is to retry for ever.
@@ -69,7 +72,7 @@ ACTORS = {**_ARROW, "max_restarts": -1, "max_task_retries": RETRIES}
 SHARDS_A_CORE = 4
 """Shards for each core from which on a core reads what it opens: at the end some have none left."""
 SHARD_BYTES = 2**30
-"""Mean size up to which it does: if its process dies, all of the shard is opened again."""
+"""Mean size up to which it does: if its process dies, all that it has begun is opened again."""
 
 _TABLES = 2
 """That a codec on a GPU has in hand at a time: one on the device, one on the way in or out."""
@@ -122,7 +125,7 @@ def run(
     is_fair = work.writer.attempt is None
     setup = _Setup(codec, work.step, batch_size, resources.device, is_fair)
     actors = resources.actors or (max(1, gpus) if kind == "cuda" else 1)
-    pool = _pool(actors, gpus if kind == "cuda" else 0)
+    pool = _pool(actors, gpus, kind)
     # Each process of Ray takes two seconds of a core to start, and a laptop has few cores.
     cores = None if resources.address else capacity.cores()
     with warnings.catch_warnings():
@@ -135,19 +138,19 @@ def run(
     yield from watch(dataset, commits, counter, resources.stall_timeout_s, needs)
 
 
-def _pool(actors: int, gpus: int) -> ActorPoolStrategy:
+def _pool(actors: int, gpus: int, kind: str) -> ActorPoolStrategy:
     """Returns where codecs are: at least one at work, and no more than so many.
 
     On GPUs all begin at once: one after the other, each would wait for the kernels of those before
     it. What finds no place waits for one. There each takes two tables at a time, so that fetching
     one and handing on another go on beside the device.
     """
-    if not gpus:
+    if kind == "cpu":
         return ActorPoolStrategy(min_size=1, max_size=actors)
     return ActorPoolStrategy(
         min_size=1,
         max_size=actors,
-        initial_size=min(actors, gpus),
+        initial_size=max(1, min(actors, gpus)),  # none may be there yet
         max_concurrent_calls_per_actor=_TABLES,
     )
 
@@ -179,8 +182,10 @@ def _graph(
     todo = todo_rows(work.todo, _TODO_BLOCKS)
     source = (writer, work.reader, max(1, rows // views), counter)
     data = ray.data.from_arrow(todo)
-    if work.opens and _are_enough(work, cores or capacity.count_cores()):
-        data = _map(data, TableFunction(read_views, (*source, work.opens)), most=cores)
+    sizes = [work.writer.sink.plan.size(index) for index in work.todo]
+    if work.opens and _are_enough(sizes, cores or capacity.count_cores()):
+        views_too = TableFunction(read_views, (*source, work.opens))
+        data = _map(data, views_too, READ_AND_OPEN_CORES, cores)
     else:
         readers = cores and min(cores + 1, len(todo))  # else Ray warns of blocks that are too few
         data = _map(data, TableFunction(read, source), READ_CORES, readers)
@@ -198,11 +203,17 @@ def _graph(
     return cast(ray.data.Dataset, _map(data, work.after) if work.after else data)
 
 
-def _are_enough(work: Work, cores: float) -> bool:
-    """Tells whether the shards left keep all cores busy, each read and opened by one of them."""
-    shards, plan = len(work.todo), work.writer.sink.plan
+def _are_enough(sizes: Sequence[int], cores: float) -> bool:
+    """Tells whether shards keep all cores busy, each read and opened by one of them.
+
+    Args:
+        sizes: Compressed bytes of each.
+        cores: Of the cluster.
+    """
     return (
-        shards >= SHARDS_A_CORE * cores and sum(map(plan.size, work.todo)) <= SHARD_BYTES * shards
+        len(sizes) >= SHARDS_A_CORE * max(1, cores)
+        and sum(sizes) <= SHARD_BYTES * len(sizes)
+        and max(sizes) * cores <= sum(sizes)  # else one core would be at the largest for longer
     )
 
 

@@ -5,7 +5,9 @@ child goes on behind it. Compressed images, pixels and records are handed over i
 table at a time; through the socket goes a line a table. The child gets nothing of the parent's
 environment, so that a decoder that is taken over finds no credentials there, and what it says is
 not trusted: it fills records of fixed size. Pixels stay where the child has put them, for as long
-as anyone refers to them: a table is large, and a copy of it takes as long as a dozen images.
+as anyone refers to them: a table is large, and a copy of it takes as long as a dozen images. Pixels
+are as little trusted as the image: a decoder that is taken over could change those of other images
+of its table, and of those that its worker has not handed on yet.
 
     parent                                     child
     compressed images, empty records  ──────►  opens one after the other, each under a limit of
@@ -81,18 +83,27 @@ class Sandbox:
         Raises:
             ConfigError: If a child does not even start.
         """
+        if self._child and self._child.has_ended():
+            self._end_child()  # between two tables, which is no image's fault
         memory = self._free_memory(images)
         table = Table(memory.map, len(images), self.how)
         table.fill(images)
-        blame = dict.fromkeys(range(len(images)), 0)
+        try:
+            self._open_all(memory, table, seen)
+        except BaseException:
+            self._end_child()  # which is in the middle of it
+            raise
+        memory.lend(table.pixels)
+        return table.take(images.sizes != NO_IMAGE)
+
+    def _open_all(self, memory: "_Memory", table: Table, seen: Seen) -> None:
+        blame = dict.fromkeys(range(len(table.sizes)), 0)
         while (row := self._work(memory, table, seen)) is not None:
             assert self._child is not None
             rejection, weight = self._child.explain(self.time_limit_s)
             self._child, blame[row] = None, blame[row] + weight
             if blame[row] >= _GIVEN_UP:
                 table.reject(row, rejection)
-        memory.lend(table.pixels)
-        return table.take(images.sizes != NO_IMAGE)
 
     def close(self) -> None:
         """Ends the child and gives the memory back; of lent pixels when nobody refers to them."""
@@ -225,6 +236,7 @@ class _Child:
 
     def explain(self, time_limit_s: float) -> tuple[Rejection, int]:
         """Returns why an image is rejected at which the child died, and its share of the blame."""
+        self._process.kill()  # what ends by itself has ended
         code = self._process.wait()
         self._hang_up()
         if self._is_late or code == -signal.SIGPROF:
@@ -239,6 +251,10 @@ class _Child:
             short = f"{crash}, {times} times: the machine has less memory than it takes"
             return Rejection(Reason.TOO_MUCH_MEMORY, short), _KILL_BLAME
         return Rejection(Reason.DECODER_CRASHED, crash), _CRASH_BLAME
+
+    def has_ended(self) -> bool:
+        """Tells whether it is no more."""
+        return self._process.poll() is not None
 
     def close(self) -> None:
         """Ends it."""
@@ -255,8 +271,7 @@ class _Memory:
     """Memory that parent and child both see; it has no name, and goes with the last of them."""
 
     def __init__(self, size: int) -> None:
-        self.file = _create_file()
-        self.file.truncate(size)
+        self.file = _create_file(size)
         self.map = mmap.mmap(self.file.fileno(), size)
         self.size = size
         self._lent: weakref.ref[Any] | None = None
@@ -272,10 +287,21 @@ class _Memory:
         return self._lent is None or self._lent() is None
 
 
-def _create_file() -> BinaryIO:
-    if hasattr(os, "memfd_create"):
-        return os.fdopen(os.memfd_create("vqpipe"), "r+b")
-    return cast(BinaryIO, tempfile.TemporaryFile())
+def _create_file(size: int) -> BinaryIO:
+    """Returns a file without a name; on Linux a child cannot change its size.
+
+    Whoever reads memory that is cut off meanwhile would end by SIGBUS.
+    """
+    if not hasattr(os, "memfd_create"):
+        file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 (closed with its memory)
+        file.truncate(size)
+        return file
+    file = os.fdopen(os.memfd_create("vqpipe", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "r+b")
+    file.truncate(size)
+    fcntl.fcntl(
+        file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+    )
+    return file
 
 
 def main(task: dict[str, Any]) -> None:
