@@ -46,4 +46,4 @@ def _bar(axes, place, side, shares):
     middle = statistics.median(shares)
     axes.barh(place, middle, height=0.62, color=_OURS if side.startswith("ours") else _OTHERS)
     axes.plot([min(shares), max(shares)], [place, place], color=_INK, linewidth=1.2)
-    axes.text(max(middle, *shares) + 0.012, place, f"{middle * 100:.0f} %", va="center")
+    axes.text(0.012, place, f"{middle * 100:.0f} %", va="center", color="white", weight="bold")
