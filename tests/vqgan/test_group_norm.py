@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 
@@ -255,15 +256,22 @@ def test_kernels_that_do_not_run_leave_norms_to_torchs_operators(error, monkeypa
 
 
 @needs_triton
-def test_memory_that_is_short_says_nothing_of_kernels(monkeypatch):
-    monkeypatch.setattr(fusion, "normalise", raising(torch.OutOfMemoryError))
-    with pytest.raises(torch.OutOfMemoryError):
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (torch.OutOfMemoryError, "on purpose"),
+        (RuntimeError, "Triton Error [CUDA]: out of memory"),
+    ],
+)
+def test_memory_that_is_short_says_nothing_of_kernels(monkeypatch, error, message):
+    monkeypatch.setattr(fusion, "normalise", raising(error, message))
+    with pytest.raises(error, match=re.escape(message)):
         fusion._try_kernels.__wrapped__(torch.device("cpu"), torch.float32, (128, 32), False)
 
 
-def raising(error):
+def raising(error, message="on purpose"):
     def run(*_):
-        raise error("on purpose")
+        raise error(message)
 
     return run
 

@@ -64,7 +64,7 @@ def _try_kernels(
             nn.GroupNorm(shape[1], shape[0], device=device, dtype=dtype), is_spatial
         )
     except Exception as error:
-        if "out of memory" in str(error):
+        if isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error):
             raise  # says nothing of the kernels, whether torch or triton says it
         logger.warning("norms work without their fused kernels, more slowly: %s", error)
         return False
