@@ -1,7 +1,6 @@
 """Group norms of sums a channel at a time, and the kernels, the latter in triton's interpreter."""
 
 import copy
-import importlib.util
 import os
 import re
 import subprocess
@@ -12,15 +11,11 @@ import torch
 from torch.nn import functional
 
 from tests.vqgan.configs import make_pair, make_pixels
-from tests.vqgan.interpreter import takes_this_numpy
+from tests.vqgan.interpreter import needs_triton, run_interpreted, takes_this_numpy
 from vqpipe.vqgan import fusion
 from vqpipe.vqgan.fusion import fuse
 from vqpipe.vqgan.group_norm import normalise_by_channel
 from vqpipe.vqgan.layers import GroupNorm, SpatialNorm
-
-needs_triton = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="needs triton, which has no build for here"
-)
 
 SHAPES = {
     "published_128": (1, 128, 16, 32, 32),
@@ -164,12 +159,7 @@ CASES = make_kernel_cases()
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("interpreted")
-    torch.save(CASES, folder / "cases.pt")
-    command = [sys.executable, "-c", SCRIPT, folder / "cases.pt", folder / "found.pt"]
-    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, check=True, env=environment)
-    return torch.load(folder / "found.pt")
+    return run_interpreted(SCRIPT, CASES, tmp_path_factory.mktemp("interpreted"))
 
 
 @needs_triton

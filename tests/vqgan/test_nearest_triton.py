@@ -1,24 +1,13 @@
 """The fused kernels, run by triton's interpreter on the CPU, in a process of its own."""
 
-import importlib.util
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
-from tests.vqgan.interpreter import takes_this_numpy
+from tests.vqgan.interpreter import needs_triton, run_interpreted, takes_this_numpy
 from tests.vqgan.test_nearest import KINDS
 from vqpipe.vqgan.nearest import _make_table
 
-pytestmark = [
-    pytest.mark.skipif(
-        importlib.util.find_spec("triton") is None,
-        reason="needs triton, which has no build for here",
-    ),
-    takes_this_numpy,
-]
+pytestmark = [needs_triton, takes_this_numpy]
 
 SCRIPT = """
 import sys
@@ -71,12 +60,7 @@ CASES = make_cases()
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("interpreted")
-    torch.save(CASES, folder / "cases.pt")
-    command = [sys.executable, "-c", SCRIPT, folder / "cases.pt", folder / "found.pt"]
-    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, check=True, env=environment)
-    return torch.load(folder / "found.pt", weights_only=True)
+    return run_interpreted(SCRIPT, CASES, tmp_path_factory.mktemp("interpreted"))
 
 
 def measure_exactly(table, z, codebook):

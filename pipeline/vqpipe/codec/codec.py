@@ -18,7 +18,7 @@ of a batch between threads, so that in half precision a code would depend on its
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -209,7 +209,7 @@ class Codec:
     def _begin(self, forward: Forward, items: npt.NDArray[Any]) -> Begun:
         """Launches all batches at once; on a CPU that is to do them."""
         with torch.inference_mode(), watch_device():
-            begun = self._launch_all(forward, items)
+            begun = list(self._launches(forward, items))
 
         def wait() -> tuple[npt.NDArray[Any], Mask]:
             with watch_device():
@@ -219,39 +219,36 @@ class Codec:
 
         return wait
 
-    def _launch_all(self, forward: Forward, items: npt.NDArray[Any]) -> "list[_Launched]":
-        launched: list[_Launched] = []
-        start = 0
-        while start < len(items):
-            batch = items[start : start + self.batch_size]
-            one = self._launch(forward, batch)
-            if one is None:
-                self._halve_batch()
-                continue
-            launched.append(one)
-            start += len(batch)
-        return launched
-
     def _run_batches(
         self, forward: Forward, items: npt.NDArray[Any], on_batch: OnBatch
     ) -> list[npt.NDArray[Any]]:
         """Returns each result of `forward` over all items, batch by batch."""
         done: list[list[npt.NDArray[Any]]] = []
         pending: deque[_Launched] = deque()
-        start = 0
-        while start < len(items) or pending:
-            if start < len(items) and len(pending) < _IN_FLIGHT:
-                batch = items[start : start + self.batch_size]
-                launched = self._launch(forward, batch)
-                if launched is None:
-                    self._halve_batch()
-                    continue
-                pending.append(launched)
-                start += len(batch)
-            else:
-                done.append(pending[0].collect())
-                on_batch(pending.popleft().size)
+
+        def collect() -> None:
+            done.append(pending[0].collect())
+            on_batch(pending.popleft().size)
+
+        for launched in self._launches(forward, items):
+            pending.append(launched)
+            if len(pending) == _IN_FLIGHT:
+                collect()
+        while pending:
+            collect()
         return [np.concatenate(results) for results in zip(*done, strict=True)]
+
+    def _launches(self, forward: Forward, items: npt.NDArray[Any]) -> "Iterator[_Launched]":
+        """Yields all batches as they are launched, smaller ones from where memory is short."""
+        start = 0
+        while start < len(items):
+            batch = items[start : start + self.batch_size]
+            launched = self._launch(forward, batch)
+            if launched is None:
+                self._halve_batch()
+                continue
+            yield launched
+            start += len(batch)
 
     def _launch(self, forward: Forward, batch: npt.NDArray[Any]) -> "_Launched | None":
         """Starts one batch on the device; returns None if it does not fit into memory.

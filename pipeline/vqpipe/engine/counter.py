@@ -58,11 +58,12 @@ class Counter(Notes):
 
     def add(self, images: int, worked_s: float) -> None:
         """Counts images that a codec has encoded, and seconds that it took for finished rows."""
-        counts = self._counts._replace(
-            encoded=self._counts.encoded + images, busy_s=self._counts.busy_s + worked_s
+        counts = self._counts
+        self._counts = counts._replace(
+            encoded=counts.encoded + images, busy_s=counts.busy_s + worked_s
         )
-        self._counts = counts._replace(failures=0) if images else counts
         if images:
+            self._counts = self._counts._replace(failures=0)
             self._failures.clear()
 
     def opened(self, images: int) -> None:

@@ -182,8 +182,7 @@ def _graph(
     todo = todo_rows(work.todo, _TODO_BLOCKS)
     source = (writer, work.reader, max(1, rows // views), counter)
     data = ray.data.from_arrow(todo)
-    sizes = [work.writer.sink.plan.size(index) for index in work.todo]
-    if work.opens and _are_enough(sizes, cores or capacity.count_cores()):
+    if work.opens and _are_enough(_sizes_left(work), cores or capacity.count_cores()):
         views_too = TableFunction(read_views, (*source, work.opens))
         data = _map(data, views_too, READ_AND_OPEN_CORES, cores)
     else:
@@ -201,6 +200,12 @@ def _graph(
         **ACTORS,
     )
     return cast(ray.data.Dataset, _map(data, work.after) if work.after else data)
+
+
+def _sizes_left(work: Work) -> list[int]:
+    """Returns the compressed bytes of each shard left."""
+    sizes = work.writer.sink.plan.table["size"].to_numpy()
+    return cast(list[int], sizes[list(work.todo)].tolist())
 
 
 def _are_enough(sizes: Sequence[int], cores: float) -> bool:

@@ -89,14 +89,15 @@ class Sandbox:
         table = Table(memory.map, len(images), self.how)
         table.fill(images)
         try:
-            self._open_all(memory, table, seen)
+            self._see_through(memory, table, seen)
         except BaseException:
             self._end_child()  # which is in the middle of it
             raise
         memory.lend(table.pixels)
         return table.take(images.sizes != NO_IMAGE)
 
-    def _open_all(self, memory: "_Memory", table: Table, seen: Seen) -> None:
+    def _see_through(self, memory: "_Memory", table: Table, seen: Seen) -> None:
+        """Has the child open all of a table, and another where one dies at it."""
         blame = dict.fromkeys(range(len(table.sizes)), 0)
         while (row := self._work(memory, table, seen)) is not None:
             assert self._child is not None

@@ -1,4 +1,4 @@
-"""The open stage: compressed images to uint8 pixels, every one a view or a rejection."""
+"""Compressed images to uint8 views: what comes between a stage's reader and its codec."""
 
 import math
 from collections.abc import Callable
@@ -72,16 +72,15 @@ def _view_columns(
     """
     numbers = np.arange(len(rows)) - np.searchsorted(rows, rows)
     width, height = opened.sizes[rows].T
-    values = {
-        "view": numbers,
-        "width": width,
-        "height": height,
-        "flip": opened.flips[rows, numbers],
+    kinds = {field.name: field.type for field in schema.VIEW}
+
+    def column(name: str, values: npt.NDArray[np.generic]) -> pa.Array:
+        return pa.array(values, kinds[name], mask=~has_view)
+
+    return {
+        "view": column("view", numbers),
+        "width": column("width", width),
+        "height": column("height", height),
+        "crop": lists_of(opened.crops[rows, numbers], has_view, kinds["crop"]),
+        "flip": column("flip", opened.flips[rows, numbers]),
     }
-    crop = lists_of(opened.crops[rows, numbers], has_view, schema.VIEW[3].type)
-    found = {
-        field.name: pa.array(values[field.name], field.type, mask=~has_view)
-        for field in schema.VIEW
-        if field.name in values
-    }
-    return {field.name: {**found, "crop": crop}[field.name] for field in schema.VIEW}
