@@ -144,8 +144,8 @@ def main():
     # Workers find classes by their module, and none of ours in `__main__`.
     codec = getattr(importlib.import_module("tests.endtoend.failing"), sys.argv[1])
     graph.run = functools.partial(graph.run, codec=codec)
-    return cli.main(sys.argv[2:])
+    cli.run_to_end(sys.argv[2:])
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
