@@ -102,13 +102,11 @@ def measure_round(root, endpoint, asked):
 def report(side, shares, done):
     """Prints one side's shares of the floor, and what it did."""
     whole = statistics.median(each.images / each.total_s for each in done)
-    rate, peak = (
-        statistics.median(getattr(each, name) for each in done) for name in ("rate", "peak")
-    )
+    rate = statistics.median(each.rate for each in done)
     listed = ", ".join(f"{share:.2f}" for share in shares)
     print(
         f"{side:14} {statistics.median(shares):.2f} of the floor ({listed}); {rate:,.0f} images/s, "
-        f"{whole:,.0f} with the start, {peak / 1e6:,.0f} MB"
+        f"{whole:,.0f} with the start"
     )
 
 

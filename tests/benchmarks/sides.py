@@ -1,5 +1,6 @@
-"""Runs one side of a comparison, and says what it did: images/s, seconds, memory, cores' time."""
+"""Runs one side of a comparison, and says what it did: images/s, seconds, memory if it is asked."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -26,12 +27,13 @@ class Done(NamedTuple):
     """Seconds from the first images to the end of the process."""
     total_s: float
     """Seconds from start to end of the process."""
-    peak: int
-    """Most bytes of the process and all below it, pages that several share counted once."""
     images: int
+    peak: int = 0
+    """Most bytes of the process and all below it, pages that several share counted once; 0 if
+    nobody looked."""
 
 
-def run(side, source, sink, environment=()):
+def run(side, source, sink, environment=(), *, looks_at_memory=False):
     """Runs `tests.benchmarks.peers.<side>` in a process of its own.
 
     Args:
@@ -39,6 +41,8 @@ def run(side, source, sink, environment=()):
         source: Folder or URI of the images.
         sink: Folder that it writes; it is removed before and after.
         environment: More of it, by name.
+        looks_at_memory: Whether that is measured too, which takes time from whoever has much of it
+            in many processes: with Ray, a twelfth of a core, and a tenth of the rate.
     """
     lines = Path(f"{sink}.curve")
     lines.unlink(missing_ok=True)
@@ -53,7 +57,8 @@ def run(side, source, sink, environment=()):
         stderr=subprocess.PIPE,
         text=True,
     )
-    with _Peak(process.pid) as peak:
+    peak = _Peak(process.pid)
+    with peak if looks_at_memory else contextlib.nullcontext():
         _, said = process.communicate(timeout=_TIMEOUT_S)
     ended = time.time()
     shutil.rmtree(sink, ignore_errors=True)
@@ -61,7 +66,7 @@ def run(side, source, sink, environment=()):
         raise RuntimeError(f"{side} ended with {process.returncode}: {said[-2000:]}")
     points = curve.read(lines)
     seconds = ended - points[0][0], ended - begun
-    return Done(curve.rate(points), *seconds, peak.bytes, int(points[-1][1]))
+    return Done(curve.rate(points), *seconds, int(points[-1][1]), peak.bytes)
 
 
 class _Peak:

@@ -8,9 +8,10 @@ import pyarrow as pa
 import pytest
 
 from tests.stages.test_encode import eight, read
-from vqpipe.engine import graph, tasks
-from vqpipe.engine.tasks import ahead, open_views, read_views
+from vqpipe.engine import tasks
+from vqpipe.engine.tasks import TODO, ahead, open_views, read_views, todo_rows
 from vqpipe.images import Preprocess, open_images, square
+from vqpipe.sink.ranges import Staged
 
 __all__ = ["eight"]  # a fixture
 
@@ -61,6 +62,7 @@ def test_ahead_that_is_closed_leaves_no_thread():
 
 def test_read_views_are_those_of_reading_and_then_opening(eight, monkeypatch):
     counter = SimpleNamespace(opened=SimpleNamespace(remote=lambda _: None))
+    monkeypatch.setattr(tasks, "_sandbox", lambda _: None)
     monkeypatch.setattr(tasks, "open_sandboxed", lambda images, how, **_: open_images(images, how))
     monkeypatch.setattr(tasks, "read", lambda *_: iter(read(eight, block_rows=3)))
     how = Preprocess(square(8))
@@ -70,17 +72,11 @@ def test_read_views_are_those_of_reading_and_then_opening(eight, monkeypatch):
     assert all(one.equals(other) for one, other in zip(found, expected, strict=True))
 
 
-@pytest.mark.parametrize(
-    ("sizes", "are_enough"),
-    [
-        ([10] * 32, True),
-        ([10] * 31, False),
-        ([2**30] * 32, True),
-        ([2**31] * 32, False),
-        ([10] * 63 + [60 * 2**30], False),  # seven cores would have nothing to do
-        ([10] * 63 + [90], True),
-        ([], False),
-    ],
-)
-def test_shards_are_enough_for_cores_that_read_what_they_open(sizes, are_enough):
-    assert graph._are_enough(sizes, cores=8) is are_enough
+def test_todo_rows_are_all_shards_in_order_so_many_at_a_time():
+    todo = {3: Staged(), 5: Staged(((0, 7), (9, 12)), 20), 6: Staged()}
+    first, second = todo_rows(todo, [2, 1])
+    assert first.schema == second.schema == TODO
+    assert first["shard"].to_pylist() == [3, 5]
+    assert first["ranges"].to_pylist() == [[], [[0, 7], [9, 12]]]
+    assert first["total"].to_pylist() == [None, 20]
+    assert second["shard"].to_pylist() == [6]

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import psutil
@@ -77,6 +78,39 @@ def test_open_tables_of_any_size_one_after_the_other(sandbox):
     check_equal(run(sandbox, big), big)
 
 
+def test_open_tables_of_several_threads_at_once(poisoned):
+    """Tables that grow need other memory and with it a new child, and some images kill it."""
+    tables = [
+        [jpeg(60, 40 + each, seed=i) for i in range(5 * each % 13)]
+        + [poison.CRASH] * (each % 4 == 1)
+        for each in range(12)
+    ]
+    with ThreadPoolExecutor(3) as threads:
+        found = list(threads.map(lambda table: run(poisoned, table), tables))
+    for opened, table in zip(found, tables, strict=True):
+        good = [image for image in table if image != poison.CRASH]
+        assert [bool(each) for each in opened.rejections] == [image not in good for image in table]
+        expected = open_images(Compressed.of(good), HOW)
+        assert np.array_equal(opened.pixels[: len(good)], expected.pixels)
+
+
+def test_open_puts_images_ready_while_others_are_opened(poisoned, tmp_path):
+    images = [jpeg(60, 40, seed=i) for i in range(3)]
+    check_equal(run(poisoned, images), images)
+    child = poisoned._child
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(run, poisoned, [poison.AWAIT])
+        while not (tmp_path / "reached").exists():
+            assert not first.done()
+        second = threads.submit(run, poisoned, images)
+        while sum(not memory.is_free for memory in poisoned._memories) < 2:
+            assert not second.done()
+        (tmp_path / "go").touch()
+        check_equal(second.result(), images)
+        assert first.result().is_open.all()
+    assert poisoned._child is child
+
+
 def test_open_pixels_stay_as_long_as_anyone_refers_to_them(sandbox):
     first, second = [jpeg(60, 40, seed=i) for i in range(3)], [jpeg(60, 40, seed=i) for i in (7, 8)]
     held = pa.py_buffer(run(sandbox, first).pixels)
@@ -86,22 +120,28 @@ def test_open_pixels_stay_as_long_as_anyone_refers_to_them(sandbox):
     assert np.array_equal(np.frombuffer(held, np.uint8), expected.pixels.ravel())
 
 
+def used(sandbox):
+    """Returns whether anything has been written to each piece of memory."""
+    return [os.fstat(each.file.fileno()).st_blocks > 0 for each in sandbox._memories]
+
+
 def test_open_uses_memory_again_that_nobody_refers_to(sandbox):
     images = [jpeg(60, 40, seed=i) for i in range(3)]
     for _ in range(5):
         held = pa.py_buffer(run(sandbox, images).pixels)
         child = sandbox._child._process.pid
         del held
-    assert len(sandbox._memories) == 1
-    found = run(sandbox, images)
-    check_equal(run(sandbox, images), images)
-    assert len(sandbox._memories) == 2
-    assert sandbox._child._process.pid != child
-    child = sandbox._child._process.pid
+    assert used(sandbox) == [True, False, False]
+    found = [run(sandbox, images)]
     for _ in range(5):
         check_equal(run(sandbox, images), images)
-    assert (len(sandbox._memories), sandbox._child._process.pid) == (2, child)
-    check_equal(found, images)
+    assert used(sandbox) == [True, True, False]
+    found += [run(sandbox, images) for _ in range(2)]
+    assert (used(sandbox), sandbox._child._process.pid) == ([True] * 3, child)
+    found.append(run(sandbox, images))
+    assert (len(sandbox._memories), sandbox._child._process.pid == child) == (6, False)
+    for opened in found:
+        check_equal(opened, images)
 
 
 def test_open_tells_how_many_are_through(poisoned):
@@ -225,7 +265,7 @@ def test_open_that_is_interrupted_leaves_nothing_for_the_next(poisoned):
 @pytest.mark.fault(20)
 def test_memory_cannot_be_cut_off_under_a_reader(sandbox):
     run(sandbox, [jpeg()])
-    (memory,) = sandbox._memories
+    memory, *_ = sandbox._memories
     with pytest.raises(PermissionError):
         memory.file.truncate(0)
 

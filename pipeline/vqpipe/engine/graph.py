@@ -20,7 +20,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn, cast
@@ -43,6 +43,7 @@ from vqpipe.engine.committer import Committer
 from vqpipe.engine.counter import Counter, RemoteLedger
 from vqpipe.engine.outlet import remember_executors
 from vqpipe.engine.pace import Pace, hand_on
+from vqpipe.engine.portions import are_enough, portions
 from vqpipe.engine.tasks import commit, open_views, read, read_views, todo_rows
 from vqpipe.engine.watchdog import CODEC_CORES, Needs, Tick, watch
 from vqpipe.errors import DeviceError
@@ -69,17 +70,11 @@ RETRIES = 64
 TASKS = {**_ARROW, "max_retries": RETRIES}
 ACTORS = {**_ARROW, "max_restarts": -1, "max_task_retries": RETRIES}
 
-SHARDS_A_CORE = 4
-"""Shards for each core from which on a core reads what it opens: at the end some have none left."""
-SHARD_BYTES = 2**30
-"""Mean size up to which it does: if its process dies, all that it has begun is opened again."""
-
 _TABLES = 2
 """That a codec on a GPU has in hand at a time: one on the device, one on the way in or out."""
 
 _REPORT_S = 30.0
 _TELL_S = 1.0  # between two words to the counter about one table
-_TODO_BLOCKS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,15 +174,16 @@ def _graph(
     images = max(1, min(BLOCK_IMAGES[kind], PIXEL_BYTES // row_bytes))
     rows = setup.batch_size * math.ceil(images / setup.batch_size)
     _set_up_data(rows * row_bytes)
-    todo = todo_rows(work.todo, _TODO_BLOCKS)
     source = (writer, work.reader, max(1, rows // views), counter)
-    data = ray.data.from_arrow(todo)
-    if work.opens and _are_enough(_sizes_left(work), cores or capacity.count_cores()):
+    sizes, processors = _sizes_left(work), cores or capacity.count_cores()
+    if work.opens and are_enough(sizes, processors):
+        data = ray.data.from_arrow(todo_rows(work.todo, portions(sizes, processors)))
         views_too = TableFunction(read_views, (*source, work.opens))
         data = _map(data, views_too, READ_AND_OPEN_CORES, cores)
     else:
+        todo = todo_rows(work.todo, portions(sizes))
         readers = cores and min(cores + 1, len(todo))  # else Ray warns of blocks that are too few
-        data = _map(data, TableFunction(read, source), READ_CORES, readers)
+        data = _map(ray.data.from_arrow(todo), TableFunction(read, source), READ_CORES, readers)
         if work.opens:
             data = _map(data, TableFunction(open_views, (work.opens, counter)))
     data = data.map_batches(
@@ -206,20 +202,6 @@ def _sizes_left(work: Work) -> list[int]:
     """Returns the compressed bytes of each shard left."""
     sizes = work.writer.sink.plan.table["size"].to_numpy()
     return cast(list[int], sizes[list(work.todo)].tolist())
-
-
-def _are_enough(sizes: Sequence[int], cores: float) -> bool:
-    """Tells whether shards keep all cores busy, each read and opened by one of them.
-
-    Args:
-        sizes: Compressed bytes of each.
-        cores: Of the cluster.
-    """
-    return (
-        len(sizes) >= SHARDS_A_CORE * max(1, cores)
-        and sum(sizes) <= SHARD_BYTES * len(sizes)
-        and max(sizes) * cores <= sum(sizes)  # else one core would be at the largest for longer
-    )
 
 
 def _map(data: Any, stage: TableFunction, cores: float = 1, most: int | None = None) -> Any:  # noqa: ANN401
@@ -250,6 +232,8 @@ def _set_up_data(block_bytes: int) -> None:
     data.raise_original_map_exception = True
     # Its own guard ends a run that has not moved for half an hour; ours is the user's to set.
     data.execution_no_progress_timeout_s = -1
+    # By default every task, of which each block is one, has a thread that looks at its memory.
+    data.memory_usage_poll_interval_s = None
     keep_blocks()
     remember_executors(data)
 

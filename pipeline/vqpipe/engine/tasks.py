@@ -6,7 +6,7 @@ which takes about two seconds of a core in every process.
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -24,6 +24,7 @@ from vqpipe.sink.writer import Writer
 from vqpipe.stages.attempts import noted
 from vqpipe.stages.open import open_rows
 from vqpipe.stages.read import Reader, gather_tables
+from vqpipe.storage.ahead import map_ahead
 
 TODO = pa.schema(
     [
@@ -35,14 +36,13 @@ TODO = pa.schema(
 """Schema of what is left to do, one row a shard."""
 
 
-def todo_rows(todo: dict[int, Staged], blocks: int) -> list[pa.Table]:
-    """Returns the shards left, in at most so many tables (`TODO`)."""
-    rows = [
+def todo_rows(todo: dict[int, Staged], counts: Iterable[int]) -> list[pa.Table]:
+    """Returns the shards left, in tables of so many each (`TODO`)."""
+    rows = (
         {"shard": index, "ranges": staged.ranges, "total": staged.total}
         for index, staged in todo.items()
-    ]
-    size = -(-len(rows) // blocks)
-    parts = (rows[first : first + size] for first in range(0, len(rows), size))
+    )
+    parts = (list(itertools.islice(rows, count)) for count in counts)
     return [pa.Table.from_pylist(part, schema=TODO) for part in parts]
 
 
@@ -106,10 +106,12 @@ def read_views(
 ) -> Iterator[pa.Table]:
     """Yields the rows of some shards with their images opened, in one process.
 
-    While one table is handed on, images of the next are opened, and the one behind it is read.
+    While one table is handed on, images of the next are opened, those of another lie ready for it,
+    and the one behind it is read.
     """
+    _sandbox(how)  # one for all threads
     tables = ahead(read(todo, writer, reader, block_rows, counter))
-    yield from ahead(open_views(table, how, counter) for table in tables)
+    yield from map_ahead(lambda table: open_views(table, how, counter), tables, threads=2, most=2)
 
 
 def ahead(items: Iterator[pa.Table]) -> Iterator[pa.Table]:

@@ -30,6 +30,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -57,6 +58,8 @@ SPARE_BYTES = 256 * 2**20
 # delay. And no decoder sends SIGKILL: the kernel does when memory runs out, for whatever reason.
 _GIVEN_UP, _TIMEOUT_BLAME, _CRASH_BLAME, _KILL_BLAME = 10, 5, 5, 2
 _STARTS = 5
+_TABLES = 3
+"""Of images at a time: one that is handed on, one that the child is at, and one ready for it."""
 _LOOKS = 40  # at the clock, within the most that it may show
 
 
@@ -65,13 +68,19 @@ Seen = Callable[[int], object]
 
 
 class Sandbox:
-    """Opens images in a child; made once in a worker, it keeps its child and its memory."""
+    """Opens images in a child; made once in a worker, it keeps its child and its memory.
+
+    Several threads may have it open images: while the child is at those of one, the others put
+    theirs where it finds them, so that it never waits for more.
+    """
 
     def __init__(self, how: Preprocess, time_limit_s: float = TIME_LIMIT_S) -> None:
         self.how = how
         self.time_limit_s = time_limit_s
         self._memories: list[_Memory] = []
         self._child: _Child | None = None
+        self._turn, self._choice = threading.Lock(), threading.Lock()
+        """Of whom the child works for, and of whom memory is found for."""
 
     def open(self, images: Compressed, seen: Seen = lambda _: None) -> OpenedImages:
         """Returns the views of images, as `open_images` does.
@@ -83,21 +92,23 @@ class Sandbox:
         Raises:
             ConfigError: If a child does not even start.
         """
-        if self._child and self._child.has_ended():
-            self._end_child()  # between two tables, which is no image's fault
-        memory = self._free_memory(images)
-        table = Table(memory.map, len(images), self.how)
+        with self._choice:
+            memory = self._free_memory(images)
+            table = Table(memory.map, len(images), self.how)
+            memory.lend(table.pixels)
         table.fill(images)
-        try:
-            self._see_through(memory, table, seen)
-        except BaseException:
-            self._end_child()  # which is in the middle of it
-            raise
-        memory.lend(table.pixels)
+        with self._turn:
+            try:
+                self._see_through(memory, table, seen)
+            except BaseException:
+                self._end_child()  # which is in the middle of it
+                raise
         return table.take(images.sizes != NO_IMAGE)
 
     def _see_through(self, memory: "_Memory", table: Table, seen: Seen) -> None:
         """Has the child open all of a table, and another where one dies at it."""
+        if self._child and self._child.has_ended():
+            self._end_child()  # between two tables, which is no image's fault
         blame = dict.fromkeys(range(len(table.sizes)), 0)
         while (row := self._work(memory, table, seen)) is not None:
             assert self._child is not None
@@ -108,27 +119,32 @@ class Sandbox:
 
     def close(self) -> None:
         """Ends the child and gives the memory back; of lent pixels when nobody refers to them."""
-        self._end_child()
-        for memory in self._memories:
-            memory.file.close()
-        self._memories.clear()
+        with self._choice:
+            self._exchange(self._memories.copy(), [])
 
     def _free_memory(self, images: Compressed) -> "_Memory":
         """Returns memory with room for images that nobody else refers to.
 
-        More of it is a matter of a new child, since that has its limit from the start.
+        More of it is a matter of a new child, since that has its limit from the start; so there is
+        more than one at once. What is not written to takes up nothing.
         """
         needed = Places.of(len(images), self.how).data + images.nbytes
         free = [memory for memory in self._memories if memory.is_free]
         for memory in free:
             if memory.size >= needed:
                 return memory
-        self._end_child()
-        for memory in free:
-            memory.file.close()
-            self._memories.remove(memory)
-        self._memories.append(_Memory(max(mmap.PAGESIZE, 2 * needed)))
-        return self._memories[-1]
+        new = [_Memory(max(mmap.PAGESIZE, 2 * needed)) for _ in range(_TABLES)]
+        self._exchange(free, new)
+        return new[0]
+
+    def _exchange(self, old: "list[_Memory]", new: "list[_Memory]") -> None:
+        """Puts memory in the place of other memory, as soon as no child works there."""
+        with self._turn:
+            self._end_child()
+            for memory in old:
+                memory.file.close()
+                self._memories.remove(memory)
+            self._memories += new
 
     def _end_child(self) -> None:
         if self._child:

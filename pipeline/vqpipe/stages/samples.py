@@ -4,6 +4,7 @@ A kept value is never a Python object on its way: dates beyond the year 9999, zo
 knows and nanoseconds would not survive that.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -29,8 +30,17 @@ def columns_of(samples: Sequence[Sample], kept: pa.Schema, holds: str) -> dict[s
         "lost_by": pa.array([each and each.lost_by for each in rejections], pa.string()),
         "passed_over": pa.array([sample.passed_over for sample in samples], pa.int32()),
         **{KEPT + field.name: _values(samples, field) for field in kept},
-        holds: pa.array([sample.data for sample in samples], pa.large_binary()),
+        holds: _joined([sample.data for sample in samples]),
     }
+
+
+def _joined(values: Sequence[bytes | None]) -> pa.Array:
+    """Returns large binary values; Arrow's own way grows its memory step by step, and copies it."""
+    ends = itertools.accumulate((len(value or b"") for value in values), initial=0)
+    is_there = pa.array([None if value is None else True for value in values], pa.bool_())
+    data = pa.py_buffer(b"".join(value or b"" for value in values))
+    buffers = [is_there.buffers()[0], pa.array(ends, pa.int64()).buffers()[1], data]
+    return pa.Array.from_buffers(pa.large_binary(), len(values), buffers)
 
 
 def _values(samples: Sequence[Sample], field: pa.Field) -> pa.Array:
