@@ -60,16 +60,59 @@ def test_ahead_that_is_closed_leaves_no_thread():
     assert threading.active_count() == before
 
 
+class InProcess:
+    """Opens images as the sandbox does, without a child."""
+
+    def __init__(self, how):
+        self._how = how
+
+    def prepare(self, images):
+        return images
+
+    def open_prepared(self, images, _):
+        return open_images(images, self._how)
+
+
 def test_read_views_are_those_of_reading_and_then_opening(eight, monkeypatch):
     counter = SimpleNamespace(opened=SimpleNamespace(remote=lambda _: None))
-    monkeypatch.setattr(tasks, "_sandbox", lambda _: None)
-    monkeypatch.setattr(tasks, "open_sandboxed", lambda images, how, **_: open_images(images, how))
+    monkeypatch.setattr(tasks, "_sandbox", InProcess)
     monkeypatch.setattr(tasks, "read", lambda *_: iter(read(eight, block_rows=3)))
     how = Preprocess(square(8))
     found = list(read_views(None, None, None, 3, counter, how))
     expected = [open_views(table, how, counter) for table in read(eight, block_rows=3)]
     assert len(found) == 3
     assert all(one.equals(other) for one, other in zip(found, expected, strict=True))
+
+
+def test_read_views_of_a_source_that_fails_come_first(eight, monkeypatch):
+    def fail():
+        yield from read(eight, block_rows=3)[:2]
+        raise ValueError("no more")
+
+    counter = SimpleNamespace(opened=SimpleNamespace(remote=lambda _: None))
+    monkeypatch.setattr(tasks, "_sandbox", InProcess)
+    monkeypatch.setattr(tasks, "read", lambda *_: fail())
+    found = read_views(None, None, None, 3, counter, Preprocess(square(8)))
+    assert [len(table) for table in itertools.islice(found, 2)] == [3, 3]
+    with pytest.raises(ValueError, match="no more"):
+        next(found)
+
+
+def test_read_views_come_while_the_source_is_slow(eight, monkeypatch):
+    go_on = threading.Event()
+
+    def wait():
+        yield from read(eight, block_rows=3)[:1]
+        assert go_on.wait(30)
+
+    counter = SimpleNamespace(opened=SimpleNamespace(remote=lambda _: None))
+    monkeypatch.setattr(tasks, "_sandbox", InProcess)
+    monkeypatch.setattr(tasks, "read", lambda *_: wait())
+    found = read_views(None, None, None, 3, counter, Preprocess(square(8)))
+    assert len(next(found)) == 3
+    assert not go_on.is_set()
+    go_on.set()
+    assert list(found) == []
 
 
 def test_todo_rows_are_all_shards_in_order_so_many_at_a_time():

@@ -172,12 +172,13 @@ def test_open_views_says_from_time_to_time_how_many_are_through(eight, monkeypat
     counter = SimpleNamespace(opened=SimpleNamespace(remote=said.append))
     through = [3, 3, 6]
 
-    def open_slowly(images, how, seen):
+    def open_slowly(images, seen):
         for count in through:
             seen(count)
         return open_images(images, how)
 
-    monkeypatch.setattr(tasks, "open_sandboxed", open_slowly)
+    slow = SimpleNamespace(prepare=lambda images: images, open_prepared=open_slowly)
+    monkeypatch.setattr(tasks, "_sandbox", lambda _: slow)
     table, how = pa.concat_tables(read(eight)), Preprocess(square(8))
     opened = open_views(table, how, counter)
     assert opened.equals(open_rows(table, how))

@@ -5,8 +5,11 @@ from pathlib import Path
 CRASH, CRASH_ONCE, HANG, SLEEP, MEMORY, ABORT, ENVIRONMENT, KILL, KILL_ONCE = (
     b"POISON %d\n" % number + b"\0" * 50 for number in range(9)
 )
-HANG_ONCE, SLEEP_ONCE, AWAIT = (b"POISON %d\n" % number + b"\0" * 50 for number in range(9, 12))
-"""AWAIT has a file `reached` made beside the site, and is an image as soon as there is `go`."""
+HANG_ONCE, SLEEP_ONCE, AWAIT, NAMELESS = (
+    b"POISON %d\n" % number + b"\0" * 50 for number in range(9, 13)
+)
+"""NAMELESS sends a signal that has no name; AWAIT has a file `reached` made beside the site, and is
+an image as soon as there is `go`."""
 
 _SITE = """
 import ctypes, os, signal, time
@@ -67,6 +70,7 @@ _DEEDS = [
     lambda: once(hang),
     lambda: once(lambda: time.sleep(1000)),
     wait,
+    lambda: os.kill(os.getpid(), signal.SIGRTMIN + 1),
 ]
 
 

@@ -15,6 +15,7 @@ from tests import shell
 from tests.faults.killer import KINDS
 from tests.images import poison
 from tests.makers import encoded, jpeg, picture, tar_of
+from vqpipe.engine.tasks import ahead
 from vqpipe.errors import ConfigError
 from vqpipe.images import Compressed, Preprocess, View, open_images, square
 from vqpipe.images.sandbox import Sandbox
@@ -78,36 +79,36 @@ def test_open_tables_of_any_size_one_after_the_other(sandbox):
     check_equal(run(sandbox, big), big)
 
 
-def test_open_tables_of_several_threads_at_once(poisoned):
+def test_prepare_in_another_thread_goes_on_while_images_are_opened(poisoned):
     """Tables that grow need other memory and with it a new child, and some images kill it."""
     tables = [
         [jpeg(60, 40 + each, seed=i) for i in range(5 * each % 13)]
         + [poison.CRASH] * (each % 4 == 1)
         for each in range(12)
     ]
-    with ThreadPoolExecutor(3) as threads:
-        found = list(threads.map(lambda table: run(poisoned, table), tables))
-    for opened, table in zip(found, tables, strict=True):
-        good = [image for image in table if image != poison.CRASH]
-        assert [bool(each) for each in opened.rejections] == [image not in good for image in table]
+    prepared = (poisoned.prepare(Compressed.of(images)) for images in tables)
+    found = [poisoned.open_prepared(each) for each in ahead(prepared)]
+    assert len(found) == len(tables)
+    for opened, images in zip(found, tables, strict=True):
+        good = [image for image in images if image != poison.CRASH]
+        assert [bool(each) for each in opened.rejections] == [each not in good for each in images]
         expected = open_images(Compressed.of(good), HOW)
         assert np.array_equal(opened.pixels[: len(good)], expected.pixels)
 
 
-def test_open_puts_images_ready_while_others_are_opened(poisoned, tmp_path):
+def test_prepare_needs_no_other_child_while_one_is_at_work(poisoned, tmp_path):
     images = [jpeg(60, 40, seed=i) for i in range(3)]
     check_equal(run(poisoned, images), images)
     child = poisoned._child
-    with ThreadPoolExecutor(2) as threads:
-        first = threads.submit(run, poisoned, [poison.AWAIT])
+    with ThreadPoolExecutor(1) as thread:
+        first = thread.submit(run, poisoned, [poison.AWAIT])
         while not (tmp_path / "reached").exists():
             assert not first.done()
-        second = threads.submit(run, poisoned, images)
-        while sum(not memory.is_free for memory in poisoned._memories) < 2:
-            assert not second.done()
+        second = poisoned.prepare(Compressed.of(images))
+        assert not first.done()
         (tmp_path / "go").touch()
-        check_equal(second.result(), images)
         assert first.result().is_open.all()
+    check_equal(poisoned.open_prepared(second), images)
     assert poisoned._child is child
 
 
@@ -131,17 +132,20 @@ def test_open_uses_memory_again_that_nobody_refers_to(sandbox):
         held = pa.py_buffer(run(sandbox, images).pixels)
         child = sandbox._child._process.pid
         del held
-    assert used(sandbox) == [True, False, False]
+    assert used(sandbox) == [True, False, False, False]
     found = [run(sandbox, images)]
     for _ in range(5):
         check_equal(run(sandbox, images), images)
-    assert used(sandbox) == [True, True, False]
-    found += [run(sandbox, images) for _ in range(2)]
-    assert (used(sandbox), sandbox._child._process.pid) == ([True] * 3, child)
+    assert used(sandbox) == [True, True, False, False]
+    found += [run(sandbox, images) for _ in range(3)]
+    assert (used(sandbox), sandbox._child._process.pid) == ([True] * 4, child)
     found.append(run(sandbox, images))
-    assert (len(sandbox._memories), sandbox._child._process.pid == child) == (6, False)
+    assert (len(sandbox._memories), sandbox._child._process.pid == child) == (8, False)
     for opened in found:
         check_equal(opened, images)
+    del found, opened
+    check_equal(run(sandbox, images * 9), images * 9)
+    assert len(sandbox._memories) == 4  # what was too small is gone
 
 
 def test_open_tells_how_many_are_through(poisoned):
@@ -184,8 +188,9 @@ def test_open_keeps_its_child(sandbox):
         (poison.HANG, Reason.TIMED_OUT),
         (poison.SLEEP, Reason.TIMED_OUT),
         (poison.MEMORY, Reason.TOO_MUCH_MEMORY),
+        (poison.NAMELESS, Reason.DECODER_CRASHED),
     ],
-    ids=["crash", "abort", "kill", "hang", "sleep", "memory"],
+    ids=["crash", "abort", "kill", "hang", "sleep", "memory", "nameless"],
 )
 def test_open_poison_costs_itself_alone(poisoned, image, reason):
     good = [jpeg(60, 40, seed=i) for i in range(4)]

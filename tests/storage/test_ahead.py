@@ -19,13 +19,6 @@ def test_map_ahead_yields_all_in_order_and_asks_for_few_at_a_time():
     assert list(map_ahead(ask, [], 4)) == []
 
 
-def test_map_ahead_is_ahead_by_no_more_than_it_may():
-    asked = []
-    for taken, _ in enumerate(map_ahead(asked.append, range(20), 2, most=3)):
-        assert len(asked) <= taken + 3
-    assert len(asked) == 20
-
-
 def test_map_ahead_works_at_several_at_once():
     together = threading.Barrier(3, timeout=30)
     assert len(list(map_ahead(lambda _: together.wait(), range(3), 3))) == 3

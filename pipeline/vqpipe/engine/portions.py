@@ -7,13 +7,15 @@ import numpy as np
 
 SHARDS_A_CORE = 4
 """Shards for each core from which on a core reads what it opens: at the end some have none left."""
-TASK_BYTES = 2**30
-"""Mean size of a shard up to which it does, and most bytes of shards that one task is given: if its
-process dies, all that it has begun is opened again."""
+SHARD_BYTES = 2**30
+"""Mean size of a shard up to which it does: if its process dies, all that it has begun is opened
+again."""
+TASK_BYTES = 2**28
+"""Most bytes of shards that one task is given together, half a minute's work or less."""
 
 _MOST_TASKS = 10_000
 _PARTS = 2
-"""Of what is left for each core, a task gets one."""
+"""A task is given at most one in so many of a core's share of what is left."""
 
 
 def are_enough(sizes: Sequence[int], cores: float) -> bool:
@@ -25,7 +27,7 @@ def are_enough(sizes: Sequence[int], cores: float) -> bool:
     """
     return (
         len(sizes) >= SHARDS_A_CORE * max(1, cores)
-        and sum(sizes) <= TASK_BYTES * len(sizes)
+        and sum(sizes) <= SHARD_BYTES * len(sizes)
         and max(sizes) * cores <= sum(sizes)  # else one core would be at the largest for longer
     )
 
@@ -38,11 +40,14 @@ def portions(sizes: Sequence[int], cores: float = math.inf) -> Iterator[int]:
 
     Args:
         sizes: Compressed bytes of each shard.
-        cores: How many share them; by default as many as there are shards.
+        cores: How many share them; by default as many as there are shards. (Where machines come
+            later, there are more.)
     """
-    ends, first, least = np.cumsum([0, *sizes]), 0, -(-len(sizes) // _MOST_TASKS)
+    ends, first, least = np.cumsum([0.0, *sizes]), 0, -(-len(sizes) // _MOST_TASKS)
+    share = 1 / (_PARTS * max(1, cores))
     while (left := len(sizes) - first) > 0:
-        fitting = int(np.searchsorted(ends, ends[first] + TASK_BYTES, "right")) - 1 - first
-        count = max(1, least, min(fitting, int(left / (_PARTS * max(1, cores)))))
+        most = ends[first] + min(TASK_BYTES, (ends[-1] - ends[first]) * share)
+        fitting = int(np.searchsorted(ends, most, "right")) - 1 - first
+        count = max(1, least, min(fitting, int(left * share)))
         yield count
         first += count

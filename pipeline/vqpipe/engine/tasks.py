@@ -8,23 +8,24 @@ import functools
 import itertools
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import pyarrow as pa
 import ray
 from ray.actor import ActorHandle
 
 from vqpipe.engine.counter import RemoteLedger
-from vqpipe.images import Compressed, OpenedImages, Preprocess
-from vqpipe.images.sandbox import Sandbox, Seen
+from vqpipe.images import Preprocess
+from vqpipe.images.sandbox import Prepared, Sandbox
 from vqpipe.sink.commit import commit_rows
 from vqpipe.sink.plan import Plan
 from vqpipe.sink.ranges import Staged
 from vqpipe.sink.writer import Writer
 from vqpipe.stages.attempts import noted
-from vqpipe.stages.open import open_rows
+from vqpipe.stages.open import compressed_of, put_views
 from vqpipe.stages.read import Reader, gather_tables
-from vqpipe.storage.ahead import map_ahead
+
+Item = TypeVar("Item")
 
 TODO = pa.schema(
     [
@@ -107,30 +108,43 @@ def read_views(
     """Yields the rows of some shards with their images opened, in one process.
 
     While one table is handed on, images of the next are opened, those of another lie ready for it,
-    and the one behind it is read.
+    and the one behind it is read: nothing waits but for what takes longest.
     """
-    _sandbox(how)  # one for all threads
     tables = ahead(read(todo, writer, reader, block_rows, counter))
-    yield from map_ahead(lambda table: open_views(table, how, counter), tables, threads=2, most=2)
+    prepared = ahead((table, _prepare(table, how)) for table in tables)
+    yield from ahead(_open(*each, how, counter) for each in prepared)
 
 
-def ahead(items: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """Yields tables as they come, each while a thread makes the next."""
+def ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """Yields items as they come, each while a thread makes the next."""
     with ThreadPoolExecutor(1) as thread:
         following = thread.submit(next, items, None)
-        while (table := following.result()) is not None:
+        while (item := following.result()) is not None:
             following = thread.submit(next, items, None)
-            yield table
+            yield item
+            del item  # the pixels of a table go as soon as it is handed on
 
 
 def open_views(table: pa.Table, how: Preprocess, counter: ActorHandle[Any]) -> pa.Table:
-    """Returns rows with their images opened; that images are slow is no standstill.
+    """Returns rows with their images opened.
 
     Args:
         table: Rows as they were read.
         how: How images become views.
-        counter: Told of images that are through, every few seconds and at the end.
+        counter: Told of images that are through, every few seconds and at the end: that images are
+            slow is no standstill.
     """
+    return _open(table, _prepare(table, how), how, counter)
+
+
+def _prepare(table: pa.Table, how: Preprocess) -> Prepared:
+    """Puts the images of a table where the child of this worker finds them."""
+    return _sandbox(how).prepare(compressed_of(table["image"]))
+
+
+def _open(
+    table: pa.Table, prepared: Prepared, how: Preprocess, counter: ActorHandle[Any]
+) -> pa.Table:
     told = 0
 
     def tell(through: int) -> None:
@@ -139,14 +153,9 @@ def open_views(table: pa.Table, how: Preprocess, counter: ActorHandle[Any]) -> p
             counter.opened.remote(through - told)
         told = through
 
-    views = open_rows(table, how, functools.partial(open_sandboxed, seen=tell))
+    opened = _sandbox(how).open_prepared(prepared, tell)
     tell(len(table))
-    return views
-
-
-def open_sandboxed(images: Compressed, how: Preprocess, seen: Seen) -> OpenedImages:
-    """Opens images as `vqpipe.images.open_images` does, in a child of this worker."""
-    return _sandbox(how).open(images, seen)
+    return put_views(table, how, opened)
 
 
 @functools.cache

@@ -30,13 +30,15 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import weakref
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
 
 from vqpipe.errors import ConfigError
 from vqpipe.images import Compressed, OpenedImages, Pixels, Preprocess, Views, views_of
@@ -58,8 +60,8 @@ SPARE_BYTES = 256 * 2**20
 # delay. And no decoder sends SIGKILL: the kernel does when memory runs out, for whatever reason.
 _GIVEN_UP, _TIMEOUT_BLAME, _CRASH_BLAME, _KILL_BLAME = 10, 5, 5, 2
 _STARTS = 5
-_TABLES = 3
-"""Of images at a time: one that is handed on, one that the child is at, and one ready for it."""
+_TABLES = 4
+"""Of images at a time: handed on, opened, ready to be, and one whose last reader is late."""
 _LOOKS = 40  # at the clock, within the most that it may show
 
 
@@ -70,8 +72,7 @@ Seen = Callable[[int], object]
 class Sandbox:
     """Opens images in a child; made once in a worker, it keeps its child and its memory.
 
-    Several threads may have it open images: while the child is at those of one, the others put
-    theirs where it finds them, so that it never waits for more.
+    One thread may prepare tables while another has them opened, so that the child never waits.
     """
 
     def __init__(self, how: Preprocess, time_limit_s: float = TIME_LIMIT_S) -> None:
@@ -79,53 +80,57 @@ class Sandbox:
         self.time_limit_s = time_limit_s
         self._memories: list[_Memory] = []
         self._child: _Child | None = None
-        self._turn, self._choice = threading.Lock(), threading.Lock()
-        """Of whom the child works for, and of whom memory is found for."""
 
     def open(self, images: Compressed, seen: Seen = lambda _: None) -> OpenedImages:
+        """Returns the views of N compressed images, as `open_images` does; see `open_prepared`."""
+        return self.open_prepared(self.prepare(images), seen)
+
+    def prepare(self, images: Compressed) -> "Prepared":
+        """Puts images where a child finds them."""
+        memory = self._free_memory(images)
+        table = Table(memory.map, len(images), self.how)
+        memory.lend(table.pixels)
+        table.fill(images)
+        return Prepared(table, memory, images.sizes != NO_IMAGE)
+
+    def open_prepared(self, prepared: "Prepared", seen: Seen = lambda _: None) -> OpenedImages:
         """Returns the views of images, as `open_images` does.
 
         Args:
-            images: N compressed images.
+            prepared: The images.
             seen: Told how many of them are through, while it takes long.
 
         Raises:
             ConfigError: If a child does not even start.
         """
-        with self._choice:
-            memory = self._free_memory(images)
-            table = Table(memory.map, len(images), self.how)
-            memory.lend(table.pixels)
-        table.fill(images)
-        with self._turn:
-            try:
-                self._see_through(memory, table, seen)
-            except BaseException:
-                self._end_child()  # which is in the middle of it
-                raise
-        return table.take(images.sizes != NO_IMAGE)
+        try:
+            self._see_through(prepared, seen)
+        except BaseException:
+            self._end_child()  # which is in the middle of it
+            raise
+        return prepared.table.take(prepared.had)
 
-    def _see_through(self, memory: "_Memory", table: Table, seen: Seen) -> None:
+    def _see_through(self, prepared: "Prepared", seen: Seen) -> None:
         """Has the child open all of a table, and another where one dies at it."""
+        table, blame = prepared.table, dict.fromkeys(range(len(prepared.had)), 0)
         if self._child and self._child.has_ended():
             self._end_child()  # between two tables, which is no image's fault
-        blame = dict.fromkeys(range(len(table.sizes)), 0)
-        while (row := self._work(memory, table, seen)) is not None:
-            assert self._child is not None
-            rejection, weight = self._child.explain(self.time_limit_s)
-            self._child, blame[row] = None, blame[row] + weight
+        while (row := self._work(prepared, seen)) is not None:
+            child, self._child = cast(_Child, self._child), None
+            rejection, weight = child.explain(self.time_limit_s)
+            blame[row] += weight
             if blame[row] >= _GIVEN_UP:
                 table.reject(row, rejection)
 
     def close(self) -> None:
         """Ends the child and gives the memory back; of lent pixels when nobody refers to them."""
-        with self._choice:
-            self._exchange(self._memories.copy(), [])
+        self._end_child()
+        self._memories = []
 
     def _free_memory(self, images: Compressed) -> "_Memory":
         """Returns memory with room for images that nobody else refers to.
 
-        More of it is a matter of a new child, since that has its limit from the start; so there is
+        A child learns of new memory when it starts, and has its limit from then on: so there is
         more than one at once. What is not written to takes up nothing.
         """
         needed = Places.of(len(images), self.how).data + images.nbytes
@@ -134,31 +139,23 @@ class Sandbox:
             if memory.size >= needed:
                 return memory
         new = [_Memory(max(mmap.PAGESIZE, 2 * needed)) for _ in range(_TABLES)]
-        self._exchange(free, new)
+        self._memories = [memory for memory in self._memories if memory not in free] + new
         return new[0]
-
-    def _exchange(self, old: "list[_Memory]", new: "list[_Memory]") -> None:
-        """Puts memory in the place of other memory, as soon as no child works there."""
-        with self._turn:
-            self._end_child()
-            for memory in old:
-                memory.file.close()
-                self._memories.remove(memory)
-            self._memories += new
 
     def _end_child(self) -> None:
         if self._child:
             self._child.close()
             self._child = None
 
-    def _work(self, memory: "_Memory", table: Table, seen: Seen) -> int | None:
+    def _work(self, prepared: "Prepared", seen: Seen) -> int | None:
         """Has the child open what is left; returns None, or the row at which it died."""
+        if self._child and prepared.memory not in self._child.memories:
+            self._end_child()
         if self._child is None:
             self._child = self._start()
-        place = self._memories.index(memory)
-        if self._child.open(place, table, CLOCK_LIMITS * self.time_limit_s, seen):
-            return None
-        return table.first_left()
+        limit_s = CLOCK_LIMITS * self.time_limit_s
+        is_through = self._child.open(prepared, limit_s, seen)
+        return None if is_through else prepared.table.first_left()
 
     def _start(self) -> "_Child":
         """Returns a child that is ready; one that is killed on the way is replaced."""
@@ -183,10 +180,22 @@ def _open_or_reject(image: bytes, how: Preprocess) -> Views | Rejection:
         return Rejection(Reason.TOO_MUCH_MEMORY, f"opening it takes more than {limit:,.0f} MiB")
 
 
+class Prepared(NamedTuple):
+    """Images that lie where a child finds them."""
+
+    table: Table
+    memory: "_Memory"
+    """That the table is in."""
+    had: npt.NDArray[np.bool_]
+    """(N,) which rows have an image, by our own word: what the child writes is not trusted."""
+
+
 class _Child:
     """The process that opens images: `main` below."""
 
     def __init__(self, memories: "list[_Memory]", how: Preprocess, time_limit_s: float) -> None:
+        self.memories = memories
+        """What it knows of."""
         self._is_late = False
         files = [memory.file.fileno() for memory in memories]
         self._channel, theirs = socket.socketpair()
@@ -215,17 +224,17 @@ class _Child:
         self._hang_up()
         return self._process.wait()
 
-    def open(self, memory: int, table: Table, clock_limit_s: float, seen: Seen) -> bool:
+    def open(self, prepared: Prepared, clock_limit_s: float, seen: Seen) -> bool:
         """Has it open what is left of a table; returns False if it dies, or is ended for delay.
 
         Args:
-            memory: Which one of those that it knows the table lies in.
-            table: The images.
+            prepared: The images.
             clock_limit_s: Most seconds for one of them, by the clock.
             seen: Told how many of them are through, at every look at the clock.
         """
+        table, place = prepared.table, self.memories.index(prepared.memory)
         try:
-            self._channel.sendall(f"{memory} {len(table.records)}\n".encode())
+            self._channel.sendall(f"{place} {len(table.records)}\n".encode())
             self._is_late = not self._await(table, clock_limit_s, seen)
             if self._is_late:
                 self._process.kill()
@@ -261,7 +270,7 @@ class _Child:
             limit = clock if self._is_late else f"{time_limit_s:g} s of processor time"
             late = f"opening it took more than {limit}, and again"
             return Rejection(Reason.TIMED_OUT, late), _TIMEOUT_BLAME
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        how = f"signal {_name(-code)}" if code < 0 else f"exit code {code}"
         crash = f"the process that opened it ended with {how}"
         if code == -signal.SIGKILL:
             times = -(-_GIVEN_UP // _KILL_BLAME)
@@ -293,6 +302,9 @@ class _Memory:
         self.size = size
         self._lent: weakref.ref[Any] | None = None
 
+    def __del__(self) -> None:
+        self.file.close()
+
     def lend(self, pixels: Pixels) -> None:
         """Notes that pixels in this memory are referred to elsewhere."""
         # Whatever array or buffer is made of them refers to the object at the base of them all.
@@ -302,6 +314,12 @@ class _Memory:
     def is_free(self) -> bool:
         """Whether nobody refers to pixels in it any more."""
         return self._lent is None or self._lent() is None
+
+
+def _name(number: int) -> str:
+    """Returns what a signal is called; those from 32 on have no names."""
+    named = number in {each.value for each in signal.Signals}
+    return signal.Signals(number).name if named else str(number)
 
 
 def _create_file(size: int) -> BinaryIO:

@@ -17,6 +17,17 @@ Opener = Callable[[Compressed, Preprocess], OpenedImages]
 
 
 def open_rows(table: pa.Table, how: Preprocess, opener: Opener = open_images) -> pa.Table:
+    """Opens compressed images, and replaces them by uint8 views (`put_views`).
+
+    Args:
+        table: Rows as they were read.
+        how: How images become views.
+        opener: What opens them: here, or in a process of their own.
+    """
+    return put_views(table, how, opener(compressed_of(table["image"]), how))
+
+
+def put_views(table: pa.Table, how: Preprocess, opened: OpenedImages) -> pa.Table:
     """Replaces compressed images by uint8 views; an image that fails becomes a rejection.
 
     An image of several views becomes as many rows, one behind the other, each with all that was
@@ -29,9 +40,8 @@ def open_rows(table: pa.Table, how: Preprocess, opener: Opener = open_images) ->
     Args:
         table: Rows as they were read.
         how: How images become views.
-        opener: What opens them: here, or in a process of their own.
+        opened: What became of its images.
     """
-    opened = opener(compressed_of(table["image"]), how)
     read = pa.table({**all_but(table, "image"), **put_rejections(table, opened.rejections)})
     rows = np.repeat(np.arange(len(table)), np.where(opened.is_open, how.views, 1))
     read = read if len(rows) == len(read) else read.take(pa.array(rows))

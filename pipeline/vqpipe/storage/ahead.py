@@ -10,28 +10,19 @@ Answer = TypeVar("Answer")
 
 
 def map_ahead(
-    function: Callable[[Item], Answer],
-    items: Iterable[Item],
-    threads: int,
-    most: int | None = None,
+    function: Callable[[Item], Answer], items: Iterable[Item], threads: int
 ) -> Iterator[Answer]:
     """Yields what a function makes of each item, in order, worked out by threads.
 
-    (`Executor.map` asks for all at once, and keeps what the caller does not take quickly enough.)
-
-    Args:
-        function: Called with one item, in any thread.
-        items: Taken one by one, in the caller's thread.
-        threads: How many there are.
-        most: Items that they are ahead by at most; by default twice their number.
+    They are ahead by twice their number at most. (`Executor.map` asks for all at once, and keeps
+    what the caller does not take quickly enough.)
     """
-    most = most or 2 * threads
     ahead: deque[Future[Answer]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
             for item in items:
                 ahead.append(pool.submit(function, item))
-                if len(ahead) == most:
+                if len(ahead) == 2 * threads:
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()
