@@ -282,13 +282,14 @@ def _loopback(*, only: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_idlers() -> Iterator[None]:
-    """Leaves out two processes of a Ray that is started meanwhile whose work nobody here looks at.
+    """Leaves out three processes of a Ray that is started meanwhile whose work nobody needs here.
 
-    The log monitor carries what workers print to a driver that has it switched off; the server of
-    the dashboard runs even without one (Ray 2.60). Each takes a second of a core to start, and then
-    one in a hundred of it, of which a laptop has few. There is no option for either.
+    The log monitor carries what workers print to a driver that has it switched off; that of the
+    autoscaler looks for machines to start; the server of the dashboard runs even without one (Ray
+    2.60). Each takes a second or two of a core to start, and then one in a hundred of it, of which
+    a laptop has few. There is no option for any.
     """
-    names = ("start_log_monitor", "start_api_server")
+    names = ("start_log_monitor", "start_monitor", "start_api_server")
     before = {name: getattr(Node, name) for name in names}
     for name in names:
         setattr(Node, name, lambda *_, **__: None)
