@@ -7,6 +7,7 @@ taken within a round, and the median of all rounds counts. JPEGs of 500 x 375 to
 place of the network.
 
     floor     plain processes, one a core, that only read, open and resize
+    openers   what workers of `vqpipe encode` do up to the codec, in plain processes, without Ray
     ours      `vqpipe encode`'s graph: from tars of 1,000 images, from one tar, and from tars on S3
     loader    a torch DataLoader as people write it
     raydata   Ray Data as its documentation shows it
@@ -62,7 +63,7 @@ def parse_options():
 
 def all_sides():
     """Returns the names of the sides; the floor comes first in every round."""
-    found = ["floor", "ours", "ours, one tar", "ours, from S3", "loader", "raydata"]
+    found = ["floor", "openers", "ours", "ours, one tar", "ours, from S3", "loader", "raydata"]
     return [*found, "daft"] if importlib.util.find_spec("daft") else found
 
 
@@ -83,6 +84,7 @@ def measure_round(root, endpoint, asked):
     s3 = {**AWS, "AWS_ENDPOINT_URL": endpoint}
     places = {
         "floor": ("floor", folder / "many", {}),
+        "openers": ("openers", folder / "many", {}),
         "ours": ("ours", folder / "many", {}),
         "ours, one tar": ("ours", folder / "one", {}),
         "ours, from S3": ("ours", "s3://many/", s3),

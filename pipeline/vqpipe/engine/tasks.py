@@ -105,13 +105,19 @@ def read_views(
     counter: ActorHandle[Any],
     how: Preprocess,
 ) -> Iterator[pa.Table]:
-    """Yields the rows of some shards with their images opened, in one process.
+    """Yields the rows of some shards with their images opened, in one process."""
+    yield from open_ahead(read(todo, writer, reader, block_rows, counter), how, counter)
 
-    While one table is handed on, images of the next are opened, those of another lie ready for it,
-    and the one behind it is read: nothing waits but for what takes longest.
+
+def open_ahead(
+    tables: Iterator[pa.Table], how: Preprocess, counter: ActorHandle[Any]
+) -> Iterator[pa.Table]:
+    """Yields tables with their images opened (`open_views`).
+
+    While one is handed on, images of the next are opened, those of another lie ready for it, and
+    the one behind it is read: nothing waits but for what takes longest.
     """
-    tables = ahead(read(todo, writer, reader, block_rows, counter))
-    prepared = ahead((table, _prepare(table, how)) for table in tables)
+    prepared = ahead((table, _prepare(table, how)) for table in ahead(tables))
     yield from ahead(_open(*each, how, counter) for each in prepared)
 
 
