@@ -4,13 +4,14 @@ import pytest
 
 from tests import shell
 from tests.makers import jpeg, tar_of
-from vqpipe.engine import capacity, graph
+from vqpipe.engine import capacity
+from vqpipe.engine.portions import SHARDS_A_CORE
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 def test_encode_codes_are_the_same_however_many_shards_there_are(tmp_path):
-    shards = int(graph.SHARDS_A_CORE * capacity.cores()) + 1
+    shards = int(SHARDS_A_CORE * capacity.cores()) + 1
     images = {f"{i:03d}.jpg": jpeg(50 + i, 40, seed=i) for i in range(2 * shards)}
     images["007.jpg"] = b"<html>"
     names = sorted(images)
