@@ -60,6 +60,10 @@ def test_ahead_that_is_closed_leaves_no_thread():
     assert threading.active_count() == before
 
 
+COUNTER = SimpleNamespace(opened=SimpleNamespace(remote=lambda _: None))
+"""Listens to nobody."""
+
+
 class InProcess:
     """Opens images as the sandbox does, without a child."""
 
@@ -74,12 +78,11 @@ class InProcess:
 
 
 def test_read_views_are_those_of_reading_and_then_opening(eight, monkeypatch):
-    counter = SimpleNamespace(opened=SimpleNamespace(remote=lambda _: None))
     monkeypatch.setattr(tasks, "_sandbox", InProcess)
     monkeypatch.setattr(tasks, "read", lambda *_: iter(read(eight, block_rows=3)))
     how = Preprocess(square(8))
-    found = list(read_views(None, None, None, 3, counter, how))
-    expected = [open_views(table, how, counter) for table in read(eight, block_rows=3)]
+    found = list(read_views(None, None, None, 3, COUNTER, how))
+    expected = [open_views(table, how, COUNTER) for table in read(eight, block_rows=3)]
     assert len(found) == 3
     assert all(one.equals(other) for one, other in zip(found, expected, strict=True))
 
@@ -89,10 +92,9 @@ def test_read_views_of_a_source_that_fails_come_first(eight, monkeypatch):
         yield from read(eight, block_rows=3)[:2]
         raise ValueError("no more")
 
-    counter = SimpleNamespace(opened=SimpleNamespace(remote=lambda _: None))
     monkeypatch.setattr(tasks, "_sandbox", InProcess)
     monkeypatch.setattr(tasks, "read", lambda *_: fail())
-    found = read_views(None, None, None, 3, counter, Preprocess(square(8)))
+    found = read_views(None, None, None, 3, COUNTER, Preprocess(square(8)))
     assert [len(table) for table in itertools.islice(found, 2)] == [3, 3]
     with pytest.raises(ValueError, match="no more"):
         next(found)
@@ -105,10 +107,9 @@ def test_read_views_come_while_the_source_is_slow(eight, monkeypatch):
         yield from read(eight, block_rows=3)[:1]
         assert go_on.wait(30)
 
-    counter = SimpleNamespace(opened=SimpleNamespace(remote=lambda _: None))
     monkeypatch.setattr(tasks, "_sandbox", InProcess)
     monkeypatch.setattr(tasks, "read", lambda *_: wait())
-    found = read_views(None, None, None, 3, counter, Preprocess(square(8)))
+    found = read_views(None, None, None, 3, COUNTER, Preprocess(square(8)))
     assert len(next(found)) == 3
     assert not go_on.is_set()
     go_on.set()

@@ -59,7 +59,7 @@ PIXEL_BYTES = 48 * 2**20
 # Logical cores. Reading, encoding and committing mostly wait, for the network or for each other;
 # with a whole core reserved for each, the operators of a two-core machine starve one another.
 READ_CORES = 0.25
-# A commit waits for no core: whoever reads and opens holds one for the length of a shard, and
+# A commit waits for no core: whoever reads and opens holds one for the length of its shards, and
 # leaves so much of it that a commit always finds its share, but not on a head that has no core.
 READ_AND_OPEN_CORES, COMMIT_CORES = 0.985, 0.001
 

@@ -11,7 +11,8 @@ SHARD_BYTES = 2**30
 """Mean size of a shard up to which it does: if its process dies, all that it has begun is opened
 again."""
 TASK_BYTES = 2**28
-"""Most bytes of shards that one task is given together, half a minute's work or less."""
+"""Most bytes of shards that one task is given together, half a minute's work or less, unless there
+are more shards than there may be tasks."""
 
 _MOST_TASKS = 10_000
 _PARTS = 2
@@ -40,8 +41,7 @@ def portions(sizes: Sequence[int], cores: float = math.inf) -> Iterator[int]:
 
     Args:
         sizes: Compressed bytes of each shard.
-        cores: How many share them; by default as many as there are shards. (Where machines come
-            later, there are more.)
+        cores: How many share them; by default, no end of them.
     """
     ends, first, least = np.cumsum([0.0, *sizes]), 0, -(-len(sizes) // _MOST_TASKS)
     share = 1 / (_PARTS * max(1, cores))

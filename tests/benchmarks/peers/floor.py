@@ -1,12 +1,11 @@
 """As many plain processes as cores that read, open and resize images, each of shards of its own."""
 
-import multiprocessing
 import sys
 
 import pyarrow as pa
 
 from tests.benchmarks import curve
-from vqpipe.engine import capacity
+from tests.benchmarks.peers import processes
 from vqpipe.images import Preprocess, open_image, square
 from vqpipe.schema import Selection
 from vqpipe.sources import list_shards, read_shard
@@ -23,13 +22,7 @@ def work(source, part, parts):
 
 
 def main(source, _):
-    cores = capacity.cores()
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=work, args=(source, i, cores)) for i in range(cores)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
+    processes.run(work, source)
 
 
 if __name__ == "__main__":

@@ -4,14 +4,14 @@ What it lacks to the floor is the price of the sandbox and of the tables, what v
 the price of Ray and of the codes.
 """
 
-import multiprocessing
 import sys
 from unittest.mock import MagicMock
 
 import pyarrow as pa
 
 from tests.benchmarks import curve
-from vqpipe.engine import capacity, graph, tasks
+from tests.benchmarks.peers import processes
+from vqpipe.engine import graph, tasks
 from vqpipe.images import Preprocess, square
 from vqpipe.schema import Selection
 from vqpipe.sink.plan import Plan
@@ -33,13 +33,7 @@ def work(source, part, parts):
 
 
 def main(source, _):
-    cores = capacity.cores()
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=work, args=(source, i, cores)) for i in range(cores)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
+    processes.run(work, source)
 
 
 if __name__ == "__main__":
