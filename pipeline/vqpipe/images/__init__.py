@@ -7,8 +7,8 @@ jpeg, png, tiff, webp   what decoders do not say of a file
 orientation   which way a stored image is turned
 draft     large JPEGs decoded at a part of their size
 formats   pixels to compressed images
-sandbox   the same in a child process, on a `table` that both see: not part of this face, since the
-          child imports it
+sandbox   the same in a child process, on a `table` in `memory` that both see: not part of this
+          face, since the child imports it
 """
 
 from vqpipe.images.compressed import Compressed

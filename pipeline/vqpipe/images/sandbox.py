@@ -29,20 +29,19 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
-import weakref
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from vqpipe.errors import ConfigError
-from vqpipe.images import Compressed, OpenedImages, Pixels, Preprocess, Views, views_of
+from vqpipe.images import Compressed, OpenedImages, Preprocess, Views, views_of
 from vqpipe.images.compressed import NO_IMAGE
+from vqpipe.images.memory import Memory
 from vqpipe.images.table import Places, Table
 from vqpipe.rejections import Reason, Rejection
 
@@ -78,7 +77,7 @@ class Sandbox:
     def __init__(self, how: Preprocess, time_limit_s: float = TIME_LIMIT_S) -> None:
         self.how = how
         self.time_limit_s = time_limit_s
-        self._memories: list[_Memory] = []
+        self._memories: list[Memory] = []
         self._child: _Child | None = None
 
     def open(self, images: Compressed, seen: Seen = lambda _: None) -> OpenedImages:
@@ -127,7 +126,7 @@ class Sandbox:
         self._end_child()
         self._memories = []
 
-    def _free_memory(self, images: Compressed) -> "_Memory":
+    def _free_memory(self, images: Compressed) -> Memory:
         """Returns memory with room for images that nobody else refers to.
 
         A child learns of new memory when it starts, and has its limit from then on: so there is
@@ -138,7 +137,7 @@ class Sandbox:
         for memory in free:
             if memory.size >= needed:
                 return memory
-        new = [_Memory(max(mmap.PAGESIZE, 2 * needed)) for _ in range(_TABLES)]
+        new = [Memory(max(mmap.PAGESIZE, 2 * needed)) for _ in range(_TABLES)]
         self._memories = [memory for memory in self._memories if memory not in free] + new
         return new[0]
 
@@ -184,7 +183,7 @@ class Prepared(NamedTuple):
     """Images that lie where a child finds them."""
 
     table: Table
-    memory: "_Memory"
+    memory: Memory
     """That the table is in."""
     had: npt.NDArray[np.bool_]
     """(N,) which rows have an image, by our own word: what the child writes is not trusted."""
@@ -193,7 +192,7 @@ class Prepared(NamedTuple):
 class _Child:
     """The process that opens images: `main` below."""
 
-    def __init__(self, memories: "list[_Memory]", how: Preprocess, time_limit_s: float) -> None:
+    def __init__(self, memories: list[Memory], how: Preprocess, time_limit_s: float) -> None:
         self.memories = memories
         """What it knows of."""
         self._is_late = False
@@ -293,50 +292,10 @@ class _Child:
         os.close(self._lifeline)
 
 
-class _Memory:
-    """Memory that parent and child both see; it has no name, and goes with the last of them."""
-
-    def __init__(self, size: int) -> None:
-        self.file = _create_file(size)
-        self.map = mmap.mmap(self.file.fileno(), size)
-        self.size = size
-        self._lent: weakref.ref[Any] | None = None
-
-    def __del__(self) -> None:
-        self.file.close()
-
-    def lend(self, pixels: Pixels) -> None:
-        """Notes that pixels in this memory are referred to elsewhere."""
-        # Whatever array or buffer is made of them refers to the object at the base of them all.
-        self._lent = weakref.ref(pixels.base)
-
-    @property
-    def is_free(self) -> bool:
-        """Whether nobody refers to pixels in it any more."""
-        return self._lent is None or self._lent() is None
-
-
 def _name(number: int) -> str:
     """Returns what a signal is called; those from 32 on have no names."""
     named = number in {each.value for each in signal.Signals}
     return signal.Signals(number).name if named else str(number)
-
-
-def _create_file(size: int) -> BinaryIO:
-    """Returns a file without a name; on Linux a child cannot change its size.
-
-    Whoever reads memory that is cut off meanwhile would end by SIGBUS.
-    """
-    if not hasattr(os, "memfd_create"):
-        file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 (closed with its memory)
-        file.truncate(size)
-        return file
-    file = os.fdopen(os.memfd_create("vqpipe", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "r+b")
-    file.truncate(size)
-    fcntl.fcntl(
-        file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-    )
-    return file
 
 
 def main(task: dict[str, Any]) -> None:
