@@ -9,7 +9,7 @@ from tests.codec.test_codec import DEMO, random_images, weights_of
 from vqpipe.codec.codec import Codec
 from vqpipe.codec.config import CodecConfig
 from vqpipe.codec.doctor import diagnose
-from vqpipe.codec.tokenizer import Description
+from vqpipe.tokenizers.tokenizer import Description
 
 PATCH, LEVELS = 4, 16
 

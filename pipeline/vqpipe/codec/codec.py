@@ -38,8 +38,8 @@ from vqpipe.codec.config import (
     OnBatch,
 )
 from vqpipe.codec.device import is_out_of_memory, watch_device
-from vqpipe.codec.tokenizer import Checkpoint
 from vqpipe.errors import ConfigError
+from vqpipe.tokenizers.tokenizer import Checkpoint
 from vqpipe.vqgan.precision import float32_products
 
 Forward = Callable[[Tensor], tuple[Tensor, ...]]

@@ -8,11 +8,11 @@ import torch
 
 from vqpipe import storage
 from vqpipe.codec import hub
-from vqpipe.codec.tokenizer import Description, Tokenizer
-from vqpipe.codec.vq import VQCheckpoint
 from vqpipe.errors import CheckpointError, ConfigError
+from vqpipe.tokenizers.taming import read_compvis
+from vqpipe.tokenizers.tokenizer import Description, Tokenizer
+from vqpipe.tokenizers.vq import VQCheckpoint
 from vqpipe.vqgan.checkpoint import name_as_today, parse_config, read_checkpoint, write_state
-from vqpipe.vqgan.compvis import read_compvis
 from vqpipe.vqgan.files import CONFIG_FILE, STEM, WEIGHTS_FILE, read_files
 from vqpipe.vqgan.model import expected_state
 from vqpipe.vqgan.tensors import TRAINED, digest_tensors, parse_weights

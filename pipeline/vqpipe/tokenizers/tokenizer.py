@@ -6,7 +6,7 @@
 
 Everything else is the codec's: batches, padding, uint8 and the range of pixels, streams, compiling.
 Codes of pixels and pixels of latents are two of these, one after the other. A network comes in as a
-`Checkpoint` that builds its `Tokenizer`; both are protocols, and `codec.vq` has the first of them.
+`Checkpoint` that builds its `Tokenizer`; both are protocols, and `tokenizers.vq` has the first.
 """
 
 from collections.abc import Mapping
@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-    from vqpipe.codec.config import DType
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +35,7 @@ class Description:
     """What the network is like, in a few words for a person."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """The architecture in the words of its own files; stands in `run.json` as it is."""
-    unsafe: Mapping["DType", str] = field(default_factory=dict)
+    unsafe: Mapping[str, str] = field(default_factory=dict)
     """Arithmetics that a run may not use, with the reason."""
 
     def grid_of(self, height: int, width: int) -> tuple[int, int]:

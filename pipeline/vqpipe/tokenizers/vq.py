@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vqpipe.codec.config import DType
-from vqpipe.codec.tokenizer import Description
+from vqpipe.tokenizers.tokenizer import Description
 from vqpipe.vqgan import VQConfig, VQModel
 from vqpipe.vqgan.checkpoint import read_checkpoint
 from vqpipe.vqgan.fusion import fuse
@@ -17,9 +16,7 @@ from vqpipe.vqgan.model import build_model, expected_state
 from vqpipe.vqgan.nearest import find_nearest
 
 _CODEBOOK = "quantize.embedding.weight"
-_UPCAST: dict[DType, str] = {
-    "float16": "its config says force_upcast, that float16 overflows in it"
-}
+_UPCAST: dict[str, str] = {"float16": "its config says force_upcast, that float16 overflows in it"}
 
 
 @dataclass(frozen=True)

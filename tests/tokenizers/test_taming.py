@@ -15,8 +15,8 @@ from safetensors.torch import save as save_safetensors
 from tests.vqgan import compvis
 from tests.vqgan.compvis import DDCONFIGS, make_config, make_vqgan, to_yaml
 from vqpipe.errors import CheckpointError
+from vqpipe.tokenizers.taming import read_compvis
 from vqpipe.vqgan import checkpoint
-from vqpipe.vqgan.compvis import read_compvis
 from vqpipe.vqgan.model import build_model
 
 YAML, CKPT = "s3://bucket/model.yaml", "s3://bucket/last.ckpt"
