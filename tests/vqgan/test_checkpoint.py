@@ -63,7 +63,7 @@ def test_save_pretrained_is_read_by_diffusers(name, tmp_path):
     ours.save_pretrained(tmp_path / "new" / "folder")
     loaded = type(oracle).from_pretrained(tmp_path / "new" / "folder", low_cpu_mem_usage=False)
     assert {k: v for k, v in loaded.config.items() if not k.startswith("_")} == {
-        k: list(v) if isinstance(v, tuple) else v for k, v in vars(ours.config).items()
+        k: list(v) if isinstance(v, tuple) else v for k, v in ours.config.items()
     }
     for key, tensor in oracle.state_dict().items():
         assert torch.equal(loaded.state_dict()[key], tensor)

@@ -48,6 +48,10 @@ def test_config_embed_dim_defaults_to_latent_channels():
         ("down_block_types", ("DownBlock2D",), "AttnDownEncoderBlock2D"),
         ("up_block_types", "UpDecoderBlock2D", "AttnUpDecoderBlock2D"),
         ("up_block_types", ("UpDecoderBlock2D",) * 2, "as long as block_out_channels"),
+        ("decoder_block_out_channels", (32, 64), "as long as block_out_channels"),
+        ("decoder_block_out_channels", (48,), "norm_num_groups = 32"),
+        ("decoder_block_out_channels", (), "non-empty"),
+        ("decoder_layers_per_block", 0, "null or an integer >= 1"),
     ],
 )
 def test_config_bad_field_raises_with_field_value_and_bound(field, value, bound):
@@ -68,3 +72,19 @@ def test_config_spatial_norm_that_cannot_decode_raises(field, fields):
     VQConfig(**fields)
     with pytest.raises(ValueError, match=field):
         VQConfig(norm_type="spatial", **fields)
+
+
+def test_config_shows_what_only_we_have_where_it_is_there():
+    ours = {"decoder_block_out_channels", "decoder_layers_per_block"}
+    assert not ours & set(VQConfig())
+    config = VQConfig(decoder_block_out_channels=[96], decoder_layers_per_block=3)
+    assert ours <= set(config)
+    assert len(config) == len(VQConfig()) + 2
+    assert VQConfig(**config) == config
+
+
+def test_config_spatial_norm_looks_at_the_channels_of_the_decoder():
+    fields = {"norm_num_groups": 16, "norm_type": "spatial", "decoder_block_out_channels": (64,)}
+    VQConfig(block_out_channels=(48,), **fields)
+    with pytest.raises(ValueError, match="decoder_block_out_channels"):
+        VQConfig(block_out_channels=(64,), **{**fields, "decoder_block_out_channels": (48,)})

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.vqgan.configs import CONFIGS, make_oracle, make_pair, make_pixels
+from tests.vqgan.published import plain
 from vqpipe.vqgan import DecoderOutput, VQConfig, VQEncoderOutput, VQModel
 from vqpipe.vqgan.layers import SpatialNorm
 
@@ -196,7 +197,7 @@ def test_config_has_diffusers_fields_and_defaults():
     theirs = {key: value for key, value in oracle.config.items() if not key.startswith("_")}
     mine = {key: getattr(ours.config, key) for key in theirs}
     assert mine == theirs
-    assert vars(ours.config).keys() == theirs.keys()
+    assert ours.config.keys() == theirs.keys()
 
 
 def test_from_config_keeps_config():
@@ -271,3 +272,21 @@ def test_encode_to_codes_wrong_shape_raises(shape):
     _, ours = make_pair("relu")
     with pytest.raises(ValueError, match=r"\(B, 3, H, W\)"):
         ours.encode_to_codes(torch.zeros(shape))
+
+
+def test_model_decoder_has_the_widths_and_counts_of_its_own(tmp_path):
+    fields = {"block_out_channels": (32, 64), **plain(2), "num_vq_embeddings": 16}
+    own = {"decoder_block_out_channels": (96, 32), "decoder_layers_per_block": 3}
+    model = VQModel(**fields, **own)
+    plain_decoder = VQModel(**{**fields, "block_out_channels": (96, 32), "layers_per_block": 3})
+    shapes = {name: tensor.shape for name, tensor in model.decoder.state_dict().items()}
+    assert shapes == {n: t.shape for n, t in plain_decoder.decoder.state_dict().items()}
+    encoder = VQModel(**fields).encoder.state_dict()
+    assert {n: t.shape for n, t in model.encoder.state_dict().items()} == {
+        n: t.shape for n, t in encoder.items()
+    }
+    model.save_pretrained(tmp_path)
+    again = VQModel.from_pretrained(tmp_path)
+    assert again.config == model.config
+    codes = torch.arange(16).view(1, 4, 4)
+    assert torch.equal(again.decode_codes(codes), model.eval().decode_codes(codes))

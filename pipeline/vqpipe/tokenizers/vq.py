@@ -1,6 +1,5 @@
 """The VQ models of `vqpipe.vqgan` as tokenizers: the one place that knows both."""
 
-import dataclasses
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -50,7 +49,7 @@ class VQCheckpoint:
             channels=config.in_channels,
             latent_channels=config.embed_dim,
             network=f"channels {', '.join(map(str, config.block_out_channels))}",
-            config=dataclasses.asdict(config),
+            config=dict(config),
             unsafe=_UPCAST if config.force_upcast else {},
         )
 

@@ -156,7 +156,7 @@ def parse_config(data: bytes, source: str) -> VQConfig:
 def write_state(config: VQConfig, state: Mapping[str, Tensor]) -> dict[str, bytes]:
     """Return contents of `CONFIG_FILE` and `WEIGHTS_FILE` for weights that were checked."""
     header = {"_class_name": "VQModel", "_diffusers_version": DIFFUSERS_VERSION}
-    values = json.dumps(header | dataclasses.asdict(config), indent=2) + "\n"
+    values = json.dumps(header | dict(config), indent=2) + "\n"
     separate = {  # safetensors refuses tensors that share memory
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in state.items()

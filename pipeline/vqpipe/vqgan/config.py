@@ -23,12 +23,19 @@ EMA_FIELDS = (
 )
 """What diffusers' `EMAModel.save_pretrained` (0.42, `training_utils.py`) adds to a model's fields:
 how the running average of its weights was made, which changes nothing in what they compute."""
+OURS = ("decoder_block_out_channels", "decoder_layers_per_block")
+"""Fields that diffusers lacks. A config does not show those that are None, neither as a mapping nor
+in a file: a network that does without them is diffusers' to the letter."""
+
+_LISTS = ("block_out_channels", "down_block_types", "up_block_types", "decoder_block_out_channels")
+"""Fields with a value for each resolution level."""
 
 
 @dataclass(frozen=True)
 class VQConfig(Mapping[str, Any]):
     """Constructor arguments of `diffusers.VQModel` 0.42, letter for letter, with its defaults.
 
+    Behind them come two of ours (`OURS`), for networks whose decoder has a shape of its own.
     Reads as an object (`config.act_fn`) and as a mapping (`config["act_fn"]`, `dict(config)`).
 
     Raises:
@@ -69,10 +76,14 @@ class VQConfig(Mapping[str, Any]):
     """Whether `decode(..., force_not_quantize=True)` takes codes rather than quantized vectors."""
     force_upcast: bool = False
     """Advice to pipelines that half precision overflows; it changes nothing here."""
+    decoder_block_out_channels: tuple[int, ...] | None = None
+    """Channels of the decoder's levels, finest first; None means `block_out_channels`."""
+    decoder_layers_per_block: int | None = None
+    """Residual blocks of a decoder level, less one; None means `layers_per_block`."""
 
     def __post_init__(self) -> None:
         """Turn JSON's lists into tuples, then check every field."""
-        for name in ("down_block_types", "up_block_types", "block_out_channels"):
+        for name in _LISTS:
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         _check_numbers(self)
@@ -84,15 +95,25 @@ class VQConfig(Mapping[str, Any]):
         return vars(self)[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(vars(self))
+        return (name for name, value in vars(self).items() if name not in OURS or value is not None)
 
     def __len__(self) -> int:
-        return len(vars(self))
+        return sum(1 for _ in self)
 
     @property
     def embed_dim(self) -> int:
         """Length of a codebook vector, with the default resolved."""
         return self.latent_channels if self.vq_embed_dim is None else self.vq_embed_dim
+
+    @property
+    def decoder_channels(self) -> tuple[int, ...]:
+        """Channels of the decoder's levels, finest first, with the default resolved."""
+        return self.decoder_block_out_channels or self.block_out_channels
+
+    @property
+    def decoder_layers(self) -> int:
+        """Residual blocks of a decoder level."""
+        return (self.decoder_layers_per_block or self.layers_per_block) + 1
 
     @property
     def downsample_factor(self) -> int:
@@ -119,10 +140,9 @@ def _check_numbers(config: VQConfig) -> None:
             _require(_is_count(value), config, field.name, "an integer >= 1")
         elif field.type is bool:
             _require(type(value) is bool, config, field.name, "true or false")
-    embed_dim = config.vq_embed_dim
-    _require(
-        embed_dim is None or _is_count(embed_dim), config, "vq_embed_dim", "null or an integer >= 1"
-    )
+    for name in ("vq_embed_dim", "decoder_layers_per_block"):
+        value = getattr(config, name)
+        _require(value is None or _is_count(value), config, name, "null or an integer >= 1")
     scale = config.scaling_factor
     is_positive = type(scale) in {int, float} and math.isfinite(scale) and scale > 0
     _require(is_positive, config, "scaling_factor", "a finite number > 0")
@@ -143,28 +163,34 @@ def _check_choices(config: VQConfig) -> None:
 def _check_levels(config: VQConfig) -> None:
     """Check that the levels agree in number, have known types, and divide into norm groups."""
     channels, groups = config.block_out_channels, config.norm_num_groups
-    is_list = isinstance(channels, tuple) and len(channels) > 0 and all(map(_is_count, channels))
-    _require(is_list, config, "block_out_channels", "a non-empty list of integers >= 1")
-    divides = all(c % groups == 0 for c in channels)
-    _require(divides, config, "block_out_channels", f"multiples of norm_num_groups = {groups}")
+    _check_channels(config, "block_out_channels", groups, f"norm_num_groups = {groups}")
+    if config.decoder_block_out_channels is not None:
+        _check_channels(config, "decoder_block_out_channels", groups, f"norm_num_groups = {groups}")
     for name, known in (("down_block_types", DOWN_BLOCK_TYPES), ("up_block_types", UP_BLOCK_TYPES)):
         types = getattr(config, name)
-        _require(
-            isinstance(types, tuple) and all(t in known for t in types),
-            config,
-            name,
-            f"a list of {known}",
-        )
-        bound = f"as long as block_out_channels = {channels}"
-        _require(len(types) == len(channels), config, name, bound)
+        is_list = isinstance(types, tuple) and all(each in known for each in types)
+        _require(is_list, config, name, f"a list of {known}")
+    bound = f"as long as block_out_channels = {channels}"
+    for name in _LISTS:
+        value = getattr(config, name)
+        _require(value is None or len(value) == len(channels), config, name, bound)
+
+
+def _check_channels(config: VQConfig, name: str, divisor: int, said: str) -> None:
+    """Check a list of channels that a norm takes in groups."""
+    channels = getattr(config, name)
+    is_list = isinstance(channels, tuple) and len(channels) > 0 and all(map(_is_count, channels))
+    _require(is_list, config, name, "a non-empty list of integers >= 1")
+    _require(all(c % divisor == 0 for c in channels), config, name, f"multiples of {said}")
 
 
 def _check_spatial_norm(config: VQConfig) -> None:
     """Check what the spatial norm adds: its group count, and convolutions on `latent_channels`."""
     if config.norm_type != "spatial":
         return
-    divides = all(c % SPATIAL_NORM_GROUPS == 0 for c in config.block_out_channels)
-    bound = f"multiples of {SPATIAL_NORM_GROUPS} when norm_type is 'spatial'"
-    _require(divides, config, "block_out_channels", bound)
+    said = f"{SPATIAL_NORM_GROUPS} when norm_type is 'spatial'"
+    own = config.decoder_block_out_channels is not None
+    name = "decoder_block_out_channels" if own else "block_out_channels"
+    _check_channels(config, name, SPATIAL_NORM_GROUPS, said)
     bound = f"latent_channels = {config.latent_channels} or null when norm_type is 'spatial'"
     _require(config.embed_dim == config.latent_channels, config, "vq_embed_dim", bound)

@@ -254,11 +254,10 @@ class Level(nn.Module):
 class MidBlock(nn.Module):
     """Two residual blocks on the coarsest grid, with an attention between them or none."""
 
-    def __init__(self, config: VQConfig, options: BlockOptions) -> None:
+    def __init__(self, channels: int, options: BlockOptions, *, attends: bool) -> None:
         super().__init__()
-        channels = config.block_out_channels[-1]
         self.resnets = nn.ModuleList(ResnetBlock(channels, channels, options) for _ in range(2))
-        count = 1 if config.mid_block_add_attention else 0
+        count = 1 if attends else 0
         self.attentions = nn.ModuleList(Attention(channels, options) for _ in range(count))
 
     def forward(self, x: Tensor, quantized: Tensor | None = None) -> Tensor:
@@ -287,9 +286,9 @@ def make_down_levels(config: VQConfig, options: BlockOptions) -> nn.ModuleList:
 def make_up_levels(config: VQConfig, options: BlockOptions) -> nn.ModuleList:
     """Return the decoder's levels, coarsest first."""
     levels = nn.ModuleList()
-    channels = config.block_out_channels[::-1]
+    channels = config.decoder_channels[::-1]
     for i, kind in enumerate(config.up_block_types):
-        chain = [channels[max(i - 1, 0)]] + [channels[i]] * (config.layers_per_block + 1)
+        chain = [channels[max(i - 1, 0)]] + [channels[i]] * config.decoder_layers
         level = Level(chain, options)
         if kind.startswith("Attn"):
             level.add_attentions(channels[i], options)
@@ -322,7 +321,7 @@ class Encoder(nn.Module):
         first, last = config.block_out_channels[0], config.block_out_channels[-1]
         self.conv_in = nn.Conv2d(config.in_channels, first, 3, padding=1)
         self.down_blocks = make_down_levels(config, options)
-        self.mid_block = MidBlock(config, options)
+        self.mid_block = MidBlock(last, options, attends=config.mid_block_add_attention)
         self.conv_norm_out = make_norm(last, options)
         self.conv_act = nn.SiLU()
         self.conv_out = nn.Conv2d(last, config.latent_channels, 3, padding=1)
@@ -348,9 +347,9 @@ class Decoder(nn.Module):
         options = BlockOptions(
             config.act_fn, config.norm_num_groups, config.embed_dim if is_spatial else None
         )
-        first, last = config.block_out_channels[0], config.block_out_channels[-1]
+        first, last = config.decoder_channels[0], config.decoder_channels[-1]
         self.conv_in = nn.Conv2d(config.latent_channels, last, 3, padding=1)
-        self.mid_block = MidBlock(config, options)
+        self.mid_block = MidBlock(last, options, attends=config.mid_block_add_attention)
         self.up_blocks = make_up_levels(config, options)
         self.conv_norm_out = make_norm(first, options)
         self.conv_act = nn.SiLU()
