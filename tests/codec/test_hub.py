@@ -11,7 +11,7 @@ from tests import shell
 from tests.codec import hub_server
 from tests.makers import jpeg
 from tests.vqgan import compvis
-from vqpipe.codec import hub
+from vqpipe.codec.hub_names import is_repository, parse_hub_file
 from vqpipe.codec.weights import Weights
 from vqpipe.vqgan.files import CONFIG_FILE, PICKLE_FILE, WEIGHTS_FILE
 
@@ -189,7 +189,25 @@ def test_hub_folder_of_that_name_here_comes_first(tmp_path, sha256):
     ],
 )
 def test_hub_is_repository_tells_names_from_paths(name, expected):
-    assert hub.is_repository(name) == expected
+    assert is_repository(name) == expected
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ("hf://org/judge/a.pth", True),
+        ("hf://org/judge@v1/nets/a@2.pth", True),
+        ("hf://judge/a.pth", False),
+        ("hf://org/judge", False),
+        ("hf://user:word@org/judge/a.pth", False),
+        ("hf://user:word/judge/a.pth", False),
+        ("hf://org/judge@user:word/a.pth", False),
+        ("hf://org/judge@user:word@hub/a.pth", False),
+        ("hf:///judge/a.pth", False),
+    ],
+)
+def test_parse_hub_file_takes_a_file_of_a_repository_and_nothing_else(where, expected):
+    assert (parse_hub_file(where) is not None) is expected
 
 
 def test_hub_client_is_not_imported_before_it_is_needed():

@@ -277,7 +277,7 @@ def test_weights_load_what_is_not_clearly_one_model_is_checkpoint_error(model, t
     name = "quantize.embedding.weight"
     rest = {other: tensor for other, tensor in state.items() if other != name}
     contents = {
-        "several models.*model and ema": {"ema": state, "model": state},
+        "several models.*model and params": {"model": state, "params": state},
         "missing tensor": _prefixed(state, "model.") | {"ema.x": state[name]},
         "under its other name": state | {f"module.{name}": state[name]},
         f"missing tensor {name}": _prefixed(rest, "module."),

@@ -11,7 +11,7 @@ from torch import nn
 
 from tests.codec import hub_server
 from vqpipe.errors import CheckpointError
-from vqpipe.quality.judges import Judge, build_network, is_hub_file, load_same, read_state
+from vqpipe.quality.judges import Judge, build_network, load_same, read_state
 from vqpipe.vqgan.tensors import digest_tensors
 
 OLD, NEW = (save({"weight": torch.full((2,), value)}) for value in (1.0, 2.0))
@@ -92,24 +92,6 @@ def test_read_state_of_a_file_with_code_runs_none_of_it(tmp_path):
     with pytest.raises(CheckpointError, match=r"evil\.pth"):
         read_state(str(tmp_path / "evil.pth"))
     assert not made.exists()
-
-
-@pytest.mark.parametrize(
-    ("where", "expected"),
-    [
-        ("hf://org/judge/a.pth", True),
-        ("hf://org/judge@v1/nets/a@2.pth", True),
-        ("hf://judge/a.pth", False),
-        ("hf://org/judge", False),
-        ("hf://user:word@org/judge/a.pth", False),
-        ("hf://user:word/judge/a.pth", False),
-        ("hf://org/judge@user:word/a.pth", False),
-        ("hf://org/judge@user:word@hub/a.pth", False),
-        ("hf:///judge/a.pth", False),
-    ],
-)
-def test_is_hub_file_takes_a_file_of_a_repository_and_nothing_else(where, expected):
-    assert is_hub_file(where) is expected
 
 
 def load_plain(where, device):

@@ -4,6 +4,7 @@ import copy
 import io
 import os
 import pickle
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -14,12 +15,12 @@ from safetensors.torch import save as save_safetensors
 
 from tests.vqgan import compvis
 from tests.vqgan.compvis import DDCONFIGS, make_config, make_vqgan, to_yaml
-from vqpipe.errors import CheckpointError
-from vqpipe.tokenizers.taming import read_compvis
+from vqpipe.codec.weights import Weights
+from vqpipe.errors import CheckpointError, ConfigError
 from vqpipe.vqgan import checkpoint
 from vqpipe.vqgan.model import build_model
 
-YAML, CKPT = "s3://bucket/model.yaml", "s3://bucket/last.ckpt"
+YAML, CKPT = "model.yaml", "last.ckpt"
 SOME_TENSOR = "decoder.up.1.block.0.conv1.weight"
 
 
@@ -30,7 +31,16 @@ def state_of(name="ldm_f4"):
 def read(config=None, state=None, data=None):
     config = make_config(DDCONFIGS["ldm_f4"]) if config is None else config
     data = compvis.save({"state_dict": state or state_of()}) if data is None else data
-    return read_compvis(to_yaml(config), data, YAML, CKPT)
+    return read_files(to_yaml(config), data)
+
+
+def read_files(config, data, name=CKPT, **options):
+    """Returns architecture and weights of a checkpoint and its config, as commands read them."""
+    with tempfile.TemporaryDirectory() as folder:
+        for file, content in ((YAML, config), (name, data)):
+            Path(folder, file).write_bytes(content)
+        found = Weights.load(f"{folder}/{name}", config=f"{folder}/{YAML}", **options).parsed
+    return found.config, found.state
 
 
 def error_of(**what):
@@ -69,14 +79,14 @@ def check_equal(ours, theirs, name):
 
 @pytest.mark.parametrize("name", DDCONFIGS)
 @torch.no_grad()
-def test_read_compvis_gives_the_same_latents_codes_and_pixels(name):
+def test_taming_gives_the_same_latents_codes_and_pixels(name):
     config, state = read(make_config(DDCONFIGS[name]), state_of(name))
     check_equal(build_model(config, state), make_vqgan(name), name)
 
 
 @pytest.mark.parametrize("name", DDCONFIGS)
 @torch.no_grad()
-def test_read_compvis_written_as_a_checkpoint_is_the_same_in_diffusers(name, tmp_path):
+def test_taming_written_as_a_checkpoint_is_the_same_in_diffusers(name, tmp_path):
     diffusers = pytest.importorskip("diffusers")
     files = checkpoint.write_state(*read(make_config(DDCONFIGS[name]), state_of(name)))
     for file, data in files.items():
@@ -96,12 +106,12 @@ TARGETS = [
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_read_compvis_target_that_is_a_vqgan_is_read(target):
+def test_taming_target_that_is_a_vqgan_is_read(target):
     config = make_config(DDCONFIGS["ldm_f4"], target, remap=None, sane_index_shape=True)
     assert read(config)[0] == read()[0]
 
 
-def test_read_compvis_first_stage_of_a_latent_diffusion_model_is_read():
+def test_taming_first_stage_of_a_latent_diffusion_model_is_read():
     first = make_config(DDCONFIGS["ldm_f4"], TARGETS[2])["model"]
     params = {"linear_start": 0.0015, "unet_config": {}, "first_stage_config": first}
     config = {"model": {"target": "ldm.models.diffusion.ddpm.LatentDiffusion", "params": params}}
@@ -114,7 +124,7 @@ def test_read_compvis_first_stage_of_a_latent_diffusion_model_is_read():
     assert found[1].keys() == expected[1].keys()
 
 
-def test_read_compvis_leftovers_of_training_are_left_out():
+def test_taming_leftovers_of_training_are_left_out():
     leftovers = {
         "loss.discriminator.main.0.weight": torch.ones(2),
         "loss.perceptual_loss.lin0.model.1.weight": torch.full((1,), torch.nan),
@@ -124,17 +134,62 @@ def test_read_compvis_leftovers_of_training_are_left_out():
     assert read(state=state_of() | leftovers)[1].keys() == read()[1].keys()
 
 
-def test_read_compvis_bare_state_dict_and_safetensors_are_read():
+def average_of(state):
+    """Returns what `LitEma` keeps of weights, as it names them; each is apart from its weight."""
+    short = {f"model_ema.{name.replace('.', '')}": tensor * 2 for name, tensor in state.items()}
+    return short | {"model_ema.decay": torch.ones(()), "model_ema.num_updates": torch.tensor(-1)}
+
+
+@pytest.mark.fault(28)
+def test_taming_weights_and_their_averages_are_asked_for_and_not_guessed():
+    state = state_of() | {"loss.discriminator.weight": torch.ones(2)}
+    config = to_yaml(make_config(DDCONFIGS["ldm_f4"]))
+    data = compvis.save({"state_dict": state | average_of(state)})
+    with pytest.raises(ConfigError, match="--weights ema or --weights raw"):
+        read_files(config, data)
+    raw, ema = (read_files(config, data, weights=which)[1] for which in ("raw", "ema"))
+    plain = read()[1]
+    assert raw.keys() == ema.keys() == plain.keys()
+    assert all(torch.equal(raw[name], plain[name]) for name in plain)
+    assert all(torch.equal(ema[name], plain[name] * 2) for name in plain)
+
+
+@pytest.mark.fault(28)
+@pytest.mark.parametrize("which", ["raw", "ema"])
+def test_taming_average_that_lacks_a_weight_or_is_of_none_is_an_error(which):
+    state = state_of()
+    averages = average_of(state)
+    del averages[f"model_ema.{SOME_TENSOR.replace('.', '')}"]
+    config = to_yaml(make_config(DDCONFIGS["ldm_f4"]))
+    data = compvis.save({"state_dict": state | averages})
+    if which == "raw":
+        read_files(config, data, weights="raw")
+    else:
+        with pytest.raises(CheckpointError, match=SOME_TENSOR):
+            read_files(config, data, weights="ema")
+    strange = {"model_ema.encoderx": torch.ones(1)}
+    with pytest.raises(CheckpointError, match=r"model_ema\.encoderx"):
+        read_files(config, compvis.save({"state_dict": state | strange}), weights=which)
+
+
+@pytest.mark.fault(28)
+def test_taming_weights_that_are_not_there_are_not_taken_for_others():
+    config = to_yaml(make_config(DDCONFIGS["ldm_f4"]))
+    with pytest.raises(ConfigError, match="no running averages"):
+        read_files(config, compvis.save({"state_dict": state_of()}), weights="ema")
+
+
+def test_taming_bare_state_dict_and_safetensors_are_read():
     expected = read()[1]
     _, bare = read(data=compvis.save(state_of()))
     config = to_yaml(make_config(DDCONFIGS["ldm_f4"]))
-    _, safe = read_compvis(config, save_safetensors(state_of()), YAML, "model.safetensors")
+    _, safe = read_files(config, save_safetensors(state_of()), "model.safetensors")
     for found in (bare, safe):
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_read_compvis_keeps_the_stored_dtype():
+def test_taming_keeps_the_stored_dtype():
     half = {name: tensor.half() for name, tensor in state_of().items()}
     assert {tensor.dtype for tensor in read(state=half)[1].values()} == {torch.float16}
 
@@ -163,7 +218,7 @@ def make_trained(monkeypatch):
     }
 
 
-def test_read_compvis_checkpoint_of_a_trainer_is_read(monkeypatch):
+def test_taming_checkpoint_of_a_trainer_is_read(monkeypatch):
     data = compvis.save(make_trained(monkeypatch))
     monkeypatch.undo()
     with pytest.raises(ModuleNotFoundError):
@@ -185,7 +240,7 @@ class Trap:
 @pytest.mark.fault(28)
 @pytest.mark.parametrize("is_zip", [True, False])
 @pytest.mark.parametrize("place", ["callbacks", "state_dict"])
-def test_read_compvis_code_is_named_and_not_run(place, is_zip, tmp_path):
+def test_taming_code_is_named_and_not_run(place, is_zip, tmp_path):
     content = {"state_dict": state_of(), "callbacks": {}}
     content[place]["trap"] = Trap(tmp_path / "trap")
     data = compvis.save(content, _use_new_zipfile_serialization=is_zip)
@@ -211,7 +266,7 @@ def forge(content, old, new):
 @pytest.mark.parametrize(
     "name", [b"cpytorch_lightning.os\nsystem\n", b"cpytorch_lightning\nos.system\n"]
 )
-def test_read_compvis_code_under_a_harmless_name_does_nothing(name, tmp_path, monkeypatch):
+def test_taming_code_under_a_harmless_name_does_nothing(name, tmp_path, monkeypatch):
     made = compvis.make_objects(monkeypatch, Callback=("some_module", ()))
     command = f"touch {tmp_path / 'trap'}"
     made["Callback"].__reduce__ = lambda _: (made["Callback"], (command,))
@@ -223,7 +278,7 @@ def test_read_compvis_code_under_a_harmless_name_does_nothing(name, tmp_path, mo
 
 @pytest.mark.fault(28)
 @pytest.mark.parametrize("name", [b"cos\nsystem\n", b"cbuiltins\neval\n", b"cposix\nsystem\n"])
-def test_read_compvis_command_is_named_and_not_run(name, tmp_path, monkeypatch):
+def test_taming_command_is_named_and_not_run(name, tmp_path, monkeypatch):
     made = compvis.make_objects(monkeypatch, Callback=("some_module", ()))
     made["Callback"].__reduce__ = lambda _: (made["Callback"], (f"touch {tmp_path / 'trap'}",))
     content = {"state_dict": state_of(), "callbacks": [made["Callback"]()]}
@@ -246,13 +301,13 @@ def test_read_compvis_command_is_named_and_not_run(name, tmp_path, monkeypatch):
         compvis.save({"state_dict": {1: torch.ones(1)}}),
     ],
 )
-def test_read_compvis_file_without_weights_raises(data):
+def test_taming_file_without_weights_raises(data):
     assert CKPT in error_of(data=data)
 
 
 @pytest.mark.fault(28)
 @pytest.mark.parametrize("kept", [0.001, 0.5, 0.99])
-def test_read_compvis_truncated_file_raises(kept):
+def test_taming_truncated_file_raises(kept):
     data = compvis.save({"state_dict": state_of()})
     assert f"{CKPT} is damaged" in error_of(data=data[: int(kept * len(data))])
 
@@ -281,7 +336,7 @@ def make_integer(state):
 @pytest.mark.parametrize(
     "change", [remove_tensor, add_tensor, reshape_tensor, put_nan, make_integer]
 )
-def test_read_compvis_bad_tensor_raises_with_its_own_name(change):
+def test_taming_bad_tensor_raises_with_its_own_name(change):
     state = state_of()
     change(state)
     message = error_of(state=state)
@@ -293,11 +348,11 @@ def test_read_compvis_bad_tensor_raises_with_its_own_name(change):
 @pytest.mark.parametrize(
     "name", ["quantize.proj.weight", "quantize.embed.weight", "encoder.mid_block.resnets.0.x"]
 )
-def test_read_compvis_tensor_of_another_architecture_raises_with_its_name(name):
+def test_taming_tensor_of_another_architecture_raises_with_its_name(name):
     assert name in error_of(state=state_of() | {name: torch.ones(1)})
 
 
-def test_read_compvis_attention_of_another_shape_raises_with_its_name():
+def test_taming_attention_of_another_shape_raises_with_its_name():
     name = "encoder.mid.attn_1.q.weight"
     state = state_of()
     state[name] = state[name].expand(-1, -1, 3, 3)
@@ -328,19 +383,19 @@ def test_read_compvis_attention_of_another_shape_raises_with_its_name():
         ("double_zz", False),
     ],
 )
-def test_read_compvis_ddconfig_that_cannot_be_or_is_unknown_raises(field, value):
+def test_taming_ddconfig_that_cannot_be_or_is_unknown_raises(field, value):
     message = error_of(config=change_config(**{field: value}))
     assert YAML in message
     assert field in message
 
 
-def test_read_compvis_double_z_left_out_is_true_as_in_compvis():
+def test_taming_double_z_left_out_is_true_as_in_compvis():
     config = change_config()
     del config["model"]["params"]["ddconfig"]["double_z"]
     assert "double_z is True" in error_of(config=config)
 
 
-def test_read_compvis_channels_that_do_not_divide_raise():
+def test_taming_channels_that_do_not_divide_raise():
     assert "norm_num_groups" in error_of(config=change_config(ch=24))
 
 
@@ -355,7 +410,7 @@ def test_read_compvis_channels_that_do_not_divide_raise():
         ("kl_weight", 1e-6),
     ],
 )
-def test_read_compvis_param_that_cannot_be_or_is_unknown_raises(field, value):
+def test_taming_param_that_cannot_be_or_is_unknown_raises(field, value):
     message = error_of(config=change_config("params", **{field: value}))
     assert YAML in message
     assert field in message
@@ -371,7 +426,7 @@ def test_read_compvis_param_that_cannot_be_or_is_unknown_raises(field, value):
         3,
     ],
 )
-def test_read_compvis_other_target_raises_with_its_name(target):
+def test_taming_other_target_raises_with_its_name(target):
     message = error_of(config=make_config(DDCONFIGS["ldm_f4"], target))
     assert YAML in message
     assert repr(target) in message
@@ -390,6 +445,6 @@ def test_read_compvis_other_target_raises_with_its_name(target):
         b"a: !!python/object/apply:os.system ['exit 3']",
     ],
 )
-def test_read_compvis_config_of_something_else_raises(data):
+def test_taming_config_of_something_else_raises(data):
     with pytest.raises(CheckpointError, match=YAML):
-        read_compvis(data, compvis.save({"state_dict": state_of()}), YAML, CKPT)
+        read_files(data, compvis.save({"state_dict": state_of()}))

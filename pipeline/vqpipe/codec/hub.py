@@ -4,20 +4,28 @@ The client is imported where it is used: a command that needs no hub starts with
 HF_TOKEN, HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE from the environment itself.
 """
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from vqpipe.codec.hub_names import HubFile
 from vqpipe.errors import CheckpointError
+from vqpipe.tokenizers.families import needed_shards
 from vqpipe.vqgan.files import CONFIG_FILE, KINDS, is_index, name_weights, parse_index
 
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-
-
-def is_repository(name: str) -> bool:
-    """Whether a name has the form `org/name`."""
-    return _REPOSITORY.fullmatch(name) is not None
+OTHERS = (
+    *(
+        name
+        for stem in ("model", "pytorch_model")
+        for kind in KINDS
+        for name in name_weights(kind, stem=stem)
+    ),
+    "model.ckpt",
+)
+"""Names of weights where they are not in diffusers' layout, the first that is there to be read: as
+transformers has them, and Emu3.5."""
+CONFIGS = (CONFIG_FILE, "config.yaml")
+"""Names of configs in such a folder."""
 
 
 def fetch(
@@ -38,14 +46,16 @@ def fetch(
         CheckpointError: The hub or the cache does not have it, or does not give it.
     """
     prefix = f"{subfolder.strip('/')}/" if subfolder else ""
-    for kind in KINDS:
-        names = name_weights(kind, variant)
-        snapshot = _download(repository, prefix, revision, (CONFIG_FILE, *names))
+    groups = [name_weights(kind, variant) for kind in KINDS]
+    if variant is None:
+        groups += [OTHERS[i : i + 2] for i in range(0, len(OTHERS), 2)]
+    for names in groups:
+        snapshot = _download(repository, prefix, revision, (*CONFIGS, *names))
         folder, revision = snapshot / prefix, snapshot.name
         found = next((name for name in names if (folder / name).is_file()), None)
         if found and is_index(found):
             index = parse_index((folder / found).read_bytes(), f"{repository}/{prefix}{found}")
-            _download(repository, prefix, revision, tuple(sorted(set(index.values()))))
+            _download(repository, prefix, revision, tuple(sorted(needed_shards(index))))
         if found:
             break
     if not found and (folder / CONFIG_FILE).is_file():
@@ -55,23 +65,24 @@ def fetch(
     return folder, snapshot.name
 
 
-def fetch_file(repository: str, name: str, revision: str | None = None) -> tuple[Path, str]:
+def fetch_file(file: HubFile, beside: tuple[str, ...] = ()) -> tuple[Path, str]:
     """Returns the local copy of one file of a repository, and the commit it is of.
 
     Args:
-        repository: `org/name`.
-        name: Path of the file in it.
-        revision: Branch, tag or commit; None for the main branch.
+        file: Which.
+        beside: Patterns of names that are fetched as well from the folder that it is in.
 
     Raises:
         CheckpointError: The hub or the cache does not have it, or does not give it.
     """
-    snapshot = _download(repository, "", revision, (name,))
-    if not (snapshot / name).is_file():
+    folder = file.name[: file.name.rfind("/") + 1]
+    wanted = (file.name, *(f"{folder}{pattern}" for pattern in beside))
+    snapshot = _download(file.repository, "", file.revision, wanted)
+    if not (snapshot / file.name).is_file():
         raise CheckpointError(
-            f"{repository} has no file {name} at commit {snapshot.name}; correct the name"
+            f"{file.repository} has no file {file.name} at commit {snapshot.name}; correct the name"
         )
-    return snapshot / name, snapshot.name
+    return snapshot / file.name, snapshot.name
 
 
 def _download(repository: str, prefix: str, revision: str | None, names: tuple[str, ...]) -> Path:

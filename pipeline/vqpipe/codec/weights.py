@@ -1,26 +1,47 @@
-"""A checkpoint of any kind: found, read whole, checked, and held in one layout, wherever it was."""
+"""A checkpoint of any kind: read whole, checked, and held in one layout, wherever it was.
+
+What a person gives is found (`codec.finding`) and read. A VQModel in diffusers' names is taken as
+it is; all else is of a family (`tokenizers.families`), which makes a network of ours of it.
+"""
 
 import functools
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from vqpipe import storage
-from vqpipe.codec import hub
+from vqpipe.codec.finding import YAML_ENDINGS, Found, find, list_names
 from vqpipe.errors import CheckpointError, ConfigError
-from vqpipe.tokenizers.taming import read_compvis
-from vqpipe.tokenizers.tokenizer import Description, Tokenizer
-from vqpipe.tokenizers.vq import VQCheckpoint
-from vqpipe.vqgan.checkpoint import name_as_today, parse_config, read_checkpoint, write_state
-from vqpipe.vqgan.files import CONFIG_FILE, STEM, WEIGHTS_FILE, read_files
+from vqpipe.tokenizers import families
+from vqpipe.tokenizers.averages import Which, choose
+from vqpipe.tokenizers.family import Stored
+from vqpipe.tokenizers.networks import NETWORKS, VQ_MODEL
+from vqpipe.tokenizers.tokenizer import Description, NetworkCheckpoint, Tokenizer
+from vqpipe.vqgan.checkpoint import (
+    name_as_today,
+    parse_config,
+    read_checkpoint,
+    strip_wrappers,
+    write_state,
+)
+from vqpipe.vqgan.files import (
+    CONFIG_FILE,
+    is_index,
+    parse_index,
+    parse_json_object,
+    read_files,
+    take_file,
+)
 from vqpipe.vqgan.model import expected_state
-from vqpipe.vqgan.tensors import TRAINED, digest_tensors, parse_weights
+from vqpipe.vqgan.tensors import check_names, digest_tensors, parse_states, parse_weights
 
-WEIGHTS_ENDINGS = (*TRAINED, ".safetensors", ".bin")
-"""What the name of a single file with weights ends with."""
-YAML_ENDINGS = (".yaml", ".yml")
-"""What the name of CompVis' configs ends with."""
+PROVENANCE = "_vqpipe"
+"""What `CONFIG_FILE` has beside the architecture: of which family the weights were, and what has
+been done to them. diffusers passes over names with such a beginning."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +56,7 @@ class Weights:
     """Commit of the Hugging Face repository that it came from."""
 
     @classmethod
-    def load(
+    def load(  # noqa: PLR0913 (what a person may say of a model)
         cls,
         model: str,
         *,
@@ -43,37 +64,41 @@ class Weights:
         revision: str | None = None,
         variant: str | None = None,
         config: str | None = None,
+        family: str | None = None,
+        weights: Which | None = None,
     ) -> "Weights":
         """Returns a checkpoint, strictly checked, from wherever it is.
 
         Args:
-            model: A folder in diffusers' layout on any store; a single file with weights there; or,
-                where no such path is on this machine, `org/name` on the Hugging Face hub.
+            model: A folder or a single file on any store, or, where no such path is on this
+                machine, `org/name` on the Hugging Face hub (`codec.finding`).
             subfolder: Folder inside it.
             revision: Branch, tag or commit of a Hugging Face repository.
             variant: Which weights of a folder, as in fp16.
             config: URI of the config of a single file; found beside it if there is only one.
+            family: What it is of (`tokenizers.families`), where that does not show.
+            weights: Which are meant where there are raw ones and running averages.
 
         Raises:
             CheckpointError: There is no checkpoint, or it is damaged or something else.
             ConfigError: An option does not go with such a model.
         """
-        if _is_on_hub(model):
-            _refuse_options("a Hugging Face repository", model_config=config)
-            folder, commit = hub.fetch(model, subfolder, revision, variant)
-            where = storage.join_uri(model, *_parts(subfolder))
-            return cls(_read_folder(str(folder), where, variant), where, commit)
-        where = storage.normalise_uri(storage.join_uri(model, *_parts(subfolder)))
-        if where.endswith(WEIGHTS_ENDINGS) and not _list_names(where):  # a folder may end so too
-            _refuse_options("a single file", revision=revision, variant=variant)
-            return cls(_read_single(where, config), where)
-        _refuse_options("a folder", revision=revision, model_config=config)
-        return cls(_read_folder(where, where, variant), where)
+        found = find(model, subfolder=subfolder, revision=revision, variant=variant, config=config)
+        return cls(_read(found, variant, family, weights), found.where, found.commit)
 
     @functools.cached_property
-    def parsed(self) -> VQCheckpoint:
+    def parsed(self) -> NetworkCheckpoint:
         """Architecture and weights, strictly checked against each other."""
-        return VQCheckpoint.read(self.files, self.where)
+        config = parse_json_object(take_file(self.files, CONFIG_FILE, self.where), self.where)
+        network = NETWORKS.get(config.get("_class_name", VQ_MODEL), NETWORKS[VQ_MODEL])
+        return network.read(self.files, self.where)
+
+    @functools.cached_property
+    def provenance(self) -> Mapping[str, Any]:
+        """Of which family it was, and what has been done to the weights; empty if nothing."""
+        config = parse_json_object(self.files[CONFIG_FILE], self.where)
+        found = config.get(PROVENANCE)
+        return found if isinstance(found, dict) else {}
 
     @property
     def description(self) -> Description:
@@ -108,75 +133,42 @@ class Weights:
         return digest_tensors(self.parsed.codebook)
 
 
-def _parts(subfolder: str | None) -> list[str]:
-    return [subfolder.strip("/")] if subfolder else []
-
-
-def _is_on_hub(model: str) -> bool:
-    """Whether a model is named as on the hub, and not a path of this machine."""
-    if not hub.is_repository(model) or model.endswith(WEIGHTS_ENDINGS):
-        return False
-    return not Path(model).exists()
-
-
-def _refuse_options(model: str, **options: str | None) -> None:
-    """Refuses options that would do nothing, which is never what was meant.
+def _read(
+    found: Found, variant: str | None, family: str | None, which: Which | None
+) -> dict[str, bytes]:
+    """Returns the files of a checkpoint in the one form that `Weights` holds.
 
     Raises:
-        ConfigError: If one is given.
+        CheckpointError: It is damaged or something else.
+        ConfigError: It does not show what it is, or an option does not go with it.
     """
-    for name, value in options.items():
-        if value is not None:
-            option = name.replace("_", "-")
-            raise ConfigError(
-                f"--{option} {value} does not go with {model} as --model; leave it out"
-            )
+    config = _read_config(found)
+    is_published = any(each.is_named(config or {}) for each in families.FAMILIES)
+    if found.is_of_diffusers and not is_published and not family:
+        return _read_folder(found, variant, config or {}, which)
+    if (config or {}).get("_class_name") == VQ_MODEL and not family:
+        return _read_single(found, config or {}, which)
+    return _read_published(found, config, family, which)
 
 
-def _read_folder(folder: str, where: str, variant: str | None) -> dict[str, bytes]:
-    """Returns the files of a folder in diffusers' layout, in the one form that `Weights` holds."""
-    names = _list_names(folder)
-    if not any(name.startswith(STEM) for name in names):
-        raise CheckpointError(_describe_stranger(where, names))
-    files = read_files(
-        lambda name: storage.read(storage.join_uri(folder, name)), names, variant, where
-    )
-    return write_state(*read_checkpoint(files, expected_state, where, variant))
+def _read_config(found: Found) -> Mapping[str, Any] | None:
+    """Returns what the config says; None where it does not show which it is."""
+    if found.config is None:
+        return None
+    data = _read_file(found.config, "--model-config")
+    if not found.config.endswith(YAML_ENDINGS):
+        return parse_json_object(data, found.config)
+    import yaml  # noqa: PLC0415 - a machine that only encodes may lack it
 
-
-def _describe_stranger(where: str, names: list[str]) -> str:
-    """Returns what to say of a folder without weights in diffusers' layout."""
-    single = [name for name in names if name.endswith(WEIGHTS_ENDINGS)]
-    if single:
-        return (
-            f"{where} has no {WEIGHTS_FILE}, as diffusers names it, but holds "
-            f"{', '.join(single)}; give that file as --model"
+    try:
+        values = yaml.safe_load(data)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{found.config} is not YAML ({error}); get the file anew") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(
+            f"{found.config} is {values!r}, not a mapping; give the YAML config of a VQGAN"
         )
-    if not names and not _is_local_folder(where):
-        return (
-            f"{where} does not exist; correct --model: a path, a URL, or org/name on the Hugging "
-            "Face hub"
-        )
-    return (
-        f"{where} holds no model: expected {CONFIG_FILE} and {WEIGHTS_FILE}, as diffusers saves a "
-        "VQModel; give the folder that holds them (in a pipeline: add --subfolder vqvae)"
-    )
-
-
-def _is_local_folder(where: str) -> bool:
-    return "://" not in where and Path(where).is_dir()
-
-
-def _read_single(uri: str, config_uri: str | None) -> dict[str, bytes]:
-    """Returns the files of weights that are one file: CompVis' with YAML, diffusers' with JSON."""
-    weights = _read_file(uri, "--model")
-    config_uri = storage.normalise_uri(config_uri) if config_uri else _find_config(uri)
-    config = _read_file(config_uri, "--model-config")
-    if config_uri.endswith(YAML_ENDINGS):
-        return write_state(*read_compvis(config, weights, config_uri, uri))
-    architecture = parse_config(config, config_uri)
-    state = name_as_today(expected_state(architecture), parse_weights(weights, uri), uri)
-    return write_state(architecture, state)
+    return values
 
 
 def _read_file(uri: str, option: str) -> bytes:
@@ -186,34 +178,77 @@ def _read_file(uri: str, option: str) -> bytes:
         raise CheckpointError(f"{uri} does not exist; correct {option}") from None
 
 
-def _find_config(uri: str) -> str:
-    """Returns the only config beside a file with weights, or in `../configs/` as taming keeps it.
-
-    Raises:
-        CheckpointError: If there is none, or there are several.
-    """
-    folder = uri.rpartition("/")[0]
-    places = [folder]
-    if uri.endswith(TRAINED):
-        places.append(storage.join_uri(folder.rpartition("/")[0], "configs"))
-    found: list[str] = []
-    for place in places:
-        names = [name for name in _list_names(place) if _is_config(name)]
-        found += [storage.join_uri(place, name) for name in names]
-        if len(found) == 1:
-            return found[0]
-    there = ", ".join(found) or "none"
-    raise CheckpointError(
-        f"{uri} needs its config, of which exactly one must be beside it (found: {there}); say "
-        "where it is with --model-config"
+def _read_folder(
+    found: Found, variant: str | None, config: Mapping[str, Any], which: Which | None
+) -> dict[str, bytes]:
+    """Returns the files of a folder in diffusers' layout, of whichever network of ours."""
+    if which:
+        raise ConfigError(
+            f"--weights {which} does not go with {found.where}, which holds one kind of weights; "
+            "leave it out"
+        )
+    names = list_names(found.folder)
+    files = read_files(
+        lambda name: storage.read(storage.join_uri(found.folder, name)), names, variant, found.where
     )
+    network, notes = str(config.get("_class_name")), _notes(config)
+    if network in NETWORKS and network != VQ_MODEL:
+        checkpoint = NETWORKS[network].read(files, found.where)
+        return write_state(checkpoint.description.config, checkpoint.state, network, notes)
+    architecture, state = read_checkpoint(files, expected_state, found.where, variant)
+    return write_state(architecture, state, notes=notes)
 
 
-def _is_config(name: str) -> bool:
-    return name == CONFIG_FILE or name.endswith(YAML_ENDINGS)
+def _notes(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: config[name] for name in (PROVENANCE,) if name in config}
 
 
-def _list_names(folder: str) -> list[str]:
-    """Returns the names of the files of a folder."""
-    files = storage.list_files(folder, recursive=False)
-    return [file.uri.rpartition("/")[2] for file in files]
+def _read_single(found: Found, config: Mapping[str, Any], which: Which | None) -> dict[str, bytes]:
+    """Returns the files of a VQModel whose weights are one file, under diffusers' names."""
+    source = storage.join_uri(found.folder, found.weights)
+    states = parse_states(_read_file(source, "--model"), source)
+    raw, averages = (states.get(kind, {}) for kind in ("raw", "ema"))
+    state, _, _ = choose(raw, averages, which, None, source)
+    architecture = parse_config(json.dumps(config).encode(), found.config or source)
+    named = name_as_today(expected_state(architecture), state, source)
+    return write_state(architecture, named, notes=_notes(config))
+
+
+def _read_published(
+    found: Found, config: Mapping[str, Any] | None, family: str | None, which: Which | None
+) -> dict[str, bytes]:
+    """Returns the files of the network that a checkpoint of a family is."""
+    source = storage.join_uri(found.folder, found.weights)
+    states = _read_states(found, source)
+    raw, averages = (_unwrapped(states.get(kind, {})) for kind in ("raw", "ema"))
+    stored = Stored(raw, source, averages, config, found.config or _describe_configs(found))
+    reading = families.read(stored, family, which)
+    network, notes = reading.network, {PROVENANCE: reading.provenance()}
+    return write_state(network.config, network.state, network.name, notes)
+
+
+def _describe_configs(found: Found) -> str:
+    """Returns why there is no config, to begin a sentence."""
+    if not found.configs:
+        return "it has no config beside it"
+    return f"it has several configs beside it ({', '.join(found.configs)}), and not one"
+
+
+def _unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: state[stored] for stored, name in strip_wrappers(state).items()}
+
+
+def _read_states(found: Found, source: str) -> dict[str, dict[str, Tensor]]:
+    """Returns the tensors of a file, or of those shards of an index that have the tokenizer's."""
+    data = _read_file(source, "--model")
+    if not is_index(found.weights):
+        return parse_states(data, source)
+    index = parse_index(data, source)
+    state: dict[str, Tensor] = {}
+    for shard in sorted(families.needed_shards(index)):
+        uri = storage.join_uri(found.folder, shard)
+        tensors = parse_weights(_read_file(uri, "--model"), uri)
+        promised = {tensor for tensor, place in index.items() if place == shard}
+        check_names(promised, tensors, uri, f"get it and {found.weights} from one place")
+        state |= tensors
+    return {"raw": state}

@@ -10,6 +10,7 @@ from typing import Literal
 import tyro
 
 from vqpipe.codec.config import AUDIT_SHARE, AskedRange, Device, DType
+from vqpipe.codec.hub_names import parse_hub_file
 from vqpipe.commands.options import (
     DefinitionFile,
     GrowthOptions,
@@ -218,9 +219,7 @@ def _check_judges(job: object, *names: str) -> None:
         if where is None or not where.startswith("hf://"):
             check_uris(job, name)
             continue
-        from vqpipe.quality.judges import is_hub_file  # noqa: PLC0415 (the module takes torch)
-
-        if not is_hub_file(where):
+        if parse_hub_file(where) is None:
             raise ConfigError(
                 f"--{name} names no file on the Hugging Face hub: give hf://org/name/file or "
                 "hf://org/name@revision/file; credentials belong in HF_TOKEN, not in a URL"

@@ -5,7 +5,6 @@ content    safetensors where the name says so; else what torch.save made of a st
 """
 
 import platform
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -15,12 +14,11 @@ from torch import Tensor, nn
 
 from vqpipe import storage
 from vqpipe.codec import hub
+from vqpipe.codec.hub_names import parse_hub_file
 from vqpipe.errors import CheckpointError
 from vqpipe.vqgan.tensors import check_tensors, digest_tensors, parse_weights
 
 Network = TypeVar("Network", bound=nn.Module)
-
-_ON_HUB = re.compile(r"hf://(?P<repository>[^/@]+/[^/@]+)(?:@(?P<revision>[^/@:]+))?/(?P<name>.+)")
 
 
 @dataclass(frozen=True)
@@ -31,12 +29,6 @@ class Judge:
     """See above; a path is absolute."""
     sha256: str
     """What `digest_tensors` says of the network that the command was started with."""
-
-
-def is_hub_file(where: str) -> bool:
-    """Tells whether it is `hf://org/name[@revision]/file`; with credentials in it, it is not."""
-    parts = _ON_HUB.fullmatch(where)
-    return parts is not None and hub.is_repository(parts["repository"])
 
 
 def read_state(where: str) -> dict[str, Tensor]:
@@ -55,10 +47,10 @@ def read_state(where: str) -> dict[str, Tensor]:
 
 
 def _read_from_hub(where: str) -> bytes:
-    parts = _ON_HUB.fullmatch(where)
-    if parts is None or not is_hub_file(where):
+    file = parse_hub_file(where)
+    if file is None:
         raise CheckpointError(f"{where} names no file of a repository: hf://org/name/file")
-    path, _ = hub.fetch_file(parts["repository"], parts["name"], parts["revision"])
+    path, _ = hub.fetch_file(file)
     return path.read_bytes()
 
 

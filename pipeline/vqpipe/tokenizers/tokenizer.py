@@ -99,3 +99,27 @@ class Checkpoint(Protocol):
             device: Where it computes.
             dtype: Arithmetic of the network; the look-up is float32 in any case.
         """
+
+
+class NetworkCheckpoint(Checkpoint, Protocol):
+    """Weights of a network that we have, as files in diffusers' layout hold them."""
+
+    @property
+    def state(self) -> Mapping[str, "Tensor"]:
+        """Every weight, by its name of today."""
+
+    @property
+    def codebook(self) -> Mapping[str, "Tensor"]:
+        """What decides what a code stands for, by name."""
+
+    @classmethod
+    def read(cls, files: Mapping[str, bytes], where: str) -> "NetworkCheckpoint":
+        """Returns the checkpoint that is in such files.
+
+        Args:
+            files: Contents by name.
+            where: What to call the checkpoint in errors.
+
+        Raises:
+            CheckpointError: A file is missing or damaged, or not this architecture's.
+        """

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from safetensors.torch import save as save_safetensors
@@ -40,7 +41,7 @@ ADVICE = "use the config and weights of one model"
 
 WRAPPERS = {"module", "_orig_mod"}
 """Parts of names that torch adds: `DistributedDataParallel`, and `torch.compile`."""
-HOLDERS = ("model.", "vqmodel.", "ema.")
+HOLDERS = ("model.", "vqmodel.", "vq_model.", "ema.")
 """Starts of names where a trainer's file has a model as one part, or its running average."""
 
 
@@ -153,10 +154,22 @@ def parse_config(data: bytes, source: str) -> VQConfig:
         raise CheckpointError(f"{source}: {error}; correct the field") from error
 
 
-def write_state(config: VQConfig, state: Mapping[str, Tensor]) -> dict[str, bytes]:
-    """Return contents of `CONFIG_FILE` and `WEIGHTS_FILE` for weights that were checked."""
-    header = {"_class_name": "VQModel", "_diffusers_version": DIFFUSERS_VERSION}
-    values = json.dumps(header | dict(config), indent=2) + "\n"
+def write_state(
+    config: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    network: str = "VQModel",
+    notes: Mapping[str, Any] | None = None,
+) -> dict[str, bytes]:
+    """Return contents of `CONFIG_FILE` and `WEIGHTS_FILE` for weights that were checked.
+
+    Args:
+        config: The architecture.
+        state: Every weight.
+        network: Name of its class.
+        notes: What is to be known of the weights besides, under names that begin with `_`.
+    """
+    header = {"_class_name": network, "_diffusers_version": DIFFUSERS_VERSION}
+    values = json.dumps({**header, **(notes or {}), **config}, indent=2) + "\n"
     separate = {  # safetensors refuses tensors that share memory
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in state.items()

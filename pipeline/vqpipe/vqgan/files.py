@@ -17,7 +17,7 @@ KINDS = ("safetensors", "bin")
 """How weights are stored, in the order of preference."""
 
 
-def name_weights(kind: str, variant: str | None = None) -> tuple[str, ...]:
+def name_weights(kind: str, variant: str | None = None, stem: str = STEM) -> tuple[str, ...]:
     """Return the names that weights can have, the first that is there to be read: index, then file.
 
     A variant's index was named in three ways: as diffusers 0.42 does (`_add_variant`), as it did
@@ -26,14 +26,15 @@ def name_weights(kind: str, variant: str | None = None) -> tuple[str, ...]:
     Args:
         kind: One of `KINDS`.
         variant: Such as fp16.
+        stem: What they start with: diffusers' `STEM`, or what other libraries have there.
     """
     if variant is None:
-        return (f"{STEM}.{kind}.index.json", f"{STEM}.{kind}")
+        return (f"{stem}.{kind}.index.json", f"{stem}.{kind}")
     return (
-        f"{STEM}.{kind}.index.{variant}.json",
-        f"{STEM}.{kind}.{variant}.index.json",
-        f"{STEM}.{variant}.{kind}.index.json",
-        f"{STEM}.{variant}.{kind}",
+        f"{stem}.{kind}.index.{variant}.json",
+        f"{stem}.{kind}.{variant}.index.json",
+        f"{stem}.{variant}.{kind}.index.json",
+        f"{stem}.{variant}.{kind}",
     )
 
 

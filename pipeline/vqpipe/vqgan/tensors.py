@@ -16,8 +16,15 @@ from vqpipe.errors import CheckpointError
 
 TRAINED = (".ckpt", ".pth", ".pt")
 """How the names of files end in which trainers keep weights, and whatever else they like."""
-STATES = ("state_dict", "model_state_dict", "model", "ema", "params", "params_ema")
-"""What trainers call the weights in such a file."""
+STATES = {
+    "state_dict": "raw",
+    "model_state_dict": "raw",
+    "model": "raw",
+    "params": "raw",
+    "ema": "ema",
+    "params_ema": "ema",
+}
+"""What trainers call the weights in such a file, and whether these are running averages."""
 TRAINER_PREFIXES = (
     "pytorch_lightning.",
     "lightning.",
@@ -74,11 +81,33 @@ def parse_weights(data: bytes, source: str) -> dict[str, Tensor]:
         source: Name or URL of the file, for its ending and for errors.
 
     Raises:
+        CheckpointError: The file is damaged, or is not only weights of one model.
+    """
+    states = parse_states(data, source)
+    if len(states) > 1:
+        raise CheckpointError(
+            f"{source} holds weights and their running averages; save those that are meant in a "
+            "file of their own"
+        )
+    return next(iter(states.values()))
+
+
+def parse_states(data: bytes, source: str) -> dict[str, dict[str, Tensor]]:
+    """Return the same, and the running averages (`ema`) that a trainer saved beside them (`raw`).
+
+    Raises:
         CheckpointError: The file is damaged, or is not only weights.
     """
     if source.endswith(".safetensors"):
-        return _parse_safetensors(data, source)
-    content = _load_trained(data, source) if source.endswith(TRAINED) else _load(data, source)
+        return {"raw": _parse_safetensors(data, source)}
+    states = (
+        _load_trained(data, source) if source.endswith(TRAINED) else {"raw": _load(data, source)}
+    )
+    return {which: _check_state(content, source) for which, content in states.items()}
+
+
+def _check_state(content: object, source: str) -> dict[str, Tensor]:
+    """Return a state dict that is one."""
     if not isinstance(content, dict) or not content:
         raise CheckpointError(f"{source} is no state dict; get a file with a model's weights")
     for name, tensor in content.items():
@@ -100,21 +129,22 @@ def _parse_safetensors(data: bytes, source: str) -> dict[str, Tensor]:
         ) from error
 
 
-def _load_trained(data: bytes, source: str) -> object:
-    """Return the state dict inside what a trainer saved; all of it if there is none inside."""
+def _load_trained(data: bytes, source: str) -> dict[str, object]:
+    """Return the state dicts inside what a trainer saved; all of it if there is none inside."""
     inert = [name for name in _list_globals(data, source) if _is_from_trainer(name)]
     kinds = [(InertDict if name in TRAINER_DICTS else Inert, name) for name in inert]
     with safe_globals(list(kinds)):
         content = _load(data, source)
     if not isinstance(content, dict):
-        return content
-    states = [name for name in STATES if isinstance(content.get(name), dict)]
-    if len(states) > 1:
+        return {"raw": content}
+    names = [name for name in STATES if isinstance(content.get(name), dict)]
+    states: dict[str, object] = {STATES[name]: content[name] for name in names}
+    if len(states) < len(names):
         raise CheckpointError(
-            f"{source} holds the weights of several models, {' and '.join(states)}; save the one "
+            f"{source} holds the weights of several models, {' and '.join(names)}; save the one "
             "that is meant in a file of its own"
         )
-    return content[states[0]] if states else content
+    return states or {"raw": content}
 
 
 def _is_from_trainer(name: str) -> bool:
