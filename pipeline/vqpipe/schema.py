@@ -35,6 +35,7 @@ from typing import Any, Literal
 import numpy.typing as npt
 import pyarrow as pa
 
+from vqpipe.code_layout import CodeLayout
 from vqpipe.rejections import Rejection
 
 NO_FILE = "no file: "
@@ -120,18 +121,17 @@ class Selection:
     codes: str | None = None
     """Of what is decoded: Parquet column of the codes or latents."""
     shape: tuple[int, ...] = ()
-    """Of what is decoded: (h, w) of codes, (C, h, w) of latents."""
+    """Of what is decoded: such as (h, w) of codes, (C, h, w) of latents."""
     run: str | None = None
     """Of what is decoded: fingerprint of the run whose sink it is; None for files of others."""
 
 
-GRID_LIMIT_UINT16 = 65_536
-"""Largest codebook whose codes fit uint16."""
+_UNSIGNED = (pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64())
 
 
 def code_type(codebook_size: int) -> pa.DataType:
     """Returns the smallest unsigned Arrow type that holds codes 0..codebook_size-1."""
-    return pa.uint16() if codebook_size <= GRID_LIMIT_UINT16 else pa.uint32()
+    return next(each for each in _UNSIGNED if codebook_size <= 1 << each.bit_width)
 
 
 HEAD = (
@@ -195,16 +195,16 @@ def opened_schema(kept: pa.Schema) -> pa.Schema:
     return pa.schema([*HEAD, *kept_fields(kept), *VIEW, *PIXELS])
 
 
-def codes_field(codebook_size: int, grid: tuple[int, int]) -> pa.Field:
-    """Returns the codes column: `grid[0] * grid[1]` codes a row, row-major."""
-    return pa.field("codes", pa.list_(code_type(codebook_size), grid[0] * grid[1]))
+def codes_field(codes: CodeLayout) -> pa.Field:
+    """Returns the codes column: all codes of an image, in one list of a fixed length."""
+    return pa.field("codes", pa.list_(code_type(codes.codebook_size), codes.length))
 
 
 def numbers_of(column: pa.ChunkedArray) -> npt.NDArray[Any]:
     """Returns a column of lists that are all of one length, such as codes, as an array.
 
     Args:
-        column: Lists of a fixed size n: of codes, h * w, row-major.
+        column: Lists of a fixed size n: of codes, all of an image.
 
     Returns:
         (N, n), of the column's own type of numbers. N is the lists that are there: null ones are

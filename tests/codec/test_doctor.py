@@ -134,7 +134,7 @@ def test_diagnose_findings_equal_those_of_the_plain_model():
     with torch.inference_mode():
         codes = model.encode_to_codes(pixels)
         again = model.encode_to_codes(model.decode_codes(codes).clamp(-1, 1))
-    assert found.grid == tuple(codes.shape[1:]) == (16, 16)
+    assert found.layout.shape == tuple(codes.shape[1:]) == (16, 16)
     assert found.codes_used == len(codes.unique())
     assert 1 < found.perplexity < found.codes_used
     assert found.again == pytest.approx((again == codes).float().mean().item(), abs=0.02)  # uint8

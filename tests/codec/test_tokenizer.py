@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional
 
 from tests.codec.test_codec import DEMO, random_images, weights_of
+from vqpipe.code_layout import CodeLayout
 from vqpipe.codec.codec import Codec
 from vqpipe.codec.config import CodecConfig
 from vqpipe.codec.doctor import diagnose
@@ -147,7 +148,7 @@ def test_codec_compiles_another_tokenizer_to_one_graph_with_equal_results(kind):
 
 def test_doctor_asks_the_tokenizer_alone():
     found = diagnose(Built(Levels), 64, "signed")
-    assert (found.grid, found.again) == ((16, 16), 1.0)
+    assert (found.layout.shape, found.again) == ((16, 16), 1.0)
     assert 1 < found.codes_used <= LEVELS
     assert all(each.is_safe for each in found.precisions)
 
@@ -155,8 +156,9 @@ def test_doctor_asks_the_tokenizer_alone():
 def test_description_of_a_vq_model_is_what_its_config_says():
     found = weights_of(DEMO).description
     assert (found.codebook_size, found.multiple, found.channels) == (1024, 4, 3)
-    assert found.grid_of(64, 32) == (16, 8)
-    assert found.size_of((16, 8)) == (64, 32)
-    shape = found.latent_shape_of((16, 8))
+    codes = found.layout_of(64, 32)
+    assert codes == CodeLayout.grid(16, 8, 1024)
+    assert found.size_of(codes) == (64, 32)
+    shape = found.latent_shape_of(codes)
     assert shape == (found.config["latent_channels"], 16, 8)
     assert found.unsafe == {}

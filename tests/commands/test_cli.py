@@ -223,7 +223,9 @@ SINKS = {
     "run.json with an identity of nothing": _edit_run(identity=None),
     "run.json with an identity that is text": _edit_run(identity="x"),
     "run.json with a strange stage": _edit_run(identity={"stage": ["encode"]}),
-    "run.json with strange facts": _edit_run(grid="x", codebook_size="many", kept=7, created=None),
+    "run.json with strange facts": _edit_run(
+        layout="x", codebook_size="many", kept=7, created=None
+    ),
     "no plan": _without("plan.parquet"),
     "no first plan": _without_all("plans"),
     "no plan at all": _without_all("plan*"),

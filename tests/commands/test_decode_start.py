@@ -80,7 +80,7 @@ def test_decode_grid_that_is_not_the_runs_is_refused(writer, capsys, grid):
     code, said = refused(writer, capsys, "--grid", *grid)
     assert code == 4
     assert f"--grid is {grid[0]} {grid[1]}" in said
-    assert "8 rows and 8 columns" in said
+    assert "8 x 8 an image" in said
     assert begin(writer, grid=GRID)[0] == ["a", "b"]
 
 
@@ -150,7 +150,7 @@ def test_decode_column_to_keep_that_is_named_twice_is_refused(writer, capsys):
     assert "--keep names 'score' twice" in said
 
 
-@pytest.mark.parametrize("name", ["codebook_sha256", "grid", "kept", "model_options"])
+@pytest.mark.parametrize("name", ["codebook_sha256", "layout", "kept", "model_options"])
 def test_decode_run_json_that_lacks_what_codes_need_is_a_mismatch(writer, capsys, name):
     path = Path(writer.sink.uri) / "run.json"
     said = json.loads(path.read_bytes())

@@ -98,7 +98,10 @@ def test_inspect_complete_sink_answers_every_question(tmp_path, capsys):
     assert (found["complete"], found["shards"], found["shards_left"]) == (True, 2, 0)
     assert (found["totals_from"], found["estimated"]) == ("_SUCCESS", False)
     assert found["pace"]["images_per_second"] == sinks.LAST["images_per_second"]
-    assert (found["reader"]["codes_dtype"], found["reader"]["grid"]) == ("uint16", [2, 3])
+    assert (found["reader"]["codes_dtype"], found["reader"]["layout"]["shapes"]) == (
+        "uint8",
+        [[2, 3]],
+    )
     assert found["run"]["fingerprint"] == writer.sink.run.fingerprint
     lines = printed(writer.sink.uri, capsys=capsys)
     assert lines["train on it?"].startswith("yes")

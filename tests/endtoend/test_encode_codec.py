@@ -114,7 +114,8 @@ def test_encode_skip_doctor_needs_the_range(half, capsys):
 def test_doctor_prints_what_it_found(half, capsys):
     assert cli.main(["doctor", str(half / "model"), "--resolution", str(SIDE), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["pixel_range"], found["verdict"], found["grid"]) == ("unit", "unit", [16, 16])
+    assert (found["pixel_range"], found["verdict"]) == ("unit", "unit")
+    assert (found["layout"]["shapes"], found["codes_per_image"]) == ([[16, 16]], 256)
     assert (found["codebook_size"], found["downsample_factor"]) == (1024, 4)
     assert found["model_sha256"] == read_json(half, "run.json")["identity"]["model_sha256"]
     assert {p["dtype"] for p in found["precisions"]} >= {"float32", "bfloat16", "float16"}

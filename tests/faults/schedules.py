@@ -29,9 +29,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.sink.runs import KEPT, facts_of_kept, make_run, tar_shard
+from tests.sink.runs import KEPT, facts_of_codes, facts_of_kept, make_run, tar_shard
 from tests.storage.intercept import Crash
 from vqpipe import schema, storage
+from vqpipe.code_layout import CodeLayout
 from vqpipe.errors import SourceChangedError, VqpipeError
 from vqpipe.inspection import verify as verification
 from vqpipe.rejections import UNKNOWN, Reason, Rejection
@@ -47,8 +48,8 @@ from vqpipe.stages.encode import CodesProduct
 from vqpipe.stages.read import read_rows
 
 SINK = "/sink"
-GRID, CODEBOOK = (2, 3), 16
-FACTS = {"grid": GRID, "codebook_size": CODEBOOK, **facts_of_kept(KEPT)}
+CODES = CodeLayout.grid(2, 3, 16)
+FACTS = {**facts_of_codes(CODES), **facts_of_kept(KEPT)}
 KINDS = ("resume", "extend", "replace", "both", "retry")
 GROWTH = {
     "resume": Growth(),
@@ -233,7 +234,7 @@ def standing_in(store):
 def codes_of(name, version, row):
     """Returns the codes of one sample of one version of a shard, the only ones it can have."""
     digest = hashlib.sha256(f"{name} {version} {row}".encode()).digest()
-    return [byte % CODEBOOK for byte in digest[: GRID[0] * GRID[1]]]
+    return [byte % CODES.codebook_size for byte in digest[: CODES.length]]
 
 
 @dataclass
@@ -310,8 +311,7 @@ def command(kind, source, seed):
     rng, listed = random.Random(seed), source.listed()
     asked = make_run(plan_sha256=listed.sha256(), facts=FACTS)
     sink = start_run(SINK, asked, listed, GROWTH[kind])
-    codes = schema.codes_field(CODEBOOK, GRID)
-    writer = Writer(sink, CodesProduct(KEPT, codes, GRID, CODEBOOK))
+    writer = Writer(sink, CodesProduct(KEPT, schema.codes_field(CODES), CODES))
     left = todo.unfinished(sink)
     again = todo.retriable(sink, left) if kind == "retry" else {}
     if again:

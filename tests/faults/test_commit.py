@@ -26,6 +26,7 @@ from tests.sink.runs import (
 )
 from tests.storage.intercept import Crash, Crashing, intercept
 from vqpipe import schema, storage
+from vqpipe.code_layout import CodeLayout
 from vqpipe.errors import IncompleteError
 from vqpipe.inspection.verify import verify
 from vqpipe.sink import success, todo, totals
@@ -37,7 +38,7 @@ from vqpipe.sink.writer import Writer
 from vqpipe.stages.encode import CodesProduct
 
 TOTAL, CUTS = 6, (0, 2, 3, 6)
-GRID, CODEBOOK = (2, 3), 16
+CODES = CodeLayout.grid(2, 3, 16)
 
 
 def live(sink, version="1", tag=None, rejected=()):
@@ -49,7 +50,7 @@ def live(sink, version="1", tag=None, rejected=()):
     again = todo.retriable(opened, left) if tag else {}
     revisions = {index: staged.revision + 1 for index, staged in again.items()}
     attempt = Attempt(tag, revisions, 5, "13") if again else None
-    product = CodesProduct(KEPT, schema.codes_field(CODEBOOK, GRID), GRID, CODEBOOK)
+    product = CodesProduct(KEPT, schema.codes_field(CODES), CODES)
     writer = Writer(opened, product, attempt)
     if left or again:
         storage.delete(f"{sink}/_SUCCESS")

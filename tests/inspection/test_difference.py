@@ -7,7 +7,8 @@ import duckdb
 import pytest
 
 from tests.sink import sinks
-from tests.sink.runs import make_run, tar_shard
+from tests.sink.runs import facts_of_codes, make_run, tar_shard
+from vqpipe.code_layout import CodeLayout
 from vqpipe.errors import StorageError
 from vqpipe.inspection import difference
 from vqpipe.inspection.difference import (
@@ -166,8 +167,9 @@ def moved(name):
     ("change", "words"),
     [
         ({}, None),
-        ({"grid": [4, 4]}, "grids"),
-        ({"codebook_size": 8}, "codebook sizes"),
+        (facts_of_codes(CodeLayout.grid(4, 4, 16)), "layouts"),
+        (facts_of_codes(CodeLayout("sequence", ((6,),), (16,))), "layouts"),
+        (facts_of_codes(CodeLayout.grid(2, 3, 8)), "codebook sizes"),
     ],
 )
 def test_why_incomparable_names_what_differs(change, words):

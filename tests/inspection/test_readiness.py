@@ -1,12 +1,13 @@
 import pytest
 
 from tests.sink import sinks
-from tests.sink.runs import make_run
+from tests.sink.runs import facts_of_codes, make_run
+from vqpipe.code_layout import CodeLayout
 from vqpipe.inspection import readiness, survey
 from vqpipe.inspection.readiness import check_codes, judge
 from vqpipe.sink.run import load_run
 
-FACTS = make_run(facts={"grid": [16, 16], "codebook_size": 1024}).facts
+FACTS = make_run(facts=facts_of_codes(CodeLayout.grid(16, 16, 1024))).facts
 SOUND = {
     "shards": 3,
     "samples": 1000,

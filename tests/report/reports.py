@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from tests.makers import jpeg
+from vqpipe.code_layout import CodeLayout
 from vqpipe.report import (
     Counts,
     Drift,
@@ -73,7 +74,7 @@ def make_counts(**changes):
         shards_planned=120,
         is_complete=True,
         bytes_per_image=451.3,
-        grid=(16, 16),
+        layout=CodeLayout.grid(16, 16, 1024),
     )
     return replace(plain, **changes)
 

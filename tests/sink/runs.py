@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vqpipe import schema
+from vqpipe.code_layout import CodeLayout
 from vqpipe.commands.kept import name_types, pack_schema
 from vqpipe.schema import File, Shard
 from vqpipe.sink import todo
@@ -53,7 +54,7 @@ IDENTITY = {
 _MADE = {"created": "2026-01-02T03:04:05Z", "versions": {"torch": "2.13.0", "pillow": "13.0"}}
 FACTS = {
     "encode": {
-        "grid": [2, 3],
+        "layout": CodeLayout.grid(2, 3, 16).document(),
         "codebook_size": 16,
         "codebook_sha256": "cb" * 32,
         "model": "vqgan/",
@@ -82,6 +83,11 @@ def make_run(stage="encode", plan_sha256="", *, facts=(), **identity):
     return parse_run(json.dumps(said).encode(), "sink")
 
 
+def facts_of_codes(codes):
+    """Returns what `run.json` says of a layout of codes."""
+    return {"layout": codes.document(), "codebook_size": codes.codebook_size}
+
+
 def facts_of_kept(kept):
     """Returns what `run.json` says of kept columns."""
     return {"kept": name_types(kept), "kept_schema": pack_schema(kept)}
@@ -90,12 +96,11 @@ def facts_of_kept(kept):
 def start(sink, names=("a",), *, codebook_size=16, grid=(2, 3), kept=KEPT, facts=(), **identity):
     """Returns the writer of a run of `vqpipe encode` that has just been started in the sink."""
     listed = Plan.of(tar_shard(name) for name in names)
-    facts = {"grid": grid, "codebook_size": codebook_size, **facts_of_kept(kept)} | dict(facts)
+    codes = CodeLayout.grid(*grid, codebook_size)
+    facts = {**facts_of_codes(codes), **facts_of_kept(kept)} | dict(facts)
     asked = make_run(plan_sha256=listed.sha256(), facts=facts, **identity)
     opened = start_run(str(sink), asked, listed, Growth())
-    codes = schema.codes_field(codebook_size, grid)
-    product = CodesProduct(kept, codes, grid, codebook_size)
-    return Writer(opened, product)
+    return Writer(opened, CodesProduct(kept, schema.codes_field(codes), codes))
 
 
 def codes_of(writer, index, row):

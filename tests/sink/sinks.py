@@ -190,7 +190,7 @@ def _object(writer, index, rows, rejected):
         "source": writer.sink.plan.source(index),
         "generation": writer.sink.plan.generation(index),
         "revision": 0,
-        "grid": list(writer.sink.run.facts.grid),
+        "layout": dict(writer.sink.run.facts.layout),
         "codebook_size": writer.product.codebook_size,
         "seen": rows,
         "good": rows - rejected,

@@ -350,7 +350,7 @@ def test_commit_rows_data_has_exactly_the_documented_schema(tmp_path):
             ("key", pa.string()),
             ("row", pa.int32()),
             ("view", pa.uint8()),
-            ("codes", pa.list_(pa.uint16(), 6)),
+            ("codes", pa.list_(pa.uint8(), 6)),
             ("width", pa.int32()),
             ("height", pa.int32()),
             ("crop", pa.list_(pa.int32(), 4)),
@@ -399,8 +399,9 @@ def test_commit_rows_objects_are_dictionary_encoded_and_zstd(tmp_path):
 @pytest.mark.parametrize(
     ("size", "kind"),
     [
-        (2, pa.uint16()),
-        (256, pa.uint16()),
+        (2, pa.uint8()),
+        (256, pa.uint8()),
+        (257, pa.uint16()),
         (65_536, pa.uint16()),
         (65_537, pa.uint32()),
         (262_144, pa.uint32()),
@@ -461,7 +462,13 @@ def test_commit_rows_footer_equals_a_recount_by_duckdb(tmp_path, ranges):
         "source": {"uri": "s3://photos/a.tar", "size": 100, "version": "1"},
         "generation": 0,
         "revision": 0,
-        "grid": [2, 3],
+        "layout": {
+            "kind": "grid",
+            "shapes": [[2, 3]],
+            "order": "row-major",
+            "codebooks": [16],
+            "bits": 4,
+        },
         "codebook_size": 16,
         "seen": TOTAL,
         "good": encoded,
@@ -489,7 +496,7 @@ def with_codes(rows, row, codes):
 
 
 @pytest.mark.parametrize(
-    "codes", [[0, 0, 16, 0, 0, 0], [65_535] * 6, None], ids=["one_above", "far_above", "none"]
+    "codes", [[0, 0, 16, 0, 0, 0], [255] * 6, None], ids=["one_above", "far_above", "none"]
 )
 @pytest.mark.parametrize("ranges", [[(0, 8)], [(0, 4), (4, 8)]], ids=["whole", "pieces"])
 def test_commit_rows_impossible_codes_are_an_accounting_error(tmp_path, ranges, codes):

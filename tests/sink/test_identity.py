@@ -17,7 +17,7 @@ NEEDED = {
     "encode": {
         *("source", "format", "image", "key", "key_until", "keep", "resolution", "resample"),
         *("background", "max_pixels", "dtype", "pixel_range", "eager", "model_sha256"),
-        *("grid", "codebook_size", "codebook_sha256", "model", "model_options", "kept"),
+        *("layout", "codebook_size", "codebook_sha256", "model", "model_options", "kept"),
         *("created", "versions"),
     },
     "decode": {

@@ -7,9 +7,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.makers import FOLDER, GROUPS, SHARDS, TAR, changed
-from tests.sink.runs import IDENTITY, make_run
+from tests.sink.runs import IDENTITY, facts_of_codes, make_run
 from tests.storage.intercept import Amid
 from vqpipe import storage
+from vqpipe.code_layout import CodeLayout
 from vqpipe.errors import MismatchError, SourceChangedError, StorageError
 from vqpipe.sink import layout
 from vqpipe.sink.plan import Growth, Plan, find_plan, load_plan
@@ -31,7 +32,7 @@ OTHER = {
 }
 """Another value of each field whose value is no text."""
 NO_GROWTH = Growth()
-FACTS = {"grid": [16, 16], "codebook_size": 1024, "model": "/möbel"}
+FACTS = {**facts_of_codes(CodeLayout.grid(16, 16, 1024)), "model": "/möbel"}
 
 
 def run_of(shards, facts=(), **changes):

@@ -6,12 +6,13 @@ import pytest
 from PIL import Image
 
 from vqpipe import schema
+from vqpipe.code_layout import CodeLayout
 from vqpipe.images import ImageFormat
 from vqpipe.rejections import Reason
 from vqpipe.stages.decode import Form, compress_rows, decode_rows
 
-FORM = Form((2, 3), 16)
-LATENTS = Form((2, 3), 16, channels=4)
+FORM = Form(CodeLayout.grid(2, 3, 16))
+LATENTS = Form(CodeLayout.grid(2, 3, 16), (4, 2, 3))
 SIZE = (4, 6)
 KEPT = pa.schema([pa.field("caption", pa.string())])
 

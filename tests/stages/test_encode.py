@@ -8,6 +8,7 @@ import pytest
 from tests.images.test_preprocess import Three
 from tests.makers import jpeg, tar_of
 from vqpipe import schema, storage
+from vqpipe.code_layout import CodeLayout
 from vqpipe.errors import ConfigError
 from vqpipe.images import Preprocess, open_image, square, views_of
 from vqpipe.images.sandbox import Sandbox
@@ -25,7 +26,7 @@ from vqpipe.stages.read import NO_ROW, gather_tables, read_rows
 SELECTION = Selection(keep=("txt",))
 HOW = Preprocess(square(8))
 NOTHING = Staged()
-CODES = schema.codes_field(65_536, (2, 2))
+CODES = schema.codes_field(CodeLayout.grid(2, 2, 65_536))
 
 
 def make_shard(folder, images):
@@ -360,11 +361,11 @@ def test_encode_rows_nothing_but_rejections_needs_no_codec():
     assert encode_rows(table.slice(0, 0), None, CODES).schema == encoded.schema
 
 
-@pytest.mark.parametrize("kind", [65_536, 65_537])
-def test_encode_rows_slices_and_chunks_give_the_same_as_the_whole(kind):
+@pytest.mark.parametrize("codebook_size", [65_536, 65_537])
+def test_encode_rows_slices_and_chunks_give_the_same_as_the_whole(codebook_size):
     images = random_images(21)
     images[4] = images[9] = None
-    field = schema.codes_field(kind, (2, 2))
+    field = schema.codes_field(CodeLayout.grid(2, 2, codebook_size))
     table = pixels_table(images)
     whole = encode_rows(table, fake_encode, field)
     for start in range(21):
@@ -521,7 +522,7 @@ def test_encode_rows_audit_of_no_share_looks_at_nothing():
 def test_encode_rows_audit_picks_about_its_share_and_the_same_in_any_block():
     count = 20_000
     table = pixels_table([np.full((1, 1, 3), 200, np.uint8)] * count)
-    field = schema.codes_field(65_536, (1, 1))
+    field = schema.codes_field(CodeLayout.grid(1, 1, 65_536))
 
     def encode(pixels):
         return np.zeros((len(pixels), 1, 1), np.int64), np.ones(len(pixels), bool)

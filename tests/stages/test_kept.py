@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.sink.runs import make_run
 from tests.sources.test_parquet import KEPT
 from vqpipe import schema
+from vqpipe.code_layout import CodeLayout
 from vqpipe.images import ImageFormat
 from vqpipe.schema import Selection
 from vqpipe.sink.commit import commit_rows
@@ -28,7 +29,8 @@ from vqpipe.stages.quarantine import read_quarantined
 from vqpipe.stages.read import read_rows
 
 IMAGE = "image"
-CODES = schema.codes_field(16, (1, 2))
+LAYOUT = CodeLayout.grid(1, 2, 16)
+CODES = schema.codes_field(LAYOUT)
 
 
 def cast(kind):
@@ -113,7 +115,7 @@ def test_kept_values_of_any_type_are_those_that_pyarrow_reads(tmp_path, column, 
 
 def writer_of(sink, listing, product):
     listed = Plan.of(listing.shards)
-    asked = make_run(plan_sha256=listed.sha256(), facts={"grid": [1, 2]})
+    asked = make_run(plan_sha256=listed.sha256(), facts={"layout": LAYOUT.document()})
     opened = start_run(str(sink), asked, listed, Growth())
     return Writer(opened, product)
 
@@ -135,7 +137,7 @@ def test_kept_columns_of_all_types_stand_in_data_as_duckdb_reads_them(tmp_path, 
     listing, selection = write(source, KEPT, 2)
     kept = kept_schema(listing, selection)
     (rows,) = read_rows(read(listing.shards[0], selection, kept), 0, Staged(), kept, 10)
-    writer = writer_of(sink, listing, CodesProduct(kept, CODES, (1, 2), 16))
+    writer = writer_of(sink, listing, CodesProduct(kept, CODES, LAYOUT))
     commit(writer, rows, {"codes": pa.array([[1, 2]] * 2, CODES.type)})
     then, now = pq.read_table(source / "a.parquet"), pq.read_table(sink / "data" / "a.parquet")
     assert now.select(list(KEPT)).equals(then.select(list(KEPT)))
@@ -158,7 +160,7 @@ def test_names_of_classes_stand_in_data_and_in_what_is_decoded_of_it(tmp_path):
     listing, selection = list_shards(str(source)), Selection(IMAGE, keep=("label",))
     kept = kept_schema(listing, selection)
     (rows,) = read_rows(read_shard(listing.shards[0], selection, kept), 0, Staged(), kept, 10)
-    writer = writer_of(sink, listing, CodesProduct(kept, CODES, (1, 2), 16))
+    writer = writer_of(sink, listing, CodesProduct(kept, CODES, LAYOUT))
     commit(writer, rows, {"codes": pa.array([[1, 2]], CODES.type)})
     found = pq.read_schema(sink / "data" / "a.parquet").metadata[b"huggingface"]
     assert json.loads(found) == {"info": {"features": {"label": label}}}

@@ -8,13 +8,14 @@ picture and reconstructs it nearly as well. Hence the rule of `decide_range` is 
 
 import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.resources import files
 from typing import Any
 
 import numpy as np
 
 from vqpipe import metrics
+from vqpipe.code_layout import CodeLayout
 from vqpipe.codec.codec import Codec
 from vqpipe.codec.config import (
     SCALE_SHIFT,
@@ -87,7 +88,8 @@ class Diagnosis:
     pixel_range: PixelRange
     """What the findings below were made with."""
     side_px: int
-    grid: tuple[int, int]
+    layout: CodeLayout
+    """What the codes of a photo are."""
     precisions: tuple[Precision, ...]
     codes_used: int
     """Codebook entries that occur in the codes of the probes."""
@@ -97,7 +99,13 @@ class Diagnosis:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the findings as JSON has them."""
-        return asdict(self) | {"grid": list(self.grid), "verdict": self.probe.verdict}
+        said = {each.name: getattr(self, each.name) for each in fields(self)}
+        return said | {
+            "probe": asdict(self.probe),
+            "precisions": [asdict(each) for each in self.precisions],
+            "layout": self.layout.document(),
+            "verdict": self.probe.verdict,
+        }
 
 
 def decide_range(signed_db: float, unit_db: float) -> PixelRange | None:
@@ -178,13 +186,14 @@ def check_start(
     Raises:
         ConfigError: If the range cannot be settled, or the run's arithmetic overflows.
     """
-    images = load_probes(QUICK_SIDE, QUICK_PROBES)
+    side = weights.description.side_near(QUICK_SIDE)
+    images = load_probes(side, QUICK_PROBES)
     probe = probe_range(weights, images)
     pixel_range = settle_range(asked, probe)
     facts: dict[str, Any] = {
         "psnr_db": _rounded(probe.psnr_db),
         "verdict": probe.verdict,
-        "side_px": QUICK_SIDE,
+        "side_px": side,
     }
     if dtype in {"float32", "tf32"}:
         return pixel_range, facts
@@ -225,7 +234,7 @@ def diagnose(
         probe=probe,
         pixel_range=pixel_range,
         side_px=side_px,
-        grid=codes.shape[1:],
+        layout=weights.description.layout_of(side_px, side_px),
         precisions=tuple(_judge_precisions(weights, pixel_range, side_px, device)),
         codes_used=int(np.count_nonzero(histogram)),
         perplexity=metrics.perplexity(histogram),
@@ -239,7 +248,8 @@ def _judge_precisions(
     """Yields the findings on every dtype; on fewer pixels for a CPU, whose float16 is slow."""
     on_cpu = device == "cpu"
     dtypes: tuple[DType, ...] = ("float32", "tf32", "bfloat16", "float16")
-    images = load_probes(QUICK_SIDE if on_cpu else side_px)
+    quick = weights.description.side_near(QUICK_SIDE)
+    images = load_probes(quick if on_cpu else side_px)
     exact = _codec(weights, "float32", pixel_range, images, device)
     codes, _ = exact.encode(images)
     for dtype in dtypes:

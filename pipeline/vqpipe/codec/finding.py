@@ -187,17 +187,19 @@ def _find_single(uri: str, where: str, config: str | None) -> Found:
     except FileNotFoundError:
         raise CheckpointError(f"{uri} does not exist; correct --model") from None
     if config is not None:
-        return Found(folder, name, where, (storage.normalise_uri(config),))
+        on_hub = parse_hub_file(config)
+        found = str(hub.fetch_file(on_hub)[0]) if on_hub else storage.normalise_uri(config)
+        return Found(folder, name, where, (found,))
     places = [folder]
     if uri.endswith(TRAINED):
         places.append(storage.join_uri(folder.rpartition("/")[0], "configs"))
-    found: list[str] = []
+    configs: list[str] = []
     for place in places:
-        names = [name for name in list_names(place) if _is_config(name)]
-        found += [storage.join_uri(place, name) for name in names]
-        if len(found) == 1:
+        names = [each for each in list_names(place) if _is_config(each)]
+        configs += [storage.join_uri(place, each) for each in names]
+        if len(configs) == 1:
             break
-    return Found(folder, name, where, tuple(found))
+    return Found(folder, name, where, tuple(configs))
 
 
 def _is_config(name: str) -> bool:

@@ -17,8 +17,9 @@ from vqpipe import storage
 from vqpipe.codec.finding import YAML_ENDINGS, Found, find, list_names
 from vqpipe.errors import CheckpointError, ConfigError
 from vqpipe.tokenizers import families
-from vqpipe.tokenizers.averages import Which, choose
+from vqpipe.tokenizers.averages import choose
 from vqpipe.tokenizers.family import Stored
+from vqpipe.tokenizers.family_names import FamilyName, Which
 from vqpipe.tokenizers.networks import NETWORKS, VQ_MODEL
 from vqpipe.tokenizers.tokenizer import Description, NetworkCheckpoint, Tokenizer
 from vqpipe.vqgan.checkpoint import (
@@ -64,7 +65,7 @@ class Weights:
         revision: str | None = None,
         variant: str | None = None,
         config: str | None = None,
-        family: str | None = None,
+        family: FamilyName | None = None,
         weights: Which | None = None,
     ) -> "Weights":
         """Returns a checkpoint, strictly checked, from wherever it is.
@@ -134,7 +135,7 @@ class Weights:
 
 
 def _read(
-    found: Found, variant: str | None, family: str | None, which: Which | None
+    found: Found, variant: str | None, family: FamilyName | None, which: Which | None
 ) -> dict[str, bytes]:
     """Returns the files of a checkpoint in the one form that `Weights` holds.
 
@@ -215,7 +216,7 @@ def _read_single(found: Found, config: Mapping[str, Any], which: Which | None) -
 
 
 def _read_published(
-    found: Found, config: Mapping[str, Any] | None, family: str | None, which: Which | None
+    found: Found, config: Mapping[str, Any] | None, family: FamilyName | None, which: Which | None
 ) -> dict[str, bytes]:
     """Returns the files of the network that a checkpoint of a family is."""
     source = storage.join_uri(found.folder, found.weights)

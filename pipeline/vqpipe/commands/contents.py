@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from vqpipe import schema
 from vqpipe.commands.console import Fields, Prose
 from vqpipe.commands.description import describe_psnr
@@ -60,8 +58,8 @@ def _explain_codes(contents: Contents) -> dict[str, Any]:
     facts, identity = contents.run.facts, contents.run.identity
     return {
         "codes_dtype": str(schema.code_type(facts.codebook_size)),
-        "codes_per_image": int(np.prod(facts.grid)),
-        "grid": list(facts.grid),
+        "codes_per_image": facts.codes.length,
+        "layout": dict(facts.layout),
         "codebook_size": facts.codebook_size,
         "resolution": identity.resolution,
         "pixel_range": identity.pixel_range,
@@ -74,9 +72,8 @@ def _describe_codes(contents: Contents) -> Fields:
     assert isinstance(contents.run, EncodeRun)
     facts, identity = contents.run.facts, contents.run.identity
     reader = _explain_codes(contents)
-    height, width = facts.grid
     codes = (
-        f"{height * width:,} an image ({height} x {width}), {reader['codes_dtype']}, of "
+        f"{facts.codes.length:,} an image ({facts.codes.describe()}), {reader['codes_dtype']}, of "
         f"{facts.codebook_size:,} entries"
     )
     pixels = (

@@ -6,7 +6,7 @@ from vqpipe import storage
 from vqpipe.codec.weights import Weights
 from vqpipe.commands.console import print_fields, stdout
 from vqpipe.commands.jobs import Convert
-from vqpipe.commands.model import load_weights
+from vqpipe.commands.model import describe_family, load_weights
 from vqpipe.errors import ConfigError
 from vqpipe.vqgan.files import CONFIG_FILE, STEM
 
@@ -48,6 +48,7 @@ def _print(out: str, weights: Weights) -> None:
     at = f", commit {weights.commit}" if weights.commit else ""
     fields: list[tuple[str, object]] = [
         ("read", f"{weights.where}{at}"),
+        *describe_family(weights),
         ("parameters", f"{weights.parameters:,}"),
         ("codebook", codebook),
         ("network", f"{described.multiple} px a code along a side, {described.network}"),

@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from vqpipe import storage
+from vqpipe.code_layout import CodeLayout
 from vqpipe.codec import doctor
 from vqpipe.codec.config import CodecConfig
 from vqpipe.codec.weights import Weights
@@ -32,6 +33,7 @@ from vqpipe.sources.codes import kept_schema, list_shards
 from vqpipe.stages.decode import Decoding, Form, ImagesProduct, compress_rows
 from vqpipe.stages.read import SampleReader
 from vqpipe.stages.work import TableFunction, Work
+from vqpipe.tokenizers.tokenizer import Description
 
 
 def run(job: Decode) -> Result:
@@ -86,26 +88,37 @@ class _Source:
 
     def form(self, job: Decode, weights: Weights) -> Form:
         """Returns what the codes or latents of an image look like."""
-        described = weights.description
-        channels = 0 if job.latents is None else described.latent_channels
-        return Form(self._grid(job), described.codebook_size, channels)
+        codes = self._layout(job, weights.description)
+        latents = weights.description.latent_shape_of(codes) if job.latents is not None else ()
+        return Form(codes, latents)
 
-    def _grid(self, job: Decode) -> tuple[int, int]:
-        if self.run:
-            height, width = self.run.facts.grid
-            is_own = (job.kind, job.codes) == ("codes", "codes")  # not a column that was kept
-            if job.grid and is_own and job.grid != (height, width):
-                raise ConfigError(
-                    f"--grid is {job.grid[0]} {job.grid[1]}, and codes of the run in {self.uri} "
-                    f"have {height} rows and {width} columns: leave --grid out"
-                )
-            return job.grid or (height, width)
-        if job.grid is None:
+    def _layout(self, job: Decode, model: Description) -> CodeLayout:
+        if not self.run:
+            return self._layout_of_others(job, model)
+        codes = self.run.facts.codes
+        is_own = (job.kind, job.codes) == ("codes", "codes")  # not a column that was kept
+        if job.grid and is_own and job.grid != codes.shapes[0]:
+            raise ConfigError(
+                f"--grid is {job.grid[0]} {job.grid[1]}, and codes of the run in {self.uri} are "
+                f"{codes.describe()} an image: leave --grid out"
+            )
+        if job.grid and not model.fixed:
+            return CodeLayout.grid(*job.grid, model.codebook_size)
+        return codes
+
+    def _layout_of_others(self, job: Decode, model: Description) -> CodeLayout:
+        """Returns what codes of another tool are: a grid, or what the model alone can take."""
+        if job.grid and not model.fixed:
+            return CodeLayout.grid(*job.grid, model.codebook_size)
+        fitting = [each for each in model.fixed.values() if job.grid in (None, each.shapes[-1])]
+        if len(fitting) != 1:
+            known = " or ".join(each.describe() for each in model.fixed.values())
             raise ConfigError(
                 f"{self.uri} is no sink of vqpipe encode, so that nothing says how many rows and "
-                "columns of codes an image has: add --grid ROWS COLUMNS"
+                f"columns of codes an image has{f' ({known})' if known else ''}: add --grid ROWS "
+                f"COLUMNS{', of the last scale' if known else ''}"
             )
-        return job.grid
+        return fitting[0]
 
 
 def _finished(job: Decode, source: str, run: EncodeRun) -> list[Shard]:
@@ -134,7 +147,7 @@ def _prepare(job: Decode) -> Prepared:
     announce("looking at the columns of", len(source.alike))
     kept = kept_schema(source.alike, selection, _begun(sink, selection))
     how, findings = _settle_codec(job, source.run, weights)
-    step = Decoding(form, how, weights.description.size_of(form.grid))
+    step = Decoding(form, how, weights.description.size_of(form.layout))
     listed = Plan.of(source.shards)
     facts = _facts_of(job, weights, step, kept, findings)
     identity = _identity_of(job, source, selection, weights, step)
@@ -190,7 +203,7 @@ def _identity_of(
         column=selection.codes,
         key=selection.key,
         keep=selection.keep,
-        grid=step.form.grid,
+        code_layout=step.form.layout.document(),
         format=job.format,
         quality=None if job.format == "png" else job.quality,
         layout=job.layout,
@@ -228,7 +241,7 @@ def _introduce(job: Decode, source: _Source, work: Work, step: Decoding) -> Fiel
     size = sum(shard.size for shard in source.shards)
     fields: Fields = [
         ("source", f"{job.kind}, {size / 1e6:,.1f} MB in {len(source.shards):,} shard(s)"),
-        ("model", f"{work.weights.where}, {step.form.codebook_size:,} codes"),
+        ("model", f"{work.weights.where}, {step.form.layout.codebook_size:,} codes"),
         ("pixels", f"{width} x {height} px, {step.how.pixel_range} range, {step.how.dtype}"),
         ("images", f"{job.format}, layout {job.layout}"),
         ("sink", work.writer.sink.uri),

@@ -6,6 +6,7 @@ import shutil
 import sys
 from typing import Any
 
+from vqpipe.code_layout import CodeLayout
 from vqpipe.commands.console import Fields, Prose, printable
 from vqpipe.sink.beside import LAYOUTS
 from vqpipe.sink.losses import describe_losses
@@ -66,7 +67,7 @@ def describe_totals(totals: dict[str, Any], run: Run) -> Fields:
         ("rejected", f"{totals['rejected']:,}"),
         *((f"  {reason}", f"{count:,}") for reason, count in reasons),
         *describe_missing(totals),
-        *(_describe_codes(totals, run.facts.grid) if isinstance(run, EncodeRun) else ()),
+        *(_describe_codes(totals, run.facts.codes) if isinstance(run, EncodeRun) else ()),
         ("bytes per image", f"{totals['bytes_per_image']:,.1f}"),
     ]
 
@@ -97,11 +98,10 @@ def _describe_nulls(totals: dict[str, Any]) -> Fields:
     ]
 
 
-def _describe_codes(totals: dict[str, Any], grid: tuple[int, int]) -> Fields:
-    height, width = grid
+def _describe_codes(totals: dict[str, Any], codes: CodeLayout) -> Fields:
     usage, perplexity = totals["codebook_usage"], totals["codebook_perplexity"]
     return [
-        ("codes per image", f"{height * width:,} ({height} x {width})"),
+        ("codes per image", f"{codes.length:,} ({codes.describe()})"),
         ("codebook usage", f"{usage:.1%} of the entries, perplexity {perplexity:,.1f}"),
         *_describe_audit(totals),
     ]

@@ -15,7 +15,7 @@ from vqpipe.codec.doctor import Diagnosis, Precision
 from vqpipe.codec.weights import Weights
 from vqpipe.commands.console import print_fields, stdout
 from vqpipe.commands.jobs import Doctor
-from vqpipe.commands.model import load_weights
+from vqpipe.commands.model import describe_family, load_weights
 from vqpipe.commands.options import ModelOptions
 from vqpipe.errors import ConfigError
 
@@ -32,11 +32,11 @@ def run(job: Doctor) -> None:
         ConfigError: If its pixel range does not show and was not given.
     """
     weights = load_weights(job)
-    factor = weights.description.multiple
-    if job.resolution % factor:
-        raise ConfigError(
-            f"--resolution {job.resolution} is no multiple of {factor}, the pixels per code"
-        )
+    described = weights.description
+    fault = described.find_fault(job.resolution, job.resolution)
+    if fault:
+        nearest = described.side_near(job.resolution)
+        raise ConfigError(f"--resolution {job.resolution} is {fault}; use {nearest}")
     device = choose_device(job.device)
     found = doctor.diagnose(weights, job.resolution, job.pixel_range, device)
     if job.json:
@@ -53,7 +53,10 @@ def _facts(weights: Weights, found: Diagnosis) -> dict[str, Any]:
     return {
         "model": weights.where,
         "model_sha256": weights.sha256(),
-        "codebook_size": weights.description.codebook_size,
+        "family": dict(weights.provenance) or None,
+        "codebook_size": found.layout.codebook_size,
+        "codes_per_image": found.layout.length,
+        "codes_dtype": str(schema.code_type(found.layout.codebook_size)),
         "downsample_factor": weights.description.multiple,
         **found.to_dict(),
     }
@@ -61,16 +64,23 @@ def _facts(weights: Weights, found: Diagnosis) -> dict[str, Any]:
 
 def _describe(weights: Weights, found: Diagnosis) -> list[tuple[str, object]]:
     description = weights.description
-    size, factor = description.codebook_size, description.multiple
-    height, width = found.grid
+    codes, factor = found.layout, description.multiple
     return [
+        *describe_family(weights),
         ("weights", f"{weights.parameters / 1e6:,.1f} million, sha256 {weights.sha256()[:12]}"),
-        ("codebook", f"{size:,} entries of {description.latent_channels} numbers"),
         (
-            "code grid",
-            f"{height} x {width} at {found.side_px} px, one code for {factor} x {factor}",
+            "codebook",
+            f"{codes.codebook_size:,} entries of {description.latent_channels} numbers",
         ),
-        ("stored as", f"{height * width:,} codes an image, {schema.code_type(size)}"),
+        (
+            "codes",
+            f"{codes.describe()} at {found.side_px} px"
+            + (f", one code for {factor} x {factor}" if codes.kind == "grid" else ""),
+        ),
+        (
+            "stored as",
+            f"{codes.length:,} codes an image, {schema.code_type(codes.codebook_size)}",
+        ),
         ("pixel range", f"{found.pixel_range}: {found.probe.describe()}"),
         (
             "codebook usage",

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from vqpipe import schema, storage
+from vqpipe.code_layout import CodeLayout
 from vqpipe.codec import doctor
 from vqpipe.codec.config import CodecConfig
 from vqpipe.codec.weights import Weights
@@ -55,7 +56,7 @@ def _prepare(job: Encode) -> Prepared:
     source, sink = storage.normalise_uri(job.source), storage.normalise_uri(job.sink)
     check_places(source, sink)
     weights = load_weights(job)
-    grid = grid_of(job.resolution, weights)
+    codes = layout_of(job.resolution, weights)
     begun = find_run(sink)
     listing, selection, kept, notes = _find(job, source, begun, find_plan(sink))
     _check_names(source, sink, listing)
@@ -64,16 +65,15 @@ def _prepare(job: Encode) -> Prepared:
     identity = identity_of(job, source, listing, selection, weights, codec)
     if isinstance(begun, EncodeRun) and job.retry_rejected:  # the one choice that may change
         identity = replace(identity, max_pixels=begun.identity.max_pixels)
-    facts = facts_of(job, weights, grid, kept, findings)
+    facts = facts_of(job, weights, codes, kept, findings)
     asked = EncodeRun(identity, facts, listed.sha256())
     opened = start_run(sink, asked, listed, growth_of(job))
     check_kept(opened.run, kept)
-    size = weights.description.codebook_size
-    codes = schema.codes_field(size, grid)
+    column = schema.codes_field(codes)
     left = todo.unfinished(opened)
     again = todo.retriable(opened, left) if job.retry_rejected else {}
     _check_limit(job, opened.run, left)
-    product = CodesProduct(kept, codes, grid, size)
+    product = CodesProduct(kept, column, codes)
     writer = Writer(opened, product, _attempt(job, again))
     if left or again:
         storage.delete(layout.success_uri(sink))
@@ -84,7 +84,7 @@ def _prepare(job: Encode) -> Prepared:
         writer=writer,
         reader=SampleReader(selection, kept),
         opens=how,
-        step=Encoding(codes, codec, how.size, job.audit),
+        step=Encoding(column, codec, how.size, job.audit),
         weights=weights,
         todo=left | again,
     )
@@ -97,22 +97,20 @@ def _prepare(job: Encode) -> Prepared:
     )
 
 
-def grid_of(resolution: int, weights: Weights) -> tuple[int, int]:
-    """Returns rows and columns of the code grid.
+def layout_of(resolution: int, weights: Weights) -> CodeLayout:
+    """Returns what the codes of an image are.
 
     Raises:
         ConfigError: If the model does not take RGB images of that resolution.
     """
-    factor = weights.description.multiple
-    if resolution % factor:
-        nearest = max(factor, round(resolution / factor) * factor)
-        raise ConfigError(
-            f"--resolution {resolution} is no multiple of {factor}, the pixels per code of "
-            f"this model; use {nearest}"
-        )
-    if weights.description.channels != 3:
-        raise ConfigError(f"the model takes {weights.description.channels} channels, not RGB's 3")
-    return weights.description.grid_of(resolution, resolution)
+    described = weights.description
+    fault = described.find_fault(resolution, resolution)
+    if fault:
+        nearest = described.side_near(resolution)
+        raise ConfigError(f"--resolution {resolution} is {fault}; use {nearest}")
+    if described.channels != 3:
+        raise ConfigError(f"the model takes {described.channels} channels, not RGB's 3")
+    return described.layout_of(resolution, resolution)
 
 
 def settle_codec(
@@ -168,14 +166,14 @@ def identity_of(
 def facts_of(
     job: Encode,
     weights: Weights,
-    grid: tuple[int, int],
+    codes: CodeLayout,
     kept: pa.Schema,
     findings: dict[str, Any] | None,
 ) -> EncodeFacts:
     """Returns what a reader of the codes needs, and with what they were made."""
     return EncodeFacts(
-        grid=grid,
-        codebook_size=weights.description.codebook_size,
+        layout=codes.document(),
+        codebook_size=codes.codebook_size,
         codebook_sha256=weights.codebook_sha256(),
         downsample_factor=weights.description.multiple,
         model=weights.where,
@@ -186,6 +184,7 @@ def facts_of(
         created=now(),
         versions=versions(),
         doctor=findings,
+        model_family=weights.provenance or None,
     )
 
 

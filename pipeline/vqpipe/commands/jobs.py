@@ -10,7 +10,6 @@ from typing import Literal
 import tyro
 
 from vqpipe.codec.config import AUDIT_SHARE, AskedRange, Device, DType
-from vqpipe.codec.hub_names import parse_hub_file
 from vqpipe.commands.options import (
     DefinitionFile,
     GrowthOptions,
@@ -22,6 +21,7 @@ from vqpipe.commands.options import (
     Speed,
     What,
     When,
+    check_files,
     check_least,
     check_uris,
 )
@@ -105,7 +105,8 @@ class Encode(GrowthOptions, RunOptions, ModelOptions, Places):
             raise ValueError("--skip-doctor needs --pixel-range signed or unit; it is auto")
         if not all(0 <= value <= 255 for value in self.background):
             raise ValueError(f"--background is {self.background}; each must be in 0 to 255")
-        check_uris(self, "source", "sink", "model", "model_config")
+        check_uris(self, "source", "sink")
+        check_files(self, "model", "model_config")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +167,8 @@ class Decode(GrowthOptions, RunOptions, ModelOptions, Places):
             from vqpipe.sources.names import check_keep  # noqa: PLC0415 (the room takes pyarrow)
 
             check_keep(self.keep, RESERVED)
-        check_uris(self, "source", "sink", "model_config", *(["model"] if self.model else []))
+        check_uris(self, "source", "sink")
+        check_files(self, "model_config", *(["model"] if self.model else []))
 
     @property
     def kind(self) -> Literal["codes", "latents"]:
@@ -204,26 +206,8 @@ class Evaluate(RunOptions, ModelOptions, Source):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_least(self, "samples", "shards")
-        check_uris(self, "source", "images", "model_config", *(["model"] if self.model else []))
-        _check_judges(self, "lpips", "inception")
-
-
-def _check_judges(job: object, *names: str) -> None:
-    """Refuses what can be no file with weights, passwords included.
-
-    Raises:
-        ConfigError: If one is empty, of another scheme, or has credentials in it.
-    """
-    for name in names:
-        where = getattr(job, name)
-        if where is None or not where.startswith("hf://"):
-            check_uris(job, name)
-            continue
-        if parse_hub_file(where) is None:
-            raise ConfigError(
-                f"--{name} names no file on the Hugging Face hub: give hf://org/name/file or "
-                "hf://org/name@revision/file; credentials belong in HF_TOKEN, not in a URL"
-            )
+        check_uris(self, "source", "images")
+        check_files(self, "model_config", *(["model"] if self.model else []), "lpips", "inception")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,10 +3,13 @@
 from typing import Any
 
 from vqpipe import storage
+from vqpipe.codec.hub_names import parse_hub_file
 from vqpipe.codec.weights import Weights
+from vqpipe.commands.console import Prose
 from vqpipe.commands.options import ModelOptions
 from vqpipe.errors import ConfigError, MismatchError
 from vqpipe.sink.run import EncodeRun
+from vqpipe.tokenizers.families import FAMILIES
 
 
 def load_weights(asked: ModelOptions) -> Weights:
@@ -22,18 +25,36 @@ def load_weights(asked: ModelOptions) -> Weights:
         revision=asked.revision,
         variant=asked.variant,
         config=asked.model_config,
+        family=asked.family,
+        weights=asked.weights,
     )
+
+
+def describe_family(weights: Weights) -> list[tuple[str, object]]:
+    """Returns of which family a checkpoint was and what was done to it, line by line."""
+    known = weights.provenance
+    if not known:
+        return []
+    family = next((each for each in FAMILIES if each.name == known.get("family")), None)
+    models = f": {family.models}" if family else ""
+    return [
+        ("family", Prose(f"{known.get('family')}{models}")),
+        *(("", Prose(str(said))) for said in known.get("did", ())),
+    ]
 
 
 def record_model(asked: ModelOptions, weights: Weights) -> dict[str, Any]:
     """Returns what another command needs to load the same weights, wherever it is started."""
-    config = asked.model_config
+    config, file = asked.model_config, parse_hub_file(asked.model)
+    known = f"hf://{file.repository}/{file.name}" if file else asked.model
     return {
-        "model": asked.model if weights.commit else storage.normalise_uri(asked.model),
+        "model": known if weights.commit else storage.normalise_uri(asked.model),
         "subfolder": asked.subfolder,
         "revision": weights.commit,
         "variant": asked.variant,
-        "config": config and storage.normalise_uri(config),
+        "config": config and (config if parse_hub_file(config) else storage.normalise_uri(config)),
+        "family": asked.family,
+        "weights": asked.weights,
     }
 
 
@@ -64,7 +85,7 @@ def _check_alone(asked: ModelOptions) -> None:
     Raises:
         ConfigError: If anything is.
     """
-    for name in ("subfolder", "revision", "variant", "model_config"):
+    for name in ("subfolder", "revision", "variant", "model_config", "family", "weights"):
         if getattr(asked, name) is not None:
             option = name.replace("_", "-")
             raise ConfigError(f"--{option} says more of --model, and there is none: add --model")

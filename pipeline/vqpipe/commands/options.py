@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
 from vqpipe.codec.config import Device
+from vqpipe.codec.hub_names import parse_hub_file
 from vqpipe.errors import ConfigError
+from vqpipe.tokenizers.family_names import FamilyName, Which
 
 
 class Group(enum.Enum):
@@ -59,14 +61,21 @@ class ModelOptions:
     """Which model; a job declares `model` again where it takes it by position."""
 
     model: What[str]
-    """A folder (local or s3://) of a diffusers VQModel, a Hugging Face repository (org/name), or
-    one file with weights (.ckpt, .pth, .pt, .safetensors, .bin), such as a VQGAN of CompVis."""
+    """A folder (local or s3://), a Hugging Face repository (org/name), or one file with weights
+    (.ckpt, .pth, .pt, .safetensors, .bin), local, s3:// or hf://org/name/file: a diffusers VQModel,
+    or a checkpoint of a family that is known (--family)."""
     subfolder: What[str | None] = None
     """Folder of the VQModel inside --model, such as vqvae in a diffusers pipeline."""
     revision: What[str | None] = None
     """Branch, tag or commit of a Hugging Face repository; run.json records the commit."""
     variant: What[str | None] = None
     """Which of a folder's weights to take, such as fp16; the plain ones if not given."""
+    family: What[FamilyName | None] = None
+    """What a --model is of that is no diffusers VQModel. Its names and its config show this as a
+    rule; where they do not, the command asks for it."""
+    weights: What[Which | None] = None
+    """Which weights to take of a file that has them as training left them (raw) and averaged over
+    training (ema); asked for where the family's own programs do not settle it."""
     model_config: What[str | None] = None
     """Config of a --model that is one file: CompVis' YAML or diffusers' JSON; found if it is the
     only one beside it."""
@@ -140,3 +149,21 @@ def check_uris(job: object, *names: str) -> None:
         if uri is not None and not uri.strip():
             raise ConfigError(f"--{name.replace('_', '-')} is empty: give a folder or a URL")
         normalise_uri(uri or "")
+
+
+def check_files(job: object, *names: str) -> None:
+    """Refuses what can be no file with weights, or no folder with some, passwords included.
+
+    Raises:
+        ConfigError: If one is empty, of another scheme, or has credentials in it.
+    """
+    for name in names:
+        where = getattr(job, name)
+        if where is None or not where.startswith("hf://"):
+            check_uris(job, name)
+        elif parse_hub_file(where) is None:
+            raise ConfigError(
+                f"--{name.replace('_', '-')} names no file on the Hugging Face hub: give "
+                "hf://org/name/file or hf://org/name@revision/file; credentials belong in "
+                "HF_TOKEN, not in a URL"
+            )

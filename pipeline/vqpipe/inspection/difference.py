@@ -93,8 +93,8 @@ def why_incomparable(first: Run, second: Run) -> str | None:
     a, b = first.facts, second.facts
     if a.codebook_size != b.codebook_size:
         return f"their codebook sizes differ, {a.codebook_size} and {b.codebook_size}"
-    if a.grid != b.grid:
-        return f"their grids differ, {list(a.grid)} and {list(b.grid)}"
+    if a.codes != b.codes:
+        return f"their layouts differ, {a.codes.describe()} and {b.codes.describe()}"
     return None
 
 

@@ -71,8 +71,7 @@ class Evaluation:
     @property
     def unlike(self) -> float | None:
         """Share of codes that differ when encoded again in float32."""
-        height, width = self.codes.run.facts.grid
-        codes = len(self.scores) * height * width
+        codes = len(self.scores) * self.codes.run.facts.codes.length
         return float(np.sum(_column(self.scores, "unlike"))) / codes if codes else None
 
 
@@ -190,7 +189,7 @@ def to_report(found: Evaluation, scores: EvaluateSink, document: dict[str, Any])
             shards_planned=len(codes.plan),
             is_complete=found.was_complete,
             bytes_per_image=summed.bytes_per_image,
-            grid=codes.run.facts.grid,
+            layout=codes.run.facts.codes,
             damaged=describe_losses(summed.to_dict()),
         ),
         identity=_identity(codes),
@@ -213,7 +212,6 @@ def to_report(found: Evaluation, scores: EvaluateSink, document: dict[str, Any])
 
 def _identity(codes: EncodeSink) -> list[tuple[str, str]]:
     identity, facts = codes.run.identity, codes.run.facts
-    height, width = facts.grid
     versions = ", ".join(f"{name} {value}" for name, value in facts.versions.items())
     pixels = f"{identity.resolution} px, {identity.resizing}, {identity.pixel_range} range"
     return [
@@ -222,7 +220,7 @@ def _identity(codes: EncodeSink) -> list[tuple[str, str]]:
         ("model", facts.model),
         ("model, SHA-256", identity.model_sha256),
         ("codebook", f"{facts.codebook_size:,} entries"),
-        ("codes of an image", f"{height} × {width}"),  # noqa: RUF001
+        ("codes of an image", facts.codes.describe(" × ")),  # noqa: RUF001
         ("pixels", pixels),
         ("arithmetic", identity.dtype),
         ("fingerprint", codes.run.fingerprint),

@@ -8,8 +8,6 @@ yes        all is there, and nothing stands out
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-
 from vqpipe.inspection.survey import Survey
 from vqpipe.sink.identity import EncodeFacts
 from vqpipe.sink.losses import describe_losses
@@ -118,7 +116,7 @@ def check_codes(
     if unlike is not None and unlike > MOST_UNLIKE:
         concerns.append(Remark("unlike", f"{unlike:.1%} of the codes are unlike float32's"))
     size, usage = facts.codebook_size, totals["codebook_usage"]
-    codes = totals["encoded"] * int(np.prod(facts.grid))
+    codes = totals["encoded"] * facts.codes.length
     if codes >= ENOUGH_CODES * size and (usage < LEAST_USAGE or totals["codebook_perplexity"] < 2):
         message = f"only {usage:.2%} of the codebook is used: see vqpipe doctor"
         concerns.append(Remark("usage", message))

@@ -236,7 +236,7 @@ def _own_schema(run: Run, found: pa.Schema) -> pa.Schema:
     """Returns the columns that `data/` has without kept ones."""
     none = pa.schema([])
     if isinstance(run, EncodeRun):
-        codes = schema.codes_field(run.facts.codebook_size, run.facts.grid)
+        codes = schema.codes_field(run.facts.codes)
         return schema.data_schema(none, codes)
     if isinstance(run, DecodeRun):
         return schema.images_schema(none, has_files=run.identity.layout != "parquet")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from vqpipe.code_layout import CodeLayout
 from vqpipe.metrics import Histogram
 
 
@@ -23,15 +24,15 @@ class Counts:
     """Whether the run is marked complete; all shards may be done before that."""
     bytes_per_image: float
     """Stored, metadata and footers included."""
-    grid: tuple[int, int]
-    """Codes of an image: height, width."""
+    layout: CodeLayout
+    """What the codes of an image are."""
     damaged: str = ""
     """Which shards could not be read to their end and what they lose; empty if none is."""
 
     @property
     def codes_per_image(self) -> int:
-        """Length of the grid when it is written in one row."""
-        return self.grid[0] * self.grid[1]
+        """Length of their list."""
+        return self.layout.length
 
 
 @dataclass(frozen=True, kw_only=True)

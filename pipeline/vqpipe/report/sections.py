@@ -115,10 +115,11 @@ def describe_outcome(counts: Counts) -> str:
     """Returns what became of the images, in a sentence or two."""
     if not counts.samples:
         return "No image has been through yet."
-    rows, columns = counts.grid
     codes = f"{rough(counts.encoded * counts.codes_per_image)} codes, "
     made = f"{count(counts.encoded)} of {count(counts.samples)} images became {codes}"
-    each = f"{count(counts.codes_per_image)} an image, in a grid of {rows}\xa0×\xa0{columns}."  # noqa: RUF001
+    shape = counts.layout.describe("\xa0×\xa0")  # noqa: RUF001
+    said = f"in a grid of {shape}" if counts.layout.kind == "grid" else shape
+    each = f"{count(counts.codes_per_image)} an image, {said}."
     return made + each
 
 

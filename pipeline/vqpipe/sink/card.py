@@ -100,12 +100,12 @@ def _facts(run: Run, totals: Totals) -> dict[str, Any]:
 
 
 def _facts_of_codes(run: EncodeRun, totals: Totals) -> dict[str, object]:
-    (height, width), size = run.facts.grid, run.facts.codebook_size
+    codes = run.facts.codes
     return {
         "resolution": run.identity.resolution,
         "resize": run.identity.resizing if run.identity.draft else None,
-        "code grid": f"{height} rows of {width}",
-        "codebook": f"{size:,} entries, {totals.codebook_usage:.1%} of them used",
+        "codes of an image": f"{codes.length:,}, {codes.describe()}",
+        "codebook": f"{codes.codebook_size:,} entries, {totals.codebook_usage:.1%} of them used",
     }
 
 

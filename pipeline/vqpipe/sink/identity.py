@@ -15,6 +15,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from types import UnionType
 from typing import Any, Literal, Self, Union, get_args, get_origin
 
+from vqpipe.code_layout import CodeLayout
 from vqpipe.schema import KeyUntil
 
 # As `codec.config` has them, of which a sink knows nothing: the type checker compares the two
@@ -161,8 +162,8 @@ class EncodeIdentity(Identity):
 class EncodeFacts(Facts):
     """What a reader of codes needs, and with what they were made."""
 
-    grid: tuple[int, int]
-    """Rows and columns of codes in an image."""
+    layout: Mapping[str, Any]
+    """How the codes of an image lie in their list (`code_layout`)."""
     codebook_size: int
     """Entries of the codebook: codes are from 0 to below it."""
     codebook_sha256: str
@@ -184,6 +185,14 @@ class EncodeFacts(Facts):
     versions: Mapping[str, str]
     doctor: Mapping[str, Any] | None = None
     """What `codec.doctor.check_start` found out about the model; None if nobody looked."""
+    model_family: Mapping[str, Any] | None = field(default=None, metadata={_LATER: True})
+    """Of which family of checkpoints the weights were, and what was done to them
+    (`tokenizers.families`); None of a diffusers model."""
+
+    @property
+    def codes(self) -> CodeLayout:
+        """How the codes of an image lie in their list."""
+        return CodeLayout.read(self.layout)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,8 +212,8 @@ class DecodeIdentity(Identity):
     """Column of the keys; None where they are made of file names and row numbers."""
     keep: tuple[str, ...] = ()
     """Columns that are copied beside the images, in order."""
-    grid: tuple[int, int] | None = None
-    """Rows and columns of codes in an image."""
+    code_layout: Mapping[str, Any] | None = None
+    """How the codes of an image lie in their list, as in `EncodeFacts`."""
     format: str
     """`jpeg`, `png` or `webp`."""
     quality: int | None = None

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vqpipe import schema
+from vqpipe.code_layout import CodeLayout
 from vqpipe.codec.config import CodecConfig, OnBatch
 from vqpipe.images import ImageFormat, compress
 from vqpipe.rejections import Reason, Rejection
@@ -36,34 +37,32 @@ from vqpipe.stages.step import MakeCodec, Ready
 from vqpipe.stages.tars import texts_of, write_tar
 
 Decode = Callable[[npt.NDArray[Any]], tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]]
-"""Codes (N, h, w) or latents (N, C, h, w) in; pixels (N, H, W, 3) and a mask (N,) out."""
+"""Codes (N, ...) or latents (N, C, ...) in; pixels (N, H, W, 3) and a mask (N,) out."""
 
 
 @dataclass(frozen=True)
 class Form:
     """What the codes or latents of one image look like."""
 
-    grid: tuple[int, int]
-    """Rows and columns."""
-    codebook_size: int
-    """Codes are smaller."""
-    channels: int = 0
-    """Of latents; 0 for codes."""
+    layout: CodeLayout
+    """Of the codes."""
+    latents: tuple[int, ...] = ()
+    """Shape of an image's latents, such as (C, h, w); empty for codes."""
 
     @property
     def column(self) -> str:
         """In which rows carry them: `codes` or `latents`."""
-        return "latents" if self.channels else "codes"
+        return "latents" if self.latents else "codes"
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(h, w) of codes, (C, h, w) of latents."""
-        return (self.channels, *self.grid) if self.channels else self.grid
+        """Of an image's codes or latents."""
+        return self.latents or self.layout.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Of the bytes that a row holds."""
-        return np.dtype("<f4" if self.channels else "<i8")
+        return np.dtype("<f4" if self.latents else "<i8")
 
     def plain(self) -> bytes:
         """Returns codes or latents that are all 0."""
@@ -80,9 +79,10 @@ class Form:
         if len(found) != expected:
             shape = " x ".join(map(str, self.shape))
             raise ValueError(f"{len(found)} numbers, where {shape} make {expected}")
-        if not self.channels and not 0 <= found.min() <= found.max() < self.codebook_size:
-            outside = found[(found < 0) | (found >= self.codebook_size)]
-            raise ValueError(f"code {outside[0]} is not in 0 to {self.codebook_size - 1}")
+        size = self.layout.codebook_size
+        if not self.latents and not 0 <= found.min() <= found.max() < size:
+            outside = found[(found < 0) | (found >= size)]
+            raise ValueError(f"code {outside[0]} is not in 0 to {size - 1}")
         return found.reshape(self.shape)
 
 
@@ -155,7 +155,7 @@ class Decoding:
     def prepare(self, make: MakeCodec) -> Ready:
         """Makes a codec."""
         codec = make(self.how, None)
-        decode = codec.decode_latents if self.form.channels else codec.decode
+        decode = codec.decode_latents if self.form.latents else codec.decode
 
         def run(table: pa.Table, on_batch: OnBatch) -> pa.Table:
             known = functools.partial(decode, on_batch=on_batch)

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vqpipe import schema
+from vqpipe.code_layout import CodeLayout
 from vqpipe.codec.config import AUDIT_SHARE, CodecConfig, OnBatch
 from vqpipe.errors import AccountingError
 from vqpipe.rejections import Reason, Rejection
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from vqpipe.codec.codec import Codec
 
 Encode = Callable[[npt.NDArray[np.uint8]], tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]]
-"""Pixels (N, H, W, 3) in; codes (N, h, w) and a mask (N,) of finite latents out."""
+"""Pixels (N, H, W, 3) in; codes (N, ...) and a mask (N,) of finite latents out."""
 
 
 def encode_rows(
@@ -114,8 +115,13 @@ class CodesProduct:
 
     kept: pa.Schema
     codes: pa.Field
-    grid: tuple[int, int]
-    codebook_size: int
+    layout: CodeLayout
+    """What the codes of an image are."""
+
+    @property
+    def codebook_size(self) -> int:
+        """Bins of the histogram."""
+        return self.layout.codebook_size
 
     @property
     def rows(self) -> pa.Schema:
@@ -142,7 +148,7 @@ class CodesProduct:
             audits = audits.add(table)
             write(table)
         facts: Facts = {
-            "grid": list(self.grid),
+            "layout": self.layout.document(),
             "codebook_size": self.codebook_size,
             **audits._replace(psnr_db_sum=round(audits.psnr_db_sum, 4))._asdict(),
         }

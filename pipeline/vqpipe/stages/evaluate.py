@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vqpipe import schema
+from vqpipe.code_layout import CodeLayout
 from vqpipe.codec.config import CodecConfig, Codes, OnBatch
 from vqpipe.errors import SourceChangedError
 from vqpipe.images import ImageFormat, compress
@@ -151,8 +152,8 @@ class Evaluating:
     how: CodecConfig
     size: tuple[int, int]
     """Height and width of the views, in pixels."""
-    grid: tuple[int, int]
-    """Rows and columns of their codes."""
+    layout: CodeLayout
+    """Of their codes."""
     lpips: "Judge | None" = None
     """LPIPS' weights, if they are at hand."""
     inception: "Judge | None" = None
@@ -182,7 +183,7 @@ class Evaluating:
 
         def run(table: pa.Table, on_batch: OnBatch) -> pa.Table:
             def measure(views: Pixels, codes: Codes) -> Measured:
-                decoded, finite = codec.decode(codes.reshape(-1, *self.grid))
+                decoded, finite = codec.decode(codes.reshape(-1, *self.layout.shape))
                 again, _ = codec.encode(views, on_batch)
                 unlike = (again.reshape(len(codes), -1) != codes).sum(1)
                 scores = {name: value for each in compare for name, value in each(views, decoded)}

@@ -6,16 +6,15 @@ or average, changes codes, and shows in nothing but a slightly better picture.
 """
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
 from vqpipe.errors import CheckpointError, ConfigError
+from vqpipe.tokenizers.family_names import Which
 from vqpipe.tokenizers.naming import State
 from vqpipe.vqgan.tensors import list_names
 
-Which = Literal["ema", "raw"]
-"""Weights as they were averaged over training, or as the last step left them."""
 Holders = Mapping[str, str]
 """Starts of the averages' names, by starts of the names that they are averages of."""
 

@@ -22,7 +22,7 @@ def convert(part: Part) -> Network:
     return taming.convert(part)
 
 
-CHAMELEON = Family(
+FAMILY = Family(
     name="chameleon",
     models="Chameleon, Anole, Lumina-mGPT and Liquid",
     signs=SIGNS,

@@ -4,37 +4,25 @@ A wrong family gives plausible codes. So nothing is guessed: where names and con
 `--family` has to settle it, and what it says is held against both.
 """
 
+import importlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor
 
 from vqpipe.errors import CheckpointError, ConfigError
-from vqpipe.tokenizers.averages import Which, choose, split_averages
-from vqpipe.tokenizers.chameleon import CHAMELEON
+from vqpipe.tokenizers.averages import choose, split_averages
 from vqpipe.tokenizers.ddconfig import find_model
 from vqpipe.tokenizers.family import Family, Network, Part, Stored
-from vqpipe.tokenizers.ibq import IBQ
-from vqpipe.tokenizers.llamagen import JANUS, LLAMAGEN
-from vqpipe.tokenizers.magvit import MAGVIT
-from vqpipe.tokenizers.maskgit import MASKGIT
-from vqpipe.tokenizers.movqgan import MOVQGAN
+from vqpipe.tokenizers.family_names import FamilyName, Which
 from vqpipe.tokenizers.naming import State
-from vqpipe.tokenizers.taming import TAMING
 from vqpipe.vqgan.tensors import list_names
 
-FAMILIES: tuple[Family, ...] = (
-    TAMING,
-    LLAMAGEN,
-    JANUS,
-    IBQ,
-    MASKGIT,
-    MAGVIT,
-    CHAMELEON,
-    MOVQGAN,
+FAMILIES: tuple[Family, ...] = tuple(
+    importlib.import_module(f"vqpipe.tokenizers.{name}").FAMILY for name in get_args(FamilyName)
 )
-"""A line for each. A family that has the signs of another and more is told from it by these."""
+"""All of them. One that has the signs of another and more is told from it by these."""
 
 AVERAGES = ("ema.", "ema_model.", "model_ema.")
 """Ends of what stands before the names of running averages that have their full names."""
@@ -64,7 +52,7 @@ class Reading:
         }
 
 
-def read(stored: Stored, family: str | None = None, weights: Which | None = None) -> Reading:
+def read(stored: Stored, family: FamilyName | None = None, weights: Which | None = None) -> Reading:
     """Returns the network that a published checkpoint is.
 
     Args:
@@ -170,7 +158,7 @@ def needed_names(names: Collection[str]) -> list[str]:
     return [name for name in names if not starts or name.startswith(tuple(starts))]
 
 
-def _find_family(stored: Stored, asked: str | None) -> Family:
+def _find_family(stored: Stored, asked: FamilyName | None) -> Family:
     """Returns the family of a checkpoint.
 
     Raises:

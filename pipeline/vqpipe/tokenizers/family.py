@@ -4,7 +4,7 @@
     Part     of it, the weights of one tokenizer, under the family's names
     Network  the same under our names, its arithmetic in terms of a network that we have
 
-A family is a file beside this one, and a line in `tokenizers.families`.
+A family is a file beside this one, with its `FAMILY`, and a line in `tokenizers.family_names`.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,6 +14,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from vqpipe.tokenizers.averages import Holders, Rule
+from vqpipe.tokenizers.family_names import FamilyName
 from vqpipe.tokenizers.naming import State
 
 PixelRange = Literal["signed", "unit"]
@@ -65,7 +66,7 @@ class Network:
 class Family:
     """Checkpoints that are named alike and computed alike."""
 
-    name: str
+    name: FamilyName
     """As `--family` says it."""
     models: str
     """Who is of it, in words."""
@@ -76,7 +77,7 @@ class Family:
     convert: Callable[[Part], Network]
     """Makes a network of it. Raises CheckpointError where it cannot, or where tensors are missing,
     extra, misshaped, not floating or not finite."""
-    same_as: tuple[str, ...] = ()
+    same_as: tuple[FamilyName, ...] = ()
     """Families that compute the same, whose configs do as well."""
     pixel_range: PixelRange | None = None
     """What its pixels are; None where its models differ in that."""

@@ -143,7 +143,7 @@ def _round_down(x: Tensor) -> Tensor:
     return torch.where(rounded.double() > x, below, rounded)
 
 
-IBQ = Family(
+FAMILY = Family(
     name="ibq",
     models="IBQ of SEED-Voken, and the tokenizer of Emu3.5",
     signs=SIGNS,

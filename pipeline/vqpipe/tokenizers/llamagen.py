@@ -1,17 +1,14 @@
 """LlamaGen's VQ-8 and VQ-16, which Janus and Janus-Pro took over: cosine instead of distance.
 
 Names and arithmetic of FoundationVision/LlamaGen (`tokenizer/tokenizer_image/vq_model.py`), which
-deepseek-ai/Janus has letter for letter (`janus/models/vq_model.py`); transformers has it under
-names of its own (`models/janus`). Latents and entries are brought to length 1 before they are
-compared, and the decoder gets entries of length 1. Where the entries have it to begin with,
+deepseek-ai/Janus has letter for letter (`janus/models/vq_model.py`). Latents and entries are
+brought to length 1 before they are compared, and the decoder gets entries of length 1. Where the
+entries have it to begin with,
 
     |z - e|^2 = |z|^2 + 1 - 2 z e
 
 puts them in the order of z e, which is that of the cosine, however long z is.
 """
-
-from collections.abc import Mapping
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,7 +16,7 @@ from torch import Tensor
 from vqpipe.tokenizers.architecture import architecture_of
 from vqpipe.tokenizers.family import Family, Network, Part
 from vqpipe.tokenizers.naming import COMPVIS, Naming
-from vqpipe.tokenizers.taming import SIGNS, to_vq_model
+from vqpipe.tokenizers.taming import to_vq_model
 
 CODEBOOK = "quantize.embedding.weight"
 
@@ -35,8 +32,6 @@ NAMING = Naming(
     },
     is_finest_first=False,
 )
-NAMING_OF_TRANSFORMERS = Naming(COMPVIS, is_finest_first=False)
-
 NORMALISED = "entries of the codebook brought to length 1: cosine made distance"
 
 
@@ -53,11 +48,7 @@ def convert(part: Part, naming: Naming = NAMING) -> Network:
     return Network(network.name, network.config, state, (NORMALISED,))
 
 
-def _is_janus_of_transformers(config: Mapping[str, Any]) -> bool:
-    return config.get("model_type") in {"janus", "janus_vqgan"}
-
-
-LLAMAGEN = Family(
+FAMILY = Family(
     name="llamagen",
     models="LlamaGen's VQ-8 and VQ-16, Janus and Janus-Pro",
     signs=("encoder.conv_blocks.0.res.0.conv1.weight", CODEBOOK, "quant_conv.weight"),
@@ -65,12 +56,4 @@ LLAMAGEN = Family(
     convert=convert,
     pixel_range="signed",
     leftovers=("quantize.codebook_used",),
-)
-JANUS = Family(
-    name="janus",
-    models="Janus and Janus-Pro as transformers names their tensors",
-    signs=SIGNS,
-    is_named=_is_janus_of_transformers,
-    convert=lambda part: convert(part, NAMING_OF_TRANSFORMERS),
-    pixel_range="signed",
 )

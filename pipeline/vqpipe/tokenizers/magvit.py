@@ -54,7 +54,7 @@ def _is_named(config: Mapping[str, Any]) -> bool:
     return config.get("_class_name") == "MAGVITv2"
 
 
-MAGVIT = Family(
+FAMILY = Family(
     name="magvit",
     models="MAGVITv2 of Show-o and MMaDA",
     signs=("encoder.quant_conv.weight", "decoder.post_quant_conv.weight", CODEBOOK),

@@ -97,7 +97,7 @@ def _average(channels: int) -> Tensor:
     return weights
 
 
-MASKGIT = Family(
+FAMILY = Family(
     name="maskgit",
     models="MaskGIT's VQGAN, which RAR takes and MaskBit sets itself against",
     signs=("decoder.up.1.upsample_conv.weight", "encoder.mid.0.conv1.weight"),

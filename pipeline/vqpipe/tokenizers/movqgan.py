@@ -28,7 +28,7 @@ def convert(part: Part) -> Network:
     return to_vq_model(part, architecture_of(part.state, NAMING, part.source), NAMING)
 
 
-MOVQGAN = Family(
+FAMILY = Family(
     name="movqgan",
     models="SBER's MoVQGAN, Lumina-mGPT 2.0",
     signs=(*SIGNS, "decoder.mid.block_1.norm1.conv_y.weight"),

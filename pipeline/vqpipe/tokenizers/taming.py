@@ -59,7 +59,7 @@ def to_vq_model(part: Part, config: VQConfig, naming: Naming, fill: Fill | None 
     return Network("VQModel", dict(config), state)
 
 
-TAMING = Family(
+FAMILY = Family(
     name="taming",
     models="VQGANs of taming-transformers and latent-diffusion",
     signs=SIGNS,

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from vqpipe.code_layout import CodeLayout
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -20,13 +22,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What a tokenizer takes and gives, without torch: codes are a grid, a code a square."""
+    """What a tokenizer takes and gives, without torch.
+
+    Codes are a grid, a code a square of pixels, and images may be of any size; unless `fixed` says
+    which sizes they may be, and what codes look like then.
+    """
 
     codebook_size: int
     """Codes are from 0 and below it; `schema.code_type` is what they are stored as."""
     multiple: int
-    """Pixels along a side of the square that a code stands for: both sides of an image are
-    multiples of it."""
+    """Pixels along a side of the square that a code of a grid stands for: both sides of an image
+    are multiples of it. Of other layouts, the same for the latents."""
+    fixed: Mapping[tuple[int, int], CodeLayout] = field(default_factory=dict)
+    """The only heights and widths in pixels, with their layouts; empty if any multiple will do."""
     channels: int = 3
     """Of the pixels that it takes; 3 are RGB."""
     latent_channels: int
@@ -38,17 +46,39 @@ class Description:
     unsafe: Mapping[str, str] = field(default_factory=dict)
     """Arithmetics that a run may not use, with the reason."""
 
-    def grid_of(self, height: int, width: int) -> tuple[int, int]:
-        """Returns rows and columns of the codes of an image of so many pixels."""
-        return height // self.multiple, width // self.multiple
+    def find_fault(self, height: int, width: int) -> str | None:
+        """Returns why it takes no images of so many pixels, to follow a size; None if it does."""
+        if self.fixed:
+            sizes = " or ".join(f"{h} x {w}" for h, w in self.fixed)
+            return None if (height, width) in self.fixed else f"not {sizes}, which this model takes"
+        if height % self.multiple or width % self.multiple:
+            return f"no multiple of {self.multiple}, the pixels per code of this model"
+        return None
 
-    def size_of(self, grid: tuple[int, int]) -> tuple[int, int]:
-        """Returns height and width, in pixels, of what a grid of codes decodes to."""
-        return grid[0] * self.multiple, grid[1] * self.multiple
+    def side_near(self, px: int) -> int:
+        """Returns the side of square images nearest to a number of pixels that it takes."""
+        if self.fixed:
+            return min((h for h, w in self.fixed if h == w), key=lambda side: abs(side - px))
+        return max(self.multiple, round(px / self.multiple) * self.multiple)
 
-    def latent_shape_of(self, grid: tuple[int, int]) -> tuple[int, int, int]:
-        """Returns (C, h, w) of the latents that become a grid of codes."""
-        return (self.latent_channels, *grid)
+    def layout_of(self, height: int, width: int) -> CodeLayout:
+        """Returns what the codes of an image are that has a size which it takes."""
+        if self.fixed:
+            return self.fixed[height, width]
+        grid = (height // self.multiple, width // self.multiple)
+        return CodeLayout.grid(*grid, self.codebook_size)
+
+    def size_of(self, codes: CodeLayout) -> tuple[int, int]:
+        """Returns height and width, in pixels, of what codes decode to."""
+        if self.fixed:
+            return next(size for size, layout in self.fixed.items() if layout == codes)
+        height, width = codes.shapes[0]
+        return height * self.multiple, width * self.multiple
+
+    def latent_shape_of(self, codes: CodeLayout) -> tuple[int, ...]:
+        """Returns the shape of the latents that become codes: (C, h, w), (C, n) of a sequence."""
+        places = codes.shapes[-1][:2]
+        return (self.latent_channels, *places)
 
 
 class Tokenizer(Protocol):
@@ -76,7 +106,9 @@ class Tokenizer(Protocol):
         """
 
     def codes_of(self, latents: "Tensor") -> "Tensor":
-        """Returns codes (B, h, w), int64, of latents; some valid code where they are not finite.
+        """Returns codes, int64, of latents; some valid code where they are not finite.
+
+        Their shape is (B, h, w) of a grid, in general (B, *shape) with `CodeLayout.shape`.
 
         On a GPU it asks the device for no number: the host has the next batch to begin meanwhile.
         """

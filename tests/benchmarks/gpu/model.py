@@ -51,7 +51,7 @@ def draw(weights, resolution, batch):
     """Returns what to encode and what to decode, four batches each, so that copies overlap."""
     rng, about = np.random.default_rng(0), weights.description
     images = rng.integers(0, 256, (4 * batch, resolution, resolution, 3), np.uint8)
-    grid = about.grid_of(resolution, resolution)
+    grid = about.layout_of(resolution, resolution).shape
     return {
         "encode": images,
         "decode": rng.integers(0, about.codebook_size, (4 * batch, *grid)),

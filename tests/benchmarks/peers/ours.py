@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from tests.benchmarks import curve
-from tests.sink.runs import make_run
+from tests.sink.runs import facts_of_codes, make_run
 from vqpipe import schema
+from vqpipe.code_layout import CodeLayout
 from vqpipe.codec.config import CodecConfig
 from vqpipe.codec.weights import Weights
 from vqpipe.engine import cluster, graph
@@ -49,12 +50,13 @@ class StubCodec:
 def work_of(source, sink):
     """Returns the work of encoding a source into a new sink."""
     frozen = Plan.of(list_shards(source).shards)
-    facts = {"grid": [GRID, GRID], "codebook_size": CODEBOOK}
+    layout = CodeLayout.grid(GRID, GRID, CODEBOOK)
+    facts = facts_of_codes(layout)
     opened = start_run(sink, make_run(plan_sha256=frozen.sha256(), facts=facts), frozen, Growth())
-    codes = schema.codes_field(CODEBOOK, (GRID, GRID))
+    codes = schema.codes_field(layout)
     kept = pa.schema([])
     return Work(
-        writer=Writer(opened, CodesProduct(kept, codes, (GRID, GRID), CODEBOOK)),
+        writer=Writer(opened, CodesProduct(kept, codes, layout)),
         reader=SampleReader(Selection(), kept),
         opens=Preprocess(square(RESOLUTION)),
         step=Encoding(codes, CodecConfig(), square(RESOLUTION), audit=0.0),
