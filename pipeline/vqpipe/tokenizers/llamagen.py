@@ -21,14 +21,14 @@ from vqpipe.tokenizers.taming import to_vq_model
 CODEBOOK = "quantize.embedding.weight"
 
 NAMING = Naming(
-    {
+    COMPVIS
+    | {
         ".mid_block.resnets.0.": ".mid.0.",
         ".mid_block.attentions.0.": ".mid.1.",
         ".mid_block.resnets.1.": ".mid.2.",
         ".down_blocks.": ".conv_blocks.",
         ".up_blocks.": ".conv_blocks.",
         ".resnets.": ".res.",
-        **COMPVIS,
     },
     is_finest_first=False,
 )

@@ -24,7 +24,6 @@ NAMING = Naming(
     {
         ".mid_block.resnets.": ".mid.",
         ".upsamplers.0.conv.": ".upsample_conv.",
-        ".conv_shortcut.": ".none.",  # what they have of that name is something else
         **COMPVIS,
     }
 )
