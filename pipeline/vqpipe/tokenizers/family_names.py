@@ -15,6 +15,8 @@ FamilyName = Literal[
     "magvit",
     "chameleon",
     "movqgan",
+    "titok",
+    "var",
 ]
 Which = Literal["ema", "raw"]
 """Weights as they were averaged over training, or as the last step left them."""

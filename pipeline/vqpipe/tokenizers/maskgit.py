@@ -15,10 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Size, Tensor
 
-from vqpipe.tokenizers.architecture import architecture_of
+from vqpipe.tokenizers.architecture import architecture_of, decoder_of
 from vqpipe.tokenizers.family import Family, Network, Part
-from vqpipe.tokenizers.naming import COMPVIS, Naming, State, idle
+from vqpipe.tokenizers.naming import COMPVIS, Naming, State, idle, rename
 from vqpipe.tokenizers.taming import to_vq_model
+from vqpipe.vqgan.config import VQConfig
+from vqpipe.vqgan.model import expected_state
 
 NAMING = Naming(
     {
@@ -44,6 +46,29 @@ def convert(part: Part) -> Network:
 
     network = to_vq_model(folded, config, NAMING, fill)
     return Network(network.name, network.config, network.state, DID)
+
+
+def convert_decoder(state: State, source: str) -> tuple[VQConfig, dict[str, Tensor]]:
+    """Return the architecture and weights of its decoder alone, as those of a VQModel.
+
+    Args:
+        state: Weights whose names begin with `decoder.`, and no others.
+        source: What to call their file in errors.
+
+    Raises:
+        CheckpointError: A tensor is missing, extra, misshaped, not floating or not finite.
+    """
+    folded = _fold(state)
+    config = decoder_of(folded, NAMING, source)
+    whole = expected_state(config)
+    expected = {name: each for name, each in whole.items() if name.startswith("decoder.")}
+    names = NAMING.by_theirs(expected)
+    blocks = sum(name.startswith("decoder.mid.") and "conv1" in name for name in folded)
+
+    def fill(name: str, shape: Size) -> Tensor | None:
+        return _fill(name, shape, blocks)
+
+    return config, rename(folded, names, expected, source, fill)
 
 
 def _fold(state: State) -> dict[str, Tensor]:
