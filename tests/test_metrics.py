@@ -1,4 +1,5 @@
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ import scipy.stats
 from scipy.spatial import distance
 
 from vqpipe import metrics
-from vqpipe.metrics import Moments
+from vqpipe.metrics import Moments, likeness
 
 HISTOGRAMS = {
     "even": [5] * 16,
@@ -158,3 +159,32 @@ def test_moments_of_parts_add_up_to_those_of_the_whole():
     assert whole.count == 100
     np.testing.assert_allclose(whole.mean, features.mean(0, np.float64), rtol=1e-12)
     np.testing.assert_allclose(whole.covariance, np.cov(features.astype(float).T), atol=1e-8)
+
+
+def test_likeness_is_that_of_the_coarse_picture():
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (3, 16, 16, 3))
+    images = coarse.repeat(4, 1).repeat(4, 2).astype(np.uint8)
+    noisy = np.clip(images + rng.normal(0, 20, images.shape), 0, 255).astype(np.uint8)
+    assert likeness(images, images) == pytest.approx(1)
+    assert likeness(images, 255 - images) == pytest.approx(-1)
+    assert likeness(images, noisy) > 0.97
+    assert abs(likeness(images, images[[1, 2, 0]])) < 0.1
+    assert abs(likeness(images, rng.permuted(images, axis=1))) < 0.2
+    assert likeness(images, np.full_like(images, 9)) == 0.0
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (17, 40), (50, 33)])
+def test_likeness_of_any_size_is_the_correlation_of_block_means(shape):
+    rng = np.random.default_rng(1)
+    a, b = rng.integers(0, 256, (2, 1, *shape, 3)).astype(np.uint8)
+    means = []
+    for image in (a[0], b[0]):
+        rows, columns = (np.linspace(0, side, 17).astype(int) for side in shape)
+        blocks = [
+            [image[top:bottom, left:right].mean((0, 1)) for left, right in pairwise(columns)]
+            for top, bottom in pairwise(rows)
+        ]
+        means.append(np.array(blocks) - np.mean(blocks, (0, 1)))
+    expected = np.corrcoef(means[0].ravel(), means[1].ravel())[0, 1]
+    assert likeness(a, b) == pytest.approx(expected, abs=1e-9)

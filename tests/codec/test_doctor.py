@@ -1,13 +1,24 @@
+import copy
 import shutil
 
 import pytest
 import torch
 
 from tests.codec.models import DEMO, make_unit, make_untrained
-from vqpipe.codec.doctor import check_start, decide_range, diagnose, load_probes, probe_range
+from tests.tokenizers.published import chameleon, ibq, titok
+from vqpipe.codec.doctor import (
+    RangeProbe,
+    check_start,
+    decide_range,
+    diagnose,
+    load_probes,
+    probe_range,
+    settle_range,
+)
 from vqpipe.codec.weights import Weights
 from vqpipe.errors import ConfigError
 from vqpipe.vqgan import VQModel
+from vqpipe.vqgan.checkpoint import write_state
 
 
 @pytest.fixture(scope="module")
@@ -53,15 +64,96 @@ def test_check_start_wrong_range_is_config_error_that_names_the_right_one(
         check_start(load(checkpoints[trained_on]), "float32", asked)
 
 
-def test_check_start_undecided_range_is_config_error_that_asks_for_the_flag(checkpoints):
-    with pytest.raises(ConfigError, match="--pixel-range signed"):
-        check_start(load(checkpoints["untrained"]), "float32", "auto")
+def seen(signed, unit, likeness=0.95):
+    return RangeProbe({"signed": signed, "unit": unit}, {"signed": likeness, "unit": likeness})
 
 
-@pytest.mark.parametrize("asked", ["signed", "unit"])
-def test_check_start_undecided_range_leaves_the_choice_to_the_user(checkpoints, asked):
-    pixel_range, findings = check_start(load(checkpoints["untrained"]), "float32", asked)
-    assert (pixel_range, findings["verdict"]) == (asked, None)
+def test_settle_range_that_does_not_show_asks_for_the_flag_and_takes_it():
+    with pytest.raises(ConfigError, match=r"does not show.*--pixel-range signed"):
+        settle_range("auto", seen(20.0, 24.5))
+    assert [settle_range(asked, seen(20.0, 24.5)) for asked in ("signed", "unit")] == [
+        "signed",
+        "unit",
+    ]
+
+
+def test_settle_range_that_does_not_show_is_that_of_the_family():
+    assert settle_range("auto", seen(20.0, 24.5), "unit") == "unit"
+    assert settle_range("auto", seen(14.0, 13.0), "signed") == "signed"
+    with pytest.raises(ConfigError, match=r"range signed.*--pixel-range unit"):
+        settle_range("auto", seen(15.0, 25.0), "signed")
+    assert settle_range("unit", seen(15.0, 25.0), "signed") == "unit"
+
+
+@pytest.mark.fault(28)
+@pytest.mark.parametrize("asked", ["auto", "signed", "unit"])
+def test_check_start_model_that_has_learnt_nothing_is_refused_whatever_range(checkpoints, asked):
+    with pytest.raises(ConfigError, match=r"photos do not come back.*--skip-doctor"):
+        check_start(load(checkpoints["untrained"]), "float32", asked)
+
+
+def as_another(module, write, folder, **options):
+    """Returns a checkpoint that is taken for one of another family, which its names allow."""
+    model = write(folder, module.make_faithful())
+    for path in folder.rglob("*.yaml"):
+        path.unlink()
+    return Weights.load(model, **options)
+
+
+def averages_of_nothing(folder):
+    """IBQ's whose raw weights were lost in training: only the averages give pictures."""
+    return Weights.load(ibq.write(folder, ibq.make_faithful()), weights="raw")
+
+
+def codebook_of_another(folder):
+    """Entries whose channels lie in another order than the network's."""
+    state = Weights.load(chameleon.write(folder, chameleon.make_faithful())).parsed
+    book = state.state["quantize.embedding.weight"]
+    changed = {**state.state, "quantize.embedding.weight": book.flip(1)}
+    return Weights(write_state(state.config, changed), "swapped")
+
+
+def pixel_codebook_in_another_order(folder):
+    """TiTok's second codebook, whose rows only its decoder numbers."""
+    net = copy.deepcopy(titok.make_faithful(True))
+    book = net.pixel_quantize.embedding.weight
+    with torch.no_grad():
+        book.copy_(book.roll(1, 0))
+    return Weights.load(titok.write(folder, net))
+
+
+WRONG = {
+    "ibq taken for taming": lambda folder: as_another(
+        ibq, ibq.write, folder, family="taming", weights="ema"
+    ),
+    "chameleon taken for ibq": lambda folder: as_another(
+        chameleon, chameleon.write, folder, family="ibq"
+    ),
+    "raw weights for averages": averages_of_nothing,
+    "codebook of another": codebook_of_another,
+    "codebook rows swapped": pixel_codebook_in_another_order,
+}
+
+
+@pytest.mark.fault(28)
+@pytest.mark.parametrize("kind", WRONG)
+@pytest.mark.parametrize("asked", ["auto", "signed"])
+def test_doctor_catches_weights_that_are_not_what_they_are_taken_for(kind, asked, tmp_path):
+    weights = WRONG[kind](tmp_path)
+    with pytest.raises(ConfigError, match="photos do not come back"):
+        check_start(weights, "float32", asked)
+    with pytest.raises(ConfigError, match="photos do not come back"):
+        diagnose(weights, weights.description.side_near(128), asked)
+
+
+def test_codebook_whose_rows_are_all_in_another_order_is_told_by_its_digest():
+    """It decodes its own codes as before, so that photos come back: only codes are others."""
+    parsed = load(DEMO).parsed
+    changed = dict(parsed.state)
+    changed["quantize.embedding.weight"] = changed["quantize.embedding.weight"].roll(1, 0)
+    weights = Weights(write_state(parsed.config, changed), "rolled")
+    check_start(weights, "float32", "auto")
+    assert weights.codebook_sha256() != load(DEMO).codebook_sha256()
 
 
 @pytest.mark.parametrize(

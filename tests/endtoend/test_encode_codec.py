@@ -98,12 +98,13 @@ def test_encode_wrong_range_exits_4_before_anything_is_written(half, capsys):
     assert not (half / "new").exists()
 
 
-def test_encode_undecided_range_exits_4_and_asks_for_the_flag(half, tmp_path, capsys):
+def test_encode_with_a_model_that_photos_do_not_come_back_from_exits_4(half, tmp_path, capsys):
     places = ["--source", half / "source", "--sink", half / "new"]
     make_untrained().save_pretrained(tmp_path / "model")
     model = ["--model", tmp_path / "model", "--resolution", SIDE]
     assert cli.main([str(argument) for argument in ["encode", *places, *model]]) == 4
-    assert "--pixel-range signed" in capsys.readouterr().err
+    assert "photos do not come back" in " ".join(capsys.readouterr().err.split())
+    assert not (half / "new").exists()
 
 
 def test_encode_skip_doctor_needs_the_range(half, capsys):

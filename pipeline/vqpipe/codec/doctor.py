@@ -4,6 +4,9 @@ The pixel range that a network was trained on is in no config, and the wrong one
 wrong codes. So packaged photos go through the codec in either range. A network that was trained on
 [0, 1] makes nothing of values below 0; one that was trained on [-1, 1] takes [0, 1] for a pale
 picture and reconstructs it nearly as well. Hence the rule of `decide_range` is not symmetric.
+
+Nor does it show in names and shapes whether weights belong together, and are of the family that
+they are taken for: then photos do not come back, and the checkpoint is refused.
 """
 
 import functools
@@ -35,7 +38,13 @@ QUICK_PROBES, QUICK_SIDE = 1, 128
 """What the start of a run takes: two seconds of two cores for a MoVQ, less than one for most."""
 
 LEAST_PSNR = 15.0
-"""dB; below it in both ranges, the network does not reconstruct photos, and nothing is decided."""
+"""dB; below it in both ranges, nothing is decided by the probes."""
+LEAST_LIKENESS = 0.85
+"""`metrics.likeness` of photos and what comes back, in the better range; below it the network does
+not reconstruct them. Small networks of all families show 0.9 and more, with weights of another
+family or of two models, or with none that were trained, 0.8 and less."""
+HOPELESS_PSNR = 12.0
+"""dB; below it in both ranges they are not reconstructed either, however alike from far away."""
 CLEAR_GAIN = 6.0
 """dB by which [0, 1] must be better: a network trained on [0, 1] shows 10 and more."""
 PALE_GAIN = 3.0
@@ -48,11 +57,19 @@ class RangeProbe:
 
     psnr_db: dict[PixelRange, float]
     """Mean PSNR of what the codes decode to, by the range that the photos went in with."""
+    likeness: dict[PixelRange, float]
+    """`metrics.likeness` of the same."""
 
     @property
     def verdict(self) -> PixelRange | None:
         """The range that it was trained on; None if this does not show."""
         return decide_range(self.psnr_db["signed"], self.psnr_db["unit"])
+
+    @property
+    def shows_photos(self) -> bool:
+        """Whether the photos can be made out in what comes back."""
+        alike, psnr_db = max(self.likeness.values()), max(self.psnr_db.values())
+        return alike >= LEAST_LIKENESS and psnr_db >= HOPELESS_PSNR
 
     def describe(self) -> str:
         """Returns what was seen, in a few words."""
@@ -122,27 +139,52 @@ def decide_range(signed_db: float, unit_db: float) -> PixelRange | None:
     return "signed" if unit_db - signed_db <= PALE_GAIN else None
 
 
-def settle_range(asked: AskedRange, probe: RangeProbe) -> PixelRange:
+def settle_range(
+    asked: AskedRange, probe: RangeProbe, known: PixelRange | None = None
+) -> PixelRange:
     """Returns the pixel range to use.
 
+    Args:
+        asked: What the operator says.
+        probe: What photos show.
+        known: What all models of the checkpoint's family were trained on, if that is known.
+
     Raises:
-        ConfigError: If it is to be found and cannot be, or if the probes speak against the one
-            asked for.
+        ConfigError: If photos do not come back; if the range is to be found and cannot be; or if
+            the probes speak against the one asked for.
     """
     verdict, seen = probe.verdict, probe.describe()
+    if not probe.shows_photos:
+        raise ConfigError(_say_hopeless(probe))
     if asked == "auto":
-        if verdict is None:
+        if None not in (verdict, known) and verdict != known:
+            raise ConfigError(
+                f"models of this family were trained on pixels of range {known}, and {seen}: is it "
+                f"another model? If it is right, say so with --pixel-range {verdict}"
+            )
+        if verdict is None and known is None:
             raise ConfigError(
                 f"the pixel range of this model does not show: {seen}; say what it was trained on "
                 "with --pixel-range signed, for [-1, 1], or unit, for [0, 1]"
             )
-        return verdict
+        return verdict or known or "signed"
     if verdict not in (asked, None):
         raise ConfigError(
             f"--pixel-range {asked} is wrong for this model: {seen}; leave the option out or use "
             f"{verdict}. If you know better, add --skip-doctor to vqpipe encode"
         )
     return asked
+
+
+def _say_hopeless(probe: RangeProbe) -> str:
+    alike = max(probe.likeness.values())
+    return (
+        f"photos do not come back from this model: {probe.describe()}, and are to "
+        f"{max(alike, 0):.0%} like what went in, where {LEAST_LIKENESS:.0%} is the least. Its "
+        "weights are not what they are taken for: of another family (--family), raw ones instead "
+        "of running averages or the reverse (--weights), of two models, or not trained. If you "
+        "know better, add --skip-doctor to vqpipe encode"
+    )
 
 
 @functools.cache
@@ -159,13 +201,15 @@ def load_probes(side_px: int, count: int = len(PROBES)) -> Images:
 
 def probe_range(weights: Weights, images: Images, device: str = "cpu") -> RangeProbe:
     """Returns how well photos (N, H, W, 3) come back in either pixel range."""
-    found: dict[PixelRange, float] = {}
+    psnr_db: dict[PixelRange, float] = {}
+    likeness: dict[PixelRange, float] = {}
     for name in SCALE_SHIFT:
         codec = _codec(weights, "float32", name, images, device)
         codes, finite = codec.encode(images)
         back, _ = codec.decode(codes)
-        found[name] = metrics.mean_psnr(images, back) if finite.all() else 0.0
-    return RangeProbe(found)
+        psnr_db[name] = metrics.mean_psnr(images, back) if finite.all() else 0.0
+        likeness[name] = metrics.likeness(images, back) if finite.all() else 0.0
+    return RangeProbe(psnr_db, likeness)
 
 
 def check_precision(
@@ -184,14 +228,16 @@ def check_start(
     Takes a few small probes on the CPU, since the driver of a run may have nothing else.
 
     Raises:
-        ConfigError: If the range cannot be settled, or the run's arithmetic overflows.
+        ConfigError: If photos do not come back, the range cannot be settled, or the run's
+            arithmetic overflows.
     """
     side = weights.description.side_near(QUICK_SIDE)
     images = load_probes(side, QUICK_PROBES)
     probe = probe_range(weights, images)
-    pixel_range = settle_range(asked, probe)
+    pixel_range = settle_range(asked, probe, known_range(weights))
     facts: dict[str, Any] = {
         "psnr_db": _rounded(probe.psnr_db),
+        "likeness": _rounded(probe.likeness),
         "verdict": probe.verdict,
         "side_px": side,
     }
@@ -206,9 +252,16 @@ def check_start(
     return pixel_range, facts | {"flips": round(found.flips, 6)}
 
 
+def known_range(weights: Weights) -> PixelRange | None:
+    """Returns what all models of a checkpoint's family were trained on, if that is known."""
+    known = weights.provenance.get("pixel_range")
+    return next((each for each in SCALE_SHIFT if each == known), None)
+
+
 def describe_findings(findings: Mapping[str, Any]) -> str:
     """Returns the findings of `check_start` in a few words."""
-    seen, flips = RangeProbe(findings["psnr_db"]).describe(), findings.get("flips")
+    likeness = findings.get("likeness", {})
+    seen, flips = RangeProbe(findings["psnr_db"], likeness).describe(), findings.get("flips")
     return seen if flips is None else f"{seen}; {flips:.2%} of their codes are unlike float32's"
 
 
@@ -222,11 +275,12 @@ def diagnose(
     """Returns all findings about a checkpoint at one resolution.
 
     Raises:
-        ConfigError: If its pixel range does not show and none was asked for.
+        ConfigError: If photos do not come back, or if its pixel range does not show and none was
+            asked for.
     """
     images = load_probes(side_px)
     probe = probe_range(weights, images, device)
-    pixel_range = settle_range(asked, probe)
+    pixel_range = settle_range(asked, probe, known_range(weights))
     exact = _codec(weights, "float32", pixel_range, images, device)
     codes, _ = exact.encode(images)
     histogram = np.bincount(codes.ravel(), minlength=weights.description.codebook_size)
