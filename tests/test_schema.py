@@ -4,9 +4,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from vqpipe.code_layout import CodeLayout
 from vqpipe.schema import codes_field, numbers_of
 
-CODES = codes_field(300, (2, 3))
+CODES = codes_field(CodeLayout.grid(2, 3, 300))
 
 
 @pytest.mark.parametrize("cuts", [(0, 5), (0, 2, 2, 5), (1, 4)])

@@ -42,7 +42,7 @@ def main():
     side, table = options.side, make_rows(options.rows, options.side)
     weights, watch = Weights.load(str(CHECKPOINT)), Stopwatch()
     Audit.pick, Audit.look = watch.timed(Audit.pick), watch.timed_to_the_end(Audit.look)
-    codes = schema.codes_field(weights.description.codebook_size, (side // FACTOR, side // FACTOR))
+    codes = schema.codes_field(weights.description.layout_of(side, side))
     ready = Encoding(codes, CodecConfig(dtype=options.dtype), (side, side), SHARE).prepare(
         lambda how, size: Codec(weights, how, device=options.device, batch_size=size)
     )

@@ -1,5 +1,7 @@
 """Networks that are no VQ model, in the codec: arithmetic that numpy repeats in a line."""
 
+from types import MappingProxyType
+
 import numpy as np
 import pytest
 import torch
@@ -56,6 +58,7 @@ class Built:
     """A checkpoint of one of these."""
 
     description = Levels.description
+    provenance = MappingProxyType({})
 
     def __init__(self, kind):
         self.kind = kind

@@ -223,7 +223,7 @@ def test_what_was_done_and_left_out_is_said(tmp_path):
     folder = llamagen.write_janus(tmp_path, llamagen.make_random())
     (normalised, left) = Weights.load(folder).provenance["did"]
     assert "length 1" in normalised
-    assert re.fullmatch(r"left out: 7 other tensors \(.*language_model.*\)", left)
+    assert re.fullmatch(r"left out: 7 other tensors, of aligner, .*language_model.*", left)
 
 
 @pytest.mark.parametrize("name", ["llamagen", "ibq", "maskgit", "chameleon", "movqgan", "magvit"])

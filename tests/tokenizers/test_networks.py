@@ -7,8 +7,9 @@ import json
 import numpy as np
 import pytest
 import torch
+import yaml
 
-from tests.tokenizers.published import titok, var
+from tests.tokenizers.published import rqvae, titok, var
 from vqpipe import metrics
 from vqpipe.codec import doctor
 from vqpipe.codec.codec import Codec
@@ -19,6 +20,8 @@ from vqpipe.errors import CheckpointError
 NETS = {
     "var": (var.make_random, var.write, 256),
     "var, 512": (lambda: var.make_random(512), var.write, 512),
+    "rqvae": (rqvae.make_random, rqvae.write, 64),
+    "rqvae, of faces": (lambda: rqvae.make_random(16), rqvae.write, 32),
     "titok, legacy": (lambda: titok.make_random(True), titok.write, 64),
     "titok, later": (lambda: titok.make_random(False), titok.write, 64),
     "titok, legacy .bin": (lambda: titok.make_random(True), titok.write_bin, 64),
@@ -26,6 +29,7 @@ NETS = {
 }
 FAITHFUL = {
     "var": (var.make_faithful, var.write, 256, "signed"),
+    "rqvae": (rqvae.make_faithful, rqvae.write, 128, "signed"),
     "titok, legacy": (lambda: titok.make_faithful(True), titok.write, 64, "unit"),
     "titok, later": (lambda: titok.make_faithful(False), titok.write, 64, "unit"),
 }
@@ -47,7 +51,7 @@ def test_network_gives_the_published_codes_and_pixels(name, tmp_path):
     assert torch.equal(ours.codes_of(latents), codes)
     torch.testing.assert_close(ours.pixels_of(codes), net.decode(codes), rtol=0, atol=3e-4)
     layout = weights.description.layout_of(side, side)
-    assert layout.length == codes.shape[1]
+    assert layout.shape == codes.shape[1:]
     assert latents.shape[1:] == weights.description.latent_shape_of(layout)
     assert weights.description.size_of(layout) == (side, side)
 
@@ -72,7 +76,7 @@ def test_network_in_float64_is_the_published_one(name, tmp_path, monkeypatch):
     torch.testing.assert_close(found, theirs.decode(codes), rtol=0, atol=atol)
 
 
-@pytest.mark.parametrize("name", ["var", "titok, legacy", "titok, later"])
+@pytest.mark.parametrize("name", ["var", "rqvae", "titok, legacy", "titok, later"])
 def test_converted_network_is_read_again_as_the_same(name, tmp_path):
     make, write, _ = NETS[name]
     (tmp_path / "published").mkdir()
@@ -87,7 +91,7 @@ def test_converted_network_is_read_again_as_the_same(name, tmp_path):
 
 
 @pytest.mark.fault(28)
-@pytest.mark.parametrize("name", ["var", "titok, legacy", "titok, later"])
+@pytest.mark.parametrize("name", ["var", "rqvae", "titok, legacy", "titok, later"])
 @pytest.mark.parametrize("change", ["missing", "extra", "shape"])
 def test_network_with_a_tensor_too_few_too_many_or_of_another_shape_is_an_error(
     name, change, tmp_path, monkeypatch
@@ -164,3 +168,31 @@ def test_codec_and_doctor_take_a_network_that_is_no_grid(name, tmp_path):
     settled, findings = doctor.check_start(weights, "float32", "auto")
     assert settled == pixel_range
     assert findings["side_px"] == side
+
+
+@torch.no_grad()
+def test_rqvae_with_a_codebook_for_each_code_of_a_place_is_read(tmp_path):
+    net = copy.deepcopy(rqvae.make_random())
+    books = net.quantizer.codebooks
+    for i in range(1, len(books)):
+        books[i] = copy.deepcopy(books[0])
+        books[i].weight[:-1] = books[0].weight[:-1].roll(i, 0) * (1 - i / 8)
+    weights = Weights.load(rqvae.write(tmp_path, net))
+    assert weights.parsed.config.codebooks == len(books)
+    torch.manual_seed(3)
+    pixels = torch.rand(1, 3, 32, 32) * 2 - 1
+    ours = weights.build(torch.device("cpu"), torch.float32)
+    codes = net.encode(pixels)
+    assert torch.equal(ours.codes_of(ours.latents_of(pixels)), codes)
+    torch.testing.assert_close(ours.pixels_of(codes), net.decode(codes), rtol=0, atol=3e-4)
+
+
+@pytest.mark.fault(28)
+def test_rqvae_that_folds_latents_into_a_place_is_an_error(tmp_path):
+    model = rqvae.write(tmp_path, rqvae.make_random())
+    path = tmp_path / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["arch"]["hparams"]["code_shape"][0] //= 2
+    path.write_text(yaml.safe_dump(config))
+    with pytest.raises(CheckpointError, match="code_shape"):
+        Weights.load(model)

@@ -146,7 +146,8 @@ def _find_in_folder(folder: str, where: str, variant: str | None) -> Found:
         weights = other
     else:
         raise CheckpointError(_describe_stranger(where, names))
-    configs = [name for name in names if name == CONFIG_FILE] or _yamls(names)
+    json, yamls = [name for name in names if name == CONFIG_FILE], _yamls(names)
+    configs = (yamls or json) if weights.endswith(TRAINED) else (json or yamls)
     uris = tuple(storage.join_uri(folder, name) for name in configs)
     return Found(folder, weights, where, uris)
 

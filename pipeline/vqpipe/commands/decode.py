@@ -97,19 +97,19 @@ class _Source:
             return self._layout_of_others(job, model)
         codes = self.run.facts.codes
         is_own = (job.kind, job.codes) == ("codes", "codes")  # not a column that was kept
-        if job.grid and is_own and job.grid != codes.shapes[0]:
+        if job.grid and is_own and job.grid != codes.shapes[-1][:2]:
             raise ConfigError(
                 f"--grid is {job.grid[0]} {job.grid[1]}, and codes of the run in {self.uri} are "
                 f"{codes.describe()} an image: leave --grid out"
             )
         if job.grid and not model.fixed:
-            return CodeLayout.grid(*job.grid, model.codebook_size)
+            return model.layout_of_grid(*job.grid)
         return codes
 
     def _layout_of_others(self, job: Decode, model: Description) -> CodeLayout:
         """Returns what codes of another tool are: a grid, or what the model alone can take."""
         if job.grid and not model.fixed:
-            return CodeLayout.grid(*job.grid, model.codebook_size)
+            return model.layout_of_grid(*job.grid)
         fitting = [each for each in model.fixed.values() if job.grid in (None, each.shapes[-1])]
         if len(fitting) != 1:
             known = " or ".join(each.describe() for each in model.fixed.values())

@@ -18,7 +18,7 @@ from vqpipe.commands.jobs import Encode
 from vqpipe.commands.kept import begun_with, check_kept, name_types, pack_schema
 from vqpipe.commands.launch import Prepared, describe_store, growth_of, run_stage
 from vqpipe.commands.members import settle_members
-from vqpipe.commands.model import load_weights, record_model
+from vqpipe.commands.model import describe_family, load_weights, record_model
 from vqpipe.commands.places import check_lengths, check_places
 from vqpipe.commands.progress import announce
 from vqpipe.commands.result import Result
@@ -251,6 +251,7 @@ def _introduce(job: Encode, work: Work, listing: Listing, codec: CodecConfig, ag
     fields: Fields = [
         ("source", f"{listing.format}, {size / 1e6:,.1f} MB in {len(listing.shards):,} shard(s)"),
         ("model", f"{work.weights.where}, {entries}"),
+        *describe_family(work.weights),
         ("pixels", f"{job.resolution} px, {codec.pixel_range} range, {codec.dtype}"),
         ("doctor", _describe_doctor(writer.sink.run)),
         ("sink", writer.sink.uri),

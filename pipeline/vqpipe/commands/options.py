@@ -70,9 +70,10 @@ class ModelOptions:
     """Branch, tag or commit of a Hugging Face repository; run.json records the commit."""
     variant: What[str | None] = None
     """Which of a folder's weights to take, such as fp16; the plain ones if not given."""
-    family: What[FamilyName | None] = None
-    """What a --model is of that is no diffusers VQModel. Its names and its config show this as a
-    rule; where they do not, the command asks for it."""
+    family: Annotated[FamilyName | None, Group.WHAT, Shown("NAME")] = None
+    """What a --model is of that is no diffusers VQModel, such as llamagen or ibq. The names of its
+    tensors and its config show this as a rule; where they do not, the command asks, and lists what
+    it may be."""
     weights: What[Which | None] = None
     """Which weights to take of a file that has them as training left them (raw) and averaged over
     training (ema); asked for where the family's own programs do not settle it."""

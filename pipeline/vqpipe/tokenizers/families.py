@@ -82,9 +82,11 @@ def _tell_left(names: list[str]) -> list[str]:
     """Returns what to say of tensors that are no part of the network."""
     if not names:
         return []
+    if len(names) <= 3:
+        return [f"left out: {', '.join(sorted(names))}"]
     starts = sorted({name.partition(".")[0] for name in names})
     shown = ", ".join(starts[:5]) + (", ..." if starts[5:] else "")
-    return [f"left out: {len(names):,} other tensors ({shown})"]
+    return [f"left out: {len(names):,} other tensors, of {shown}"]
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ FamilyName = Literal[
     "magvit",
     "chameleon",
     "movqgan",
+    "rqvae",
     "titok",
     "var",
 ]

@@ -67,7 +67,12 @@ ADDED = 2
 
 
 def is_named(config: Mapping[str, Any]) -> bool:
-    """Return whether a config is of SEED-Voken's class, or Emu3.5's list of its arguments."""
+    """Return whether a config is of SEED-Voken's class, or Emu3.5's list of its arguments.
+
+    Beside the weights on the hub lies one that says nothing but a name.
+    """
+    if config.get("Name") == ["IBQ"]:
+        return True
     model = find_model(config)
     if model is None:
         return False

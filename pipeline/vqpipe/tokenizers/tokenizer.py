@@ -35,6 +35,8 @@ class Description:
     are multiples of it. Of other layouts, the same for the latents."""
     fixed: Mapping[tuple[int, int], CodeLayout] = field(default_factory=dict)
     """The only heights and widths in pixels, with their layouts; empty if any multiple will do."""
+    depth: int = 1
+    """Codes at each place of a grid; each of several is of a codebook of its own."""
     channels: int = 3
     """Of the pixels that it takes; 3 are RGB."""
     latent_channels: int
@@ -65,14 +67,29 @@ class Description:
         """Returns what the codes of an image are that has a size which it takes."""
         if self.fixed:
             return self.fixed[height, width]
-        grid = (height // self.multiple, width // self.multiple)
-        return CodeLayout.grid(*grid, self.codebook_size)
+        return self.layout_of_grid(height // self.multiple, width // self.multiple)
+
+    def layout_of_grid(self, rows: int, columns: int) -> CodeLayout:
+        """Returns what the codes of an image are that gives a grid of so many places."""
+        if self.depth == 1:
+            return CodeLayout.grid(rows, columns, self.codebook_size)
+        books = (self.codebook_size,) * self.depth
+        return CodeLayout("stacked", ((rows, columns, self.depth),), books)
+
+    def describe_codes(self) -> str:
+        """Returns what codes of images are, in words."""
+        if not self.fixed:
+            return f"a grid, one code for {self.multiple} x {self.multiple} pixels"
+        return "; ".join(
+            f"{codes.length:,} of {h} x {w} pixels, {codes.describe()}"
+            for (h, w), codes in self.fixed.items()
+        )
 
     def size_of(self, codes: CodeLayout) -> tuple[int, int]:
         """Returns height and width, in pixels, of what codes decode to."""
         if self.fixed:
             return next(size for size, layout in self.fixed.items() if layout == codes)
-        height, width = codes.shapes[0]
+        height, width = codes.shapes[0][:2]
         return height * self.multiple, width * self.multiple
 
     def latent_shape_of(self, codes: CodeLayout) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ TRAINED = (".ckpt", ".pth", ".pt")
 """How the names of files end in which trainers keep weights, and whatever else they like."""
 STATES = {
     "state_dict": "raw",
+    "state_dict_ema": "ema",
     "model_state_dict": "raw",
     "model": "raw",
     "params": "raw",

@@ -113,7 +113,7 @@ def write(folder, net):
 
 
 def write_safetensors(folder, net):
-    save_file(net.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(net.state_dict(), folder / "pytorch_model.safetensors", metadata={"format": "pt"})
     return write_config(folder)
 
 

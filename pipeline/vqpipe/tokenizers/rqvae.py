@@ -1,0 +1,231 @@
+"""RQ-VAE: a grid with several codes at each place, each of what those before have left.
+
+Names and arithmetic of kakaobrain/rq-vae-transformer (`rqvae/models/rqvae/rqvae.py`,
+`quantizations.py`, class `RQBottleneck`, and `modules.py`). Encoder and decoder are CompVis'. The
+nearest entry to the latents is taken away from them, the nearest to the rest from that, and so on;
+the decoder gets the sum. Codebooks are one for all codes of a place, or one for each.
+"""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vqpipe.errors import CheckpointError
+from vqpipe.tokenizers import stored_network
+from vqpipe.tokenizers.architecture import architecture_of
+from vqpipe.tokenizers.averages import Rule
+from vqpipe.tokenizers.family import Family, Part
+from vqpipe.tokenizers.family import Network as Converted
+from vqpipe.tokenizers.naming import COMPVIS, Naming, State, rename
+from vqpipe.tokenizers.tokenizer import Description
+from vqpipe.vqgan.config import VQConfig
+from vqpipe.vqgan.fusion import fuse
+from vqpipe.vqgan.layers import Decoder, Encoder
+from vqpipe.vqgan.nearest import find_nearest
+
+NAME = "RQVAE"
+"""Of its class, in `config.json`."""
+
+
+@dataclass(frozen=True)
+class RQVAEConfig:
+    """The architecture: a VQ model's, how many codes a place has, and how many codebooks."""
+
+    vq: VQConfig
+    depth: int
+    codebooks: int
+    """1, which all share, or `depth`."""
+
+    @classmethod
+    def read(cls, *, depth: int, codebooks: int, **said: Any) -> "RQVAEConfig":  # noqa: ANN401 - VQConfig checks them
+        """Return what `document` wrote."""
+        return cls(VQConfig(**said), depth, codebooks)
+
+    def document(self) -> dict[str, Any]:
+        """Return it as JSON can hold it."""
+        return {**self.vq, "depth": self.depth, "codebooks": self.codebooks}
+
+
+class RQVAENetwork(nn.Module):
+    """Latents of pixels, codes of latents, and back."""
+
+    def __init__(self, config: RQVAEConfig) -> None:
+        super().__init__()
+        vq, self.depth = config.vq, config.depth
+        self.encoder = Encoder(vq)
+        self.decoder = Decoder(vq)
+        self.quant_conv = nn.Conv2d(vq.latent_channels, vq.embed_dim, 1)
+        self.post_quant_conv = nn.Conv2d(vq.embed_dim, vq.latent_channels, 1)
+        self.codebooks = nn.ModuleList(
+            nn.Embedding(vq.num_vq_embeddings, vq.embed_dim) for _ in range(config.codebooks)
+        )
+
+    def codebook(self, step: int) -> nn.Module:
+        """Return the codebook of a place's code."""
+        return self.codebooks[step if len(self.codebooks) > 1 else 0]
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Return latents (B, C, h, w)."""
+        return self.quant_conv(self.encoder(pixels))
+
+    def look_up(self, latents: Tensor) -> Tensor:
+        """Return codes (B, h, w, depth), int64, of latents (B, C, h, w) float32."""
+        grid = latents.permute(0, 2, 3, 1)  # (B, h, w, C)
+        left, found = grid.flatten(0, 2), []
+        for step in range(self.depth):
+            codebook = self.codebook(step)
+            codes = find_nearest(left, codebook.weight)  # type: ignore[arg-type]
+            left = left - codebook(codes)
+            found.append(codes)
+        return torch.stack(found, -1).view(*grid.shape[:3], self.depth)
+
+    def quantized(self, codes: Tensor) -> Tensor:
+        """Return the sum of the entries of each place, (B, C, h, w), of codes (B, h, w, depth)."""
+        entries = [self.codebook(step)(codes[..., step]) for step in range(self.depth)]
+        return torch.stack(entries).sum(0).permute(0, 3, 1, 2)
+
+    def decode(self, quantized: Tensor) -> Tensor:
+        """Return pixels (B, 3, H, W)."""
+        return self.decoder(self.post_quant_conv(quantized))
+
+
+@dataclass(frozen=True)
+class RQVAECheckpoint:
+    """Architecture and weights, checked against each other."""
+
+    config: RQVAEConfig
+    state: Mapping[str, Tensor]
+
+    @classmethod
+    def read(cls, files: Mapping[str, bytes], where: str) -> "RQVAECheckpoint":
+        """See `tokenizer.NetworkCheckpoint`."""
+        said = stored_network.read_config(files, where)
+        config: RQVAEConfig = stored_network.make_config(RQVAEConfig.read, said, where)
+        return cls(config, stored_network.read_state(files, where, lambda: RQVAENetwork(config)))
+
+    @functools.cached_property
+    def description(self) -> Description:
+        """What the tokenizer takes and gives."""
+        vq = self.config.vq
+        return Description(
+            codebook_size=vq.num_vq_embeddings,
+            multiple=vq.downsample_factor,
+            depth=self.config.depth,
+            channels=vq.in_channels,
+            latent_channels=vq.embed_dim,
+            network=f"channels {', '.join(map(str, vq.block_out_channels))}",
+            config=self.config.document(),
+        )
+
+    @property
+    def codebook(self) -> dict[str, Tensor]:
+        """What decides what a code stands for, by name."""
+        return {name: each for name, each in self.state.items() if name.startswith("codebooks.")}
+
+    def build(self, device: torch.device, dtype: torch.dtype) -> "RQVAETokenizer":
+        """Return the network on a device and in a dtype; codebooks stay float32."""
+        network = stored_network.build(lambda: RQVAENetwork(self.config), self.state).to(device)
+        for part in (network.encoder, network.decoder, network.quant_conv, network.post_quant_conv):
+            part.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return RQVAETokenizer(network, dtype, self.description)
+
+
+@dataclass(frozen=True)
+class RQVAETokenizer:
+    """RQ-VAE on a device."""
+
+    network: RQVAENetwork
+    dtype: torch.dtype
+    """Of all but the codebooks."""
+    description: Description = field(repr=False)
+
+    def fuse(self) -> None:
+        """Takes the forms of `vqgan.fusion`."""
+        fuse(self.network)
+
+    def latents_of(self, pixels: Tensor) -> Tensor:
+        """Returns latents (B, C, h, w) float32 of pixels (B, 3, H, W)."""
+        return self.network.encode(pixels.to(self.dtype)).float()
+
+    def codes_of(self, latents: Tensor) -> Tensor:
+        """Returns codes (B, h, w, depth) of latents."""
+        return self.network.look_up(latents)
+
+    def pixels_of(self, codes: Tensor) -> Tensor:
+        """Returns pixels (B, 3, H, W) float32 of codes (B, h, w, depth)."""
+        return self.network.decode(self.network.quantized(codes).to(self.dtype)).float()
+
+
+_CODEBOOK = "quantizer.codebooks."
+NAMING = Naming(
+    {**COMPVIS, ".codebooks.": f".{_CODEBOOK}", ".quantize.embedding.": f".{_CODEBOOK}0."}
+)
+_COUNTERS = (".cluster_size_ema", ".embed_ema")
+"""Ends of the names of what codebooks are learnt by."""
+
+
+def convert(part: Part) -> Converted:
+    """Return the same under our names."""
+    _check_config(part)
+    state = {name: each for name, each in part.state.items() if not name.endswith(_COUNTERS)}
+    state, depth, codebooks = _settle_codebooks(state, part.source)
+    config = RQVAEConfig(architecture_of(state, NAMING, part.source), depth, codebooks)
+    expected = stored_network.expected_of(lambda: RQVAENetwork(config))
+    named = rename(state, NAMING.by_theirs(expected), expected, part.source)
+    shared = f"{depth} codes a place, of " + ("one codebook" if codebooks == 1 else "one each")
+    return Converted(NAME, config.document(), named, (shared,))
+
+
+def _check_config(part: Part) -> None:
+    """Refuse what the network cannot do, where there is a config that says so."""
+    arch = (part.config or {}).get("arch")
+    said = arch.get("hparams") if isinstance(arch, Mapping) else None
+    latents, codes = ((said or {}).get(name) for name in ("latent_shape", "code_shape"))
+    if isinstance(latents, list) and isinstance(codes, list) and latents[:2] != codes[:2]:
+        raise CheckpointError(
+            f"{part.config_source}: code_shape is {codes} and latent_shape {latents}; an RQ-VAE "
+            "that takes several latents for one place cannot be expressed yet"
+        )
+
+
+def _settle_codebooks(state: State, source: str) -> tuple[dict[str, Tensor], int, int]:
+    """Return weights without the row of padding, and with one codebook where all are the same.
+
+    Returns:
+        The weights, the number of codes a place has, and the number of codebooks.
+    """
+    names = [name for name in state if name.startswith(_CODEBOOK)]
+    books = [state[name][:-1] for name in sorted(names, key=lambda name: int(name.split(".")[2]))]
+    if len({tuple(each.shape) for each in books}) > 1:
+        raise CheckpointError(
+            f"{source}: its codebooks are of several sizes, which cannot be expressed yet"
+        )
+    is_shared = all(torch.equal(each, books[0]) for each in books[1:])
+    kept = books[:1] if is_shared else books
+    rest = {name: each for name, each in state.items() if name not in names}
+    named = {f"{_CODEBOOK}{i}.weight": each for i, each in enumerate(kept)}
+    return {**rest, **named}, len(books), len(kept)
+
+
+def _is_named(config: Mapping[str, Any]) -> bool:
+    arch = config.get("arch")
+    return isinstance(arch, Mapping) and arch.get("type") == "rq-vae"
+
+
+FAMILY = Family(
+    name="rqvae",
+    models="RQ-VAE",
+    signs=(
+        "encoder.mid.block_1.conv1.weight",
+        f"{_CODEBOOK}0.weight",
+        "quant_conv.weight",
+    ),
+    is_named=_is_named,
+    convert=convert,
+    pixel_range="signed",
+    rule=Rule("raw", "its own programs take"),
+)
