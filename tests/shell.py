@@ -12,14 +12,14 @@ import duckdb
 CHECKPOINT = Path(__file__).parent.parent / "infra" / "demo" / "checkpoint"
 
 
-def start(*arguments, cwd=None):
+def start(*arguments, cwd=None, environment=os.environ):
     """Starts `vqpipe`, in this folder or another; the caller waits for it or kills it."""
     return subprocess.Popen(
         [sys.executable, "-m", "vqpipe", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "RAY_ADDRESS": ""},
+        env={**environment, "RAY_ADDRESS": ""},
         cwd=cwd,
     )
 

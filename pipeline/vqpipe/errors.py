@@ -2,7 +2,7 @@
 
     VqpipeError
     ├── ConfigError         4  an option that cannot work: change the command
-    ├── CheckpointError     4  model files missing, damaged or no VQModel: fix the files
+    ├── CheckpointError     4  model files missing, damaged or no tokenizer: fix the files
     ├── CodecError          4  the codec fails whatever it is given: see vqpipe doctor
     ├── MachineError        4  a machine ran out of memory or disk: give it more, rerun
     ├── StorageError        4  the store said no, or nothing, after retries: fix access, rerun

@@ -2,8 +2,7 @@
 
 A hub on this machine has small checkpoints under the names that the table says, in the files that
 they are published in. Encode, decode and evaluate do all that they do but the graph on Ray
-(`tests.plain`), in a process whose client of the hub asks this one. With Ray the same commands run
-in `make soak`.
+(`tests.plain`), in a process whose client of the hub asks this one; `make soak` has them with Ray.
 """
 
 import functools
@@ -185,8 +184,12 @@ class Made:
 
     def repositories(self):
         """Returns what the hub has."""
-        names = [name for name in FAITHFUL if "/" in name and (self.root / name).is_dir()]
-        return {name: {"main": files_of(self.root / name)} for name in names}
+        return {name: {"main": files_of(self.root / name)} for name in FAITHFUL if "/" in name}
+
+    def hide_repositories(self):
+        """Takes them away from where commands run: a folder there would come before the hub."""
+        for organisation in {name.split("/")[0] for name in FAITHFUL if "/" in name}:
+            shutil.rmtree(self.root / organisation)
 
 
 def files_of(folder):
@@ -211,46 +214,51 @@ def commands_of(options, folder):
     ]
 
 
-def run(made, home, tool):
-    """Runs the commands of all rows, in a process that knows of no hub but ours."""
-    with hub_server.serve(made.repositories()) as (endpoint, _):
-        environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("HF_")},
-            "HF_ENDPOINT": endpoint,
-            "HF_HOME": str(home / "cache"),
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "PYTHONPATH": f"{ROOT}:{ROOT / 'pipeline'}",
-        }
-        every = [each for i, row in enumerate(ROWS) for each in commands_of(row, f"run{i}")]
-        return tool(every, environment)
+def run_plain(commands, environment, home):
+    """Runs commands in one process, without Ray."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.plain"],
+        input=json.dumps(commands),
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=home,
+    )
+    assert done.returncode == 0, done.stderr
+    codes = json.loads(done.stdout.splitlines()[-1])
+    assert codes == [0] * len(commands), (commands[len(codes) - 1], done.stdout + done.stderr)
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """The models, the photos, and what plain commands have made of these."""
+def run_on_ray(commands, environment, home):
+    """Runs commands as a user does."""
+    for command in commands:
+        shell.finish(shell.start(*command, cwd=home, environment=environment))
+
+
+def environment_of(endpoint, home):
+    """Returns the variables of a process that knows of no hub but ours."""
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith("HF_")},
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(home / "cache"),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'pipeline'}",
+    }
+
+
+RAY = pytest.param(run_on_ray, marks=[pytest.mark.soak, pytest.mark.ray])
+
+
+@pytest.fixture(scope="module", params=[run_plain, RAY], ids=["plain", "ray"])
+def made(request, tmp_path_factory):
+    """The models, the photos, and what the commands of all rows have made of these."""
     home = tmp_path_factory.mktemp("home")
     shutil.copytree(PHOTOS, home / "photos", ignore=shutil.ignore_patterns("*.md"))
     made = Made(home)
-    hub = [name for name in FAITHFUL if "/" in name]
-
-    def tool(commands, environment):
-        for name in hub:  # else a folder of that name here would come first
-            if (home / name).is_dir():
-                (home / "hub" / name).parent.mkdir(parents=True, exist_ok=True)
-                (home / name).rename(home / "hub" / name)
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.plain"],
-            input=json.dumps(commands),
-            capture_output=True,
-            text=True,
-            env=environment,
-            cwd=home,
-        )
-        assert done.returncode == 0, done.stderr
-        codes = json.loads(done.stdout.splitlines()[-1])
-        assert codes == [0] * len(commands), (commands[len(codes) - 1], done.stdout + done.stderr)
-
-    run(made, home, tool)
+    with hub_server.serve(made.repositories()) as (endpoint, _):
+        made.hide_repositories()
+        commands = [each for i, row in enumerate(ROWS) for each in commands_of(row, f"run{i}")]
+        request.param(commands, environment_of(endpoint, home), home)
     return made
 
 
@@ -300,7 +308,7 @@ def picture_of(folder, key):
 
 
 def types_of(sink):
-    """Returns the types that DuckDB's eyes aside, Arrow's see in the column of codes."""
+    """Returns the types of the column of codes in all objects, as Arrow reads them."""
     import pyarrow.parquet as pq
 
     schemas = [pq.read_schema(path) for path in (sink / "data").rglob("*.parquet")]
