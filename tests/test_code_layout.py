@@ -9,7 +9,7 @@ from vqpipe.code_layout import CodeLayout
 VAR = tuple((side, side) for side in (1, 2, 3, 4, 5, 6, 8, 10, 13, 16))
 LAYOUTS = {
     "grid": (CodeLayout.grid(16, 24, 16384), 384, (16, 24), 14, "16 x 24"),
-    "sequence": (CodeLayout("sequence", ((32,),), (4096,)), 32, (32,), 12, "in a sequence"),
+    "sequence": (CodeLayout("sequence", ((32,),), (4096,)), 32, (32,), 12, "a sequence of 32"),
     "stacked": (
         CodeLayout("stacked", ((16, 16, 8),), (4096,) * 7 + (5000,)),
         2048,

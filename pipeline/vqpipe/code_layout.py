@@ -4,8 +4,7 @@
 
     grid       one grid of codes, row by row; shapes [[h, w]]
     sequence   codes in a row, each of which is about the whole image; shapes [[n]]
-    stacked    a grid with several codes at each place, each of a codebook of its own, those of a
-               place side by side; shapes [[h, w, d]]
+    stacked    a grid with several codes at each place, side by side; shapes [[h, w, d]]
     scales     grids, from the coarsest to the finest, each of which adds to those before;
                shapes [[h1, w1], [h2, w2], ...]
 """
@@ -33,7 +32,8 @@ class CodeLayout:
     shapes: tuple[tuple[int, ...], ...]
     """Of each part, one behind the other; all parts but those of `scales` are one."""
     codebooks: tuple[int, ...]
-    """Entries of each codebook: one, or of `stacked` one for each code of a place."""
+    """Entries of each codebook: one that all codes share, or of `stacked` one for each code of a
+    place."""
 
     @classmethod
     def grid(cls, height: int, width: int, codebook_size: int) -> "CodeLayout":
@@ -50,10 +50,15 @@ class CodeLayout:
         return {
             "kind": self.kind,
             "shapes": [list(shape) for shape in self.shapes],
-            "order": _ORDERS[self.kind],
+            "order": self.order,
             "codebooks": list(self.codebooks),
             "bits": self.bits,
         }
+
+    @property
+    def order(self) -> str:
+        """In which codes follow each other, in words."""
+        return _ORDERS[self.kind]
 
     @property
     def length(self) -> int:
@@ -79,7 +84,7 @@ class CodeLayout:
         """Returns what it looks like, in words, for a line of a table."""
         shown = [times.join(map(str, shape)) for shape in self.shapes]
         if self.kind == "sequence":
-            return "in a sequence"
+            return f"a sequence of {shown[0]}"
         if self.kind == "stacked":
             return f"{times.join(map(str, self.shapes[0][:2]))} places of {self.shapes[0][2]}"
         if self.kind == "scales":

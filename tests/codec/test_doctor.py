@@ -83,6 +83,8 @@ def test_settle_range_that_does_not_show_is_that_of_the_family():
     with pytest.raises(ConfigError, match=r"range signed.*--pixel-range unit"):
         settle_range("auto", seen(15.0, 25.0), "signed")
     assert settle_range("unit", seen(15.0, 25.0), "signed") == "unit"
+    with pytest.raises(ConfigError, match=r"unit is wrong.* trained on range signed.* use signed"):
+        settle_range("unit", seen(14.0, 18.5), "signed")
 
 
 @pytest.mark.fault(28)

@@ -11,6 +11,7 @@ import pytest
 from tests import shell
 from tests.sink import sinks
 from tests.sink.runs import encoded_rows, tar_shard
+from tests.tokenizers.published import titok
 from vqpipe.codec.weights import Weights
 from vqpipe.commands import cli, decode
 from vqpipe.commands.jobs import Decode
@@ -80,8 +81,20 @@ def test_decode_grid_that_is_not_the_runs_is_refused(writer, capsys, grid):
     code, said = refused(writer, capsys, "--grid", *grid)
     assert code == 4
     assert f"--grid is {grid[0]} {grid[1]}" in said
-    assert "8 x 8 an image" in said
+    assert "are 8 x 8: leave --grid out" in said
     assert begin(writer, grid=GRID)[0] == ["a", "b"]
+
+
+def test_decode_grid_of_a_model_whose_codes_are_a_sequence_is_refused(writer, capsys, tmp_path):
+    source = tmp_path / "others"
+    source.mkdir()
+    (tmp_path / "titok").mkdir()
+    model = titok.write(tmp_path / "titok", titok.make_random(True))
+    tokens = Weights.load(model).description.layout_of(64, 64).length
+    pq.write_table(pa.table({"codes": [[0] * tokens]}), source / "a.parquet")
+    code, said = refused(writer, capsys, "--model", model, "--grid", 4, 4, source=source)
+    assert code == 4
+    assert f"this model's codes of an image are a sequence of {tokens}: leave --grid out" in said
 
 
 @pytest.mark.parametrize(

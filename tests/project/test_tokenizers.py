@@ -262,17 +262,17 @@ def made(request, tmp_path_factory):
     return made
 
 
-def views_of(side):
+def views_of(side, resample):
     """Returns the photos as encode sees them, by key: (1, 3, side, side) in 0..1."""
     views = {}
     for path in PHOTOS.glob("*.jpg"):
-        view = open_image(path.read_bytes(), Preprocess(square(side)))
+        view = open_image(path.read_bytes(), Preprocess(square(side), resample))
         assert isinstance(view, View)
         views[path.name] = torch.tensor(view.pixels).permute(2, 0, 1)[None] / 255.0
     return views
 
 
-def test_table_has_a_row_for_every_family_and_names_models_that_are_tried():
+def test_table_names_models_that_are_tried():
     assert len(ROWS) == len(FAITHFUL)
     assert {name_of(options) for options in ROWS} == set(FAITHFUL)
 
@@ -287,7 +287,8 @@ def test_row_of_the_table_encodes_and_decodes_as_its_model_does(options, made):
     assert said["identity"]["pixel_range"] == pixel_range
     scale, shift = SCALE_SHIFT[pixel_range]
     found = shell.rows(home / f"run{place}/codes")
-    views = views_of(SIDE.get(name_of(options), 64))
+    resample = "lanczos" if "--resample lanczos" in options else "bicubic"
+    views = views_of(SIDE.get(name_of(options), 64), resample)
     assert {row["key"] for row in found} == views.keys()
     for row in found:
         expected = net.encode(views[row["key"]] * scale + shift)
@@ -298,6 +299,8 @@ def test_row_of_the_table_encodes_and_decodes_as_its_model_does(options, made):
         exact = pixels.clamp(0, 1).permute(1, 2, 0).numpy() * 255
         assert np.abs(image - exact).max() < 0.5 + 255e-5 / scale
     column = schema.pa.list_(schema.code_type(said["codebook_size"]), len(found[0]["codes"]))
+    card = (home / f"run{place}/codes/README.md").read_text()
+    assert f"entries of the codebook, {said['layout']['order']};" in card
     assert {str(column)} == types_of(home / f"run{place}/codes")
     assert json.loads((home / f"run{place}/codes/evaluation.json").read_bytes())["samples"] == 4
 

@@ -85,7 +85,14 @@ def test_write_card_says_what_the_run_is_and_stays_yaml(tmp_path):
     (config,) = front_of(text)["configs"]
     assert config["data_files"][0]["path"].startswith("data/")
     assert "license" not in front_of(text)
-    for said in ("6, 2 x 3", "16 entries", writer.sink.run.fingerprint, "vqgan/", "2 of 2"):
+    for said in (
+        "6, 2 x 3",
+        "16 entries",
+        writer.sink.run.fingerprint,
+        "vqgan/",
+        "2 of 2",
+        "row-major",
+    ):
         assert said in text
     assert "| encoded | 4 |" in text
     assert "drafted" not in text

@@ -78,6 +78,66 @@ def test_family_lacking_or_having_a_tensor_too_many_is_an_error(name, tmp_path, 
             load_state(name, tmp_path / start, extra, monkeypatch)
 
 
+@pytest.mark.fault(28)
+@pytest.mark.parametrize("name", ["llamagen", "ibq", "maskgit", "magvit", "chameleon", "movqgan"])
+def test_family_with_a_tensor_of_another_rank_is_an_error_that_names_it(
+    name, tmp_path, monkeypatch
+):
+    state = dict(FORMATS[name][0].make_random().state_dict())
+    some = [each for each in state if each.endswith(("conv_in.weight", "conv_out.weight"))]
+    some += [each for each in state if "embedding" in each and name != "magvit"]
+    for place, misshapen in enumerate(some):
+        for rank, tensor in enumerate((torch.tensor(1.0), state[misshapen].flatten())):
+            other = state | {misshapen: tensor}
+            folder = tmp_path / f"{place}{rank}"
+            with pytest.raises(CheckpointError, match=re.escape(misshapen)):
+                load_state(name, folder, other, monkeypatch)
+
+
+@pytest.mark.fault(28)
+@pytest.mark.parametrize("biases", [("nin_shortcut",), ("nin_shortcut", "conv2")])
+def test_maskgit_with_a_bias_that_it_never_has_is_an_error(biases, tmp_path, monkeypatch):
+    state = dict(maskgit.make_random().state_dict())
+    at = next(each for each in state if each.endswith(".nin_shortcut.weight"))
+    for bias in biases:
+        name = at.replace("nin_shortcut.weight", f"{bias}.bias")
+        state[name] = torch.ones(len(state[at]))
+    with pytest.raises(CheckpointError, match=r"extra tensor .*nin_shortcut\.bias"):
+        load_state("maskgit", tmp_path / "biased", state, monkeypatch)
+
+
+@pytest.mark.fault(28)
+def test_names_that_are_nearly_a_family_say_of_which_and_what_is_lacking(tmp_path):
+    net = chameleon.make_random().state_dict()
+    gumbel = {
+        name.replace("quantize.embedding", "quantize.embed"): each for name, each in net.items()
+    }
+    torch.save(gumbel, tmp_path / "gumbel.ckpt")
+    with pytest.raises(CheckpointError, match="it is a GumbelVQ of taming-transformers"):
+        Weights.load(str(tmp_path / "gumbel.ckpt"))
+    torch.save({name: each for name, each in net.items() if "mid" not in name}, tmp_path / "b.ckpt")
+    with pytest.raises(CheckpointError, match=r"the nearest is taming, of which it lacks encoder"):
+        Weights.load(str(tmp_path / "b.ckpt"))
+    movq = movqgan.write(tmp_path, movqgan.make_random())
+    for path in tmp_path.rglob("*.yaml"):
+        path.unlink()
+    with pytest.raises(CheckpointError, match=r"it is of movqgan, and it also has .*conv_y"):
+        Weights.load(movq, family="taming")
+
+
+@pytest.mark.fault(28)
+def test_averages_of_a_part_are_no_averages_of_the_model(tmp_path):
+    net = movqgan.make_random()
+    model = movqgan.write(tmp_path, net, has_averages=True)
+    file = torch.load(model, weights_only=True)
+    state = file.get("state_dict", file)
+    for name in [each for each in state if each.startswith("ema_decoder.")]:
+        del state[name]
+    torch.save(file, model)
+    with pytest.raises(CheckpointError, match=r"these are running averages.*--weights raw"):
+        Weights.load(model, weights="ema")
+
+
 def load_state(name, folder, state, monkeypatch):
     """Reads a checkpoint that has other tensors than its network, which knows nothing of it."""
     family, write, options = FORMATS[name]

@@ -196,3 +196,72 @@ def test_rqvae_that_folds_latents_into_a_place_is_an_error(tmp_path):
     path.write_text(yaml.safe_dump(config))
     with pytest.raises(CheckpointError, match="code_shape"):
         Weights.load(model)
+
+
+@pytest.mark.fault(28)
+@pytest.mark.parametrize("named", ["codebooks.1", "depth", "size"])
+def test_rqvae_whose_codebooks_are_not_those_of_its_config_is_an_error(named, tmp_path):
+    model = rqvae.write(tmp_path, rqvae.make_random())
+    file = torch.load(model, weights_only=True)
+    path = tmp_path / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    if named == "codebooks.1":
+        del file["state_dict"]["quantizer.codebooks.1.weight"]
+        torch.save(file, model)
+    elif named == "depth":
+        config["arch"]["hparams"]["code_shape"][2] += 1
+    else:
+        config["arch"]["hparams"]["n_embed"] += 1
+    path.write_text(yaml.safe_dump(config))
+    with pytest.raises(CheckpointError, match=r"counted from 0|code_shape's last|n_embed is"):
+        Weights.load(model)
+
+
+def test_rqvae_says_whether_its_codes_share_a_codebook(tmp_path):
+    weights = Weights.load(rqvae.write(tmp_path, rqvae.make_random()))
+    layout = weights.description.layout_of(64, 64)
+    assert layout.codebooks == (rqvae.SIZE,)
+    assert layout.shapes[0][2] == rqvae.DEPTH > 1
+    apart = dataclasses.replace(weights.description, codebooks=rqvae.DEPTH)
+    assert apart.layout_of(64, 64).codebooks == (rqvae.SIZE,) * rqvae.DEPTH
+    assert f"{rqvae.DEPTH} codes for" in weights.description.describe_codes()
+
+
+@pytest.mark.fault(28)
+@pytest.mark.parametrize("key", ["patch_nums", "v_patch_nums", None])
+def test_var_with_other_scales_is_an_error(key, tmp_path):
+    model = var.write(tmp_path, var.make_random())
+    scales = [1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 27, 36, 48, 64]
+    if key:
+        (tmp_path / "config.json").write_text(json.dumps({key: scales}))
+    else:
+        state = torch.load(model, weights_only=True)
+        state["quantize.ema_vocab_hit_SV"] = torch.zeros(14, var.SIZE)
+        torch.save(state, model)
+    with pytest.raises(CheckpointError, match=r"has scales .*; those of VAR's own"):
+        Weights.load(model)
+
+
+CONVERTED = {
+    "titok, legacy": ("patch", "tokens", "side", "encoder_width", "pixels"),
+    "rqvae": ("depth", "codebooks"),
+    "var": ("phis",),
+}
+
+
+@pytest.mark.fault(28)
+@pytest.mark.parametrize(
+    ("name", "field"), [(name, each) for name, some in CONVERTED.items() for each in some]
+)
+@pytest.mark.parametrize("value", [0, "16", 2.5, [1]])
+def test_converted_config_with_a_number_that_cannot_be_is_an_error(name, field, value, tmp_path):
+    make, write, _ = NETS[name]
+    weights = Weights.load(write(tmp_path, make()))
+    for path in tmp_path.iterdir():
+        path.unlink()
+    for file, data in weights.files.items():
+        (tmp_path / file).write_bytes(data)
+    config = json.loads(weights.files["config.json"])
+    (tmp_path / "config.json").write_text(json.dumps(config | {field: value}))
+    with pytest.raises(CheckpointError, match=rf"{field} is "):
+        Weights.load(str(tmp_path)).parsed  # noqa: B018

@@ -151,7 +151,7 @@ def settle_range(
 
     Raises:
         ConfigError: If photos do not come back; if the range is to be found and cannot be; or if
-            the probes speak against the one asked for.
+            the probes, or else the family, speak against the one asked for.
     """
     verdict, seen = probe.verdict, probe.describe()
     if not probe.shows_photos:
@@ -168,10 +168,12 @@ def settle_range(
                 "with --pixel-range signed, for [-1, 1], or unit, for [0, 1]"
             )
         return verdict or known or "signed"
-    if verdict not in (asked, None):
+    right = verdict or known
+    if right not in (asked, None):
+        why = "" if verdict else f"its family was trained on range {known}, and "
         raise ConfigError(
-            f"--pixel-range {asked} is wrong for this model: {seen}; leave the option out or use "
-            f"{verdict}. If you know better, add --skip-doctor to vqpipe encode"
+            f"--pixel-range {asked} is wrong for this model: {why}{seen}; leave the option out or "
+            f"use {right}. If you know better, add --skip-doctor to vqpipe encode"
         )
     return asked
 
@@ -179,8 +181,8 @@ def settle_range(
 def _say_hopeless(probe: RangeProbe) -> str:
     alike = max(probe.likeness.values())
     return (
-        f"photos do not come back from this model: {probe.describe()}, and are to "
-        f"{max(alike, 0):.0%} like what went in, where {LEAST_LIKENESS:.0%} is the least. Its "
+        f"photos do not come back from this model: {probe.describe()}, and resemble what went in "
+        f"by {max(alike, 0):.0%}, of which {LEAST_LIKENESS:.0%} is the least. Its "
         "weights are not what they are taken for: of another family (--family), raw ones instead "
         "of running averages or the reverse (--weights), of two models, or not trained. If you "
         "know better, add --skip-doctor to vqpipe encode"

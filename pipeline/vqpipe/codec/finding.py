@@ -22,6 +22,8 @@ from vqpipe.vqgan.tensors import TRAINED
 
 WEIGHTS_ENDINGS = (*TRAINED, ".safetensors", ".bin")
 """What the name of a single file with weights ends with."""
+INDEX_ENDING = ".index.json"
+"""What the name ends with of a file that says which shard holds what."""
 YAML_ENDINGS = (".yaml", ".yml")
 """What the name of CompVis' configs ends with."""
 
@@ -38,6 +40,8 @@ class Found:
     """What to call the checkpoint."""
     configs: tuple[str, ...]
     """URIs of what may be the config: one, or it does not show which."""
+    is_folder: bool
+    """Whether a folder was given, and not one file."""
     commit: str | None = None
     """Commit of a repository on the hub."""
 
@@ -82,12 +86,31 @@ def find(
         folder, commit = hub.fetch(model, subfolder, revision, variant)
         where = storage.join_uri(model, *_parts(subfolder))
         return replace(_find_in_folder(str(folder), where, variant), commit=commit)
+    _refuse_half_names(model)
     where = storage.normalise_uri(storage.join_uri(model, *_parts(subfolder)))
-    if where.endswith(WEIGHTS_ENDINGS) and not list_names(where):  # a folder may end so too
+    if _is_weights(where) and not list_names(where):  # a folder may end so too
         _refuse_options("a single file", revision=revision, variant=variant)
         return _find_single(where, where, config)
     _refuse_options("a folder", revision=revision, model_config=config)
     return _find_in_folder(where, where, variant)
+
+
+def _is_weights(name: str) -> bool:
+    """Whether a name is that of one file: with weights, or the index of what has them."""
+    return name.endswith((*WEIGHTS_ENDINGS, INDEX_ENDING))
+
+
+def _refuse_half_names(model: str) -> None:
+    """Refuses what is of the hub and no name of a file or of a repository there.
+
+    Raises:
+        ConfigError: It is.
+    """
+    if model.startswith(("hf://", "https://huggingface.co/")):
+        raise ConfigError(
+            f"--model {model} names nothing on the Hugging Face hub: give a repository as "
+            "org/name, or one file of it as hf://org/name/file or hf://org/name@revision/file"
+        )
 
 
 def list_names(folder: str) -> list[str]:
@@ -102,7 +125,7 @@ def _parts(subfolder: str | None) -> list[str]:
 
 def _is_repository(model: str) -> bool:
     """Whether a model is named as on the hub, and not a path of this machine."""
-    if not is_repository(model) or model.endswith(WEIGHTS_ENDINGS):
+    if not is_repository(model) or _is_weights(model):
         return False
     return not Path(model).exists()
 
@@ -125,6 +148,11 @@ def _find_on_hub(file: HubFile, where: str, revision: str | None, config: str | 
     """Returns one file of a repository, fetched with the configs beside it."""
     if file.revision is not None:
         _refuse_options("a file of a revision", revision=revision)
+    if file.name.endswith(INDEX_ENDING):
+        raise ConfigError(
+            f"--model {where} is the index of a checkpoint in shards: give its repository, "
+            f"{file.repository}, and its folder there, if it is in one, with --subfolder"
+        )
     asked = file._replace(revision=file.revision or revision)
     path, commit = hub.fetch_file(asked, (CONFIG_FILE, *(f"*{each}" for each in YAML_ENDINGS)))
     return replace(_find_single(str(path), where, config), commit=commit)
@@ -149,7 +177,7 @@ def _find_in_folder(folder: str, where: str, variant: str | None) -> Found:
     json, yamls = [name for name in names if name == CONFIG_FILE], _yamls(names)
     configs = (yamls or json) if weights.endswith(TRAINED) else (json or yamls)
     uris = tuple(storage.join_uri(folder, name) for name in configs)
-    return Found(folder, weights, where, uris)
+    return Found(folder, weights, where, uris, is_folder=True)
 
 
 def _yamls(names: list[str]) -> list[str]:
@@ -159,6 +187,11 @@ def _yamls(names: list[str]) -> list[str]:
 def _describe_stranger(where: str, names: list[str]) -> str:
     """Returns what to say of a folder without weights in a layout that is known."""
     single = [name for name in names if name.endswith(WEIGHTS_ENDINGS)]
+    if any("-of-" in name for name in single):
+        return (
+            f"{where} holds shards of a checkpoint ({', '.join(single)}), and no index, whose name "
+            "ends with .index.json and which says what is in which: get it, too"
+        )
     if single:
         return (
             f"{where} has no {WEIGHTS_FILE}, as diffusers names it, but holds "
@@ -190,7 +223,7 @@ def _find_single(uri: str, where: str, config: str | None) -> Found:
     if config is not None:
         on_hub = parse_hub_file(config)
         found = str(hub.fetch_file(on_hub)[0]) if on_hub else storage.normalise_uri(config)
-        return Found(folder, name, where, (found,))
+        return Found(folder, name, where, (found,), is_folder=False)
     places = [folder]
     if uri.endswith(TRAINED):
         places.append(storage.join_uri(folder.rpartition("/")[0], "configs"))
@@ -200,7 +233,7 @@ def _find_single(uri: str, where: str, config: str | None) -> Found:
         configs += [storage.join_uri(place, each) for each in names]
         if len(configs) == 1:
             break
-    return Found(folder, name, where, tuple(configs))
+    return Found(folder, name, where, tuple(configs), is_folder=False)
 
 
 def _is_config(name: str) -> bool:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from vqpipe import storage
-from vqpipe.codec.finding import YAML_ENDINGS, Found, find, list_names
-from vqpipe.errors import CheckpointError, ConfigError
+from vqpipe.codec.finding import WEIGHTS_ENDINGS, YAML_ENDINGS, Found, find, list_names
+from vqpipe.errors import CheckpointError, ConfigError, StorageError
 from vqpipe.tokenizers import families
 from vqpipe.tokenizers.averages import choose
 from vqpipe.tokenizers.family import Stored
@@ -26,11 +26,13 @@ from vqpipe.vqgan.checkpoint import (
     name_as_today,
     parse_config,
     read_checkpoint,
+    rename,
     strip_wrappers,
     write_state,
 )
 from vqpipe.vqgan.files import (
     CONFIG_FILE,
+    WEIGHTS_FILE,
     is_index,
     parse_index,
     parse_json_object,
@@ -145,10 +147,17 @@ def _read(
     """
     config = _read_config(found)
     is_published = any(each.is_named(config or {}) for each in families.FAMILIES)
-    if found.is_of_diffusers and not is_published and not family:
+    is_ours = found.is_of_diffusers and not is_published
+    network = (config or {}).get("_class_name", VQ_MODEL if is_ours else None)
+    if family and is_ours and network in NETWORKS:
+        raise ConfigError(
+            f"--family {family} does not go with {found.where}, which is a {network} in diffusers' "
+            "layout, as vqpipe convert writes it too; leave it out"
+        )
+    if is_ours and found.is_folder and not family:
         return _read_folder(found, variant, config or {}, which)
-    if (config or {}).get("_class_name") == VQ_MODEL and not family:
-        return _read_single(found, config or {}, which)
+    if network in NETWORKS and not family:
+        return _read_single(found, config, which)
     return _read_published(found, config, family, which)
 
 
@@ -156,6 +165,10 @@ def _read_config(found: Found) -> Mapping[str, Any] | None:
     """Returns what the config says; None where it does not show which it is."""
     if found.config is None:
         return None
+    if found.config.endswith(WEIGHTS_ENDINGS):
+        raise ConfigError(
+            f"--model-config {found.config} is a file of weights; give the YAML or JSON beside it"
+        )
     data = _read_file(found.config, "--model-config")
     if not found.config.endswith(YAML_ENDINGS):
         return parse_json_object(data, found.config)
@@ -177,13 +190,18 @@ def _read_file(uri: str, option: str) -> bytes:
         return storage.read(uri)
     except FileNotFoundError:
         raise CheckpointError(f"{uri} does not exist; correct {option}") from None
+    except StorageError as error:
+        if not isinstance(error.__cause__, IsADirectoryError):
+            raise
+        raise CheckpointError(f"{uri} is a folder; name a file with {option}") from error
 
 
 def _read_folder(
     found: Found, variant: str | None, config: Mapping[str, Any], which: Which | None
 ) -> dict[str, bytes]:
     """Returns the files of a folder in diffusers' layout, of whichever network of ours."""
-    if which:
+    notes = _notes(config)
+    if which not in (None, notes.get(PROVENANCE, {}).get("weights") or "raw"):
         raise ConfigError(
             f"--weights {which} does not go with {found.where}, which holds one kind of weights; "
             "leave it out"
@@ -192,22 +210,46 @@ def _read_folder(
     files = read_files(
         lambda name: storage.read(storage.join_uri(found.folder, name)), names, variant, found.where
     )
-    network, notes = str(config.get("_class_name")), _notes(config)
+    network = str(config.get("_class_name"))
     if network in NETWORKS and network != VQ_MODEL:
-        checkpoint = NETWORKS[network].read(files, found.where)
-        return write_state(checkpoint.description.config, checkpoint.state, network, notes)
+        return _write_network(files, network, found.where, notes)
     architecture, state = read_checkpoint(files, expected_state, found.where, variant)
     return write_state(architecture, state, notes=notes)
 
 
+def _write_network(
+    files: Mapping[str, bytes], network: str, where: str, notes: Mapping[str, Any]
+) -> dict[str, bytes]:
+    """Returns the files of a network that is no VQModel, checked and written anew."""
+    checkpoint = NETWORKS[network].read(files, where)
+    return write_state(checkpoint.description.config, checkpoint.state, network, notes)
+
+
 def _notes(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: config[name] for name in (PROVENANCE,) if name in config}
+    return {PROVENANCE: config[PROVENANCE]} if isinstance(config.get(PROVENANCE), dict) else {}
 
 
-def _read_single(found: Found, config: Mapping[str, Any], which: Which | None) -> dict[str, bytes]:
-    """Returns the files of a VQModel whose weights are one file, under diffusers' names."""
+def _read_single(
+    found: Found, config: Mapping[str, Any] | None, which: Which | None
+) -> dict[str, bytes]:
+    """Returns the files of a network of ours whose weights are one file, or an index.
+
+    Raises:
+        CheckpointError: It is damaged, or has no config.
+    """
     source = storage.join_uri(found.folder, found.weights)
-    states = parse_states(_read_file(source, "--model"), source)
+    if config is None:
+        raise CheckpointError(
+            f"{source} has no {CONFIG_FILE} beside it; get it, or name one with --model-config"
+        )
+    network = config.get("_class_name")
+    if network in NETWORKS and network != VQ_MODEL:
+        files = {
+            CONFIG_FILE: json.dumps(config).encode(),
+            WEIGHTS_FILE: _read_file(source, "--model"),
+        }
+        return _write_network(files, str(network), source, _notes(config))
+    states = _read_states(found, source)
     raw, averages = (states.get(kind, {}) for kind in ("raw", "ema"))
     state, _, _ = choose(raw, averages, which, None, source)
     architecture = parse_config(json.dumps(config).encode(), found.config or source)
@@ -221,7 +263,7 @@ def _read_published(
     """Returns the files of the network that a checkpoint of a family is."""
     source = storage.join_uri(found.folder, found.weights)
     states = _read_states(found, source)
-    raw, averages = (_unwrapped(states.get(kind, {})) for kind in ("raw", "ema"))
+    raw, averages = (_unwrapped(states.get(kind, {}), source) for kind in ("raw", "ema"))
     stored = Stored(raw, source, averages, config, found.config or _describe_configs(found))
     reading = families.read(stored, family, which)
     network, notes = reading.network, {PROVENANCE: reading.provenance()}
@@ -235,8 +277,8 @@ def _describe_configs(found: Found) -> str:
     return f"it has several configs beside it ({', '.join(found.configs)}), and not one"
 
 
-def _unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: state[stored] for stored, name in strip_wrappers(state).items()}
+def _unwrapped(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    return rename(state, strip_wrappers(state), source)
 
 
 def _read_states(found: Found, source: str) -> dict[str, dict[str, Tensor]]:
@@ -248,8 +290,15 @@ def _read_states(found: Found, source: str) -> dict[str, dict[str, Tensor]]:
     state: dict[str, Tensor] = {}
     for shard in sorted(families.needed_shards(index)):
         uri = storage.join_uri(found.folder, shard)
-        tensors = parse_weights(_read_file(uri, "--model"), uri)
+        tensors = parse_weights(_read_shard(uri, source), uri)
         promised = {tensor for tensor, place in index.items() if place == shard}
         check_names(promised, tensors, uri, f"get it and {found.weights} from one place")
         state |= tensors
     return {"raw": state}
+
+
+def _read_shard(uri: str, index: str) -> bytes:
+    try:
+        return storage.read(uri)
+    except FileNotFoundError:
+        raise CheckpointError(f"{uri} is missing, of which {index} says what it holds") from None

@@ -56,6 +56,13 @@ def _print(out: str, weights: Weights) -> None:
         ("dtype", ", ".join(weights.dtypes)),
         ("sha256", weights.sha256()),
         ("output", f"{out}/"),
-        ("use it", f"vqpipe encode --source photos/ --sink codes/ --model {shlex.quote(out)}"),
+        ("use it", _advise(out, weights)),
     ]
     print_fields(stdout(), "convert", fields)
+
+
+def _advise(out: str, weights: Weights) -> str:
+    """Returns a command that takes what was written."""
+    side = weights.description.side_near(256)
+    size = "" if side == 256 else f" --resolution {side}"
+    return f"vqpipe encode --source photos/ --sink codes/ --model {shlex.quote(out)}{size}"

@@ -93,14 +93,21 @@ class _Source:
         return Form(codes, latents)
 
     def _layout(self, job: Decode, model: Description) -> CodeLayout:
+        kinds = {each.kind for each in model.fixed.values()}
+        if job.grid and kinds == {"sequence"}:
+            known = " or ".join(each.describe() for each in model.fixed.values())
+            raise ConfigError(
+                f"--grid {job.grid[0]} {job.grid[1]} is of a grid, and this model's codes of an "
+                f"image are {known}: leave --grid out"
+            )
         if not self.run:
             return self._layout_of_others(job, model)
         codes = self.run.facts.codes
         is_own = (job.kind, job.codes) == ("codes", "codes")  # not a column that was kept
         if job.grid and is_own and job.grid != codes.shapes[-1][:2]:
             raise ConfigError(
-                f"--grid is {job.grid[0]} {job.grid[1]}, and codes of the run in {self.uri} are "
-                f"{codes.describe()} an image: leave --grid out"
+                f"--grid is {job.grid[0]} {job.grid[1]}, and the codes of an image of the run in "
+                f"{self.uri} are {codes.describe()}: leave --grid out"
             )
         if job.grid and not model.fixed:
             return model.layout_of_grid(*job.grid)

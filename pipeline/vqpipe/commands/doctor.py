@@ -15,9 +15,8 @@ from vqpipe.codec.doctor import Diagnosis, Precision
 from vqpipe.codec.weights import Weights
 from vqpipe.commands.console import print_fields, stdout
 from vqpipe.commands.jobs import Doctor
-from vqpipe.commands.model import describe_family, load_weights
+from vqpipe.commands.model import describe_family, layout_of, load_weights
 from vqpipe.commands.options import ModelOptions
-from vqpipe.errors import ConfigError
 
 _SAFE = """  safe: vqpipe encode takes it here, and the network's numbers stay finite; how many
   codes it changes is shown beside it, and is for you to judge
@@ -29,16 +28,14 @@ def run(job: Doctor) -> None:
 
     Raises:
         CheckpointError: If the checkpoint is damaged.
-        ConfigError: If its pixel range does not show and was not given.
+        ConfigError: If its pixel range does not show and was not given, or it takes no photos of
+            that size.
     """
     weights = load_weights(job)
-    described = weights.description
-    fault = described.find_fault(job.resolution, job.resolution)
-    if fault:
-        nearest = described.side_near(job.resolution)
-        raise ConfigError(f"--resolution {job.resolution} is {fault}; use {nearest}")
+    side = weights.description.side_near(256) if job.resolution is None else job.resolution
+    layout_of(side, weights)
     device = choose_device(job.device)
-    found = doctor.diagnose(weights, job.resolution, job.pixel_range, device)
+    found = doctor.diagnose(weights, side, job.pixel_range, device)
     if job.json:
         print(json.dumps(_facts(weights, found)))  # noqa: T201
         return

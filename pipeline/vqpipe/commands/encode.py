@@ -18,7 +18,7 @@ from vqpipe.commands.jobs import Encode
 from vqpipe.commands.kept import begun_with, check_kept, name_types, pack_schema
 from vqpipe.commands.launch import Prepared, describe_store, growth_of, run_stage
 from vqpipe.commands.members import settle_members
-from vqpipe.commands.model import describe_family, load_weights, record_model
+from vqpipe.commands.model import describe_family, layout_of, load_weights, record_model
 from vqpipe.commands.places import check_lengths, check_places
 from vqpipe.commands.progress import announce
 from vqpipe.commands.result import Result
@@ -95,22 +95,6 @@ def _prepare(job: Encode) -> Prepared:
         can_judge_early=not again,
         allows_damage=job.allow_damaged_shards,
     )
-
-
-def layout_of(resolution: int, weights: Weights) -> CodeLayout:
-    """Returns what the codes of an image are.
-
-    Raises:
-        ConfigError: If the model does not take RGB images of that resolution.
-    """
-    described = weights.description
-    fault = described.find_fault(resolution, resolution)
-    if fault:
-        nearest = described.side_near(resolution)
-        raise ConfigError(f"--resolution {resolution} is {fault}; use {nearest}")
-    if described.channels != 3:
-        raise ConfigError(f"the model takes {described.channels} channels, not RGB's 3")
-    return described.layout_of(resolution, resolution)
 
 
 def settle_codec(

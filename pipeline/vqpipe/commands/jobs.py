@@ -223,8 +223,8 @@ class Doctor(ModelOptions):
 
     model: tyro.conf.Positional[str]
     """What to examine: see --model of vqpipe encode."""
-    resolution: int = 256
-    """Side of the photos, in pixels."""
+    resolution: int | None = None
+    """Side of the photos, in pixels; what the model takes nearest to 256 unless given."""
     pixel_range: AskedRange = "auto"
     """What to take the model for: signed is [-1, 1], unit is [0, 1]; auto finds out."""
     device: Device = "auto"
@@ -233,7 +233,7 @@ class Doctor(ModelOptions):
     """Print one JSON object instead of tables."""
 
     def __post_init__(self) -> None:
-        if self.resolution < 1:
+        if self.resolution is not None and self.resolution < 1:
             raise ValueError(f"--resolution is {self.resolution}; it must be at least 1")
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from vqpipe import storage
+from vqpipe.code_layout import CodeLayout
 from vqpipe.codec.hub_names import parse_hub_file
 from vqpipe.codec.weights import Weights
 from vqpipe.commands.console import Prose
@@ -28,6 +29,22 @@ def load_weights(asked: ModelOptions) -> Weights:
         family=asked.family,
         weights=asked.weights,
     )
+
+
+def layout_of(resolution: int, weights: Weights) -> CodeLayout:
+    """Returns what the codes of an image are.
+
+    Raises:
+        ConfigError: If the model does not take RGB images of that resolution.
+    """
+    described = weights.description
+    fault = described.find_fault(resolution, resolution)
+    if fault:
+        nearest = described.side_near(resolution)
+        raise ConfigError(f"--resolution {resolution} is {fault}; use {nearest}")
+    if described.channels != 3:
+        raise ConfigError(f"the model takes {described.channels} channels, not RGB's 3")
+    return described.layout_of(resolution, resolution)
 
 
 def describe_family(weights: Weights) -> list[tuple[str, object]]:

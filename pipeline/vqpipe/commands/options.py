@@ -65,7 +65,7 @@ class ModelOptions:
     (.ckpt, .pth, .pt, .safetensors, .bin), local, s3:// or hf://org/name/file: a diffusers VQModel,
     or a checkpoint of a family that is known (--family)."""
     subfolder: What[str | None] = None
-    """Folder of the VQModel inside --model, such as vqvae in a diffusers pipeline."""
+    """Folder of the tokenizer inside --model, such as vqvae in a diffusers pipeline."""
     revision: What[str | None] = None
     """Branch, tag or commit of a Hugging Face repository; run.json records the commit."""
     variant: What[str | None] = None
@@ -78,8 +78,8 @@ class ModelOptions:
     """Which weights to take of a file that has them as training left them (raw) and averaged over
     training (ema); asked for where the family's own programs do not settle it."""
     model_config: What[str | None] = None
-    """Config of a --model that is one file: CompVis' YAML or diffusers' JSON; found if it is the
-    only one beside it."""
+    """Config of a --model that is one file: the YAML or JSON that it was published with; found if
+    it is the only one beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)

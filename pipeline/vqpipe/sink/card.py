@@ -46,8 +46,8 @@ table = pyarrow.dataset.dataset("path/of/this/folder/data").to_table()
 FROM 'path/of/this/folder/data/**/*.parquet' LIMIT 5; -- DuckDB
 ```
 """
-_CODES = """`codes` holds entries of the codebook, from left to right and from top to bottom;
-`width` and `height` are those of the image, and `crop` is what of it was encoded, in its pixels.
+_CODES = """`codes` holds entries of the codebook, {order}; `width` and `height` are
+those of the image, and `crop` is what of it was encoded, in its pixels.
 
 """
 
@@ -82,7 +82,7 @@ def _describe(sink: Sink, totals: Totals) -> str:
     facts = _facts(run, totals) | {"shards": shards}
     lines = [f"| {name} | {_cell(said)} |" for name, said in facts.items() if said is not None]
     table = "\n".join(["| | |", "|---|---|", *lines])
-    codes = _CODES if isinstance(run, EncodeRun) else ""
+    codes = _CODES.format(order=run.facts.codes.order) if isinstance(run, EncodeRun) else ""
     return f"# {run.entry.title}\n\n{table}\n\n{codes}{_READ}"
 
 

@@ -5,7 +5,7 @@ on trust: afterwards every tensor has to be there in its shape, and none besides
 """
 
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from vqpipe.errors import CheckpointError
 from vqpipe.tokenizers.naming import ADVICE, Naming, State
@@ -68,7 +68,7 @@ class _Weights:
 
     def architecture(self) -> VQConfig:
         """Return all of it."""
-        size, embed_dim = self.shape("quantize.embedding.weight")[:2]
+        size, embed_dim = self.shape("quantize.embedding.weight", rank=2)
         return self.make(
             in_channels=self.shape("encoder.conv_in.weight")[1],
             out_channels=self.shape("decoder.conv_out.weight")[0],
@@ -131,10 +131,10 @@ class _Weights:
         """Return whether there is a tensor."""
         return self.naming.name(name, self.levels) in self.state
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Return the shape of a tensor that has to be there."""
+    def shape(self, name: str, rank: int = 4) -> tuple[int, ...]:
+        """Return the shape of a tensor that has to be there, with so many dimensions."""
         theirs = self.naming.name(name, self.levels)
-        return tuple(self.state[theirs].shape) if theirs in self.state else self.fail(theirs)
+        return shape_of(self.state, theirs, rank, self.source)
 
     def count(self, pattern: str) -> int:
         """Return how many names there are with 0, 1, ... in them before one is not there."""
@@ -143,6 +143,18 @@ class _Weights:
             count += 1
         return count
 
-    def fail(self, theirs: str) -> NoReturn:
-        """Say that a tensor is missing."""
-        raise CheckpointError(f"{self.source}: missing tensor {theirs}; {ADVICE}")
+
+def shape_of(state: State, name: str, rank: int, source: str) -> tuple[int, ...]:
+    """Return the shape of a tensor.
+
+    Raises:
+        CheckpointError: It is not there, or has another number of dimensions.
+    """
+    if name not in state:
+        raise CheckpointError(f"{source}: missing tensor {name}; {ADVICE}")
+    if state[name].ndim != rank:
+        raise CheckpointError(
+            f"{source}: tensor {name} has shape {tuple(state[name].shape)}, not {rank} dimensions; "
+            f"{ADVICE}"
+        )
+    return tuple(state[name].shape)

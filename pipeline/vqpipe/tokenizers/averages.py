@@ -83,7 +83,7 @@ def choose(
     if asked is None and rule is None:
         raise ConfigError(
             f"{source} holds weights and their running averages, which give other codes; say which "
-            "the models take that will be trained on the codes: --weights ema or --weights raw"
+            "ones the models take that you will train: --weights ema or --weights raw"
         )
     which = asked or (rule.which if rule else "raw")
     why = "asked for" if asked else f"which {rule.why}" if rule else ""

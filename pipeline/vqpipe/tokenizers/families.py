@@ -26,6 +26,8 @@ FAMILIES: tuple[Family, ...] = tuple(
 
 AVERAGES = ("ema.", "ema_model.", "model_ema.")
 """Ends of what stands before the names of running averages that have their full names."""
+UNSERVED = {"quantize.embed.weight": "a GumbelVQ of taming-transformers"}
+"""What there are known names of, and no network for."""
 PREFERRED = "first_stage_model."
 """What stands before the names of the tokenizer where a larger model has a second one, of what it
 is conditioned on (CompVis/taming-transformers, `taming/models/cond_transformer.py`)."""
@@ -72,10 +74,29 @@ def read(stored: Stored, family: FamilyName | None = None, weights: Which | None
     averages = {**apart.raw, **taken.averages, **flat}
     state, which, chosen = choose(raw, averages, weights, found.rule, stored.source)
     kept = {name: each for name, each in state.items() if not name.startswith(found.leftovers)}
-    network = found.convert(Part(kept, stored.source, stored.config, stored.config_source))
+    part = Part(kept, stored.source, stored.config, stored.config_source)
+    network = _convert(found, part, raw if which == "ema" else {})
     left = [*taken.others, *(name for name in state if name not in kept)]
     said = [f"weights: {chosen}"] if chosen else []
     return Reading(found, network, which, (*said, *network.did, *_tell_left(left)))
+
+
+def _convert(family: Family, part: Part, raw: State) -> Network:
+    """Returns the network of a family.
+
+    Raises:
+        CheckpointError: See `family.Family`; of averages of a part, it says so.
+    """
+    try:
+        return family.convert(part)
+    except CheckpointError as error:
+        lacking = set(raw) - set(part.state)
+        if not lacking:
+            raise
+        raise CheckpointError(
+            f"{error} (these are running averages, and there are none of {list_names(lacking)}: "
+            "the weights as they are can be had with --weights raw)"
+        ) from error
 
 
 def _tell_left(names: list[str]) -> list[str]:
@@ -202,20 +223,45 @@ def _hold(family: Family, who: str, fitting: list[Family], stored: Stored) -> Fa
     if family in fitting:
         return family
     seen = " or ".join(each.name for each in fitting) or "none that is known"
-    missing = set(family.signs) - stored.raw.keys() - stored.averages.keys()
+    names = {*stored.raw, *stored.averages}
+    missing = set(family.signs) - names
+    more = {sign for each in fitting for sign in each.signs} & names - set(family.signs)
+    if missing:
+        why = f"it lacks {list_names(missing)}"
+    elif more:
+        why = f"it also has {list_names(more)}"
+    else:
+        why = "what that family has is in several places"
     raise CheckpointError(
         f"{stored.source} is not of family {family.name}, as {who} says: by its names it is of "
-        f"{seen}, and it lacks {list_names(missing) or 'those of that family in one place'}"
+        f"{seen}, and {why}"
     )
 
 
 def _say_strange(stored: Stored) -> str:
-    names = list_names({*stored.raw, *stored.averages}) or "none"
+    names = {*stored.raw, *stored.averages}
     known = ", ".join(each.name for each in FAMILIES)
     return (
-        f"{stored.source} holds no tokenizer that is known, by its names ({names}); known are "
-        f"diffusers' VQModel and the families {known}"
+        f"{stored.source} holds no tokenizer that is known, by its names "
+        f"({list_names(names) or 'none'}){_say_nearest(names)}; known are diffusers' VQModel and "
+        f"the families {known}"
     )
+
+
+def _say_nearest(names: set[str]) -> str:
+    """Returns what to say of the family whose signs are nearly all there; nothing of others."""
+    for sign, stranger in UNSERVED.items():
+        if any(name.endswith(sign) for name in names):
+            return f": it is {stranger}, which is not served"
+    nearest = min(FAMILIES, key=lambda each: len(_lacking(each, names)))
+    lacking = _lacking(nearest, names)
+    if len(lacking) == len(nearest.signs):
+        return ""
+    return f": the nearest is {nearest.name}, of which it lacks {list_names(lacking)}"
+
+
+def _lacking(family: Family, names: set[str]) -> set[str]:
+    return {sign for sign in family.signs if not any(name.endswith(sign) for name in names)}
 
 
 def _say_doubt(fitting: list[Family], stored: Stored) -> str:

@@ -15,7 +15,7 @@ FAMILY = Family(
     name="janus",
     models="Janus and Janus-Pro in transformers' names",
     signs=SIGNS,
-    is_named=lambda config: config.get("model_type") in {"janus", "janus_vqgan"},
+    is_named=lambda config: config.get("model_type") in ("janus", "janus_vqgan"),
     convert=lambda part: llamagen.convert(part, NAMING),
     pixel_range="signed",
 )

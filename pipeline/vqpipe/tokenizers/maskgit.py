@@ -15,12 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Size, Tensor
 
+from vqpipe.errors import CheckpointError
 from vqpipe.tokenizers.architecture import architecture_of, decoder_of
 from vqpipe.tokenizers.family import Family, Network, Part
-from vqpipe.tokenizers.naming import COMPVIS, Naming, State, idle, rename
+from vqpipe.tokenizers.naming import ADVICE, COMPVIS, Naming, State, idle, rename
 from vqpipe.tokenizers.taming import to_vq_model
 from vqpipe.vqgan.config import VQConfig
 from vqpipe.vqgan.model import expected_state
+from vqpipe.vqgan.tensors import list_names
 
 NAMING = Naming(
     {
@@ -29,6 +31,7 @@ NAMING = Naming(
         **COMPVIS,
     }
 )
+_WITHOUT_BIAS = (".conv1.bias", ".conv2.bias", ".nin_shortcut.bias")
 DID = (
     "average pooling and the shortcuts that come after conv2 made convolutions; blocks and biases "
     "that it does without made ones that do nothing",
@@ -37,7 +40,7 @@ DID = (
 
 def convert(part: Part) -> Network:
     """Return the same as a VQModel."""
-    state = _centre(_fold(part.state))
+    state = _centre(_fold(part.state, part.source))
     config = architecture_of(state, NAMING, part.source)
     folded = Part(state, part.source, part.config, part.config_source)
 
@@ -58,7 +61,7 @@ def convert_decoder(state: State, source: str) -> tuple[VQConfig, dict[str, Tens
     Raises:
         CheckpointError: A tensor is missing, extra, misshaped, not floating or not finite.
     """
-    folded = _fold(state)
+    folded = _fold(state, source)
     config = decoder_of(folded, NAMING, source)
     whole = expected_state(config)
     expected = {name: each for name, each in whole.items() if name.startswith("decoder.")}
@@ -71,12 +74,20 @@ def convert_decoder(state: State, source: str) -> tuple[VQConfig, dict[str, Tens
     return config, rename(folded, names, expected, source, fill)
 
 
-def _fold(state: State) -> dict[str, Tensor]:
-    """Return weights in which each conv2 has taken in the shortcut behind it."""
-    folded = {name: tensor for name, tensor in state.items() if ".nin_shortcut." not in name}
+def _fold(state: State, source: str) -> dict[str, Tensor]:
+    """Return weights in which each conv2 has taken in the shortcut behind it.
+
+    Raises:
+        CheckpointError: There are biases of these, which it never has and folding leaves out.
+    """
+    extra = {name for name in state if name.endswith(_WITHOUT_BIAS)}
+    if extra:
+        raise CheckpointError(f"{source}: extra tensor {list_names(extra)}; {ADVICE}")
+    folded = dict(state)
     for name, shortcut in state.items():
-        conv2 = name.replace(".nin_shortcut.", ".conv2.")
-        if conv2 != name and conv2 in state:
+        conv2 = name.replace(".nin_shortcut.weight", ".conv2.weight")
+        if conv2 != name and conv2 in state and shortcut.ndim == 4:
+            del folded[name]
             projected = torch.einsum(
                 "oi,ickl->ockl", shortcut[:, :, 0, 0].double(), state[conv2].double()
             )

@@ -8,7 +8,7 @@ the decoder gets the sum. Codebooks are one for all codes of a place, or one for
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,14 +18,16 @@ from vqpipe.errors import CheckpointError
 from vqpipe.tokenizers import stored_network
 from vqpipe.tokenizers.architecture import architecture_of
 from vqpipe.tokenizers.averages import Rule
+from vqpipe.tokenizers.coding_network import CodingNetwork, NetworkTokenizer
 from vqpipe.tokenizers.family import Family, Part
 from vqpipe.tokenizers.family import Network as Converted
-from vqpipe.tokenizers.naming import COMPVIS, Naming, State, rename
+from vqpipe.tokenizers.naming import ADVICE, COMPVIS, Naming, State, rename
+from vqpipe.tokenizers.stored_network import check_counts
 from vqpipe.tokenizers.tokenizer import Description
 from vqpipe.vqgan.config import VQConfig
-from vqpipe.vqgan.fusion import fuse
 from vqpipe.vqgan.layers import Decoder, Encoder
 from vqpipe.vqgan.nearest import find_nearest
+from vqpipe.vqgan.tensors import list_names
 
 NAME = "RQVAE"
 """Of its class, in `config.json`."""
@@ -40,6 +42,16 @@ class RQVAEConfig:
     codebooks: int
     """1, which all share, or `depth`."""
 
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ValueError: One is none, or there are fewer codebooks than codes to look up.
+        """
+        check_counts(depth=self.depth, codebooks=self.codebooks)
+        if self.codebooks not in (1, self.depth):
+            raise ValueError(f"codebooks is {self.codebooks}, neither 1 nor depth, {self.depth}")
+
     @classmethod
     def read(cls, *, depth: int, codebooks: int, **said: Any) -> "RQVAEConfig":  # noqa: ANN401 - VQConfig checks them
         """Return what `document` wrote."""
@@ -50,7 +62,7 @@ class RQVAEConfig:
         return {**self.vq, "depth": self.depth, "codebooks": self.codebooks}
 
 
-class RQVAENetwork(nn.Module):
+class RQVAENetwork(CodingNetwork):
     """Latents of pixels, codes of latents, and back."""
 
     def __init__(self, config: RQVAEConfig) -> None:
@@ -115,6 +127,7 @@ class RQVAECheckpoint:
             codebook_size=vq.num_vq_embeddings,
             multiple=vq.downsample_factor,
             depth=self.config.depth,
+            codebooks=self.config.codebooks,
             channels=vq.in_channels,
             latent_channels=vq.embed_dim,
             network=f"channels {', '.join(map(str, vq.block_out_channels))}",
@@ -126,38 +139,12 @@ class RQVAECheckpoint:
         """What decides what a code stands for, by name."""
         return {name: each for name, each in self.state.items() if name.startswith("codebooks.")}
 
-    def build(self, device: torch.device, dtype: torch.dtype) -> "RQVAETokenizer":
+    def build(self, device: torch.device, dtype: torch.dtype) -> NetworkTokenizer:
         """Return the network on a device and in a dtype; codebooks stay float32."""
         network = stored_network.build(lambda: RQVAENetwork(self.config), self.state).to(device)
         for part in (network.encoder, network.decoder, network.quant_conv, network.post_quant_conv):
             part.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return RQVAETokenizer(network, dtype, self.description)
-
-
-@dataclass(frozen=True)
-class RQVAETokenizer:
-    """RQ-VAE on a device."""
-
-    network: RQVAENetwork
-    dtype: torch.dtype
-    """Of all but the codebooks."""
-    description: Description = field(repr=False)
-
-    def fuse(self) -> None:
-        """Takes the forms of `vqgan.fusion`."""
-        fuse(self.network)
-
-    def latents_of(self, pixels: Tensor) -> Tensor:
-        """Returns latents (B, C, h, w) float32 of pixels (B, 3, H, W)."""
-        return self.network.encode(pixels.to(self.dtype)).float()
-
-    def codes_of(self, latents: Tensor) -> Tensor:
-        """Returns codes (B, h, w, depth) of latents."""
-        return self.network.look_up(latents)
-
-    def pixels_of(self, codes: Tensor) -> Tensor:
-        """Returns pixels (B, 3, H, W) float32 of codes (B, h, w, depth)."""
-        return self.network.decode(self.network.quantized(codes).to(self.dtype)).float()
+        return NetworkTokenizer(network, dtype, self.description)
 
 
 _CODEBOOK = "quantizer.codebooks."
@@ -170,26 +157,50 @@ _COUNTERS = (".cluster_size_ema", ".embed_ema")
 
 def convert(part: Part) -> Converted:
     """Return the same under our names."""
-    _check_config(part)
+    hparams = _find_hparams(part)
+    _check_places(hparams, part)
     state = {name: each for name, each in part.state.items() if not name.endswith(_COUNTERS)}
     state, depth, codebooks = _settle_codebooks(state, part.source)
     config = RQVAEConfig(architecture_of(state, NAMING, part.source), depth, codebooks)
+    _check_against(config, hparams, part)
     expected = stored_network.expected_of(lambda: RQVAENetwork(config))
     named = rename(state, NAMING.by_theirs(expected), expected, part.source)
     shared = f"{depth} codes a place, of " + ("one codebook" if codebooks == 1 else "one each")
     return Converted(NAME, config.document(), named, (shared,))
 
 
-def _check_config(part: Part) -> None:
-    """Refuse what the network cannot do, where there is a config that says so."""
+def _find_hparams(part: Part) -> Mapping[str, Any]:
+    """Return what a config says of the codes; nothing where there is none."""
     arch = (part.config or {}).get("arch")
     said = arch.get("hparams") if isinstance(arch, Mapping) else None
-    latents, codes = ((said or {}).get(name) for name in ("latent_shape", "code_shape"))
+    return said if isinstance(said, Mapping) else {}
+
+
+def _check_places(said: Mapping[str, Any], part: Part) -> None:
+    """Refuse what the network cannot do."""
+    latents, codes = (said.get(name) for name in ("latent_shape", "code_shape"))
     if isinstance(latents, list) and isinstance(codes, list) and latents[:2] != codes[:2]:
         raise CheckpointError(
             f"{part.config_source}: code_shape is {codes} and latent_shape {latents}; an RQ-VAE "
             "that takes several latents for one place cannot be expressed yet"
         )
+
+
+def _check_against(config: RQVAEConfig, said: Mapping[str, Any], part: Part) -> None:
+    """Hold what the weights show against what the config says."""
+    codes = said.get("code_shape")
+    depth = codes[2] if isinstance(codes, list) and len(codes) == 3 else config.depth
+    told = {
+        "code_shape's last number": (depth, config.depth),
+        "n_embed": (said.get("n_embed"), config.vq.num_vq_embeddings),
+        "embed_dim": (said.get("embed_dim"), config.vq.embed_dim),
+    }
+    for name, (value, shown) in told.items():
+        if value not in (None, shown):
+            raise CheckpointError(
+                f"{part.config_source}: {name} is {value!r}, and the weights in {part.source} are "
+                f"of one where it is {shown}; {ADVICE}"
+            )
 
 
 def _settle_codebooks(state: State, source: str) -> tuple[dict[str, Tensor], int, int]:
@@ -199,7 +210,13 @@ def _settle_codebooks(state: State, source: str) -> tuple[dict[str, Tensor], int
         The weights, the number of codes a place has, and the number of codebooks.
     """
     names = [name for name in state if name.startswith(_CODEBOOK)]
-    books = [state[name][:-1] for name in sorted(names, key=lambda name: int(name.split(".")[2]))]
+    in_order = [f"{_CODEBOOK}{i}.weight" for i in range(len(names))]
+    if set(names) != set(in_order) or any(state[name].ndim != 2 for name in names):
+        raise CheckpointError(
+            f"{source}: its codebooks are {list_names(set(names))}, which are to be tables, "
+            "counted from 0; get the file anew"
+        )
+    books = [state[name][:-1] for name in in_order]
     if len({tuple(each.shape) for each in books}) > 1:
         raise CheckpointError(
             f"{source}: its codebooks are of several sizes, which cannot be expressed yet"

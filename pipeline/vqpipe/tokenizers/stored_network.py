@@ -7,12 +7,22 @@ import torch
 from torch import Tensor, nn
 
 from vqpipe.errors import CheckpointError
+from vqpipe.vqgan.checkpoint import ADVICE
 from vqpipe.vqgan.files import CONFIG_FILE, WEIGHTS_FILE, parse_json_object, take_file
 from vqpipe.vqgan.tensors import check_tensors, parse_weights
 
 Network = TypeVar("Network", bound=nn.Module)
 
-ADVICE = "use the config and weights of one model"
+
+def check_counts(**counts: Any) -> None:  # noqa: ANN401 - that is what it checks
+    """Check fields that count something.
+
+    Raises:
+        ValueError: One is no whole number above 0.
+    """
+    for name, value in counts.items():
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{name} is {value!r}, and has to be a whole number above 0")
 
 
 def read_config(files: Mapping[str, bytes], where: str) -> dict[str, Any]:

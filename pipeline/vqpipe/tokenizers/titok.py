@@ -14,7 +14,7 @@ There are two kinds, which its files tell apart by their tensors:
 import functools
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -24,14 +24,16 @@ from torch import Tensor, nn
 from vqpipe.code_layout import CodeLayout
 from vqpipe.errors import CheckpointError
 from vqpipe.tokenizers import stored_network
+from vqpipe.tokenizers.architecture import shape_of
+from vqpipe.tokenizers.coding_network import CodingNetwork, NetworkTokenizer
 from vqpipe.tokenizers.family import Family, Part
 from vqpipe.tokenizers.family import Network as Converted
 from vqpipe.tokenizers.llamagen import NORMALISED, normalise
 from vqpipe.tokenizers.maskgit import convert_decoder
 from vqpipe.tokenizers.naming import ADVICE, State
+from vqpipe.tokenizers.stored_network import check_counts
 from vqpipe.tokenizers.tokenizer import Description
 from vqpipe.vqgan.config import VQConfig
-from vqpipe.vqgan.fusion import fuse
 from vqpipe.vqgan.layers import Decoder
 from vqpipe.vqgan.nearest import find_nearest
 from vqpipe.vqgan.tensors import check_tensors
@@ -62,6 +64,23 @@ class TiTokConfig:
     pixels: Mapping[str, Any] | None = None
     """Architecture of MaskGIT's decoder (`VQConfig`) where there is one: then it is the legacy
     kind; of its codebook, `num_vq_embeddings` and `latent_channels`."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ValueError: One cannot be.
+        """
+        counts = asdict(self)
+        pixels = counts.pop("pixels")
+        check_counts(**counts)
+        if self.side % self.patch:
+            raise ValueError(f"side is {self.side}, no multiple of patch, {self.patch}")
+        for name in ("encoder_width", "decoder_width"):
+            if counts[name] % HEAD:
+                raise ValueError(f"{name} is {counts[name]}, no multiple of {HEAD}")
+        if pixels is not None and not isinstance(pixels, Mapping):
+            raise ValueError(f"pixels is {pixels!r}, and has to be an architecture")
 
     @property
     def patches(self) -> int:
@@ -176,7 +195,7 @@ class TokenDecoder(Transformer):
         return self.conv_out(x)
 
 
-class TiTokNetwork(nn.Module):
+class TiTokNetwork(CodingNetwork):
     """Latents of pixels, and pixels of codes."""
 
     def __init__(self, config: TiTokConfig) -> None:
@@ -194,9 +213,19 @@ class TiTokNetwork(nn.Module):
         """Return latents (B, token size, tokens)."""
         return self.encoder(pixels, self.latent_tokens)
 
-    def decode(self, vectors: Tensor) -> Tensor:
-        """Return pixels (B, 3, H, W) of vectors (B, tokens, token size)."""
-        x = self.decoder(vectors)
+    def look_up(self, latents: Tensor) -> Tensor:
+        """Return codes (B, tokens), int64, of latents (B, token size, tokens) float32."""
+        vectors = latents.transpose(1, 2)
+        codebook: Tensor = self.quantize["embedding"].weight  # type: ignore[assignment]
+        return find_nearest(vectors.flatten(0, 1), codebook).view(vectors.shape[:2])
+
+    def quantized(self, codes: Tensor) -> Tensor:
+        """Return entries (B, tokens, token size) of codes (B, tokens)."""
+        return self.quantize["embedding"](codes)
+
+    def decode(self, quantized: Tensor) -> Tensor:
+        """Return pixels (B, 3, H, W) of entries (B, tokens, token size)."""
+        x = self.decoder(quantized)
         if not self.is_legacy:
             return x
         codebook = self.pixel_quantize["embedding"].weight
@@ -240,44 +269,17 @@ class TiTokCheckpoint:
         """What decides what a code stands for, by name."""
         return {CODEBOOK: self.state[CODEBOOK]}
 
-    def build(self, device: torch.device, dtype: torch.dtype) -> "TiTokTokenizer":
+    def build(self, device: torch.device, dtype: torch.dtype) -> NetworkTokenizer:
         """Return the network on a device and in a dtype; the codebook stays float32."""
         network = stored_network.build(lambda: TiTokNetwork(self.config), self.state).to(device)
         codebook = network.quantize["embedding"].weight.data
         network.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         network.quantize["embedding"].weight.data = codebook
-        return TiTokTokenizer(network, dtype, self.description)
+        return NetworkTokenizer(network, dtype, self.description)
 
 
-@dataclass(frozen=True)
-class TiTokTokenizer:
-    """TiTok's tokenizer on a device."""
-
-    network: TiTokNetwork
-    dtype: torch.dtype
-    """Of all but the codebook."""
-    description: Description = field(repr=False)
-
-    def fuse(self) -> None:
-        """Takes the forms of `vqgan.fusion`."""
-        fuse(self.network)
-
-    def latents_of(self, pixels: Tensor) -> Tensor:
-        """Returns latents (B, token size, tokens) float32 of pixels (B, 3, H, W)."""
-        return self.network.encode(pixels.to(self.dtype)).float()
-
-    def codes_of(self, latents: Tensor) -> Tensor:
-        """Returns codes (B, tokens) of latents: the nearest entries."""
-        vectors = latents.transpose(1, 2)
-        codebook: Tensor = self.network.quantize["embedding"].weight  # type: ignore[assignment]
-        return find_nearest(vectors.flatten(0, 1), codebook).view(vectors.shape[:2])
-
-    def pixels_of(self, codes: Tensor) -> Tensor:
-        """Returns pixels (B, 3, H, W) float32 of codes (B, tokens)."""
-        vectors = self.network.quantize["embedding"](codes).to(self.dtype)
-        return self.network.decode(vectors).float()
-
-
+CODEBOOK = "quantize.embedding.weight"
+_PIXEL_CODEBOOK = "pixel_quantize.embedding.weight"
 _PIXELS = "pixel_decoder."
 
 
@@ -303,8 +305,9 @@ def _find_config(part: Part) -> Mapping[str, Any]:
     said = model.get("vq_model") if isinstance(model, Mapping) else None
     if not isinstance(said, Mapping) or type(said.get("use_l2_norm")) is not bool:
         raise CheckpointError(
-            f"{part.source} is a TiTok, and nothing says whether its codebook is one of lengths 1: "
-            "name its config with --model-config, in which use_l2_norm of model.vq_model does"
+            f"{part.source} is a TiTok, and nothing says whether the vectors of its codebook are "
+            "normalised: name its config with --model-config, in which use_l2_norm of "
+            "model.vq_model does"
         )
     if said.get("quantize_mode", "vq") != "vq":
         raise CheckpointError(
@@ -329,14 +332,10 @@ def _convert_pixels(part: Part) -> tuple[dict[str, Any] | None, dict[str, Tensor
             )
         return None, {}
     config, state = convert_decoder(own, part.source)
-    size, channels = part.state[_PIXEL_CODEBOOK].shape if _PIXEL_CODEBOOK in part.state else (1, 1)
+    size, channels = _shape(part, _PIXEL_CODEBOOK, 2)
     pixels = {**config, "num_vq_embeddings": size, "latent_channels": channels}
     named = {f"pixel_{name}": each for name, each in state.items()}
     return pixels, named
-
-
-CODEBOOK = "quantize.embedding.weight"
-_PIXEL_CODEBOOK = "pixel_quantize.embedding.weight"
 
 
 def _read_shapes(part: Part, pixels: Mapping[str, Any] | None) -> TiTokConfig:
@@ -359,10 +358,7 @@ def _read_shapes(part: Part, pixels: Mapping[str, Any] | None) -> TiTokConfig:
 
 
 def _shape(part: Part, name: str, rank: int) -> tuple[int, ...]:
-    tensor = part.state.get(name)
-    if tensor is None or tensor.ndim != rank:
-        raise CheckpointError(f"{part.source}: missing tensor {name}; {ADVICE}")
-    return tuple(tensor.shape)
+    return shape_of(part.state, name, rank, part.source)
 
 
 def _count(state: State, half: str) -> int:

@@ -36,7 +36,9 @@ class Description:
     fixed: Mapping[tuple[int, int], CodeLayout] = field(default_factory=dict)
     """The only heights and widths in pixels, with their layouts; empty if any multiple will do."""
     depth: int = 1
-    """Codes at each place of a grid; each of several is of a codebook of its own."""
+    """Codes at each place of a grid."""
+    codebooks: int = 1
+    """One, which all codes of a place share, or one for each of them."""
     channels: int = 3
     """Of the pixels that it takes; 3 are RGB."""
     latent_channels: int
@@ -73,13 +75,14 @@ class Description:
         """Returns what the codes of an image are that gives a grid of so many places."""
         if self.depth == 1:
             return CodeLayout.grid(rows, columns, self.codebook_size)
-        books = (self.codebook_size,) * self.depth
+        books = (self.codebook_size,) * self.codebooks
         return CodeLayout("stacked", ((rows, columns, self.depth),), books)
 
     def describe_codes(self) -> str:
         """Returns what codes of images are, in words."""
         if not self.fixed:
-            return f"a grid, one code for {self.multiple} x {self.multiple} pixels"
+            count = f"{self.depth} codes" if self.depth > 1 else "one code"
+            return f"a grid, {count} for {self.multiple} x {self.multiple} pixels"
         return "; ".join(
             f"{codes.length:,} of {h} x {w} pixels, {codes.describe()}"
             for (h, w), codes in self.fixed.items()

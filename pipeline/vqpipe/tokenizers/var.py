@@ -14,7 +14,7 @@ The decoder gets the sum of all these results.
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,15 +23,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqpipe.code_layout import CodeLayout
+from vqpipe.errors import CheckpointError
 from vqpipe.tokenizers import stored_network
 from vqpipe.tokenizers.architecture import architecture_of
+from vqpipe.tokenizers.coding_network import CodingNetwork, NetworkTokenizer
 from vqpipe.tokenizers.family import Family, Part
 from vqpipe.tokenizers.family import Network as Converted
 from vqpipe.tokenizers.naming import COMPVIS, Naming, rename
+from vqpipe.tokenizers.stored_network import check_counts
 from vqpipe.tokenizers.taming import SIGNS
 from vqpipe.tokenizers.tokenizer import Description
 from vqpipe.vqgan.config import VQConfig
-from vqpipe.vqgan.fusion import fuse
 from vqpipe.vqgan.layers import Decoder, Encoder
 from vqpipe.vqgan.nearest import find_nearest
 from vqpipe.vqgan.precision import float32_products
@@ -58,6 +60,14 @@ class VARConfig:
     vq: VQConfig
     phis: int
 
+    def __post_init__(self) -> None:
+        """Check the number.
+
+        Raises:
+            ValueError: It is none.
+        """
+        check_counts(phis=self.phis)
+
     @classmethod
     def read(cls, **said: Any) -> "VARConfig":  # noqa: ANN401 - VQConfig checks them
         """Return what `document` wrote."""
@@ -69,7 +79,7 @@ class VARConfig:
         return {**self.vq, "phis": self.phis}
 
 
-class VARNetwork(nn.Module):
+class VARNetwork(CodingNetwork):
     """Latents of pixels, codes of latents, and back. Grids are square, of a side in `SCALES`."""
 
     def __init__(self, config: VARConfig) -> None:
@@ -90,6 +100,10 @@ class VARNetwork(nn.Module):
 
     def look_up(self, latents: Tensor) -> Tensor:
         """Return the codes of all scales, (B, n) int64, of latents (B, C, h, w) float32."""
+        with float32_products("ieee"):
+            return self._look_up(latents)
+
+    def _look_up(self, latents: Tensor) -> Tensor:
         left, found = latents, []
         scales = _scales_of(latents.shape[-1])
         for scale, side in enumerate(scales):
@@ -180,54 +194,56 @@ class VARCheckpoint:
         starts = ("quantize.", "phis.")
         return {name: each for name, each in self.state.items() if name.startswith(starts)}
 
-    def build(self, device: torch.device, dtype: torch.dtype) -> "VARTokenizer":
+    def build(self, device: torch.device, dtype: torch.dtype) -> NetworkTokenizer:
         """Return the network on a device and in a dtype; what quantises stays float32."""
         network = stored_network.build(lambda: VARNetwork(self.config), self.state).to(device)
         for part in (network.encoder, network.decoder, network.quant_conv, network.post_quant_conv):
             part.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return VARTokenizer(network, dtype, self.description)
-
-
-@dataclass(frozen=True)
-class VARTokenizer:
-    """VAR's tokenizer on a device."""
-
-    network: VARNetwork
-    dtype: torch.dtype
-    """Of encoder and decoder."""
-    description: Description = field(repr=False)
-
-    def fuse(self) -> None:
-        """Takes the forms of `vqgan.fusion`."""
-        fuse(self.network)
-
-    def latents_of(self, pixels: Tensor) -> Tensor:
-        """Returns latents (B, C, h, w) float32 of pixels (B, 3, H, W)."""
-        return self.network.encode(pixels.to(self.dtype)).float()
-
-    def codes_of(self, latents: Tensor) -> Tensor:
-        """Returns codes (B, n) of latents, all scales one after the other."""
-        with float32_products("ieee"):
-            return self.network.look_up(latents)
-
-    def pixels_of(self, codes: Tensor) -> Tensor:
-        """Returns pixels (B, 3, H, W) float32 of codes (B, n)."""
-        return self.network.decode(self.network.quantized(codes).to(self.dtype)).float()
+        return NetworkTokenizer(network, dtype, self.description)
 
 
 NAMING = Naming(COMPVIS)
 _PHI = "quantize.quant_resi.qresi_ls."
 
 
+_HITS = "quantize.ema_vocab_hit_SV"
+"""How often each entry was used in training, scale by scale: of its file, it alone counts them."""
+
+
 def convert(part: Part) -> Converted:
     """Return the same under our names."""
-    state = _split(part.state)
+    _check_scales(part)
+    state = _split({name: each for name, each in part.state.items() if name != _HITS})
     vq = architecture_of(state, NAMING, part.source)
     phis = sum(name.startswith(_PHI) and name.endswith("weight") for name in state)
     config = VARConfig(vq, phis)
     expected = stored_network.expected_of(lambda: VARNetwork(config))
     names = {_name(ours, len(vq.block_out_channels)): ours for ours in expected}
-    return Converted(NAME, config.document(), rename(state, names, expected, part.source))
+    named = rename(state, names, expected, part.source)
+    return Converted(NAME, config.document(), named, (_ASSUMED,))
+
+
+_ASSUMED = f"{len(SCALES[256])} scales as VAR has them at 256 and 512 px, results mixed by {MIXED}"
+"""What no file says."""
+
+
+def _check_scales(part: Part) -> None:
+    """Refuse other scales than those of `SCALES`, where file or config shows that there are.
+
+    Raises:
+        CheckpointError: It does.
+    """
+    said: Any = [(part.config or {}).get(name) for name in ("v_patch_nums", "patch_nums")]
+    others = [each for each in said if each is not None and each not in map(list, SCALES.values())]
+    hits = part.state.get(_HITS)
+    counts = {len(each) for each in SCALES.values()}
+    if hits is not None and (hits.ndim != 2 or len(hits) not in counts):
+        others.append(f"of a number that {_HITS} {tuple(hits.shape)} has counters of")
+    if others:
+        raise CheckpointError(
+            f"{part.source} has scales {others[0]}; those of VAR's own tokenizer are served: "
+            f"{' or '.join(str(list(each)) for each in SCALES.values())}"
+        )
 
 
 def _name(ours: str, levels: int) -> str:
@@ -258,5 +274,4 @@ FAMILY = Family(
     is_named=lambda _: False,
     convert=convert,
     pixel_range="signed",
-    leftovers=("quantize.ema_vocab_hit_SV",),
 )

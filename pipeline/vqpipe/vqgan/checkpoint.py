@@ -79,16 +79,31 @@ def name_as_today(
         CheckpointError: They are not.
     """
     inner = strip_wrappers(state)
-    names = {_rename_old_attention(inner[name]): name for name in state}
-    if len(names) < len(state):
-        twice = set(state) - set(names.values())
+    names = {stored: _rename_old_attention(name) for stored, name in inner.items()}
+    renamed = rename(state, names, source)
+    check_tensors(expected, renamed, source, ADVICE)
+    return renamed
+
+
+def rename(state: Mapping[str, Tensor], names: Mapping[str, str], source: str) -> dict[str, Tensor]:
+    """Return weights by other names.
+
+    Args:
+        state: The weights.
+        names: New ones, by those of `state`.
+        source: What to call their file in errors.
+
+    Raises:
+        CheckpointError: Two tensors get one name.
+    """
+    stored = {new: old for old, new in names.items()}
+    if len(stored) < len(names):
+        twice = set(names) - set(stored.values())
         raise CheckpointError(
             f"{source}: extra tensor {list_names(twice)}, also there under its other name; get "
             "the file anew"
         )
-    renamed = {name: state[stored] for name, stored in names.items()}
-    check_tensors(expected, renamed, source, ADVICE)
-    return renamed
+    return {new: state[old] for new, old in stored.items()}
 
 
 def strip_wrappers(names: Iterable[str]) -> dict[str, str]:
