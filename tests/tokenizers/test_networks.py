@@ -217,6 +217,19 @@ def test_rqvae_whose_codebooks_are_not_those_of_its_config_is_an_error(named, tm
         Weights.load(model)
 
 
+@pytest.mark.parametrize("name", ["var", "rqvae", "titok, legacy"])
+def test_network_in_half_precision_keeps_what_its_codes_stand_for(name, tmp_path):
+    make, write, _ = NETS[name]
+    weights = Weights.load(write(tmp_path, make()))
+    network = weights.build(torch.device("cpu"), torch.bfloat16).network
+    for each, tensor in network.state_dict().items():
+        is_exact = each in weights.parsed.codebook
+        assert tensor.dtype == (torch.float32 if is_exact else torch.bfloat16), each
+        if is_exact:
+            assert torch.equal(tensor, weights.parsed.codebook[each].float())
+    assert not any(each.requires_grad for each in network.parameters())
+
+
 def test_rqvae_says_whether_its_codes_share_a_codebook(tmp_path):
     weights = Weights.load(rqvae.write(tmp_path, rqvae.make_random()))
     layout = weights.description.layout_of(64, 64)

@@ -87,40 +87,53 @@ def read_params(params: Mapping[str, Any], source: str, ignored: set[str]) -> VQ
         CheckpointError: One is unknown, or nothing that the network can do.
     """
     _check_known(params, {"ddconfig", "embed_dim", "n_embed", "remap", *ignored}, source)
-    if params.get("remap") is not None:
-        raise CheckpointError(
-            f"{source}: remap is {params['remap']!r}; codes that are renumbered cannot be expressed"
-        )
+    check_remap(params, source)
     dd = params.get("ddconfig")
     if not isinstance(dd, dict):
         raise CheckpointError(
             f"{source}: ddconfig is {dd!r}, not a mapping; give the YAML config of a VQGAN"
         )
     _check_ddconfig(dd, source)
-    channels = [dd["ch"] * multiple for multiple in dd.get("ch_mult", DEFAULT_CH_MULT)]
-    attends = dd.get("attn_type", "vanilla") == "vanilla"
-    down, up = _find_attention(dd, len(channels)) if attends else ([False] * len(channels),) * 2
+    size, length = (_take_count(params, name, source) for name in ("n_embed", "embed_dim"))
     try:
-        return VQConfig(
-            in_channels=dd["in_channels"],
-            out_channels=dd["out_ch"],
-            down_block_types=tuple(f"{'Attn' * attn}DownEncoderBlock2D" for attn in down),
-            up_block_types=tuple(f"{'Attn' * attn}UpDecoderBlock2D" for attn in up),
-            block_out_channels=tuple(channels),
-            layers_per_block=dd["num_res_blocks"],
-            latent_channels=dd["z_channels"],
-            sample_size=dd["resolution"],
-            num_vq_embeddings=_take_count(params, "n_embed", source),
-            vq_embed_dim=_take_count(params, "embed_dim", source),
-            mid_block_add_attention=attends,
-        )
+        return VQConfig(**_fields(dd), num_vq_embeddings=size, vq_embed_dim=length)
     except ValueError as error:
         raise CheckpointError(
             f"{source}: as a VQModel, {error}; this VQGAN cannot be expressed"
         ) from error
 
 
-def _find_attention(dd: dict[str, Any], levels: int) -> tuple[list[bool], list[bool]]:
+def check_remap(params: Mapping[str, Any], source: str) -> None:
+    """Check that codes are the numbers of entries.
+
+    Raises:
+        CheckpointError: They are others.
+    """
+    if params.get("remap") is not None:
+        raise CheckpointError(
+            f"{source}: remap is {params['remap']!r}; codes that are renumbered cannot be expressed"
+        )
+
+
+def _fields(dd: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a checked `ddconfig` says of encoder and decoder, as `VQConfig` calls it."""
+    channels = [dd["ch"] * multiple for multiple in dd.get("ch_mult", DEFAULT_CH_MULT)]
+    attends = dd.get("attn_type", "vanilla") == "vanilla"
+    down, up = _find_attention(dd, len(channels)) if attends else ([False] * len(channels),) * 2
+    return {
+        "in_channels": dd["in_channels"],
+        "out_channels": dd["out_ch"],
+        "down_block_types": tuple(f"{'Attn' * attn}DownEncoderBlock2D" for attn in down),
+        "up_block_types": tuple(f"{'Attn' * attn}UpDecoderBlock2D" for attn in up),
+        "block_out_channels": tuple(channels),
+        "layers_per_block": dd["num_res_blocks"],
+        "latent_channels": dd["z_channels"],
+        "sample_size": dd["resolution"],
+        "mid_block_add_attention": attends,
+    }
+
+
+def _find_attention(dd: Mapping[str, Any], levels: int) -> tuple[list[bool], list[bool]]:
     """Return which levels attend: encoder's, finest first, and decoder's, coarsest first."""
     at, finest = dd["attn_resolutions"], dd["resolution"]
     coarsest = finest // 2 ** (levels - 1)

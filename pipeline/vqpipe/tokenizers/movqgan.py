@@ -5,10 +5,9 @@ Names and arithmetic of ai-forever/MoVQGAN (`movqgan/models/vqgan.py`, class `MO
 norms; Kandinsky's `movq` is one in its names.
 """
 
-from vqpipe.errors import CheckpointError
 from vqpipe.tokenizers.architecture import architecture_of
 from vqpipe.tokenizers.averages import Rule
-from vqpipe.tokenizers.ddconfig import find_model
+from vqpipe.tokenizers.ddconfig import check_remap, find_model
 from vqpipe.tokenizers.family import Family, Network, Part
 from vqpipe.tokenizers.taming import NAMING, SIGNS, names_target, to_vq_model
 
@@ -20,11 +19,8 @@ PARTS = ("encoder", "decoder", "quantize", "quant_conv", "post_quant_conv")
 def convert(part: Part) -> Network:
     """Return the same as a VQModel: names alone are others."""
     model = find_model(part.config) if part.config else None
-    if model and model.params.get("remap") is not None:
-        raise CheckpointError(
-            f"{part.config_source}: remap is {model.params['remap']!r}; codes that are renumbered "
-            "cannot be expressed"
-        )
+    if model:
+        check_remap(model.params, part.config_source)
     return to_vq_model(part, architecture_of(part.state, NAMING, part.source), NAMING)
 
 

@@ -18,7 +18,7 @@ from vqpipe.errors import CheckpointError
 from vqpipe.tokenizers import stored_network
 from vqpipe.tokenizers.architecture import architecture_of
 from vqpipe.tokenizers.averages import Rule
-from vqpipe.tokenizers.coding_network import CodingNetwork, NetworkTokenizer
+from vqpipe.tokenizers.coding_network import CodingCheckpoint, CodingNetwork
 from vqpipe.tokenizers.family import Family, Part
 from vqpipe.tokenizers.family import Network as Converted
 from vqpipe.tokenizers.naming import ADVICE, COMPVIS, Naming, State, rename
@@ -105,19 +105,13 @@ class RQVAENetwork(CodingNetwork):
         return self.decoder(self.post_quant_conv(quantized))
 
 
-@dataclass(frozen=True)
-class RQVAECheckpoint:
+class RQVAECheckpoint(CodingCheckpoint):
     """Architecture and weights, checked against each other."""
 
     config: RQVAEConfig
-    state: Mapping[str, Tensor]
-
-    @classmethod
-    def read(cls, files: Mapping[str, bytes], where: str) -> "RQVAECheckpoint":
-        """See `tokenizer.NetworkCheckpoint`."""
-        said = stored_network.read_config(files, where)
-        config: RQVAEConfig = stored_network.make_config(RQVAEConfig.read, said, where)
-        return cls(config, stored_network.read_state(files, where, lambda: RQVAENetwork(config)))
+    Network = RQVAENetwork
+    read_config = RQVAEConfig.read
+    exact = ("codebooks.",)
 
     @functools.cached_property
     def description(self) -> Description:
@@ -133,18 +127,6 @@ class RQVAECheckpoint:
             network=f"channels {', '.join(map(str, vq.block_out_channels))}",
             config=self.config.document(),
         )
-
-    @property
-    def codebook(self) -> dict[str, Tensor]:
-        """What decides what a code stands for, by name."""
-        return {name: each for name, each in self.state.items() if name.startswith("codebooks.")}
-
-    def build(self, device: torch.device, dtype: torch.dtype) -> NetworkTokenizer:
-        """Return the network on a device and in a dtype; codebooks stay float32."""
-        network = stored_network.build(lambda: RQVAENetwork(self.config), self.state).to(device)
-        for part in (network.encoder, network.decoder, network.quant_conv, network.post_quant_conv):
-            part.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return NetworkTokenizer(network, dtype, self.description)
 
 
 _CODEBOOK = "quantizer.codebooks."

@@ -25,7 +25,7 @@ from vqpipe.code_layout import CodeLayout
 from vqpipe.errors import CheckpointError
 from vqpipe.tokenizers import stored_network
 from vqpipe.tokenizers.architecture import shape_of
-from vqpipe.tokenizers.coding_network import CodingNetwork, NetworkTokenizer
+from vqpipe.tokenizers.coding_network import CodingCheckpoint, CodingNetwork
 from vqpipe.tokenizers.family import Family, Part
 from vqpipe.tokenizers.family import Network as Converted
 from vqpipe.tokenizers.llamagen import NORMALISED, normalise
@@ -236,19 +236,13 @@ def _codebook(size: int, length: int) -> nn.ModuleDict:
     return nn.ModuleDict({"embedding": nn.Embedding(size, length)})
 
 
-@dataclass(frozen=True)
-class TiTokCheckpoint:
+class TiTokCheckpoint(CodingCheckpoint):
     """Architecture and weights, checked against each other."""
 
     config: TiTokConfig
-    state: Mapping[str, Tensor]
-
-    @classmethod
-    def read(cls, files: Mapping[str, bytes], where: str) -> "TiTokCheckpoint":
-        """See `tokenizer.NetworkCheckpoint`."""
-        said = stored_network.read_config(files, where)
-        config: TiTokConfig = stored_network.make_config(TiTokConfig, said, where)
-        return cls(config, stored_network.read_state(files, where, lambda: TiTokNetwork(config)))
+    Network = TiTokNetwork
+    read_config = TiTokConfig
+    exact = ("quantize.",)
 
     @functools.cached_property
     def description(self) -> Description:
@@ -263,19 +257,6 @@ class TiTokCheckpoint:
             network=f"transformers of {config.encoder_layers} and {config.decoder_layers} layers",
             config=asdict(config),
         )
-
-    @property
-    def codebook(self) -> dict[str, Tensor]:
-        """What decides what a code stands for, by name."""
-        return {CODEBOOK: self.state[CODEBOOK]}
-
-    def build(self, device: torch.device, dtype: torch.dtype) -> NetworkTokenizer:
-        """Return the network on a device and in a dtype; the codebook stays float32."""
-        network = stored_network.build(lambda: TiTokNetwork(self.config), self.state).to(device)
-        codebook = network.quantize["embedding"].weight.data
-        network.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        network.quantize["embedding"].weight.data = codebook
-        return NetworkTokenizer(network, dtype, self.description)
 
 
 CODEBOOK = "quantize.embedding.weight"

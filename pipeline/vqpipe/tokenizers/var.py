@@ -26,7 +26,7 @@ from vqpipe.code_layout import CodeLayout
 from vqpipe.errors import CheckpointError
 from vqpipe.tokenizers import stored_network
 from vqpipe.tokenizers.architecture import architecture_of
-from vqpipe.tokenizers.coding_network import CodingNetwork, NetworkTokenizer
+from vqpipe.tokenizers.coding_network import CodingCheckpoint, CodingNetwork
 from vqpipe.tokenizers.family import Family, Part
 from vqpipe.tokenizers.family import Network as Converted
 from vqpipe.tokenizers.naming import COMPVIS, Naming, rename
@@ -155,19 +155,13 @@ def choose_phi(scale: int, scales: int, phis: int) -> int:
     return int(np.abs(ticks - scale / (scales - 1)).argmin())
 
 
-@dataclass(frozen=True)
-class VARCheckpoint:
+class VARCheckpoint(CodingCheckpoint):
     """Architecture and weights, checked against each other."""
 
     config: VARConfig
-    state: Mapping[str, Tensor]
-
-    @classmethod
-    def read(cls, files: Mapping[str, bytes], where: str) -> "VARCheckpoint":
-        """See `tokenizer.NetworkCheckpoint`."""
-        said = stored_network.read_config(files, where)
-        config: VARConfig = stored_network.make_config(VARConfig.read, said, where)
-        return cls(config, stored_network.read_state(files, where, lambda: VARNetwork(config)))
+    Network = VARNetwork
+    read_config = VARConfig.read
+    exact = ("quantize.", "phis.")
 
     @functools.cached_property
     def description(self) -> Description:
@@ -187,19 +181,6 @@ class VARCheckpoint:
             network=f"channels {', '.join(map(str, vq.block_out_channels))}, in scales",
             config=self.config.document(),
         )
-
-    @property
-    def codebook(self) -> dict[str, Tensor]:
-        """What decides what a code stands for, by name."""
-        starts = ("quantize.", "phis.")
-        return {name: each for name, each in self.state.items() if name.startswith(starts)}
-
-    def build(self, device: torch.device, dtype: torch.dtype) -> NetworkTokenizer:
-        """Return the network on a device and in a dtype; what quantises stays float32."""
-        network = stored_network.build(lambda: VARNetwork(self.config), self.state).to(device)
-        for part in (network.encoder, network.decoder, network.quant_conv, network.post_quant_conv):
-            part.to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return NetworkTokenizer(network, dtype, self.description)
 
 
 NAMING = Naming(COMPVIS)
