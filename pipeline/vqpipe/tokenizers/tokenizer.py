@@ -84,7 +84,7 @@ class Description:
             count = f"{self.depth} codes" if self.depth > 1 else "one code"
             return f"a grid, {count} for {self.multiple} x {self.multiple} pixels"
         return "; ".join(
-            f"{codes.length:,} of {h} x {w} pixels, {codes.describe()}"
+            f"{codes.length:,} of {h} x {w} pixels ({codes.describe()})"
             for (h, w), codes in self.fixed.items()
         )
 
