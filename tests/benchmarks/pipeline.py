@@ -74,7 +74,8 @@ def build_sources(root, images):
     build_tars(folder / "one", images, 1)
     build_tars(folder / "few", max(1, images // 10), 8)
     with tarfile.open(folder / "one" / "000.tar") as tar:
-        tar.extractall(folder / "files", filter="data")
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)  # before 3.11.4 there is none
+        tar.extractall(folder / "files")
     return folder
 
 
