@@ -100,23 +100,19 @@ class _Source:
                 f"--grid {job.grid[0]} {job.grid[1]} is of a grid, and this model's codes of an "
                 f"image are {known}: leave --grid out"
             )
-        if not self.run:
-            return self._layout_of_others(job, model)
-        codes = self.run.facts.codes
+        codes = self.run.facts.codes if self.run else None
         is_own = (job.kind, job.codes) == ("codes", "codes")  # not a column that was kept
-        if job.grid and is_own and job.grid != codes.shapes[-1][:2]:
+        if codes and job.grid and is_own and job.grid != codes.shapes[-1][:2]:
             raise ConfigError(
                 f"--grid is {job.grid[0]} {job.grid[1]}, and the codes of an image of the run in "
                 f"{self.uri} are {codes.describe()}: leave --grid out"
             )
         if job.grid and not model.fixed:
             return model.layout_of_grid(*job.grid)
-        return codes
+        return codes or self._only_layout(job, model)
 
-    def _layout_of_others(self, job: Decode, model: Description) -> CodeLayout:
-        """Returns what codes of another tool are: a grid, or what the model alone can take."""
-        if job.grid and not model.fixed:
-            return model.layout_of_grid(*job.grid)
+    def _only_layout(self, job: Decode, model: Description) -> CodeLayout:
+        """Returns what codes of another tool are, of which the model takes but one layout."""
         fitting = [each for each in model.fixed.values() if job.grid in (None, each.shapes[-1])]
         if len(fitting) != 1:
             known = " or ".join(each.describe() for each in model.fixed.values())

@@ -13,9 +13,11 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from vqpipe.errors import CheckpointError
 from vqpipe.tokenizers.averages import Holders, Rule
 from vqpipe.tokenizers.family_names import FamilyName
 from vqpipe.tokenizers.naming import State
+from vqpipe.vqgan.checkpoint import ADVICE
 
 PixelRange = Literal["signed", "unit"]
 """[-1, 1] or [0, 1], as `codec.config` has it."""
@@ -46,6 +48,19 @@ class Part:
     source: str
     config: Mapping[str, Any] | None = None
     config_source: str = ""
+
+    def check_said(self, said: Mapping[str, Any], shown: Mapping[str, Any]) -> None:
+        """Hold what the config says, where it says it, against what the weights show, by name.
+
+        Raises:
+            CheckpointError: They differ.
+        """
+        for name, value in shown.items():
+            if said.get(name, value) != value:
+                raise CheckpointError(
+                    f"{self.config_source}: {name} is {said[name]!r}, and the weights in "
+                    f"{self.source} are of one where it is {value!r}; {ADVICE}"
+                )
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from vqpipe.tokenizers.averages import Rule
 from vqpipe.tokenizers.coding_network import CodingCheckpoint, CodingNetwork
 from vqpipe.tokenizers.family import Family, Part
 from vqpipe.tokenizers.family import Network as Converted
-from vqpipe.tokenizers.naming import ADVICE, COMPVIS, Naming, State, rename
+from vqpipe.tokenizers.naming import COMPVIS, Naming, State, rename
 from vqpipe.tokenizers.stored_network import check_counts
 from vqpipe.tokenizers.tokenizer import Description
 from vqpipe.vqgan.config import VQConfig
@@ -170,19 +170,15 @@ def _check_places(said: Mapping[str, Any], part: Part) -> None:
 
 def _check_against(config: RQVAEConfig, said: Mapping[str, Any], part: Part) -> None:
     """Hold what the weights show against what the config says."""
-    codes = said.get("code_shape")
-    depth = codes[2] if isinstance(codes, list) and len(codes) == 3 else config.depth
-    told = {
-        "code_shape's last number": (depth, config.depth),
-        "n_embed": (said.get("n_embed"), config.vq.num_vq_embeddings),
-        "embed_dim": (said.get("embed_dim"), config.vq.embed_dim),
+    codes, depth = said.get("code_shape"), "code_shape's last number"
+    last = {depth: codes[2]} if isinstance(codes, list) and len(codes) == 3 else {}
+    told = {name: value for name, value in {**said, **last}.items() if value is not None}
+    shown = {
+        depth: config.depth,
+        "n_embed": config.vq.num_vq_embeddings,
+        "embed_dim": config.vq.embed_dim,
     }
-    for name, (value, shown) in told.items():
-        if value not in (None, shown):
-            raise CheckpointError(
-                f"{part.config_source}: {name} is {value!r}, and the weights in {part.source} are "
-                f"of one where it is {shown}; {ADVICE}"
-            )
+    part.check_said(told, shown)
 
 
 def _settle_codebooks(state: State, source: str) -> tuple[dict[str, Tensor], int, int]:

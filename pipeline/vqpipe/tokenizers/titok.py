@@ -359,12 +359,7 @@ def _check_against(config: TiTokConfig, said: Mapping[str, Any], part: Part) -> 
         "finetune_decoder": config.pixels is not None,
         "is_legacy": config.pixels is not None,
     }
-    for name, value in shown.items():
-        if said.get(name, value) != value:
-            raise CheckpointError(
-                f"{part.config_source}: {name} is {said[name]!r}, and the weights in {part.source} "
-                f"are of one where it is {value!r}; use the config and weights of one model"
-            )
+    part.check_said(said, shown)
 
 
 def _is_named(config: Mapping[str, Any]) -> bool:
