@@ -66,12 +66,12 @@ def stored(upright, orientation, **options):
 @pytest.mark.parametrize("kind", [Preprocess, gratings.Off])
 @pytest.mark.parametrize("scale", SCALES)
 def test_draft_has_every_pixel_where_it_is(scale, kind, orientation):
-    how, (width, height) = kind((64, 64), draft=True), SCALES[scale]
+    how, (width, height) = kind(square(64), draft=True), SCALES[scale]
     width, height = (
         (4 * width // 3 | 1, 4 * height // 3 | 1) if kind is gratings.Off else (width, height)
     )
     (cut,) = how.cuts(width, height)
-    image = gratings.coloured(gratings.grating(width, height, cut.crop, how.size), 0)
+    image = gratings.coloured(gratings.grating(width, height, cut.crop, how.shapes[0]), 0)
     data = stored(image, orientation)
     found = open_image(data, how)
     assert not np.array_equal(found.pixels, open_image(data, exact(how)).pixels), "not drafted"
@@ -86,7 +86,7 @@ def test_draft_has_every_pixel_where_it_is(scale, kind, orientation):
 def test_draft_has_every_colour_where_it_is(scale, channel, subsampling):
     width, height = SCALES[scale]
     (cut,) = HOW.cuts(width, height)
-    image = gratings.coloured(gratings.grating(width, height, cut.crop, HOW.size), channel)
+    image = gratings.coloured(gratings.grating(width, height, cut.crop, HOW.shapes[0]), channel)
     pixels = np.asarray(image.convert("RGB"))
     data = imagecodecs.jpeg8_encode(pixels, level=95, subsampling=subsampling)
     found = open_image(data, HOW).pixels[..., 2 if channel == 1 else 0]

@@ -156,7 +156,7 @@ def test_open_tells_how_many_are_through(poisoned):
 
 
 def test_open_views_of_any_proportions():
-    how = Preprocess((16, 40))
+    how = Preprocess(((16, 40),))
     images = [jpeg(60, 40), b"", jpeg(30, 90), None]
     sandbox = Sandbox(how)
     try:

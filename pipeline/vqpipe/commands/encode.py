@@ -84,7 +84,7 @@ def _prepare(job: Encode) -> Prepared:
         writer=writer,
         reader=SampleReader(selection, kept),
         opens=how,
-        step=Encoding(column, codec, how.size, job.audit),
+        step=Encoding(column, codec, how.shapes[0], job.audit),
         weights=weights,
         todo=left | again,
     )

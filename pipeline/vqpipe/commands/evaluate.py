@@ -90,7 +90,7 @@ def _prepare(job: Evaluate, codes: EncodeSink) -> Prepared:
     picked = _pick(job, codes)
     how = CodecConfig(dtype="float32", pixel_range=identity.pixel_range, eager=True)
     views = _preprocess(codes, picked)
-    step = Evaluating(how, views.size, codes.run.facts.codes, **_find_judges(job))
+    step = Evaluating(how, views.shapes[0], codes.run.facts.codes, **_find_judges(job))
     asked = EvaluateRun(
         _identity_of(job, codes, picked, step), _facts_of(step), picked.plan.sha256()
     )

@@ -118,7 +118,8 @@ def run(
     batch_size = resources.batch_size or BATCH_SIZE[kind]
     weights = ray.put(replace(work.weights))  # a copy without the parsed tensors
     is_fair = work.writer.attempt is None
-    setup = _Setup(codec, work.step, batch_size, resources.device, is_fair)
+    views = work.writer.product.views
+    setup = _Setup(codec, work.step, batch_size, resources.device, views, is_fair)
     actors = resources.actors or (max(1, gpus) if kind == "cuda" else 1)
     pool = _pool(actors, gpus, kind)
     # Each process of Ray takes two seconds of a core to start, and a laptop has few cores.
@@ -171,8 +172,7 @@ def _graph(
     """Wires the stages together; every one is a plain function from table to table."""
     (setup, _, counter), writer = arguments, ray.put(work.writer)
     row_bytes, views = work.step.row_bytes, work.opens.views if work.opens else 1
-    images = max(1, min(BLOCK_IMAGES[kind], PIXEL_BYTES // row_bytes))
-    rows = setup.batch_size * math.ceil(images / setup.batch_size)
+    rows = _rows_of_block(setup, row_bytes, BLOCK_IMAGES[kind])
     _set_up_data(rows * row_bytes)
     source = (writer, work.reader, max(1, rows // views), counter)
     sizes, processors = _sizes_left(work), cores or capacity.count_cores()
@@ -196,6 +196,18 @@ def _graph(
         **ACTORS,
     )
     return cast(ray.data.Dataset, _map(data, work.after) if work.after else data)
+
+
+def _rows_of_block(setup: "_Setup", row_bytes: int, most: int) -> int:
+    """Returns how many rows a codec is given at a time: whole samples, and whole batches if it can.
+
+    Ray cuts the rows of all blocks at multiples of it, and every sample has as many rows as an
+    image has views, so that no cut tears one.
+    """
+    images = max(1, min(most, PIXEL_BYTES // row_bytes))
+    whole = math.lcm(setup.batch_size, setup.views)
+    unit = whole if whole <= 2 * max(images, setup.batch_size) else setup.views
+    return unit * math.ceil(images / unit)
 
 
 def _sizes_left(work: Work) -> list[int]:
@@ -246,6 +258,8 @@ class _Setup:
     step: Step
     batch_size: int
     device: Device
+    views: int
+    """Rows of a sample."""
     is_fair: bool
     """Whether its rows are a fair sample of the data; see `attempts.check_finite`."""
 
@@ -293,7 +307,7 @@ class _Codec:
         ready = setup.step.prepare(make)
         self._run = ready.run
         self._through, self._told = 0, time.monotonic()
-        self._pace = Pace(setup.batch_size, self._ledger.agree)
+        self._pace = Pace(setup.batch_size, self._ledger.agree, setup.views)
         unused = chosen == "cpu" and has_gpu
         note = " (Ray gave it a GPU, but this torch is one for CPUs)" if unused else ""
         self._counter.join.remote(self._id, device_name(chosen) + note, ready.warm_up())
@@ -318,14 +332,15 @@ class _Codec:
     def _work(self, table: pa.Table) -> pa.Table:
         return self._run(table, self._count)
 
-    def _count(self, images: int) -> None:
-        self._through += images
+    def _count(self, views: int) -> None:
+        self._through += views
         if time.monotonic() - self._told > _TELL_S:
             self._tell(0.0)
 
     def _tell(self, worked_s: float) -> None:
-        self._counter.add.remote(self._through, worked_s)
-        self._through, self._told = 0, time.monotonic()
+        images, self._through = divmod(self._through, self._setup.views)
+        self._counter.add.remote(images, worked_s)
+        self._told = time.monotonic()
 
     def _end_process(self, error: DeviceError) -> NoReturn:
         with contextlib.suppress(ray.exceptions.RayError):  # the driver's watchdog remains

@@ -28,14 +28,15 @@ Work = Callable[[pa.Table], pa.Table]
 class Pace:
     """How many rows go on together."""
 
-    def __init__(self, batch_size: int, agree: Callable[[int], int]) -> None:
+    def __init__(self, batch_size: int, agree: Callable[[int], int], views: int = 1) -> None:
         """Begins without knowing.
 
         Args:
-            batch_size: Of the codec; parts are whole batches.
+            batch_size: Of the codec; parts are about whole batches.
             agree: Given the rows that this codec would take, returns those of the run.
+            views: Rows of a sample; parts are whole samples.
         """
-        self._batch_size = batch_size
+        self._batch_size, self._views = batch_size, views
         self._agree = agree
         self._rows: int | None = None
 
@@ -66,7 +67,8 @@ class Pace:
                 break
         if seconds:
             batches = max(1, int(HAND_ON_S / max(min(seconds), 1e-6)))
-            self._rows = self._agree(min(_MOST_ROWS, self._batch_size * batches))
+            rows = min(_MOST_ROWS, self._batch_size * batches)
+            self._rows = self._agree(self._views * -(-rows // self._views))
         return done
 
 

@@ -22,7 +22,7 @@ from vqpipe.sink.plan import Plan
 from vqpipe.sink.ranges import Staged
 from vqpipe.sink.writer import Writer
 from vqpipe.stages.attempts import noted
-from vqpipe.stages.open import compressed_of, put_views
+from vqpipe.stages.open import images_of, put_views
 from vqpipe.stages.read import Reader, gather_tables
 
 Item = TypeVar("Item")
@@ -145,7 +145,7 @@ def open_views(table: pa.Table, how: Preprocess, counter: ActorHandle[Any]) -> p
 
 def _prepare(table: pa.Table, how: Preprocess) -> Prepared:
     """Puts the images of a table where the child of this worker finds them."""
-    return _sandbox(how).prepare(compressed_of(table["image"]))
+    return _sandbox(how).prepare(images_of(table, how))
 
 
 def _open(
@@ -161,7 +161,7 @@ def _open(
 
     opened = _sandbox(how).open_prepared(prepared, tell)
     tell(len(table))
-    return put_views(table, how, opened)
+    return put_views(table, opened)
 
 
 @functools.cache

@@ -1,7 +1,8 @@
 """Compressed images on their way to be opened."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,13 +19,19 @@ class Compressed:
     """(N,) bytes of each; `NO_IMAGE` where there is none."""
     pieces: Sequence[memoryview]
     """Their bytes, cut anywhere."""
+    lots: npt.NDArray[np.uint64]
+    """(N,) what is drawn of each (`crops.lot_of`); 0 where nothing is."""
 
     @classmethod
     def of(cls, images: Sequence[bytes | memoryview | None]) -> "Compressed":
         """Returns images that lie apart; None stays without one."""
         sizes = [NO_IMAGE if image is None else len(image) for image in images]
         pieces = [memoryview(image).cast("B") for image in images if image is not None]
-        return cls(np.array(sizes, np.int64), pieces)
+        return cls(np.array(sizes, np.int64), pieces, np.zeros(len(sizes), np.uint64))
+
+    def with_lots(self, lots: npt.NDArray[np.uint64]) -> Self:
+        """Returns the images with what is drawn of each (N,)."""
+        return replace(self, lots=lots)
 
     def __len__(self) -> int:
         return len(self.sizes)

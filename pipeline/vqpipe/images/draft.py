@@ -15,8 +15,9 @@ from typing import NamedTuple
 from PIL import Image, JpegImagePlugin
 
 from vqpipe.images import jpeg
+from vqpipe.images.frame import Crop
 from vqpipe.images.orientation import Turn, turn_of
-from vqpipe.images.preprocess import Crop, Preprocess
+from vqpipe.images.preprocess import Preprocess
 
 _SCALES = (8, 4, 2)
 _LEAST_LEFT = 2
@@ -47,12 +48,12 @@ class Decoded(NamedTuple):
         return left / scale, top / scale, right / scale, bottom / scale
 
 
-def shrink(image: Image.Image, data: bytes, how: Preprocess) -> Decoded | None:
+def shrink(image: Image.Image, data: bytes, how: Preprocess, lot: int) -> Decoded | None:
     """Has a JPEG that is not loaded yet decoded smaller; returns None if it is left as it is."""
     if not isinstance(image, JpegImagePlugin.JpegImageFile) or jpeg.is_lossless(data):
         return None
     turn = turn_of(image)
-    scale = _scale(*turn.swap(*image.size), how)
+    scale = _scale(*turn.swap(*image.size), how, lot)
     if scale == 1:
         return None
     decoded = Decoded(*image.size, scale, turn)
@@ -60,10 +61,10 @@ def shrink(image: Image.Image, data: bytes, how: Preprocess) -> Decoded | None:
     return decoded
 
 
-def _scale(width: int, height: int, how: Preprocess) -> int:
+def _scale(width: int, height: int, how: Preprocess, lot: int) -> int:
     """Returns by how much an image of that size can be smaller, for all of its views."""
-    rows, columns = how.size
-    crops = [cut.crop for cut in how.cuts(width, height)]
+    rows, columns = how.shape_of(width, height)
+    crops = [cut.crop for cut in how.cuts(width, height, lot)]
     least = min(
         min((right - left) / columns, (bottom - top) / rows) for left, top, right, bottom in crops
     )

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from PIL import ExifTags, Image
 
-from vqpipe.images.preprocess import Crop
+from vqpipe.images.frame import Crop
 
 
 class Turn(NamedTuple):

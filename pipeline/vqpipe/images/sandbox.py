@@ -31,7 +31,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -171,9 +170,9 @@ class Sandbox:
         )
 
 
-def _open_or_reject(image: bytes, how: Preprocess) -> Views | Rejection:
+def _open_or_reject(image: bytes, how: Preprocess, lot: int) -> Views | Rejection:
     try:
-        return views_of(image, how)
+        return views_of(image, how, lot)
     except MemoryError:
         limit = (how.max_pixels * BYTES_PER_PIXEL + SPARE_BYTES) / 2**20
         return Rejection(Reason.TOO_MUCH_MEMORY, f"opening it takes more than {limit:,.0f} MiB")
@@ -204,7 +203,7 @@ class _Child:
             "channel": theirs.fileno(),
             "lifeline": lifeline,
             "time_limit_s": time_limit_s,
-            "how": asdict(how),
+            "how": how.document(),
         }
         with theirs, os.fdopen(lifeline):
             self._process = subprocess.Popen(  # noqa: S603 (our own module, no shell)
@@ -300,8 +299,7 @@ def _name(number: int) -> str:
 
 def main(task: dict[str, Any]) -> None:
     """Opens tables of images as they are announced, until the parent closes the channel."""
-    lists = {name: tuple(task["how"][name]) for name in ("size", "background")}
-    how = Preprocess(**{**task["how"], **lists})
+    how = Preprocess.read(task["how"])
     memories = [mmap.mmap(file, 0) for file in task["memories"]]
     channel = socket.socket(fileno=task["channel"])
     _end_with(task["lifeline"])
@@ -315,9 +313,9 @@ def main(task: dict[str, Any]) -> None:
 
 def _open_all(table: Table, how: Preprocess, time_limit_s: float) -> None:
     """Opens what is still to open of a table."""
-    for row, image in table.left():
+    for row, image, lot in table.left():
         signal.setitimer(signal.ITIMER_PROF, time_limit_s)  # whose signal ends the process
-        opened = _open_or_reject(image, how)
+        opened = _open_or_reject(image, how, lot)
         signal.setitimer(signal.ITIMER_PROF, 0)
         if isinstance(opened, tuple):
             table.put(row, opened)

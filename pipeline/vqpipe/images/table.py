@@ -1,12 +1,15 @@
 """Images, pixels and records of one table in memory that two processes share.
 
     sizes     bytes of each compressed image, `NO_IMAGE` where there is none
+    lots      what is drawn of each
     records   what became of each image
     cuts      how each of its views was cut
-    pixels    of each of its views
+    pixels    of its views: those of all images one behind the other, in the order of the images
     data      the compressed images, one after the other
 
 Who fills the records is not trusted: they have a fixed size, and what is read of them is checked.
+Where the pixels of an image lie follows from the shapes of those before it, which are shapes of the
+run's, so that no record leads anywhere else.
 """
 
 import itertools
@@ -30,20 +33,22 @@ _RECORD = np.dtype(
     [
         ("state", np.uint8),
         ("size", np.int32, 2),
+        ("shape", np.int32, 2),
         ("reason", f"S{_REASON_BYTES}"),
         ("message", f"S{_MESSAGE_BYTES}"),
     ]
 )
 _CUT = np.dtype([("crop", np.int32, 4), ("flip", np.uint8)])
 # numpy takes ten times as long to write a record, and every image has one.
-_WRITE_RECORD = struct.Struct(f"=B2i{_REASON_BYTES}s{_MESSAGE_BYTES}s")
-_WRITE_OPEN, _WRITE_CUT = struct.Struct("=B2i"), struct.Struct("=4iB")
+_WRITE_RECORD = struct.Struct(f"=B4i{_REASON_BYTES}s{_MESSAGE_BYTES}s")
+_WRITE_OPEN, _WRITE_CUT = struct.Struct("=B4i"), struct.Struct("=4iB")
 _TODO, _VIEWS, _REJECTED, _NO_IMAGE = range(4)
 
 
 class Places(NamedTuple):
     """Where the parts of a table begin, in bytes; the sizes of its images stand first."""
 
+    lots: int
     records: int
     cuts: int
     pixels: int
@@ -53,9 +58,9 @@ class Places(NamedTuple):
     def of(cls, count: int, how: Preprocess) -> "Places":
         """Returns those of so many images."""
         views = count * how.views
-        sizes = (8 * count, _RECORD.itemsize * count, _CUT.itemsize * views)
-        records, cuts, pixels = itertools.accumulate(map(_align, sizes))
-        return cls(records, cuts, pixels, pixels + views * math.prod(how.size) * 3)
+        sizes = (8 * count, 8 * count, _RECORD.itemsize * count, _CUT.itemsize * views)
+        lots, records, cuts, pixels = itertools.accumulate(map(_align, sizes))
+        return cls(lots, records, cuts, pixels, pixels + views * how.view_bytes)
 
 
 class Table:
@@ -64,18 +69,22 @@ class Table:
     def __init__(self, memory: mmap.mmap, count: int, how: Preprocess) -> None:
         self._places, views = Places.of(count, how), (count, how.views)
         self._memory = memory
+        self._shapes = np.array(how.shapes, np.int32)
+        self._views = how.views
         self.sizes = np.frombuffer(memory, np.int64, count)
+        self.lots = np.frombuffer(memory, np.uint64, count, self._places.lots)
         self.records = np.frombuffer(memory, _RECORD, count, self._places.records)
         cuts = np.frombuffer(memory, _CUT, math.prod(views), self._places.cuts)
         self.cuts = cuts.reshape(views)
         size = self._places.data - self._places.pixels
-        pixels = np.frombuffer(memory, np.uint8, size, self._places.pixels)
-        self.pixels = pixels.reshape(*views, *how.size, 3)
+        self.pixels = np.frombuffer(memory, np.uint8, size, self._places.pixels)
         self.data = memoryview(memory)[self._places.data :]
+        self._end: int | None = None
 
     def fill(self, images: Compressed) -> None:
         """Puts compressed images in, all of them still to open."""
         self.sizes[:] = images.sizes
+        self.lots[:] = images.lots
         self.records["state"] = np.where(self.sizes == NO_IMAGE, _NO_IMAGE, _TODO)
         end = 0
         for piece in images.pieces:
@@ -91,27 +100,35 @@ class Table:
         """Returns how many rows are through, those without an image among them."""
         return int(np.count_nonzero(self.records["state"] != _TODO))
 
-    def left(self) -> Iterator[tuple[int, bytes]]:
-        """Yields row and content of every image that is still to open."""
+    def left(self) -> Iterator[tuple[int, bytes, int]]:
+        """Yields row, content and lot of every image that is still to open, in order."""
         places = places_of(self.sizes)
         for row in np.flatnonzero(self.records["state"] == _TODO).tolist():
-            yield row, bytes(self.data[places[row]])
+            yield row, bytes(self.data[places[row]]), int(self.lots[row])
 
     def put(self, row: int, views: Views) -> None:
-        """Records the views of an image; that they are there comes last."""
+        """Records the views of an image behind those before; that they are there comes last."""
+        end = self._find_end() if self._end is None else self._end
         cut = self._places.cuts + row * len(views) * _CUT.itemsize
         for view in views:
-            self.pixels[row, view.number] = view.pixels
+            start, end = end, end + view.pixels.size
+            self.pixels[start:end] = view.pixels.ravel()
             place = cut + view.number * _CUT.itemsize
             _WRITE_CUT.pack_into(self._memory, place, *view.crop, view.flip)
-        width, height = views[0].width, views[0].height
-        _WRITE_OPEN.pack_into(self._memory, self._record(row), _VIEWS, width, height)
+        self._end = end
+        said = (_VIEWS, views[0].width, views[0].height, *views[0].size)
+        _WRITE_OPEN.pack_into(self._memory, self._record(row), *said)
+
+    def _find_end(self) -> int:
+        """Returns where the pixels end that are there: a child before may have put them."""
+        there = self.records["shape"][self.records["state"] == _VIEWS].astype(np.int64)
+        return int(there.prod(1).sum()) * 3 * self._views
 
     def reject(self, row: int, rejection: Rejection) -> None:
         """Records that an image cannot be opened."""
         message = rejection.message.encode("utf-8", "replace")[:_MESSAGE_BYTES]
         said = (rejection.reason.encode(), message)
-        _WRITE_RECORD.pack_into(self._memory, self._record(row), _REJECTED, 0, 0, *said)
+        _WRITE_RECORD.pack_into(self._memory, self._record(row), _REJECTED, 0, 0, 0, 0, *said)
 
     def _record(self, row: int) -> int:
         return self._places.records + row * _RECORD.itemsize
@@ -123,13 +140,16 @@ class Table:
             had: (N,) which rows had an image, by the word of who filled the table.
         """
         records = self.records.copy()
-        is_open = had & (records["state"] == _VIEWS)
-        self.pixels[~is_open] = 0
+        is_known = (records["shape"][:, None] == self._shapes).all(2).any(1)
+        is_open = had & (records["state"] == _VIEWS) & is_known
+        shapes = np.where(is_open[:, None], records["shape"], 0)
         crops, flips = self.cuts["crop"].copy(), self.cuts["flip"] != 0
         rejections: list[Rejection | None] = [None] * len(had)
         for row in np.flatnonzero(had & ~is_open).tolist():
             rejections[row] = _rejection(records[row])
-        return OpenedImages(self.pixels, is_open, records["size"], crops, flips, rejections)
+        pixels = self.pixels[: 3 * self._views * int(shapes.astype(np.int64).prod(1).sum())]
+        sizes = records["size"]
+        return OpenedImages(pixels, is_open, sizes, shapes, crops, flips, rejections)
 
 
 def _rejection(record: np.void) -> Rejection:

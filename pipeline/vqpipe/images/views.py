@@ -3,7 +3,8 @@
     views_of  bytes            ->  its views: cut out, resized, (H, W, 3) uint8 RGB
     compress  (H, W, 3) uint8  ->  bytes of a JPEG, PNG or WebP
 
-How many views an image has, where each is cut and how large it is, `preprocess` says.
+How many views an image has, where each is cut and how large it is, `preprocess` says; `resize`
+makes them of the image that was opened here.
 
 What becomes of what is stored:
 
@@ -31,9 +32,9 @@ would read it as something else:
     JPEG    CMYK without Adobe's mark: nothing says whether it is inverted
     any     what this Pillow is built without
 
-Pixels are resampled once, from the original to the view; only `Preprocess.draft` has large JPEGs
-decoded smaller before (`draft`), which changes their views a little. Pillow's `reducing_gap` is not
-used: it changes all of them.
+Pixels are resampled as `Preprocess.resize` says, by default once, from the original to the view.
+Only `Preprocess.draft` has large JPEGs decoded smaller before (`draft`), which changes their views
+a little. Pillow's `reducing_gap` is not used: it changes all of them.
 """
 
 import io
@@ -51,7 +52,8 @@ from vqpipe.errors import in_one_line
 from vqpipe.images import draft, jpeg, png, tiff, webp
 from vqpipe.images.draft import Decoded
 from vqpipe.images.orientation import turn_of
-from vqpipe.images.preprocess import RESAMPLE, Cut, Pixels, Preprocess, View, Views
+from vqpipe.images.preprocess import Preprocess, View, Views
+from vqpipe.images.resize import resize_views
 from vqpipe.rejections import Reason, Rejection
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
@@ -70,15 +72,21 @@ def open_image(data: bytes, how: Preprocess) -> View | Rejection:
     return opened if isinstance(opened, Rejection) else opened[0]
 
 
-def views_of(data: bytes, how: Preprocess) -> Views | Rejection:
-    """Returns the views of an image, or why there are none; small images are enlarged."""
+def views_of(data: bytes, how: Preprocess, lot: int = 0) -> Views | Rejection:
+    """Returns the views of an image, or why there are none; small images are enlarged.
+
+    Args:
+        data: The image.
+        how: Which views.
+        lot: The image's (`crops.lot_of`), if anything of them is drawn.
+    """
     if not data:
         return Rejection(Reason.EMPTY, "the image has zero bytes")
     data = webp.with_alpha(png.without_ballast(data))
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             rejection = _reject_large(image, how) or _reject_kind(image, data)
-            return rejection or _reject_gaps(image, data) or _views(image, how, data)
+            return rejection or _reject_gaps(image, data) or _views(image, how, data, lot)
     except MemoryError:
         raise  # the machine's trouble, not the image's
     except UnidentifiedImageError:
@@ -122,27 +130,13 @@ def _check_end(image: Image.Image, data: bytes) -> None:
         raise OSError("the image data is truncated: it ends properly, and before the last row")
 
 
-def _views(image: Image.Image, how: Preprocess, data: bytes) -> Views:
-    drafted = draft.shrink(image, data, how) if how.draft else None
+def _views(image: Image.Image, how: Preprocess, data: bytes, lot: int) -> Views:
+    drafted = draft.shrink(image, data, how, lot) if how.draft else None
     image.load()
     _check_end(image, data)
     settled = _settle(image, data)
     flat = _flatten(settled if drafted else turn_of(settled).apply(settled), how.background)
-    decoded = drafted or Decoded(*flat.size)
-    cuts = how.cuts(*decoded.upright)
-    return tuple(
-        View(_resize(flat, decoded, cut, how), *decoded.upright, *cut, number)
-        for number, cut in enumerate(cuts)
-    )
-
-
-def _resize(flat: Image.Image, decoded: Decoded, cut: Cut, how: Preprocess) -> Pixels:
-    """Returns a view's pixels (H, W, 3), resampled once."""
-    height, width = how.size
-    size, box = decoded.turn.swap(width, height), decoded.find(cut.crop)
-    view = decoded.turn.apply(flat.resize(size, RESAMPLE[how.resample], box=box))
-    view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if cut.flip else view
-    return np.asarray(view if view.mode == "RGB" else view.convert("RGB"))
+    return resize_views(flat, drafted or Decoded(*flat.size), how, lot)
 
 
 def _settle(image: Image.Image, data: bytes) -> Image.Image:

@@ -36,6 +36,7 @@ from vqpipe.sink.objects import (
     read_good_rows,
 )
 from vqpipe.sink.product import Product
+from vqpipe.sink.samples import Account, first_views, in_order
 from vqpipe.sink.slot import Slot
 from vqpipe.storage.content import Content, FileContent
 
@@ -120,7 +121,7 @@ def assemble(
         if before is None:
             yield None
             return
-        ledger = _Ledger(interleave(before, iter(rows)), total)
+        ledger = _Ledger(interleave(before, iter(rows)), total, product.views)
         yield _write(slot, product, ledger, base, cast(BinaryIO, spooled))
 
 
@@ -149,7 +150,7 @@ def interleave(first: Iterator[pa.Table], second: Iterator[pa.Table]) -> Iterato
     streams = (_Stream(first), _Stream(second))
     while all(each.head is not None for each in streams):
         limit = min(each.last for each in streams)
-        yield pa.concat_tables([each.take(limit) for each in streams]).sort_by("row")
+        yield in_order(pa.concat_tables([each.take(limit) for each in streams]))
     for each in streams:
         while each.head is not None:
             yield each.take(each.last)
@@ -179,8 +180,9 @@ class _Stream:
 class _Ledger:
     """Checks that all rows of a shard pass by, each once, and keeps the rejected ones."""
 
-    def __init__(self, rows: Iterator[pa.Table], total: int) -> None:
+    def __init__(self, rows: Iterator[pa.Table], total: int, views: int) -> None:
         self._rows = rows
+        self._views = views
         self.total = total
         self.passed_over = 0
         """Images of good samples that have another one, which was taken."""
@@ -190,21 +192,23 @@ class _Ledger:
 
     def good(self, name: str) -> Iterator[pa.Table]:
         """Yields the rows that are not rejected."""
-        count = 0
+        account = Account(self._views)
         for table in self._rows:
-            numbers = table["row"].to_numpy()
-            if not np.array_equal(numbers, np.arange(count, count + len(table))):
-                self._refuse(name, f"rows {numbers[0]} to {numbers[-1]} came at place {count}")
-            count += len(table)
+            if gap := account.find_gap(table):
+                self._refuse(name, gap)
             good, bad = _split(table)
             rejected = _with_others(bad).select(schema.REJECTED.names)
             self._rejected.append(rejected.cast(schema.REJECTED))
-            self.passed_over += _sum(good["passed_over"])
-            kept = (each for each in good.column_names if each.startswith(schema.KEPT))
-            self.nulls.update({each: good[each].null_count for each in kept})
+            self._count(first_views(good, self._views))
             yield good
-        if count != self.total:
-            self._refuse(name, f"has {count} rows")
+        if account.samples != self.total:
+            self._refuse(name, f"has {account.samples} rows")
+
+    def _count(self, good: pa.Table) -> None:
+        """Counts what was read of good samples, given a row of each."""
+        self.passed_over += _sum(good["passed_over"])
+        kept = (each for each in good.column_names if each.startswith(schema.KEPT))
+        self.nulls.update({each: good[each].null_count for each in kept})
 
     def rejected(self) -> pa.Table:
         """Returns the rejected rows of those that have passed by (`schema.REJECTED`)."""
@@ -306,6 +310,7 @@ def _describe(
         **slot.origin,
         "seen": ledger.total,
         "good": ledger.total - len(rejected),
+        **({"views": product.views} if product.views > 1 else {}),
         "rejected": len(rejected),
         "reasons": dict(Counter(rejected["reason"].to_pylist())),
         "rejected_images": least_images(rejected),

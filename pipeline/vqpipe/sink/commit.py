@@ -9,7 +9,6 @@ When to look, and how ranges are read, is `staging`'s matter; what a whole shard
 the sink, `publication`'s.
 """
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -18,6 +17,7 @@ from vqpipe.sink.assembly import Base, read_base
 from vqpipe.sink.losses import least_images
 from vqpipe.sink.product import Product
 from vqpipe.sink.publication import is_there, publish_shard
+from vqpipe.sink.samples import count_samples, settle
 from vqpipe.sink.slot import Slot
 from vqpipe.sink.staging import RangeDamagedError, RangeGoneError, list_ranges, read_ranges, stage
 from vqpipe.sink.writer import Writer
@@ -25,11 +25,11 @@ from vqpipe.sink.writer import Writer
 RECEIPT = pa.schema(
     [
         pa.field("shard", pa.int32()),
-        pa.field("good", pa.int64()),  # rows that came in without a reason
-        pa.field("rejected", pa.int64()),  # rows that came in with a reason
-        pa.field("reasons", pa.list_(pa.string())),  # of the rejected rows
+        pa.field("good", pa.int64()),  # samples that came in without a reason
+        pa.field("rejected", pa.int64()),  # samples that came in with a reason
+        pa.field("reasons", pa.list_(pa.string())),  # of the rejected ones
         pa.field("rejected_images", pa.int64()),  # that these stand for, at least
-        pa.field("committed", pa.int32()),  # rows of the shard, if its object is there now
+        pa.field("committed", pa.int32()),  # samples of the shard, if its object is there now
         pa.field("dropped", pa.list_(pa.string())),  # what was wrong with rows staged before
     ]
 )
@@ -48,14 +48,14 @@ def commit_rows(table: pa.Table, writer: Writer) -> pa.Table:
     """
     receipts = []
     for index in pc.unique(table["shard"]).to_pylist():
-        rows = table.filter(pc.equal(table["shard"], index)).sort_by("row")
+        rows = settle(table.filter(pc.equal(table["shard"], index)), writer.product.views)
         reasons = rows["reason"].drop_null().to_pylist()
         real = pc.sum(pc.greater_equal(rows["row"], 0)).as_py()
         dropped: list[str] = []
         receipts.append(
             {
                 "shard": index,
-                "good": real - len(reasons),
+                "good": (real - len(reasons)) // writer.product.views,
                 "rejected": len(reasons),
                 "reasons": reasons,
                 "rejected_images": least_images(rows),
@@ -82,17 +82,16 @@ def _commit_shard(slot: Slot, product: Product, rows: pa.Table, dropped: list[st
     total = pc.max(rows["total"]).as_py()
     if base and (total is None or total < base.least):
         total = base.total  # what was read before went further: this reading ended too early
-    new = _each_once(rows, base)
-    if total is not None and len(new) + (len(base.rows) if base else 0) == total:
+    new = _not_there(rows, base)
+    if total is not None and count_samples(new) + (len(base.rows) if base else 0) == total:
         publish_shard(slot, product, [new], total, base)
         return int(total)
     return _merge(slot, product, base, dropped) if stage(slot, new, base) else None
 
 
-def _each_once(rows: pa.Table, base: Base | None) -> pa.Table:
-    """Returns the rows of a sorted table that are samples and not there yet, without doubles."""
-    numbers = rows["row"].to_numpy()
-    is_new = (numbers >= 0) & np.append(True, np.diff(numbers) != 0)[: len(numbers)]
+def _not_there(rows: pa.Table, base: Base | None) -> pa.Table:
+    """Returns the rows of settled ones that are of samples, and of none that is there."""
+    is_new = rows["row"].to_numpy() >= 0
     if base:
         is_new &= base.lacks(rows)
     return rows if is_new.all() else rows.filter(pa.array(is_new))  # a copy of every image

@@ -29,6 +29,10 @@ class Product(Protocol):
         """Columns of `data/`, kept ones last."""
 
     @property
+    def views(self) -> int:
+        """Rows of a good sample."""
+
+    @property
     def codebook_size(self) -> int:
         """Bins of the histogram in every footer; 0 where there is none."""
 

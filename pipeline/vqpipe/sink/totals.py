@@ -51,6 +51,8 @@ class Totals:
     shards: int = 0
     good: int = 0
     """Samples that are not rejected."""
+    rows: int = 0
+    """Of these: one for each view."""
     rejected: int = 0
     data_bytes: int = 0
     image_bytes: int = 0
@@ -111,7 +113,7 @@ class Totals:
     @property
     def flip_rate(self) -> float | None:
         """Share of codes that differ from float32's; None if no image was compared."""
-        codes = self.histogram.sum() / self.good * self.audited if self.good else 0
+        codes = self.histogram.sum() / self.rows * self.audited if self.rows else 0
         return round(self.flips / float(codes), 6) if codes else None
 
     @property
@@ -142,6 +144,7 @@ class Totals:
             "shards": self.shards,
             "samples": self.seen,
             self.made: self.good,
+            **({"rows": self.rows} if self.rows != self.good else {}),
             "rejected": self.rejected,
             "rejected_by_reason": dict(sorted(self.reasons.items())),
             "rejected_images": self.rejected_images,
@@ -175,6 +178,7 @@ class Totals:
             self.places.add(origin[PLACE])
         self.shards += 1
         self.good += origin["good"]
+        self.rows += origin["good"] * origin.get("views", 1)
         self.rejected += origin["rejected"]
         self.data_bytes += size
         self.image_bytes += origin.get(IMAGE_BYTES, 0)

@@ -41,7 +41,8 @@ class Audit:
     """What images are looked at, and with what."""
 
     share: float = AUDIT_SHARE
-    """Of the images, 0 to 1; unless it is 0, the first image of every shard is looked at too."""
+    """Of the images, 0 to 1, whose first view is looked at; unless it is 0, the first image of every
+    shard is looked at too."""
     decode: Decode | None = None
     """Codes (N, h, w) to pixels (N, H, W, 3) and a mask (N,) of finite ones, image by image."""
     reference: Encode | None = None
@@ -51,8 +52,14 @@ class Audit:
         """Returns which rows are looked at; the same on any cluster and after any crash."""
         if not self.share:
             return np.zeros(len(table), bool)
-        keys = zip(table["row"].to_pylist(), table["key"].to_pylist(), strict=True)
-        return np.array([row == 0 or is_picked(key or "", self.share) for row, key in keys], bool)
+        rows = zip(*(table[name].to_pylist() for name in ("row", "view", "key")), strict=True)
+        return np.array(
+            [
+                view == 0 and (row == 0 or is_picked(key or "", self.share))
+                for row, view, key in rows
+            ],
+            bool,
+        )
 
     def look(self, images: Images, codes: Codes) -> Looked:
         """Begins to find how many codes of each image are unlike float32's, and its PSNR in dB.

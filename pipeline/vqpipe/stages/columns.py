@@ -1,6 +1,5 @@
 """Columns of a table to arrays and back, without copies where that can be."""
 
-import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -38,7 +37,7 @@ def images_by_shape(table: pa.Table) -> Iterator[tuple[Places, Pixels]]:
 
     Yields:
         Places of the rows (n,), in order, and their pixels (n, H, W, 3): no copy if they lie one
-        behind the other, as rows without a rejection among them do.
+        behind the other, as those of a table do that are all of one shape.
     """
     column = table["pixels"]
     # pyarrow 26 copies all pixels of even one chunk when it combines them
@@ -70,21 +69,22 @@ def pixels_of(table: pa.Table, column: str = "pixels") -> Iterator[Pixels | None
 
 
 def pixel_columns(
-    buffer: pa.Buffer, size: tuple[int, int], has_pixels: Mask, spare: int
+    buffer: pa.Buffer, shapes: npt.NDArray[np.integer], has_pixels: Mask
 ) -> dict[str, pa.Array]:
     """Returns `schema.PIXELS` of rows whose pixels lie one behind the other, without a copy.
 
     Args:
         buffer: The pixels, HWC uint8.
-        size: Height and width of all that are there.
+        shapes: (N, 2) height and width of each; 0 of rows without any.
         has_pixels: (N,) in which rows some are.
-        spare: Bytes that lie in the place of a row without any.
     """
-    lengths = np.where(has_pixels, math.prod(size) * 3, spare)
+    lengths = 3 * shapes.astype(np.int64).prod(1)
     ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     found = [bitmap_of(has_pixels), pa.py_buffer(ends), buffer]
     pixels = pa.Array.from_buffers(pa.large_binary(), len(has_pixels), found)
-    return {"pixels": pixels, **size_columns([size if each else None for each in has_pixels])}
+    sides = zip(schema.PIXELS[1:], shapes.T, strict=True)
+    named = {each.name: pa.array(side, each.type, mask=~has_pixels) for each, side in sides}
+    return {"pixels": pixels, **named}
 
 
 def size_columns(sizes: Sequence[tuple[int, int] | None]) -> dict[str, pa.Array]:

@@ -186,6 +186,7 @@ class ImagesProduct:
     layout: Layout
     size: tuple[int, int]
     """Height and width of every image, in pixels."""
+    views: int = 1
     codebook_size: int = 0
 
     @property

@@ -117,6 +117,7 @@ class CodesProduct:
     codes: pa.Field
     layout: CodeLayout
     """What the codes of an image are."""
+    views: int = 1
 
     @property
     def codebook_size(self) -> int:

@@ -202,6 +202,7 @@ class ScoresProduct:
     """The evaluate stage's: a row of scores a sample, with both pictures of it."""
 
     scores: tuple[pa.Field, ...]
+    views: int = 1
     codebook_size: int = 0
 
     @property
