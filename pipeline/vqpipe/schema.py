@@ -6,7 +6,8 @@ Between steps travel tables with one row a sample. Each step adds or replaces co
     read    `HEAD`, kept.*, image
     open    `HEAD`, kept.*, `VIEW`, `PIXELS`; one row a view, of which an image may have several
     encode  the same without `PIXELS`, with codes, flips and psnr_db; also what `staging/` holds
-    commit  `data/`: key, row, view, codes, width, height, crop, flip, then the kept columns
+    commit  `data/`: key, row, view, codes, width, height, crop, flip, then the kept columns; where
+            grids differ, `GRID` behind the codes
             `rejected/`: key, row, reason, message, lost, lost_by
 
 Of `vqpipe decode`, which reads codes or latents:
@@ -32,8 +33,10 @@ images (`Loss`), above all the last one of a shard that cannot be read to its en
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from vqpipe.code_layout import CodeLayout
 from vqpipe.rejections import Rejection
@@ -195,35 +198,59 @@ def opened_schema(kept: pa.Schema) -> pa.Schema:
     return pa.schema([*HEAD, *kept_fields(kept), *VIEW, *PIXELS])
 
 
+GRID = (pa.field("grid_h", pa.uint16()), pa.field("grid_w", pa.uint16()))
+"""Columns with rows and columns of an image's grid of codes, where images differ."""
+
+
 def codes_field(codes: CodeLayout) -> pa.Field:
-    """Returns the codes column: all codes of an image, in one list of a fixed length."""
-    return pa.field("codes", pa.list_(code_type(codes.codebook_size), codes.length))
+    """Returns the codes column: all codes of an image, in one list, of a fixed length if it can."""
+    length = -1 if codes.differs else codes.length
+    return pa.field("codes", pa.list_(code_type(codes.codebook_size), length))
+
+
+def grid_fields(codes: pa.Field) -> tuple[pa.Field, ...]:
+    """Returns the columns that go with a codes column: `GRID` if lists are of any length."""
+    return () if pa.types.is_fixed_size_list(codes.type) else GRID
+
+
+def flat_of(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+    """Returns all numbers in a column of lists, such as codes; null lists are left out."""
+    flat: npt.NDArray[Any] = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return flat
 
 
 def numbers_of(column: pa.ChunkedArray) -> npt.NDArray[Any]:
     """Returns a column of lists that are all of one length, such as codes, as an array.
 
     Args:
-        column: Lists of a fixed size n: of codes, all of an image.
+        column: Lists of n numbers: of codes, all of an image.
 
     Returns:
         (N, n), of the column's own type of numbers. N is the lists that are there: null ones are
         left out.
     """
-    flat: npt.NDArray[Any] = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return flat.reshape(-1, column.type.list_size)
+    if pa.types.is_fixed_size_list(column.type):
+        return flat_of(column).reshape(-1, column.type.list_size)
+    return flat_of(column).reshape(len(column) - column.null_count, -1)
+
+
+def lists_in(column: pa.ChunkedArray) -> list[npt.NDArray[Any]]:
+    """Returns the lists of a column without nulls, one array (n,) each, of whatever lengths."""
+    lengths = pc.list_value_length(column).to_numpy()
+    return np.split(flat_of(column), np.cumsum(lengths)[:-1]) if len(column) else []
 
 
 def encoded_schema(kept: pa.Schema, codes: pa.Field) -> pa.Schema:
     """Returns the schema of rows between encoding and commit, and of `staging/`."""
-    return pa.schema([*HEAD, *kept_fields(kept), *VIEW, codes, *AUDITED])
+    return pa.schema([*HEAD, *kept_fields(kept), *VIEW, codes, *grid_fields(codes), *AUDITED])
 
 
 def data_schema(kept: pa.Schema, codes: pa.Field) -> pa.Schema:
     """Returns the schema of `data/`."""
     view, *rest = VIEW
     names = (pa.field("key", pa.string()), pa.field("row", pa.int32()))
-    return pa.schema([*names, view, codes, *rest, *kept], metadata=kept.metadata)
+    own = [*names, view, codes, *grid_fields(codes), *rest]
+    return pa.schema([*own, *kept], metadata=kept.metadata)
 
 
 def images_schema(kept: pa.Schema, *, has_files: bool) -> pa.Schema:

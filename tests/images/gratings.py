@@ -19,7 +19,7 @@ symmetric."""
 class Off(Preprocess):
     """One view, of a part that is not in the centre and begins at odd pixels."""
 
-    def cuts(self, width, height, lot=0):
+    def cuts(self, width, height, lot=0):  # noqa: ARG002
         """Returns three quarters of the image, the upper right of them."""
         left, bottom = width // 4 | 1, height - (height // 4 | 1)
         return (Cut((left, 1, width, bottom), flip=False),)

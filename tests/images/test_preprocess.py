@@ -19,7 +19,7 @@ class Three(Preprocess):
 
     views = 3
 
-    def cuts(self, width, height, lot=0):
+    def cuts(self, width, height, lot=0):  # noqa: ARG002
         left = (0, 0, width // 2, height)
         return (
             Cut(left, flip=False),

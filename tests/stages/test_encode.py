@@ -283,30 +283,30 @@ def test_open_and_encode_row_without_a_sample_passes_through(tmp_path):
     encoded = encode_rows(open_rows(table, HOW), fake_encode, CODES)
     (row,) = encoded.to_pylist()
     assert (row["shard"], row["row"], row["total"]) == (5, NO_ROW, 0)
-    assert all(row[name] is None for name in ("key", "reason", "codes", "view"))
+    assert all(row[name] is None for name in ("key", "reason", "codes", "width"))
 
 
 def test_open_rows_image_of_several_views_is_as_many_rows(tmp_path):
     images = {"a": jpeg(80, 48), "b": b"<html>", "c": jpeg(80, 48, seed=1)}
     shard = make_shard(tmp_path, images)
-    opened = open_rows(pa.concat_tables(read(shard)), Three((12, 20)))
+    opened = open_rows(pa.concat_tables(read(shard)), Three(((12, 20),)))
     assert opened.schema == schema.opened_schema(shard[1])
     opened.validate(full=True)
     rows = opened.to_pylist()
-    assert [row["key"] for row in rows] == ["a"] * 3 + ["b"] + ["c"] * 3
-    assert [row["row"] for row in rows] == [0] * 3 + [1] + [2] * 3
+    assert [row["key"] for row in rows] == ["a"] * 3 + ["b"] * 3 + ["c"] * 3
+    assert [row["row"] for row in rows] == [0] * 3 + [1] * 3 + [2] * 3
     assert [row["kept.txt"] for row in rows] == [f"text of {row['key']}" for row in rows]
-    assert [row["reason"] for row in rows] == [None] * 3 + ["not_an_image"] + [None] * 3
-    assert [row["view"] for row in rows] == [0, 1, 2, None, 0, 1, 2]
-    assert [row["flip"] for row in rows] == [False, True, False, None, False, True, False]
-    assert [row["pixels_height"] for row in rows] == [12] * 3 + [None] + [12] * 3
-    assert [row["pixels_width"] for row in rows] == [20] * 3 + [None] + [20] * 3
-    for first, key in ((0, "a"), (4, "c")):
-        views = views_of(images[key], Three((12, 20)))
+    assert [row["reason"] for row in rows] == [None] * 3 + ["not_an_image"] * 3 + [None] * 3
+    assert [row["view"] for row in rows] == [0, 1, 2] * 3
+    assert [row["flip"] for row in rows] == [False, True, False, *[None] * 3, False, True, False]
+    assert [row["pixels_height"] for row in rows] == [12] * 3 + [None] * 3 + [12] * 3
+    assert [row["pixels_width"] for row in rows] == [20] * 3 + [None] * 3 + [20] * 3
+    for first, key in ((0, "a"), (6, "c")):
+        views = views_of(images[key], Three(((12, 20),)))
         for row, view in zip(rows[first : first + 3], views, strict=True):
             assert row["pixels"] == view.pixels.tobytes()
             assert row["crop"] == list(view.crop)
-    for start in range(7):
+    for start in range(9):
         part = encode_rows(opened.slice(start, 3), fake_encode, CODES)
         assert part.equals(encode_rows(opened, fake_encode, CODES).slice(start, 3))
 

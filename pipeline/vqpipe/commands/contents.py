@@ -9,7 +9,7 @@ from typing import Any
 
 from vqpipe import schema
 from vqpipe.commands.console import Fields, Prose
-from vqpipe.commands.description import describe_psnr
+from vqpipe.commands.description import describe_psnr, describe_size, describe_views
 from vqpipe.inspection.readiness import Remark, check_codes
 from vqpipe.inspection.survey import Evaluated
 from vqpipe.sink.run import DecodeRun, EncodeRun, Run
@@ -58,8 +58,9 @@ def _explain_codes(contents: Contents) -> dict[str, Any]:
     facts, identity = contents.run.facts, contents.run.identity
     return {
         "codes_dtype": str(schema.code_type(facts.codebook_size)),
-        "codes_per_image": facts.codes.length,
+        "codes_per_image": None if facts.codes.differs else facts.codes.length,
         "layout": dict(facts.layout),
+        "views": facts.views,
         "codebook_size": facts.codebook_size,
         "resolution": identity.resolution,
         "pixel_range": identity.pixel_range,
@@ -73,11 +74,11 @@ def _describe_codes(contents: Contents) -> Fields:
     facts, identity = contents.run.facts, contents.run.identity
     reader = _explain_codes(contents)
     codes = (
-        f"{facts.codes.length:,} an image ({facts.codes.describe()}), {reader['codes_dtype']}, of "
+        f"{facts.codes.count} an image ({facts.codes.describe()}), {reader['codes_dtype']}, of "
         f"{facts.codebook_size:,} entries"
     )
     pixels = (
-        f"{identity.resolution} px, {identity.resizing}, {identity.pixel_range} range, "
+        f"{describe_size(identity)}, {identity.resizing}, {identity.pixel_range} range, "
         f"{identity.dtype}"
     )
     return [
@@ -88,6 +89,7 @@ def _describe_codes(contents: Contents) -> Fields:
         *describe_psnr(contents.totals),
         ("model", Prose(f"{facts.model}, sha256 {identity.model_sha256[:12]}")),
         ("pixels", Prose(pixels)),
+        *describe_views(identity, facts.views),
     ]
 
 

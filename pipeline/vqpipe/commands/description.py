@@ -9,6 +9,7 @@ from typing import Any
 from vqpipe.code_layout import CodeLayout
 from vqpipe.commands.console import Fields, Prose, printable
 from vqpipe.sink.beside import LAYOUTS
+from vqpipe.sink.identity import EncodeIdentity
 from vqpipe.sink.losses import describe_losses
 from vqpipe.sink.run import DecodeRun, EncodeRun, Run
 from vqpipe.sink.totals import made, verb
@@ -101,7 +102,7 @@ def _describe_nulls(totals: dict[str, Any]) -> Fields:
 def _describe_codes(totals: dict[str, Any], codes: CodeLayout) -> Fields:
     usage, perplexity = totals["codebook_usage"], totals["codebook_perplexity"]
     return [
-        ("codes per image", f"{codes.length:,} ({codes.describe()})"),
+        ("codes per image", f"{codes.count} ({codes.describe()})"),
         ("codebook usage", f"{usage:.1%} of the entries, perplexity {perplexity:,.1f}"),
         *_describe_audit(totals),
     ]
@@ -126,3 +127,31 @@ def _describe_flips(totals: dict[str, Any]) -> Fields:
         return []
     share, images = totals["flip_rate"], totals["audited"]
     return [("unlike float32", f"{share:.2%} of the codes, measured on {images:,} image(s)")]
+
+
+def describe_size(identity: EncodeIdentity) -> str:
+    """Returns how large views are, in words."""
+    if not identity.shapes:
+        return f"{identity.resolution} px"
+    first, *_, last = identity.shapes if len(identity.shapes) > 1 else identity.shapes * 2
+    several = f"{len(identity.shapes):,} shapes, {first} to {last} px"
+    return several if identity.shapes[1:] else f"{first} px"
+
+
+def describe_views(identity: EncodeIdentity, views: int) -> Fields:
+    """Returns the lines about which views there are of an image, if it is more than its centre."""
+    if identity.viewing == "center":
+        return []
+    count = f"{views:,} an image: " if views > 1 else ""
+    return [("views", Prose(f"{count}{identity.viewing}"))]
+
+
+def warn_of_shapes(identity: EncodeIdentity) -> Fields:
+    """Returns what is to be known before a run of many shapes begins."""
+    if len(identity.shapes) < 2 or identity.eager:
+        return []
+    said = (
+        f"a GPU compiles kernels for each of the {len(identity.shapes):,} shapes when it first "
+        "meets it, a minute or so each; --eager does without, and is slower"
+    )
+    return [("shapes", Prose(said))]

@@ -14,17 +14,19 @@ from vqpipe.codec import doctor
 from vqpipe.codec.config import CodecConfig
 from vqpipe.codec.weights import Weights
 from vqpipe.commands.console import Fields, Prose, printable
+from vqpipe.commands.description import describe_size, describe_views, warn_of_shapes
 from vqpipe.commands.jobs import Encode
 from vqpipe.commands.kept import begun_with, check_kept, name_types, pack_schema
 from vqpipe.commands.launch import Prepared, describe_store, growth_of, run_stage
 from vqpipe.commands.members import settle_members
-from vqpipe.commands.model import describe_family, layout_of, load_weights, record_model
+from vqpipe.commands.model import describe_family, load_weights, record_model
 from vqpipe.commands.places import check_lengths, check_places
 from vqpipe.commands.progress import announce
 from vqpipe.commands.result import Result
 from vqpipe.commands.runs import now, versions
+from vqpipe.commands.views import codes_of, identify, settle_views
 from vqpipe.errors import ConfigError
-from vqpipe.images import Preprocess, square
+from vqpipe.images import Preprocess
 from vqpipe.schema import Selection
 from vqpipe.sink import layout, todo
 from vqpipe.sink.identity import EncodeFacts, EncodeIdentity
@@ -56,16 +58,17 @@ def _prepare(job: Encode) -> Prepared:
     source, sink = storage.normalise_uri(job.source), storage.normalise_uri(job.sink)
     check_places(source, sink)
     weights = load_weights(job)
-    codes = layout_of(job.resolution, weights)
+    how = settle_views(job, weights)
+    codes = codes_of(how, weights)
     begun = find_run(sink)
     listing, selection, kept, notes = _find(job, source, begun, find_plan(sink))
     _check_names(source, sink, listing)
     listed = Plan.of(listing.shards)
     codec, findings = settle_codec(job, begun, weights)
-    identity = identity_of(job, source, listing, selection, weights, codec)
+    identity = identity_of(job, listing, selection, weights, codec, how)
     if isinstance(begun, EncodeRun) and job.retry_rejected:  # the one choice that may change
         identity = replace(identity, max_pixels=begun.identity.max_pixels)
-    facts = facts_of(job, weights, codes, kept, findings)
+    facts = facts_of(job, weights, codes, how.views, kept, findings)
     asked = EncodeRun(identity, facts, listed.sha256())
     opened = start_run(sink, asked, listed, growth_of(job))
     check_kept(opened.run, kept)
@@ -73,22 +76,19 @@ def _prepare(job: Encode) -> Prepared:
     left = todo.unfinished(opened)
     again = todo.retriable(opened, left) if job.retry_rejected else {}
     _check_limit(job, opened.run, left)
-    product = CodesProduct(kept, column, codes)
+    product = CodesProduct(kept, column, codes, how.views)
     writer = Writer(opened, product, _attempt(job, again))
     if left or again:
         storage.delete(layout.success_uri(sink))
-    how = Preprocess(
-        square(job.resolution), job.resample, job.background, job.max_pixels, job.draft
-    )
     work = Work(
         writer=writer,
         reader=SampleReader(selection, kept),
         opens=how,
-        step=Encoding(column, codec, how.shapes[0], job.audit),
+        step=Encoding(column, codec, how.shapes, job.audit),
         weights=weights,
         todo=left | again,
     )
-    introduction = [*_introduce(job, work, listing, codec, len(again)), *notes]
+    introduction = [*_introduce(work, listing, codec, len(again)), *notes]
     return Prepared(
         work,
         introduction,
@@ -118,25 +118,21 @@ def settle_codec(
 
 def identity_of(
     job: Encode,
-    source: str,
     listing: Listing,
     selection: Selection,
     weights: Weights,
     codec: CodecConfig,
+    how: Preprocess,
 ) -> EncodeIdentity:
     """Returns every choice that changes results."""
     return EncodeIdentity(
-        source=source,
+        source=storage.normalise_uri(job.source),
         format=listing.format,
         image=selection.image,
         key=job.key,
         key_until=selection.key_until if listing.format == "webdataset" else None,
         keep=job.keep,
-        resolution=job.resolution,
-        resample=job.resample,
-        background=job.background,
-        max_pixels=job.max_pixels,
-        draft=job.draft,
+        **identify(how),
         dtype=codec.dtype,
         pixel_range=codec.pixel_range,
         eager=codec.eager,
@@ -151,6 +147,7 @@ def facts_of(
     job: Encode,
     weights: Weights,
     codes: CodeLayout,
+    views: int,
     kept: pa.Schema,
     findings: dict[str, Any] | None,
 ) -> EncodeFacts:
@@ -159,6 +156,7 @@ def facts_of(
         layout=codes.document(),
         codebook_size=codes.codebook_size,
         codebook_sha256=weights.codebook_sha256(),
+        views=views,
         downsample_factor=weights.description.multiple,
         model=weights.where,
         model_commit=weights.commit,
@@ -228,15 +226,19 @@ def _attempt(job: Encode, again: dict[int, Staged]) -> Attempt | None:
     return Attempt(uuid.uuid4().hex, revisions, job.max_pixels, version("pillow"))
 
 
-def _introduce(job: Encode, work: Work, listing: Listing, codec: CodecConfig, again: int) -> Fields:
+def _introduce(work: Work, listing: Listing, codec: CodecConfig, again: int) -> Fields:
     """Returns what was found and what is about to happen."""
     writer, size = work.writer, sum(file.size for shard in listing.shards for file in shard.files)
+    assert isinstance(writer.sink.run, EncodeRun), "as it was prepared"
+    identity = writer.sink.run.identity
     entries = f"{writer.product.codebook_size:,} codes"
     fields: Fields = [
         ("source", f"{listing.format}, {size / 1e6:,.1f} MB in {len(listing.shards):,} shard(s)"),
         ("model", f"{work.weights.where}, {entries}"),
         *describe_family(work.weights),
-        ("pixels", f"{job.resolution} px, {codec.pixel_range} range, {codec.dtype}"),
+        ("pixels", f"{describe_size(identity)}, {codec.pixel_range} range, {codec.dtype}"),
+        *describe_views(identity, writer.product.views),
+        *warn_of_shapes(identity),
         ("doctor", _describe_doctor(writer.sink.run)),
         ("sink", writer.sink.uri),
         ("left to do", _describe_left(work, again)),

@@ -25,6 +25,7 @@ from vqpipe.commands.options import (
     check_least,
     check_uris,
 )
+from vqpipe.commands.recipes import RecipeName
 from vqpipe.errors import ConfigError
 
 AskedKeys = Literal["auto", "first-dot", "last-dot"]
@@ -64,10 +65,40 @@ class Encode(GrowthOptions, RunOptions, ModelOptions, Places):
     at the names in some tars, and asks if they can be read either way."""
     keep: What[tuple[str, ...]] = ()
     """Parquet columns or tar extensions to copy beside the codes, such as caption or txt."""
+    recipe: How[RecipeName | None] = None
+    """Views, resize and shapes as a trainer has them: llamagen (ten crops of the image resized to
+    1.1 and to 1.05 of the side, by ADM's resize), open-muse (short side, bilinear), 4m (a centre
+    and nine random resized crops, flipped by lot), lumina (Lumina-DiMOO's shapes of 512 px). What
+    is said beside it wins."""
     resolution: How[int] = 256
-    """Side of the encoded square, in pixels: the short side is resized to it, the centre kept."""
-    resample: How[Literal["bicubic", "lanczos"]] = "bicubic"
-    """Filter of the resize."""
+    """Side of the encoded square, in pixels. With --buckets or --fit, these say how large."""
+    views: How[tuple[str, ...]] = ()
+    """Which parts of an image are encoded, a row each: center (the default), five-crop, ten-crop,
+    random-crop:N, random-resized:N; several may be named. ten-crop:1.1, the default, has crops of
+    the corners and the middle of an image of 1.1 times the side, and the same of it flipped. Of
+    random ones the first is the centre; the others depend on --seed and the image's key alone."""
+    flip: How[Literal["none", "both", "random"] | None] = None
+    """Whether views are there flipped as well (both), or each by lot (random); none by default."""
+    resize: How[Literal["one-step", "crop-first", "short-side", "adm", "squash"] | None] = None
+    """How a view is made: resampled in one step from where it lies (one-step, the default); cut,
+    then resized (crop-first); the image resized to its short side, then cut (short-side); halved
+    while it is twice as large, resized, then cut, as ADM, DiT and LlamaGen do (adm); or the whole
+    image, whatever its proportions (squash)."""
+    resample: How[Literal["bicubic", "lanczos", "bilinear", "box"] | None] = None
+    """Filter of the resize; bicubic by default."""
+    buckets: How[tuple[str, ...]] = ()
+    """Shapes, of which each image gets the one that most of it goes into: 256 (about the pixels of
+    that square, up to 2:1, in steps of the model's), lumina:512 (Lumina-DiMOO's, up to 4:1, in
+    steps of 32), or a list such as 256x256 320x192 (width x height)."""
+    fit: How[str | None] = None
+    """inside:512 encodes whole images: the longer side 512, the other as the image has it, rounded
+    to the model's multiple."""
+    crop_area: How[tuple[float, float] | None] = None
+    """Least and most of the image's area of random-resized; 0.08 to 1 by default."""
+    crop_ratio: How[tuple[float, float] | None] = None
+    """Least and most of width by height of random-resized; 0.75 to 1.3333 by default."""
+    seed: How[int] = 0
+    """Of random views and flips."""
     background: How[tuple[int, int, int]] = (255, 255, 255)
     """RGB, 0 to 255, that shows through transparent pixels."""
     max_pixels: How[int] = 100_000_000

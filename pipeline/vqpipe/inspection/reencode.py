@@ -16,9 +16,10 @@ import pyarrow.compute as pc
 from vqpipe import storage
 from vqpipe.codec.config import DType
 from vqpipe.images import Preprocess, square
+from vqpipe.images.shapes import parse_word
 from vqpipe.inspection.verify import Breach
 from vqpipe.picks import pick_names
-from vqpipe.schema import Selection, numbers_of
+from vqpipe.schema import Selection, lists_in
 from vqpipe.sink.footer import read_footer
 from vqpipe.sink.objects import Object, read_object
 from vqpipe.sink.plan import Plan
@@ -97,13 +98,23 @@ def pick_shards(plan: Plan, done: list[int], share: float) -> list[int]:
 
 def preprocess_of(sink: EncodeSink, picked: list[int]) -> Preprocess:
     """Returns how images of some shards became views, under the largest limit that any had."""
-    identity = sink.run.identity
-    return Preprocess(
-        square(identity.resolution),
-        identity.resample,
-        identity.background,
-        _most_pixels(sink, picked),
-        identity.draft,
+    said = sink.run.identity
+    shapes = tuple(map(parse_word, said.shapes)) or square(said.resolution)
+    drawn = {"area": said.crop_area, "ratio": said.crop_ratio} if said.crop_area else {}
+    return Preprocess.read(
+        {
+            "shapes": shapes,
+            "resample": said.resample,
+            "background": said.background,
+            "max_pixels": _most_pixels(sink, picked),
+            "draft": said.draft,
+            "resize": said.resize,
+            "kinds": said.views,
+            "flip": said.flip,
+            "seed": said.seed,
+            "inside": said.inside,
+            **drawn,
+        }
     )
 
 
@@ -161,8 +172,8 @@ class _Stored:
 
     places: dict[tuple[int, int], int]
     keys: list[str]
-    codes: npt.NDArray[np.integer]
-    """(N, h * w)."""
+    codes: list[npt.NDArray[np.integer]]
+    """(h * w,) of each."""
     rejected: set[int]
 
     @classmethod
@@ -172,7 +183,7 @@ class _Stored:
         return cls(
             {view: place for place, view in enumerate(views)},
             table["key"].to_pylist(),
-            numbers_of(table["codes"]),
+            lists_in(table["codes"]),
             set(found.rejections["row"].to_pylist()),
         )
 
@@ -189,7 +200,7 @@ def _compare(uri: str, run: EncodeRun, stored: _Stored, rows: pa.Table, found: R
         if row["codes"] is not None:
             found.images += 1
             found.codes += len(row["codes"])
-            found.unlike += int((stored.codes[place] != np.array(row["codes"])).sum())
+            found.unlike += _count_unlike(stored.codes[place], row["codes"])
 
 
 def _wrong(
@@ -202,10 +213,15 @@ def _wrong(
         message = f"{_name(row)} has codes, and is rejected now: {row['message']}"
         yield Breach("codes_again", uri, message)
         return
-    unlike = float((stored.codes[place] != np.array(row["codes"])).mean())
+    unlike = _count_unlike(stored.codes[place], row["codes"]) / len(row["codes"])
     if unlike > MOST_UNLIKE[run.identity.dtype]:
         message = f"{_name(row)}: {unlike:.0%} of the codes are unlike those of its source"
         yield Breach("codes_again", uri, message)
+
+
+def _count_unlike(stored: npt.NDArray[np.integer], codes: list[int]) -> int:
+    """Returns how many codes differ: all of them if they are of another shape."""
+    return int((stored != np.array(codes)).sum()) if len(stored) == len(codes) else len(codes)
 
 
 def _name(row: dict[str, Any]) -> str:

@@ -104,7 +104,7 @@ def _facts_of_codes(run: EncodeRun, totals: Totals) -> dict[str, object]:
     return {
         "resolution": run.identity.resolution,
         "resize": run.identity.resizing if run.identity.draft else None,
-        "codes of an image": f"{codes.length:,}, {codes.describe()}",
+        "codes of an image": f"{codes.count}, {codes.describe()}",
         "codebook": f"{codes.codebook_size:,} entries, {totals.codebook_usage:.1%} of them used",
     }
 

@@ -142,6 +142,22 @@ class EncodeIdentity(Identity):
     """Images of more pixels, by their header, were rejected unopened; from 1."""
     draft: bool = field(default=False, metadata={_LATER: True})
     """Whether large JPEGs were decoded at a part of their size."""
+    resize: str = field(default="one-step", metadata={_LATER: True})
+    """How views are made of an image (`images.frame`)."""
+    views: tuple[str, ...] = field(default=("center",), metadata={_LATER: True})
+    """Kinds of views (`images.crops`), in order."""
+    flip: str = field(default="none", metadata={_LATER: True})
+    """`none`, `both` or `random`."""
+    seed: int = field(default=0, metadata={_LATER: True})
+    """Of what is drawn; 0 where nothing is."""
+    shapes: tuple[str, ...] = field(default=(), metadata={_LATER: True})
+    """Width x height of the views that there may be; none where all are squares of `resolution`."""
+    inside: bool = field(default=False, metadata={_LATER: True})
+    """Whether a view is the whole image, and of the shape nearest to its proportions."""
+    crop_area: tuple[float, ...] = field(default=(), metadata={_LATER: True})
+    """Least and most of the image's area of views drawn at random; none where none are."""
+    crop_ratio: tuple[float, ...] = field(default=(), metadata={_LATER: True})
+    """Least and most of width by height of these."""
     dtype: _DType
     """Arithmetic of the network."""
     pixel_range: _PixelRange
@@ -155,7 +171,19 @@ class EncodeIdentity(Identity):
     @property
     def resizing(self) -> str:
         """How images became views, in words."""
-        return f"{self.resample}, large JPEGs drafted" if self.draft else self.resample
+        parts = [
+            self.resample,
+            *([self.resize] if self.resize != "one-step" else []),
+            *(["large JPEGs drafted"] if self.draft else []),
+        ]
+        return ", ".join(parts)
+
+    @property
+    def viewing(self) -> str:
+        """Which views there are of an image, in words."""
+        drawn = f", seed {self.seed}" if self.seed else ""
+        flips = {"none": "", "both": ", each flipped too", "random": ", flipped by lot"}
+        return f"{' + '.join(self.views)}{flips.get(self.flip, '')}{drawn}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +196,8 @@ class EncodeFacts(Facts):
     """Entries of the codebook: codes are from 0 to below it."""
     codebook_sha256: str
     """Digest of the codebook alone: models that share it give codes the same meaning."""
+    views: int = field(default=1, metadata={_LATER: True})
+    """Of each image, a row each."""
     downsample_factor: int | None = None
     """Pixels per code along a side."""
     model: str

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from vqpipe import storage
 from vqpipe.errors import DamagedError, SourceChangedError, StorageError
-from vqpipe.schema import REJECTED, File, numbers_of
+from vqpipe.schema import REJECTED, File, flat_of
 from vqpipe.sink import seal
 from vqpipe.sink.footer import ORIGIN, REJECTIONS_BYTES, Footer, parse_footer, read_tail
 from vqpipe.sink.seal import SealError, Sealing
@@ -277,7 +277,7 @@ def digest(rejections: bytes) -> str:
 
 def count_codes(table: pa.Table, bins: int) -> npt.NDArray[np.int64]:
     """Returns how often each code occurs in a table, of (bins,) or more if some are too high."""
-    return np.bincount(numbers_of(table[CODES]).ravel(), minlength=bins)
+    return np.bincount(flat_of(table[CODES]), minlength=bins)
 
 
 def _count_by_group(parquet: pq.ParquetFile, footer: Footer) -> npt.NDArray[np.int64]:

@@ -106,4 +106,5 @@ class Account:
         if self._views == 1:
             return numbers
         views = pc.if_else(pc.is_null(rows["reason"]), rows[_VIEW], 0).to_numpy()
-        return numbers * self._views + views.astype(np.int64)
+        places: npt.NDArray[np.int64] = numbers * self._views + views.astype(np.int64)
+        return places

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from vqpipe import storage
 from vqpipe.errors import ConfigError
-from vqpipe.schema import HEAD, VIEW, File, Sample, Selection, Shard
+from vqpipe.schema import GRID, HEAD, VIEW, File, Sample, Selection, Shard
 from vqpipe.sources import codes, columns, folder, parquet, webdataset
 from vqpipe.sources.agreement import Begun
 from vqpipe.sources.columns import Read
@@ -27,7 +27,7 @@ from vqpipe.sources.names import check_keep, check_names, check_unicode, count_d
 from vqpipe.sources.patterns import find_files
 from vqpipe.sources.versions import imprint_shards
 
-RESERVED = {field.name for field in (*HEAD, *VIEW)} | {"codes"}
+RESERVED = {field.name for field in (*HEAD, *VIEW, *GRID)} | {"codes"}
 """Columns that the output has of its own."""
 
 HIDDEN = "hidden (a name that begins with _ or a dot, or a folder with _)"

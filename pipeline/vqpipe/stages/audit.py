@@ -41,8 +41,8 @@ class Audit:
     """What images are looked at, and with what."""
 
     share: float = AUDIT_SHARE
-    """Of the images, 0 to 1, whose first view is looked at; unless it is 0, the first image of every
-    shard is looked at too."""
+    """Of the images, 0 to 1, whose first view is looked at; unless it is 0, that of the first image
+    of every shard is, too."""
     decode: Decode | None = None
     """Codes (N, h, w) to pixels (N, H, W, 3) and a mask (N,) of finite ones, image by image."""
     reference: Encode | None = None
@@ -53,13 +53,10 @@ class Audit:
         if not self.share:
             return np.zeros(len(table), bool)
         rows = zip(*(table[name].to_pylist() for name in ("row", "view", "key")), strict=True)
-        return np.array(
-            [
-                view == 0 and (row == 0 or is_picked(key or "", self.share))
-                for row, view, key in rows
-            ],
-            bool,
+        looks = (
+            not view and (row == 0 or is_picked(key or "", self.share)) for row, view, key in rows
         )
+        return np.fromiter(looks, bool)
 
     def look(self, images: Images, codes: Codes) -> Looked:
         """Begins to find how many codes of each image are unlike float32's, and its PSNR in dB.

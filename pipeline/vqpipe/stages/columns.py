@@ -1,6 +1,7 @@
 """Columns of a table to arrays and back, without copies where that can be."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -102,6 +103,31 @@ def lists_of(
     """Returns numbers (N, n) as a column of lists of a fixed size, null where not `valid` (N,)."""
     items = pa.array(values.ravel(), kind.value_type)
     return pa.Array.from_buffers(kind, len(values), [bitmap_of(valid)], children=[items])
+
+
+def scattered(
+    groups: Sequence[tuple[Places, npt.NDArray[Any]]], good: Mask, kind: pa.DataType
+) -> pa.Array:
+    """Returns numbers as a column of lists, null where not `good` (N,).
+
+    Args:
+        groups: Places of rows (n,), and the numbers of each (n, ...), as many for all of a group.
+        good: (N,) which rows have any.
+        kind: Lists, of a fixed size or not.
+    """
+    is_fixed = pa.types.is_fixed_size_list(kind)
+    lengths = np.full(len(good), kind.list_size if is_fixed else 0)
+    for rows, found in groups:
+        lengths[rows] = np.where(good[rows], found[0].size if len(found) else 0, lengths[rows])
+    ends = np.concatenate([[0], np.cumsum(lengths)])
+    flat = np.zeros(ends[-1], kind.value_type.to_pandas_dtype())
+    for rows, found in groups:
+        values = found.reshape(len(found), -1)[good[rows]]
+        flat[ends[rows[good[rows]]][:, None] + np.arange(values.shape[1])] = values
+    if is_fixed:
+        return lists_of(flat.reshape(len(good), -1), good, kind)
+    items, offsets = pa.array(flat, kind.value_type), pa.py_buffer(ends.astype(np.int32))
+    return pa.Array.from_buffers(kind, len(good), [bitmap_of(good), offsets], children=[items])
 
 
 def bitmap_of(valid: npt.NDArray[np.bool_]) -> pa.Buffer:

@@ -7,7 +7,7 @@ CodesProduct  its product: what rows become in the sink
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,7 +25,7 @@ from vqpipe.sink.footer import HISTOGRAM, pack_histogram
 from vqpipe.sink.product import Facts, Finished, Write
 from vqpipe.stages.attempts import Item
 from vqpipe.stages.audit import NO_AUDIT, Audit, audited_columns
-from vqpipe.stages.columns import all_but, images_by_shape, lists_of, put_rejections
+from vqpipe.stages.columns import Places, all_but, images_by_shape, put_rejections, scattered
 from vqpipe.stages.step import MakeCodec, Ready, pixels_item
 
 if TYPE_CHECKING:
@@ -46,24 +46,36 @@ def encode_rows(
         codes: The codes column to add.
         audit: Which images are looked at twice, and how.
     """
-    values = np.zeros((len(table), codes.type.list_size), codes.type.value_type.to_pandas_dtype())
+    groups: list[tuple[Places, npt.NDArray[np.int64]]] = []
     good, bad = (np.zeros(len(table), bool) for _ in range(2))
     flips, psnr_db = (np.full(len(table), np.nan) for _ in range(2))
     picked, looks = audit.pick(table), []
     for rows, images in images_by_shape(table):
         found, finite = encode(images)
-        values[rows] = found.reshape(len(found), -1)
+        groups.append((rows, found))
         good[rows], bad[rows] = finite, ~finite
         looked = finite & picked[rows]
         looks.append((rows[looked], audit.look(images[looked], found[looked])))
     columns = {
         **all_but(table, *(each.name for each in schema.PIXELS)),
         **put_rejections(table, [_NON_FINITE if each else None for each in bad]),
-        codes.name: lists_of(values, good, codes.type),
+        codes.name: scattered(groups, good, codes.type),
+        **(_grid_columns(groups, good) if schema.grid_fields(codes) else {}),
     }
     for rows, wait in looks:
         flips[rows], psnr_db[rows] = wait()
     return pa.table({**columns, **audited_columns(flips, psnr_db)})
+
+
+def _grid_columns(
+    groups: Sequence[tuple[Places, npt.NDArray[np.int64]]], good: npt.NDArray[np.bool_]
+) -> dict[str, pa.Array]:
+    """Returns rows and columns of each grid of codes (`schema.GRID`), null where there is none."""
+    sides = np.zeros((len(good), 2), np.int64)
+    for rows, found in groups:
+        sides[rows] = found.shape[1:3]
+    pairs = zip(schema.GRID, sides.T, strict=True)
+    return {each.name: pa.array(side, each.type, mask=~good) for each, side in pairs}
 
 
 _NON_FINITE = Rejection(Reason.NON_FINITE, "the network's latents hold NaN or infinity")
@@ -75,20 +87,20 @@ class Encoding:
 
     codes: pa.Field
     how: CodecConfig
-    size: tuple[int, int]
-    """Height and width of the views, in pixels."""
+    shapes: tuple[tuple[int, int], ...]
+    """Heights and widths that views may have, in pixels."""
     audit: float = AUDIT_SHARE
     """Share of the images that are looked at twice."""
 
     @property
     def item(self) -> Item:
         """The pixels; a grey image is a plain one."""
-        return pixels_item(self.size)
+        return pixels_item(self.shapes[0])
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of a view."""
-        return math.prod(self.size) * 3
+        """Bytes of the largest view."""
+        return 3 * max(map(math.prod, self.shapes))
 
     def prepare(self, make: MakeCodec) -> Ready:
         """Makes a codec, and those for audits: a batch is padded, and they see single images."""
@@ -99,7 +111,7 @@ class Encoding:
             encode = functools.partial(codec.encode, on_batch=on_batch)
             return encode_rows(table, encode, self.codes, audit)
 
-        return Ready(run, lambda: codec.warm_up(*self.size))
+        return Ready(run, lambda: codec.warm_up(*self.shapes[0]))
 
     def _audit(self, codec: "Codec", make: MakeCodec) -> Audit:
         """Returns what looks at images twice; on a CPU, whose batch is one, with the same codec."""
@@ -158,13 +170,21 @@ class CodesProduct:
     def _flat(self, good: pa.Table) -> npt.NDArray[np.unsignedinteger]:
         """Returns all codes of some rows as one array, after checking their number and range."""
         column = good[self.codes.name]
-        codes: npt.NDArray[np.unsignedinteger] = schema.numbers_of(column).ravel()
-        expected = len(good) * self.codes.type.list_size
+        codes: npt.NDArray[np.unsignedinteger] = schema.flat_of(column)
+        expected = self._count(good)
         if column.null_count or len(codes) != expected:
             raise AccountingError(f"{expected - len(codes)} of {expected} codes are missing")
         if len(codes) and codes.max() >= self.codebook_size:
             raise AccountingError(f"code {codes.max()} is not below {self.codebook_size}")
         return codes
+
+    def _count(self, good: pa.Table) -> int:
+        """Returns how many codes some rows have to have."""
+        if not self.layout.differs:
+            return len(good) * self.layout.length
+        grids = zip(*(good[each.name].to_pylist() for each in schema.GRID), strict=True)
+        shapes = [self.layout.shape_of(*grid) for grid in grids if None not in grid]
+        return sum(math.prod(shape) for shape in shapes if shape is not None)
 
 
 class _Audits(NamedTuple):
