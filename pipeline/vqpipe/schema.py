@@ -283,11 +283,19 @@ FEATURES = 2048
 """Length of a vector of Inception's."""
 
 
-def score_fields(*, has_lpips: bool, has_features: bool) -> list[pa.Field]:
-    """Returns the columns of scores, as they travel and as they stand in `data/`."""
+def score_fields(*, has_lpips: bool, has_features: bool, has_views: bool = False) -> list[pa.Field]:
+    """Returns the columns of scores, as they travel and as they stand in `data/`.
+
+    Args:
+        has_lpips: Whether LPIPS is measured.
+        has_features: Whether Inception's features are.
+        has_views: Whether images have several views, or differ in their numbers of codes.
+    """
+    views = [pa.field("view", pa.uint8()), pa.field("codes", pa.int32())]  # how many the view has
     vector = pa.list_(pa.float32(), FEATURES)
     features = [pa.field("features_original", vector), pa.field("features_decoded", vector)]
     return [
+        *(views if has_views else []),
         pa.field("psnr_db", pa.float64()),  # inf where nothing differs
         pa.field("ssim", pa.float64()),
         pa.field("l1", pa.float64()),  # 0 to 1

@@ -9,7 +9,7 @@ from typing import Any
 
 from vqpipe import schema
 from vqpipe.commands.console import Fields, Prose
-from vqpipe.commands.description import describe_psnr, describe_size, describe_views
+from vqpipe.commands.description import describe_psnr, describe_views
 from vqpipe.inspection.readiness import Remark, check_codes
 from vqpipe.inspection.survey import Evaluated
 from vqpipe.sink.run import DecodeRun, EncodeRun, Run
@@ -78,8 +78,7 @@ def _describe_codes(contents: Contents) -> Fields:
         f"{facts.codebook_size:,} entries"
     )
     pixels = (
-        f"{describe_size(identity)}, {identity.resizing}, {identity.pixel_range} range, "
-        f"{identity.dtype}"
+        f"{identity.sizing}, {identity.resizing}, {identity.pixel_range} range, {identity.dtype}"
     )
     return [
         ("format", identity.format),

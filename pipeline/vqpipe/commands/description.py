@@ -129,15 +129,6 @@ def _describe_flips(totals: dict[str, Any]) -> Fields:
     return [("unlike float32", f"{share:.2%} of the codes, measured on {images:,} image(s)")]
 
 
-def describe_size(identity: EncodeIdentity) -> str:
-    """Returns how large views are, in words."""
-    if not identity.shapes:
-        return f"{identity.resolution} px"
-    first, *_, last = identity.shapes if len(identity.shapes) > 1 else identity.shapes * 2
-    several = f"{len(identity.shapes):,} shapes, {first} to {last} px"
-    return several if identity.shapes[1:] else f"{first} px"
-
-
 def describe_views(identity: EncodeIdentity, views: int) -> Fields:
     """Returns the lines about which views there are of an image, if it is more than its centre."""
     if identity.viewing == "center":

@@ -14,7 +14,7 @@ from vqpipe.codec import doctor
 from vqpipe.codec.config import CodecConfig
 from vqpipe.codec.weights import Weights
 from vqpipe.commands.console import Fields, Prose, printable
-from vqpipe.commands.description import describe_size, describe_views, warn_of_shapes
+from vqpipe.commands.description import describe_views, warn_of_shapes
 from vqpipe.commands.jobs import Encode
 from vqpipe.commands.kept import begun_with, check_kept, name_types, pack_schema
 from vqpipe.commands.launch import Prepared, describe_store, growth_of, run_stage
@@ -236,7 +236,7 @@ def _introduce(work: Work, listing: Listing, codec: CodecConfig, again: int) -> 
         ("source", f"{listing.format}, {size / 1e6:,.1f} MB in {len(listing.shards):,} shard(s)"),
         ("model", f"{work.weights.where}, {entries}"),
         *describe_family(work.weights),
-        ("pixels", f"{describe_size(identity)}, {codec.pixel_range} range, {codec.dtype}"),
+        ("pixels", f"{identity.sizing}, {codec.pixel_range} range, {codec.dtype}"),
         *describe_views(identity, writer.product.views),
         *warn_of_shapes(identity),
         ("doctor", _describe_doctor(writer.sink.run)),

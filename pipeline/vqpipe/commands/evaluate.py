@@ -90,7 +90,15 @@ def _prepare(job: Evaluate, codes: EncodeSink) -> Prepared:
     picked = _pick(job, codes)
     how = CodecConfig(dtype="float32", pixel_range=identity.pixel_range, eager=True)
     views = _preprocess(codes, picked)
-    step = Evaluating(how, views.shapes[0], codes.run.facts.codes, **_find_judges(job))
+    of_image = codes.run.facts.codes
+    step = Evaluating(
+        how,
+        views.shapes,
+        of_image,
+        weights.description.multiple,
+        has_views=views.views > 1 or of_image.differs,
+        **_find_judges(job),
+    )
     asked = EvaluateRun(
         _identity_of(job, codes, picked, step), _facts_of(step), picked.plan.sha256()
     )
@@ -132,12 +140,18 @@ def _pick(job: Evaluate, codes: EncodeSink) -> _Picked:
     done = [name for index, name in enumerate(codes.plan.names) if index not in left]
     names = pick_names(done, job.shards)
     objects = {name: storage.stat(layout.data_uri(codes.uri, name)) for name in names}
-    counts = {name: int(read_footer(file).origin["good"]) for name, file in objects.items()}
+    counts = {name: _count_views(file) for name, file in objects.items()}
     quotas = share_out(job.samples, counts)
     if not quotas:
         raise ConfigError(f"{codes.uri} has no codes yet: run vqpipe encode first")
     shards = _find_images(job, codes, quotas)
     return _Picked(Plan.of(shards), quotas, {name: objects[name] for name in quotas})
+
+
+def _count_views(file: File) -> int:
+    """Returns how many rows an object has."""
+    origin = read_footer(file).origin
+    return int(origin["good"] * origin.get("views", 1))
 
 
 def _find_images(job: Evaluate, codes: EncodeSink, quotas: dict[str, int]) -> list[Shard]:
@@ -182,7 +196,8 @@ def _identity_of(
 def _facts_of(step: Evaluating) -> EvaluateFacts:
     """Returns what else is to be known of the scores."""
     return EvaluateFacts(
-        picture_px=min(max(step.size), PICTURE_SIDE),
+        picture_px=min(max(map(max, step.shapes)), PICTURE_SIDE),
+        has_views=step.has_views,
         created=now(),
         versions=versions(),
         networks={"lpips": _where(step.lpips), "inception": _where(step.inception)},

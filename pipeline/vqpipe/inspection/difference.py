@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from vqpipe.schema import numbers_of
+from vqpipe.schema import lists_in, numbers_of
 from vqpipe.sink import layout
 from vqpipe.sink.objects import read_whole
 from vqpipe.sink.plan import Plan
@@ -163,19 +164,37 @@ def compare_codes(first: str, second: str, names: Iterable[str]) -> Compared:
 def _compare_shard(name: str, mine: pa.Table, theirs: pa.Table) -> Compared:
     places = {key: place for place, key in enumerate(_keys(theirs))}
     pairs = [(i, places[key]) for i, key in enumerate(_keys(mine)) if key in places]
-    a, b = np.array(pairs, np.int64).reshape(-1, 2).T
-    unlike = numbers_of(mine["codes"])[a] != numbers_of(theirs["codes"])[b]  # (samples, h * w)
+    unlike, codes = _count_unlike(mine["codes"], theirs["codes"], pairs)
     return Compared(
         shards=1,
         samples=len(pairs),
-        unlike_samples=int(unlike.any(axis=1).sum()),
-        codes=unlike.size,
+        unlike_samples=int(np.count_nonzero(unlike)),
+        codes=codes,
         unlike_codes=int(unlike.sum()),
         only_first=len(mine) - len(pairs),
         only_second=len(theirs) - len(pairs),
-        worst=(name, float(unlike.mean())) if unlike.size else None,
+        worst=(name, float(unlike.sum() / codes)) if codes else None,
         names=[name],
     )
+
+
+def _count_unlike(
+    mine: pa.ChunkedArray, theirs: pa.ChunkedArray, pairs: list[tuple[int, int]]
+) -> tuple[npt.NDArray[np.int64], int]:
+    """Returns how many codes of each pair of rows differ, and how many codes those rows have.
+
+    Where an image has a grid of another shape in the other sink, all of its codes differ.
+    """
+    if pa.types.is_fixed_size_list(mine.type) and pa.types.is_fixed_size_list(theirs.type):
+        a, b = np.array(pairs, np.int64).reshape(-1, 2).T
+        differ = numbers_of(mine)[a] != numbers_of(theirs)[b]  # (samples, h * w)
+        return differ.sum(1), differ.size
+    ours, others = lists_in(mine), lists_in(theirs)
+    counts = [
+        int((ours[a] != others[b]).sum()) if len(ours[a]) == len(others[b]) else len(ours[a])
+        for a, b in pairs
+    ]
+    return np.array(counts, np.int64), sum(len(ours[a]) for a, _ in pairs)
 
 
 def _keys(table: pa.Table) -> list[tuple[str | None, int]]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from vqpipe import metrics, storage
 from vqpipe.images import size_of
@@ -72,6 +73,8 @@ class Evaluation:
     def unlike(self) -> float | None:
         """Share of codes that differ when encoded again in float32."""
         codes = len(self.scores) * self.codes.run.facts.codes.length
+        if "codes" in self.scores.column_names:
+            codes = pc.sum(self.scores["codes"]).as_py() or 0
         return float(np.sum(_column(self.scores, "unlike"))) / codes if codes else None
 
 
@@ -115,7 +118,9 @@ def _columns(run: EvaluateRun) -> list[str]:
     """Returns the columns of an evaluation's `data/` that are no pictures."""
     networks = run.facts.networks
     scores = score_fields(
-        has_lpips=bool(networks["lpips"]), has_features=bool(networks["inception"])
+        has_lpips=bool(networks["lpips"]),
+        has_features=bool(networks["inception"]),
+        has_views=run.facts.has_views,
     )
     pictures = {field.name for field in PICTURES}
     return [name for name in scores_schema(scores).names if name not in pictures]
@@ -213,7 +218,7 @@ def to_report(found: Evaluation, scores: EvaluateSink, document: dict[str, Any])
 def _identity(codes: EncodeSink) -> list[tuple[str, str]]:
     identity, facts = codes.run.identity, codes.run.facts
     versions = ", ".join(f"{name} {value}" for name, value in facts.versions.items())
-    pixels = f"{identity.resolution} px, {identity.resizing}, {identity.pixel_range} range"
+    pixels = f"{identity.sizing}, {identity.resizing}, {identity.pixel_range} range"
     return [
         ("source", f"{identity.source} ({identity.format})"),
         ("sink", codes.uri),

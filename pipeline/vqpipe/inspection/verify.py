@@ -6,6 +6,7 @@ of data, not an exception, so that one damaged object hides no other.
 """
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,9 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vqpipe import schema, storage
+from vqpipe.code_layout import CodeLayout
 from vqpipe.errors import DamagedError, StorageError, VqpipeError
 from vqpipe.inspection.gallery import find_fault
-from vqpipe.schema import REJECTED, File, numbers_of
+from vqpipe.schema import GRID, REJECTED, File, flat_of
 from vqpipe.sink import layout
 from vqpipe.sink.beside import LAYOUTS, PLACE, list_places, shard_of
 from vqpipe.sink.filenames import safe_folder
@@ -27,6 +29,7 @@ from vqpipe.sink.losses import find_damage, least_images
 from vqpipe.sink.objects import Object, count_codes, read_object, read_rejections
 from vqpipe.sink.plan import Plan
 from vqpipe.sink.run import DecodeRun, EncodeRun, Run, Sink
+from vqpipe.sink.samples import first_views
 from vqpipe.sink.slot import Slot
 from vqpipe.sink.success import describe_success
 from vqpipe.sink.totals import read_totals
@@ -240,8 +243,10 @@ def _own_schema(run: Run, found: pa.Schema) -> pa.Schema:
         return schema.data_schema(none, codes)
     if isinstance(run, DecodeRun):
         return schema.images_schema(none, has_files=run.identity.layout != "parquet")
-    has = {name: name in found.names for name in ("lpips", "features_original")}
-    scores = schema.score_fields(has_lpips=has["lpips"], has_features=has["features_original"])
+    has = {name: name in found.names for name in ("lpips", "features_original", "view")}
+    scores = schema.score_fields(
+        has_lpips=has["lpips"], has_features=has["features_original"], has_views=has["view"]
+    )
     return schema.scores_schema(scores)
 
 
@@ -252,26 +257,58 @@ def _wrong_source(shard: _Shard) -> str | None:
 
 
 def _wrong_rows(shard: _Shard) -> str | None:
-    parts = (shard.table["row"], shard.object.rejections["row"])
-    rows = np.sort(np.concatenate([part.to_numpy(zero_copy_only=False) for part in parts]))
-    if np.array_equal(rows, np.arange(shard.said["seen"])):
-        return None
-    missing = np.setdiff1d(np.arange(shard.said["seen"]), rows)
-    return f"of {shard.said['seen']} rows, {len(missing)} are missing, or some are twice"
+    views, seen = _views_of(shard.run), shard.said["seen"]
+    good, bad = (
+        part["row"].to_numpy(zero_copy_only=False)
+        for part in (shard.table, shard.object.rejections)
+    )
+    numbers = np.arange(seen)
+    if not np.array_equal(
+        np.sort(np.concatenate([good, np.repeat(bad, views)])), np.repeat(numbers, views)
+    ):
+        missing = np.setdiff1d(numbers, np.concatenate([good, bad]))
+        return f"of {seen} rows, {len(missing)} are missing, or some are twice"
+    if views > 1 and not np.array_equal(
+        shard.table["view"].to_numpy(), np.arange(len(good)) % views
+    ):
+        return f"the {views} views of a sample do not follow one another"
+    return None
+
+
+def _views_of(run: Run) -> int:
+    """Returns how many rows a good sample has."""
+    return run.facts.views if isinstance(run, EncodeRun) else 1
 
 
 def _wrong_keys(shard: _Shard) -> str | None:
-    counts = pc.value_counts(shard.table["key"].combine_chunks())
+    keys = first_views(shard.table, _views_of(shard.run))["key"]
+    counts = pc.value_counts(keys.combine_chunks())
     twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist()
     return f"{len(twice)} keys are there more than once, first {twice[0]!r}" if twice else None
 
 
 def _wrong_codes(shard: _Shard) -> str | None:
     assert isinstance(shard.run, EncodeRun), "no other sink's codes are checked"
-    codes, size = numbers_of(shard.table["codes"]), shard.run.facts.codebook_size
+    codes, size = flat_of(shard.table["codes"]), shard.run.facts.codebook_size
     if shard.table["codes"].null_count:
         return f"{shard.table['codes'].null_count} images have none"
-    return f"code {codes.max()} is not below {size}" if len(codes) and codes.max() >= size else None
+    if len(codes) and codes.max() >= size:
+        return f"code {codes.max()} is not below {size}"
+    return _wrong_grids(shard.table, shard.run.facts.codes)
+
+
+def _wrong_grids(table: pa.Table, codes: CodeLayout) -> str | None:
+    """Returns which codes are not as many as their grid has places, if images differ in theirs."""
+    if not codes.differs:
+        return None
+    grids = zip(*(table[each.name].to_pylist() for each in GRID), strict=True)
+    lengths = pc.list_value_length(table["codes"]).to_pylist()
+    for row, (grid, length) in enumerate(zip(grids, lengths, strict=True)):
+        shape = codes.shape_of(*grid)
+        if shape is None or math.prod(shape) != length:
+            key = table["key"][row].as_py()
+            return f"{length} codes of {key!r} are not those of a grid of {grid[0]} x {grid[1]}"
+    return None
 
 
 def _wrong_images(shard: _Shard) -> str | None:
@@ -280,14 +317,15 @@ def _wrong_images(shard: _Shard) -> str | None:
 
 def _wrong_counts(shard: _Shard) -> str | None:
     said, rejections, run = shard.said, shard.object.rejections, shard.run
+    good = first_views(shard.table, _views_of(run))
     counted = {
-        "good": len(shard.table),
+        "good": len(good),
         "rejected": len(rejections),
-        "seen": len(shard.table) + len(rejections),
+        "seen": len(good) + len(rejections),
         "reasons": dict(Counter(rejections["reason"].to_pylist())),
         "rejected_images": least_images(rejections),
         "damage": find_damage(rejections),
-        "kept_nulls": {name: shard.table[name].null_count for name in _kept_of(run)},
+        "kept_nulls": {name: good[name].null_count for name in _kept_of(run)},
     }
     wrong = [name for name, value in counted.items() if said.get(name) != value]
     if wrong:

@@ -102,11 +102,16 @@ def _facts(run: Run, totals: Totals) -> dict[str, Any]:
 def _facts_of_codes(run: EncodeRun, totals: Totals) -> dict[str, object]:
     codes = run.facts.codes
     return {
-        "resolution": run.identity.resolution,
-        "resize": run.identity.resizing if run.identity.draft else None,
+        "pixels": f"{run.identity.sizing}, {run.identity.resizing}",
+        "views of an image": _views(run),
         "codes of an image": f"{codes.count}, {codes.describe()}",
         "codebook": f"{codes.codebook_size:,} entries, {totals.codebook_usage:.1%} of them used",
     }
+
+
+def _views(run: EncodeRun) -> str | None:
+    said = run.identity.viewing
+    return None if said == "center" else f"{run.facts.views:,}: {said}"
 
 
 def _cell(said: object) -> str:

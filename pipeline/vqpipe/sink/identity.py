@@ -179,6 +179,15 @@ class EncodeIdentity(Identity):
         return ", ".join(parts)
 
     @property
+    def sizing(self) -> str:
+        """How large views are, in words."""
+        if not self.shapes:
+            return f"{self.resolution} px"
+        first, last = self.shapes[0], self.shapes[-1]
+        several = f"{len(self.shapes):,} shapes, {first} to {last} px"
+        return several if len(self.shapes) > 1 else f"{first} px"
+
+    @property
     def viewing(self) -> str:
         """Which views there are of an image, in words."""
         drawn = f", seed {self.seed}" if self.seed else ""
@@ -309,6 +318,8 @@ class EvaluateFacts(Facts):
 
     picture_px: int
     """Pixels along a side of the pictures in `data/`."""
+    has_views: bool = field(default=False, metadata={_LATER: True})
+    """Whether rows say which view they are of, and how many codes it has."""
     created: str
     versions: Mapping[str, str]
     networks: Mapping[str, str | None]

@@ -69,7 +69,7 @@ Measure = Callable[[Pixels, npt.NDArray[np.int64]], Measured]
 
 
 def pick_rows(keys: list[str], most: int) -> list[int]:
-    """Returns at most so many places of a shard's keys, picked by a hash of each key, in order."""
+    """Returns at most so many places of a shard's keys, picked by a hash of each, in order."""
     hashes = [hash_of(key, what_for=b"evaluate", size=64) for key in keys]
     order = sorted(range(len(keys)), key=hashes.__getitem__)
     return sorted(order[:most])
@@ -101,7 +101,9 @@ def measure_rows(table: pa.Table, measure: Measure, scores: list[pa.Field]) -> p
     """
     rejections: list[Rejection | None] = [None] * len(table)
     decoded: list[bytes | None] = [None] * len(table)
-    values: dict[str, list[object]] = {each.name: [None] * len(table) for each in scores}
+    known = {"view": table["view"], "codes": pc.list_value_length(table["codes"])}
+    names, measured = {each.name for each in scores}, [e for e in scores if e.name not in known]
+    values: dict[str, list[object]] = {each.name: [None] * len(table) for each in measured}
     for rows, views in images_by_shape(table):
         found = measure(views, numbers_of(table["codes"].take(pa.array(rows))).astype(np.int64))
         for place in rows[~found.finite]:
@@ -113,8 +115,9 @@ def measure_rows(table: pa.Table, measure: Measure, scores: list[pa.Field]) -> p
     return pa.table(
         {
             **all_but(table, "codes"),
+            **{name: each for name, each in known.items() if name in names},
             **put_rejections(table, rejections),
-            **{each.name: pa.array(values[each.name], each.type) for each in scores},
+            **{each.name: pa.array(values[each.name], each.type) for each in measured},
             "decoded": pa.array(decoded, pa.large_binary()),
         }
     )
@@ -150,10 +153,14 @@ class Evaluating:
     """Pixels and codes to scores: decoded and encoded again in float32, whatever the run has."""
 
     how: CodecConfig
-    size: tuple[int, int]
-    """Height and width of the views, in pixels."""
+    shapes: tuple[tuple[int, int], ...]
+    """Heights and widths that views may have, in pixels."""
     layout: CodeLayout
     """Of their codes."""
+    multiple: int
+    """Pixels along a side for which there is a code, or a stack of them."""
+    has_views: bool = False
+    """Whether scores say which view they are of, and how many codes it has."""
     lpips: "Judge | None" = None
     """LPIPS' weights, if they are at hand."""
     inception: "Judge | None" = None
@@ -162,17 +169,21 @@ class Evaluating:
     @property
     def item(self) -> Item:
         """The pixels; a grey image is a plain one."""
-        return pixels_item(self.size)
+        return pixels_item(self.shapes[0])
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of a view."""
-        return math.prod(self.size) * 3
+        """Bytes of the largest view."""
+        return 3 * max(map(math.prod, self.shapes))
 
     @property
     def scores(self) -> list[pa.Field]:
         """Columns that are measured."""
-        return schema.score_fields(has_lpips=bool(self.lpips), has_features=bool(self.inception))
+        return schema.score_fields(
+            has_lpips=bool(self.lpips),
+            has_features=bool(self.inception),
+            has_views=self.has_views,
+        )
 
     def prepare(self, make: MakeCodec) -> Ready:
         """Makes a codec and the networks that compare images."""
@@ -183,7 +194,7 @@ class Evaluating:
 
         def run(table: pa.Table, on_batch: OnBatch) -> pa.Table:
             def measure(views: Pixels, codes: Codes) -> Measured:
-                decoded, finite = codec.decode(codes.reshape(-1, *self.layout.shape))
+                decoded, finite = codec.decode(codes.reshape(-1, *self._shape_of(views)))
                 again, _ = codec.encode(views, on_batch)
                 unlike = (again.reshape(len(codes), -1) != codes).sum(1)
                 scores = {name: value for each in compare for name, value in each(views, decoded)}
@@ -194,7 +205,14 @@ class Evaluating:
             batches = [table.slice(start, size) for start in range(0, max(len(table), 1), size)]
             return pa.concat_tables([measure_rows(each, measure, self.scores) for each in batches])
 
-        return Ready(run, lambda: codec.warm_up(*self.size))
+        return Ready(run, lambda: codec.warm_up(*self.shapes[0]))
+
+    def _shape_of(self, views: Pixels) -> tuple[int, ...]:
+        """Returns the shape of the codes of views (N, H, W, 3)."""
+        height, width = views.shape[1:3]
+        shape = self.layout.shape_of(height // self.multiple, width // self.multiple)
+        assert shape is not None, "views have shapes of the run's"
+        return shape
 
 
 @dataclass(frozen=True)
@@ -230,50 +248,62 @@ class ScoresProduct:
 
 @dataclass(frozen=True)
 class PairReader:
-    """Reads some samples of each shard, and the codes that a sink has of them."""
+    """Reads some samples of each shard, and the codes that a sink has of a view of each."""
 
     images: SampleReader
     codes_sink: str
     quotas: dict[str, int]
-    """How many samples of each shard, by name."""
+    """How many views of each shard, by name."""
 
     def rows(self, plan: Plan, index: int) -> int | None:
-        """Returns how many samples are picked."""
+        """Returns how many views are picked."""
         return self.quotas[plan.name(index)]
 
     def read(
         self, plan: Plan, index: int, staged: Staged, block_rows: int, deaths: int
     ) -> Iterator[pa.Table]:
-        """Yields picked samples, numbered anew, with `place` and `codes`.
+        """Yields picked samples, a row a view, numbered anew, with `place`, `view` and `codes`.
 
         Raises:
             SourceChangedError: If the source has other samples than the sink.
         """
         name = plan.name(index)
         uri = layout.data_uri(self.codes_sink, name)
-        stored = read_whole(uri, ["key", "row", "codes"])
-        picked = stored.take(pick_rows(stored["key"].to_pylist(), self.quotas[name]))
+        stored = read_whole(uri, ["key", "row", "view", "codes"])
+        picked = stored.take(pick_rows(_names(stored), self.quotas[name]))
         samples = self._picked(plan.shard(index), picked, deaths)
         for table in read_rows(samples, index, staged, self.images.kept, block_rows):
             numbers = pc.if_else(pc.greater_equal(table["row"], 0), table["row"], None)
-            yield table.append_column(PLACE, picked["row"].take(numbers)).append_column(
-                picked.schema.field("codes"), picked["codes"].take(numbers)
+            view, codes = (picked[name].take(numbers) for name in ("view", "codes"))
+            yield (
+                table.append_column(PLACE, picked["row"].take(numbers))
+                .append_column(picked.schema.field("view"), pc.fill_null(view, 0))
+                .append_column(picked.schema.field("codes"), codes)
             )
 
     def _picked(self, shard: Shard, picked: pa.Table, deaths: int) -> Iterator[Sample]:
         """Yields the picked samples of a shard, which is read no further than to the last one."""
         keys = dict(zip(picked["row"].to_pylist(), picked["key"].to_pylist(), strict=True))
-        numbers = {row: number for number, row in enumerate(keys)}
+        numbers: dict[int, list[int]] = {row: [] for row in keys}
+        for number, row in enumerate(picked["row"].to_pylist()):
+            numbers[row].append(number)
         for sample in _explained(self.images.samples(shard, deaths)):
             if sample.row in keys:
                 _check_key(shard, sample, keys.pop(sample.row))
-                yield replace(sample, row=numbers[sample.row])
+                for number in numbers[sample.row]:
+                    yield replace(sample, row=number)
             if not keys:
                 return
         raise SourceChangedError(
             f"{shard.files[0].uri} ends before row {min(keys)} of shard {shard.name}, of which the "
             "sink has codes: give the images that they were made of with --images"
         )
+
+
+def _names(stored: pa.Table) -> list[str]:
+    """Returns what views are picked by: the key, and with it the number of all but the first."""
+    keys = zip(stored["key"].to_pylist(), stored["view"].to_pylist(), strict=True)
+    return [f"{key}\0{view}" if view else key for key, view in keys]
 
 
 def _explained(samples: Iterator[Sample]) -> Iterator[Sample]:
