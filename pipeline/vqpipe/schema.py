@@ -127,6 +127,8 @@ class Selection:
     """Of what is decoded: such as (h, w) of codes, (C, h, w) of latents."""
     run: str | None = None
     """Of what is decoded: fingerprint of the run whose sink it is; None for files of others."""
+    has_grids: bool = False
+    """Of codes: whether images differ in their grids, and columns say which each has (`GRID`)."""
 
 
 _UNSIGNED = (pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64())

@@ -121,23 +121,26 @@ def _explain_images(contents: Contents) -> dict[str, Any]:
         "dtype": identity.dtype,
         "pixel_range": identity.pixel_range,
         "model_sha256": identity.model_sha256,
-        "size": list(contents.run.facts.size),
+        "size": contents.run.facts.size and list(contents.run.facts.size),
     }
 
 
 def _describe_images(contents: Contents) -> Fields:
     assert isinstance(contents.run, DecodeRun)
     identity, facts = contents.run.identity, contents.run.facts
-    height, width = facts.size
     model = f"{facts.model}, sha256 {identity.model_sha256[:12]}"
     fields: Fields = [
-        ("images", Prose(f"{width} x {height} px, {identity.format}")),
+        ("images", Prose(f"{_describe_px(facts.size)}, {identity.format}")),
         ("decoded from", Prose(f"{identity.kind}, {identity.dtype}")),
         ("model", Prose(model)),
     ]
     if identity.layout != "parquet":
         fields.append(("image files", f"{contents.sink}/images/"))
     return fields
+
+
+def _describe_px(size: tuple[int, int] | None) -> str:
+    return f"{size[1]} x {size[0]} px" if size else "of several sizes"
 
 
 _STAGES = {

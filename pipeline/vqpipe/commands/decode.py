@@ -75,7 +75,7 @@ class _Source:
 
     def selection(self, job: Decode) -> Selection:
         """Returns which columns to read."""
-        kept = tuple(self.run.facts.kept) if self.run else ()
+        kept = (*self._views, *self.run.facts.kept) if self.run else ()
         if job.keep is None and RESERVED & set(kept):
             raise ConfigError(
                 f"the source's run kept {', '.join(sorted(RESERVED & set(kept)))}, names that the "
@@ -83,8 +83,21 @@ class _Source:
             )
         key = job.key or ("key" if self.run else None)
         keep = kept if job.keep is None else job.keep
+        if self._views and "view" not in keep:
+            keep = (*self._views, *keep)
         run = self.run.fingerprint if self.run else None
-        return Selection(key=key, keep=keep, codes=job.latents or job.codes, run=run)
+        return Selection(
+            key=key,
+            keep=keep,
+            codes=job.latents or job.codes,
+            run=run,
+            has_grids=bool(self.run and self.run.facts.codes.differs),
+        )
+
+    @property
+    def _views(self) -> tuple[str, ...]:
+        """The column that tells rows of one key apart, if there are any."""
+        return ("view",) if self.run and self.run.facts.views > 1 else ()
 
     def form(self, job: Decode, weights: Weights) -> Form:
         """Returns what the codes or latents of an image look like."""
@@ -102,7 +115,7 @@ class _Source:
             )
         codes = self.run.facts.codes if self.run else None
         is_own = (job.kind, job.codes) == ("codes", "codes")  # not a column that was kept
-        if codes and job.grid and is_own and job.grid != codes.shapes[-1][:2]:
+        if codes and job.grid and is_own and (codes.differs or job.grid != codes.shapes[-1][:2]):
             raise ConfigError(
                 f"--grid is {job.grid[0]} {job.grid[1]}, and the codes of an image of the run in "
                 f"{self.uri} are {codes.describe()}: leave --grid out"
@@ -151,15 +164,17 @@ def _prepare(job: Decode) -> Prepared:
     kept = kept_schema(source.alike, selection, _begun(sink, selection))
     how, findings = _settle_codec(job, source.run, weights)
     step = Decoding(form, how, weights.description.size_of(form.layout))
+    size = None if form.layout.differs else step.size
     listed = Plan.of(source.shards)
-    facts = _facts_of(job, weights, step, kept, findings)
+    facts = _facts_of(job, weights, size, kept, findings)
     identity = _identity_of(job, source, selection, weights, step)
     asked = DecodeRun(identity, facts, listed.sha256())
     opened = start_run(sink, asked, listed, growth_of(job))
     check_kept(opened.run, kept)
     left = todo.unfinished(opened)
     how_stored = ImageFormat(job.format, job.quality)
-    product = ImagesProduct(kept, how_stored, job.layout, step.size)
+    has_views = source.run is not None and source.run.facts.views > 1
+    product = ImagesProduct(kept, how_stored, job.layout, size, has_views)
     if left:
         storage.delete(layout.success_uri(sink))
     work = Work(
@@ -220,13 +235,13 @@ def _identity_of(
 def _facts_of(
     job: Decode,
     weights: Weights,
-    step: Decoding,
+    size: tuple[int, int] | None,
     kept: pa.Schema,
     findings: dict[str, Any] | None,
 ) -> DecodeFacts:
     """Returns what a reader of the images may want to know."""
     return DecodeFacts(
-        size=step.size,
+        size=size,
         model=weights.where,
         model_commit=weights.commit,
         model_options=record_model(job, weights) if job.model else None,
@@ -241,11 +256,12 @@ def _facts_of(
 def _introduce(job: Decode, source: _Source, work: Work, step: Decoding) -> Fields:
     """Returns what was found and what is about to happen."""
     height, width = step.size
+    most = "up to " if step.form.layout.differs else ""
     size = sum(shard.size for shard in source.shards)
     fields: Fields = [
         ("source", f"{job.kind}, {size / 1e6:,.1f} MB in {len(source.shards):,} shard(s)"),
         ("model", f"{work.weights.where}, {step.form.layout.codebook_size:,} codes"),
-        ("pixels", f"{width} x {height} px, {step.how.pixel_range} range, {step.how.dtype}"),
+        ("pixels", f"{most}{width} x {height} px, {step.how.pixel_range} range, {step.how.dtype}"),
         ("images", f"{job.format}, layout {job.layout}"),
         ("sink", work.writer.sink.uri),
         ("left to do", f"{len(work.todo):,} of {len(work.writer.sink.plan):,} shard(s)"),

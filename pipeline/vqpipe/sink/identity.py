@@ -272,8 +272,8 @@ class DecodeIdentity(Identity):
 class DecodeFacts(Facts):
     """What a reader of decoded images needs, and with what they were made."""
 
-    size: tuple[int, int]
-    """Height and width of every image, in pixels."""
+    size: tuple[int, int] | None
+    """Height and width of every image, in pixels; None where they differ."""
     model: str
     """Where the weights were: a URI, or a repository on the hub."""
     model_commit: str | None = None

@@ -3,7 +3,8 @@
 A value is a list of whole numbers (codes, row-major) or of numbers (latents, as (C, h, w)), of any
 width and fixed or variable length. Lists of lists are flattened; their lengths have to be those of
 the shape, or of one in which neighbouring dimensions are merged, such as (C, h * w). What comes out
-of a row is the data of a `Sample`: int64 or float32, little-endian.
+of a row is the data of a `Sample`: int64 or float32, little-endian. Where images differ in their
+grids, those of codes begin with its rows and columns.
 """
 
 import itertools
@@ -21,7 +22,7 @@ import pyarrow.compute as pc
 from vqpipe import storage
 from vqpipe.errors import ConfigError, StorageError
 from vqpipe.rejections import Reason, Rejection
-from vqpipe.schema import Sample, Selection, Shard
+from vqpipe.schema import GRID, Sample, Selection, Shard
 from vqpipe.sink.objects import open_object
 from vqpipe.sources.agreement import Begun, kept_by_all
 from vqpipe.sources.columns import check_column, check_key
@@ -166,7 +167,9 @@ def _read_rows(
 ) -> Iterator[Sample]:
     with open_parquet(file) as parquet:
         _check_columns(shard.files[0].uri, shard.format, parquet.schema_arrow, selection)
-        names = [_column(selection), *([selection.key] if selection.key else []), *selection.keep]
+        key = [selection.key] if selection.key else []
+        grid = [each.name for each in GRID] if selection.has_grids else []
+        names = [_column(selection), *key, *grid, *selection.keep]
         expected, row = parquet.metadata.num_rows, 0
         columns = list(dict.fromkeys(names))
         for batch in parquet.iter_batches(BATCH_ROWS, columns=columns, use_threads=False):
@@ -174,25 +177,40 @@ def _read_rows(
                 values = batch.slice(place, 1)
                 sample = name_sample(row, f"{shard.name}/{row:08d}", values, selection.key, kept)
                 if sample.rejection is None:
-                    value = values.column(_column(selection))[0]
-                    sample = _with_numbers(sample, value, shard, selection.shape)
+                    sample = _with_numbers(sample, values, shard, selection)
                 yield sample
                 row += 1
         if row != expected:
             raise ValueError(f"the footer claims {expected} rows, and its pages hold {row}")
 
 
-def _with_numbers(sample: Sample, value: pa.Scalar, shard: Shard, shape: tuple[int, ...]) -> Sample:
-    """Returns a sample with its codes or latents, or its rejection."""
+def _with_numbers(
+    sample: Sample, values: pa.RecordBatch, shard: Shard, selection: Selection
+) -> Sample:
+    """Returns a sample with the codes or latents of a row, or its rejection."""
+    value, dtype = values.column(_column(selection))[0], DTYPE[shard.format]
     if not value.is_valid:
         message = f"the {shard.format} are null"
         return replace(sample, rejection=Rejection(Reason.NO_CODES, message))
     try:
-        return replace(sample, data=_numbers(value, DTYPE[shard.format], shape))
+        grid = _grid(values, dtype) if selection.has_grids else b""
+        return replace(sample, data=grid + _numbers(value, dtype, selection.shape))
     except MemoryError:
         raise  # also an ArrowException
     except (pa.ArrowException, ValueError) as error:
         return replace(sample, rejection=Rejection(Reason.BAD_CODES, brief(str(error))))
+
+
+def _grid(values: pa.RecordBatch, dtype: np.dtype[Any]) -> bytes:
+    """Returns rows and columns of a row's grid.
+
+    Raises:
+        ValueError: If they are null.
+    """
+    sides = [values.column(each.name)[0].as_py() for each in GRID]
+    if None in sides:
+        raise ValueError(f"{' or '.join(each.name for each in GRID)} is null")
+    return np.array(sides, dtype).tobytes()
 
 
 def _numbers(value: pa.Scalar, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from vqpipe import schema
 from vqpipe.code_layout import CodeLayout
 from vqpipe.codec.config import CodecConfig, OnBatch
-from vqpipe.images import ImageFormat, compress
+from vqpipe.images import ImageFormat, compress, size_of
 from vqpipe.rejections import Reason, Rejection
 from vqpipe.sink.beside import Beside, sha256
 from vqpipe.sink.filenames import drop_endings, safe_names
@@ -56,8 +56,8 @@ class Form:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of an image's codes or latents."""
-        return self.latents or self.layout.shape
+        """Of an image's codes or latents; empty where images differ in it."""
+        return self.latents or (() if self.layout.differs else self.layout.shape)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -66,7 +66,10 @@ class Form:
 
     def plain(self) -> bytes:
         """Returns codes or latents that are all 0."""
-        return bytes(math.prod(self.shape) * self.dtype.itemsize)
+        if not self.layout.differs:
+            return bytes(math.prod(self.shape) * self.dtype.itemsize)
+        first = self.layout.shapes[0]
+        return np.array([*first[:2], *[0] * math.prod(first)], self.dtype).tobytes()
 
     def parse(self, data: bytes) -> npt.NDArray[Any]:
         """Returns the numbers of a row, in their shape.
@@ -74,16 +77,24 @@ class Form:
         Raises:
             ValueError: If there are not as many as there must be, or a code is out of range.
         """
-        found = np.frombuffer(data, self.dtype)
-        expected = math.prod(self.shape)
+        found, shape = np.frombuffer(data, self.dtype), self.shape
+        if self.layout.differs:
+            shape, found = self._shape_of(*found[:2].tolist()), found[2:]
+        expected = math.prod(shape)
         if len(found) != expected:
-            shape = " x ".join(map(str, self.shape))
-            raise ValueError(f"{len(found)} numbers, where {shape} make {expected}")
+            sides = " x ".join(map(str, shape))
+            raise ValueError(f"{len(found)} numbers, where {sides} make {expected}")
         size = self.layout.codebook_size
         if not self.latents and not 0 <= found.min() <= found.max() < size:
             outside = found[(found < 0) | (found >= size)]
             raise ValueError(f"code {outside[0]} is not in 0 to {size - 1}")
-        return found.reshape(self.shape)
+        return found.reshape(shape)
+
+    def _shape_of(self, rows: int, columns: int) -> tuple[int, ...]:
+        shape = self.layout.shape_of(rows, columns)
+        if shape is None:
+            raise ValueError(f"a grid of {rows} x {columns} is none that the run may have")
+        return shape
 
 
 def decode_rows(table: pa.Table, decode: Decode, form: Form) -> pa.Table:
@@ -99,9 +110,9 @@ def decode_rows(table: pa.Table, decode: Decode, form: Form) -> pa.Table:
     rejections = [each if isinstance(each, Rejection) else None for each in parsed]
     pixels: list[bytes | None] = [None] * len(table)
     sizes: list[tuple[int, int] | None] = [None] * len(table)
-    if good:
-        images, finite = decode(np.stack(list(good.values())))
-        for i, image, is_finite in zip(good, images, finite, strict=True):
+    for places in _alike(good):
+        images, finite = decode(np.stack([good[place] for place in places]))
+        for i, image, is_finite in zip(places, images, finite, strict=True):
             pixels[i], sizes[i] = (image.tobytes(), image.shape[:2]) if is_finite else (None, None)
             rejections[i] = None if is_finite else _NON_FINITE
     return pa.table(
@@ -115,6 +126,12 @@ def decode_rows(table: pa.Table, decode: Decode, form: Form) -> pa.Table:
 
 
 _NON_FINITE = Rejection(Reason.NON_FINITE, "the network's pixels hold NaN or infinity")
+
+
+def _alike(good: Mapping[int, npt.NDArray[Any]]) -> Iterator[list[int]]:
+    """Yields the places of codes that are of one shape."""
+    for shape in sorted({each.shape for each in good.values()}):
+        yield [place for place, each in good.items() if each.shape == shape]
 
 
 def _parse(value: pa.Scalar, form: Form) -> npt.NDArray[Any] | Rejection | None:
@@ -140,7 +157,7 @@ class Decoding:
     form: Form
     how: CodecConfig
     size: tuple[int, int]
-    """Height and width of the images, in pixels."""
+    """Height and width of the images, in pixels; where they differ, of the largest."""
 
     @property
     def item(self) -> Item:
@@ -184,8 +201,10 @@ class ImagesProduct:
     kept: pa.Schema
     how: ImageFormat
     layout: Layout
-    size: tuple[int, int]
-    """Height and width of every image, in pixels."""
+    size: tuple[int, int] | None
+    """Height and width of every image, in pixels; None where they differ."""
+    has_views: bool = False
+    """Whether several images may have one key, and `view` tells them apart."""
     views: int = 1
     codebook_size: int = 0
 
@@ -231,8 +250,17 @@ class ImagesProduct:
         return Finished(facts | said, {}, beside)
 
     def _names(self, good: pa.Table) -> list[str]:
-        keys = drop_endings(good["key"].to_pylist(), IMAGE_EXTENSIONS)
+        keys = drop_endings(self._keys(good), IMAGE_EXTENSIONS)
         return safe_names(keys, dots=self.layout != "webdataset")
+
+    def _keys(self, good: pa.Table) -> list[str]:
+        """Returns a name for each image; those of one key have the numbers of their views."""
+        keys: list[str] = good["key"].to_pylist()
+        if not self.has_views:
+            return keys
+        views = good[schema.KEPT + "view"].to_pylist()
+        pairs = zip(drop_endings(keys, IMAGE_EXTENSIONS), views, strict=True)
+        return [f"{key}_{view:03d}" for key, view in pairs]
 
     def _members(self, good: pa.Table, files: list[str]) -> Iterator[tuple[str, bytes]]:
         """Yields name and content of each member: an image, then its text, then all else of it."""
@@ -250,6 +278,8 @@ def _images(good: pa.Table) -> Iterator[bytes]:
     return (value.as_buffer().to_pybytes() for value in good["image"])
 
 
-def _sized(good: pa.Table, size: tuple[int, int]) -> pa.Table:
-    height, width = (pa.array([side] * len(good), pa.int32()) for side in size)
+def _sized(good: pa.Table, size: tuple[int, int] | None) -> pa.Table:
+    """Returns rows with height and width of their images, which tell it where they differ."""
+    sizes = [size] * len(good) if size else list(map(size_of, _images(good)))
+    height, width = (pa.array([each[axis] for each in sizes], pa.int32()) for axis in (0, 1))
     return good.append_column("width", width).append_column("height", height)

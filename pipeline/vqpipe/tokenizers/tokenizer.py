@@ -9,6 +9,7 @@ Codes of pixels and pixels of latents are two of these, one after the other. A n
 `Checkpoint` that builds its `Tokenizer`; both are protocols, and `tokenizers.vq` has the first.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -89,10 +90,10 @@ class Description:
         )
 
     def size_of(self, codes: CodeLayout) -> tuple[int, int]:
-        """Returns height and width, in pixels, of what codes decode to."""
+        """Returns height and width, in pixels, of what codes decode to; of several, the largest."""
         if self.fixed:
             return next(size for size, layout in self.fixed.items() if layout == codes)
-        height, width = codes.shapes[0][:2]
+        height, width = max((shape[:2] for shape in codes.shapes), key=math.prod)
         return height * self.multiple, width * self.multiple
 
     def latent_shape_of(self, codes: CodeLayout) -> tuple[int, ...]:
