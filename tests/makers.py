@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
+import vqpipe.images  # noqa: F401 (which has Pillow write what is installed beside it)
 from vqpipe import storage
 from vqpipe.schema import File, Shard
 

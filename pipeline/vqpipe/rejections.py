@@ -31,7 +31,8 @@ class Reason(enum.StrEnum):
     CORRUPT = "corrupt", "The image claims a known format, and its decoder refused it."
     UNSUPPORTED = (
         "unsupported",
-        "The image is of a kind that cannot be converted for sure; the message names it.",
+        "The image is of a kind that cannot be converted for sure, or not without an extra; the "
+        "message names it.",
     )
     TOO_MANY_PIXELS = (
         "too_many_pixels",

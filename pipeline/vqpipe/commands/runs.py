@@ -1,8 +1,9 @@
 """Which run a command was given, and when and with what one begins."""
 
+import contextlib
 import platform
 import time
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from vqpipe.errors import ConfigError
 from vqpipe.sink.run import EncodeRun, Run, find_run
@@ -40,7 +41,13 @@ def now() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Returns with what a run is made: Python and the packages that may change a result."""
+    """Returns with what a run is made: Python and the packages that may change a result.
+
+    Of those that need not be there, those that are.
+    """
     packages = ("vqpipe", "ray", "torch", "pyarrow", "pillow", "numpy")
     found = {package: version(package) for package in packages}
+    for package in ("pillow-heif", "pillow-jxl-plugin"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
     return {"python": platform.python_version(), **found}

@@ -5,7 +5,9 @@ shapes, crops, frame   how large views are, where they lie, and in what
 resize    an image that is open to its views
 views     compressed images to views, the one table of what is done with every kind
 compressed, opened   many of them before and after, side by side
-jpeg, png, tiff, webp   what decoders do not say of a file
+jpeg, png, tiff, webp, jxl, heif, hdr   what decoders do not say of a file
+isobmff   the boxes that some formats are in
+plugins   formats that are opened by what may be installed beside Pillow
 orientation   which way a stored image is turned
 draft     large JPEGs decoded at a part of their size
 formats   pixels to compressed images

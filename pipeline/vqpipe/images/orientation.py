@@ -55,10 +55,15 @@ _TURNS = {
 }  # EXIF 2.32, tag 0x0112; the table of PIL.ImageOps.exif_transpose
 
 
+def turn_by(number: int) -> Turn:
+    """Returns what an orientation says, as EXIF counts them."""
+    return _TURNS.get(number, Turn())
+
+
 def turn_of(image: Image.Image) -> Turn:
     """Returns what EXIF says; `ImageOps.exif_transpose` fails where that is unreadable."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     except (SyntaxError, ValueError, TypeError, KeyError, OSError, struct.error):
         return Turn()
-    return _TURNS.get(orientation, Turn()) if isinstance(orientation, int) else Turn()
+    return turn_by(orientation) if isinstance(orientation, int) else Turn()

@@ -4,19 +4,22 @@
 
 Pillow inflates texts and profiles while it looks for pixels, and gives an image up at which they
 are large, or damaged. Here they are taken out before: of the ancillary chunks (PNG 3, section 11.3)
-only those stay that say something of pixels.
+only those stay that say something of pixels, and one (cICP) that says that they are HDR.
 
 A stream that ends at the end of a row, before the last one, is none of Pillow's errors: the rows
 that are missing stay zeros. So where the last row is zeros the stream is inflated once more, and
 its bytes are counted.
 """
 
+import itertools
 import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
+
+from vqpipe.images import hdr
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_TEXT_BYTES = 2**20
@@ -27,6 +30,7 @@ _SAYS_ORIENTATION = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")
 _TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
 _FRAME_BYTES = 12  # of a chunk: length, type, checksum
 _COLOUR = 2  # of IHDR's colour types, red, green and blue
+_CICP_BYTES = 4  # primaries, transfer function, matrix, range
 _CHANNELS = {0: 1, _COLOUR: 3, 3: 1, 4: 2, 6: 4}  # by IHDR's colour type
 _WHOLE = ((0, 0, 1, 1),)
 _ADAM7 = (
@@ -77,6 +81,8 @@ def find_unsupported(data: bytes) -> str | None:
     """Returns why a PNG that Pillow opens would come out wrong, or None."""
     if data[12:16] != b"IHDR":
         return "its first chunk is no IHDR"
+    if said := _find_hdr(data):
+        return said
     if _depth(data) < 16 or data[25] != _COLOUR:
         return None
     if any(chunk.kind == b"tRNS" for chunk in _chunks(data)):
@@ -92,6 +98,21 @@ def is_closed_early(image: Image.Image, data: bytes) -> bool:
     if last >= 0 and np.asarray(image.crop((0, last, image.width, last + 1))).any():
         return False
     return not _has_bytes(data, _bytes_of_pixels(data, image.width, image.height))
+
+
+def _find_hdr(data: bytes) -> str | None:
+    """Returns what is said of HDR before the pixels; behind them it does not count."""
+    chunks = itertools.takewhile(lambda chunk: chunk.kind != b"IDAT", _chunks(data))
+    return next(filter(None, (_says_hdr(data, chunk) for chunk in chunks)), None)
+
+
+def _says_hdr(data: bytes, chunk: _Chunk) -> str | None:
+    """Returns what a whole cICP says of HDR (PNG 3, 11.3.2.6); libpng leaves damaged ones out."""
+    body = data[chunk.start + 8 : chunk.end - 4]
+    checksum = int.from_bytes(data[chunk.end - 4 : chunk.end], "big")
+    if chunk.kind != b"cICP" or len(body) != _CICP_BYTES or zlib.crc32(b"cICP" + body) != checksum:
+        return None
+    return hdr.find_unsupported(body[1])
 
 
 def _is_interlaced(data: bytes) -> bool:
@@ -145,6 +166,8 @@ def _chunks(data: bytes) -> Iterator[_Chunk]:
 def _is_ballast(data: bytes, chunk: _Chunk, seen: set[bytes]) -> bool:
     is_ancillary = chunk.kind.isalpha() and chunk.kind[:1].islower()
     is_whole = chunk.end <= len(data) or b"IDAT" in seen
+    if b"IDAT" not in seen and _says_hdr(data, chunk):
+        return False
     if not is_ancillary or not is_whole or chunk.kind in _DECIDING:
         return False
     return chunk.kind not in _TEXTS or not _says_orientation(data, chunk, seen)

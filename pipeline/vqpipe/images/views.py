@@ -13,15 +13,18 @@ What becomes of what is stored:
     CMYK, YCCK                  Pillow's conversion, which undoes Adobe's inversion
     grey of 12, 16 or 32 bits   0 to the greatest value becomes 0..255, rounded
     grey whose 0 is white       inverted
-    16-bit colour               the high byte of each sample, as Pillow reads it
-    10- and 12-bit AVIF         8 bits, as libavif rounds them
-    ICC profile, gamma, cICP    ignored: numbers are taken as sRGB
-    orientation                 of EXIF, or of XMP where that has none, applied; of AVIF, `irot` and
-                                `imir`; what is unreadable counts as upright
+    16-bit colour               the high byte of each sample, as Pillow reads it; of JPEG XL too
+    10- and 12-bit AVIF, HEIC   8 bits, as libavif and libheif round them
+    ICC profile, gamma, cICP    ignored, but for HDR: numbers are taken as sRGB
+    orientation                 of EXIF, or of XMP where that has none, applied; of AVIF and HEIC,
+                                `irot` and `imir`, and of JPEG XL its own, whatever EXIF says; what
+                                is unreadable counts as upright
+    gain map                    ignored: the picture for screens is taken
+    JPEG packed as JPEG XL      as the JPEG
     other metadata, texts       ignored, whatever their size
-    animation, several pages    the first frame
+    animation, several pages    the first frame; of HEIC the primary image
     GIF's or WebP's space       around the first frame: transparent, as browsers have it
-    data cut and closed again   rejected as truncated; `jpeg`, `png`, `tiff`: what is seen
+    data cut and closed again   rejected as truncated; `jpeg`, `png`, `tiff`, `heif`: what is seen
 
 and what is rejected as `unsupported`, because nothing says what its numbers mean, or because Pillow
 would read it as something else:
@@ -30,7 +33,11 @@ would read it as something else:
             black or white, and what `tiff` names; any kind that Pillow does not know
     PNG     a transparent colour in 16-bit RGB; something before its header
     JPEG    CMYK without Adobe's mark: nothing says whether it is inverted
-    any     what this Pillow is built without
+    HEIC    other codecs than HEVC
+    JXL     what `jxl` names: animations, floating-point samples, CMYK, profiles it would undo
+    HDR     PQ and HLG, by PNG's cICP, AVIF's and HEIC's nclx, JPEG XL's colours; Radiance, OpenEXR,
+            JPEG XR. What an ICC profile, or only AV1's or HEVC's own header, says of it is not seen
+    any     what this Pillow is built without; HEIC and JPEG XL without the extra (`plugins`)
 
 Pixels are resampled as `Preprocess.resize` says, by default once, from the original to the view.
 Only `Preprocess.draft` has large JPEGs decoded smaller before (`draft`), which changes their views
@@ -49,16 +56,17 @@ from PIL import (
 )
 
 from vqpipe.errors import in_one_line
-from vqpipe.images import draft, jpeg, png, tiff, webp
+from vqpipe.images import draft, hdr, heif, isobmff, jpeg, jxl, plugins, png, tiff, webp
 from vqpipe.images.draft import Decoded
 from vqpipe.images.orientation import turn_of
 from vqpipe.images.preprocess import Preprocess, View, Views
 from vqpipe.images.resize import resize_views
 from vqpipe.rejections import Reason, Rejection
 
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP", *plugins.INSTALLED)
 """Pillow's names of what is opened; its JPEG opens MPO too. EPS, for one, starts Ghostscript."""
 
+_NO_CODEC = "compression format has not been built in"  # libheif's words
 # Pillow's own limit warns or raises from inside `Image.open`, process-wide, at other numbers.
 # `Preprocess.max_pixels` is checked at the same place: after the header, before the pixels.
 Image.MAX_IMAGE_PIXELS = None
@@ -109,17 +117,23 @@ def _reject_kind(image: Image.Image, data: bytes) -> Rejection | None:
         reason = tiff.find_unsupported(image.tag_v2)
     elif image.format == "PNG":
         reason = png.find_unsupported(data)
+    elif image.format in {"AVIF", "HEIF"}:
+        reason = heif.find_unsupported(data)
+    elif isinstance(image, plugins.JxlImage):
+        reason = jxl.find_unsupported(image.header)
     elif image.mode == "CMYK" and "adobe" not in image.info:
         reason = "CMYK without Adobe's mark: nothing says whether it is inverted"
     return Rejection(Reason.UNSUPPORTED, f"a {image.format} file: {reason}") if reason else None
 
 
 def _reject_gaps(image: Image.Image, data: bytes) -> Rejection | None:
-    """Rejects a TIFF of which strips or tiles are not there."""
-    if not isinstance(image, TiffImagePlugin.TiffImageFile):
-        return None
-    gap = tiff.find_missing(image.tag_v2, data)
-    return Rejection(Reason.TRUNCATED, f"a TIFF file: {gap}") if gap else None
+    """Rejects a TIFF or HEIC of which strips or tiles are not there."""
+    gap = None
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        gap = tiff.find_missing(image.tag_v2, data)
+    elif image.format == "HEIF":
+        gap = heif.find_missing(data)
+    return Rejection(Reason.TRUNCATED, f"a {image.format} file: {gap}") if gap else None
 
 
 def _check_end(image: Image.Image, data: bytes) -> None:
@@ -147,6 +161,9 @@ def _settle(image: Image.Image, data: bytes) -> Image.Image:
         return _settle_gif(image)
     if image.format == "AVIF":
         image.info.pop("xmp", None)  # whose orientation does not count; Pillow would take it
+    if image.format == "HEIF":  # which is upright
+        image.info.pop("exif", None)
+        image.info.pop("xmp", None)
     transparent = image.info.get("transparency")
     if image.format != "PNG" or not isinstance(transparent, int):
         return image
@@ -212,6 +229,8 @@ def _grey_from_integers(image: Image.Image, white: int, *, is_negative: bool) ->
 
 def _unidentified(data: bytes) -> Rejection:
     """Tells a known format with a broken header from everything else."""
+    if unread := hdr.kind_of(data) or plugins.find_missing(data):
+        return Rejection(Reason.UNSUPPORTED, unread)
     for name in FORMATS:
         _, accepts = Image.OPEN[name]
         accepted = accepts is not None and accepts(data[:16])
@@ -232,9 +251,12 @@ def _rejection(data: bytes, error: Exception) -> Rejection:
     if kind and is_unread:
         return Rejection(Reason.UNSUPPORTED, f"a TIFF of a kind that is not read: {kind}")
     message = in_one_line(error)
+    if _NO_CODEC in message:
+        return Rejection(Reason.UNSUPPORTED, f"a HEIC file: {message}")
     return Rejection(_reason(data, error), f"{message} ({kind})" if kind else message)
 
 
 def _reason(data: bytes, error: Exception) -> Reason:
     is_cut = isinstance(error, EOFError) or "truncated" in str(error).lower()
-    return Reason.TRUNCATED if is_cut or webp.is_cut(data) else Reason.CORRUPT
+    is_cut = is_cut or webp.is_cut(data) or isobmff.is_cut(data)
+    return Reason.TRUNCATED if is_cut else Reason.CORRUPT
