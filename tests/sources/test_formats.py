@@ -15,7 +15,7 @@ from vqpipe.rejections import Reason
 from vqpipe.schema import Selection
 from vqpipe.sources import contents, find_image, kept_schema, list_shards, read_shard
 
-KINDS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
+KINDS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "HEIF", "JXL")
 
 
 def image(kind, **options):
@@ -40,9 +40,14 @@ def read(listing, **selected):
 
 
 @pytest.mark.parametrize(
-    "name", ["a.jfif", "a.JPE", "a.jfi", "a.pjpeg", "a.pjp", "a.jif", "a.avif"]
+    "name",
+    [
+        *("a.jfif", "a.JPE", "a.jfi", "a.pjpeg", "a.pjp", "a.jif", "a.avif", "a.jxl"),
+        *("a.heic", "a.HEIF", "a.hif"),
+        *("a.jpg_large", "a.jpg-large", "a.jpeg_large", "a.jpg_orig", "a.JPG:large", "a.png_large"),
+    ],
 )
-def test_list_shards_every_name_of_a_jpeg_and_avif_is_an_image(tmp_path, name):
+def test_list_shards_every_name_of_an_image_is_one(tmp_path, name):
     fill(tmp_path / "folder", **{name: b"content"})
     fill(tmp_path / "tars", **{"x.tar": tar_of({name: b"content"})})
     for folder in ("folder", "tars"):
@@ -51,7 +56,8 @@ def test_list_shards_every_name_of_a_jpeg_and_avif_is_an_image(tmp_path, name):
 
 
 def test_read_shard_of_a_sample_with_several_images_prefers_as_before(tmp_path):
-    names = ["a.gif", "a.avif", "a.webp", "a.png", "a.jfif", "a.jpg"]
+    names = ["a.jpg_large", "a.heic", "a.jxl", "a.gif", "a.avif", "a.webp", "a.png", "a.jfif"]
+    names += ["a.jpg"]
     for count in range(1, len(names) + 1):
         fill(
             tmp_path / str(count),
@@ -179,8 +185,8 @@ def test_is_image_takes_neither_text_nor_sound_nor_video_nor_noise():
 
 
 def test_list_shards_nothing_taken_says_what_there_is(tmp_path):
-    fill(tmp_path, **{"a.heic": b"x", "b.heic": b"x", "README": b"x"})
-    with pytest.raises(ConfigError, match=r"2 \.heic, 1 \(no extension\)"):
+    fill(tmp_path, **{"a.hdr": b"x", "b.hdr": b"x", "README": b"x"})
+    with pytest.raises(ConfigError, match=r"2 \.hdr, 1 \(no extension\)"):
         list_shards(str(tmp_path))
 
 

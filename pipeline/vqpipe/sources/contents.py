@@ -23,7 +23,12 @@ _STARTS = (
     b"MM\0*",
     b"II+\0",  # BigTIFF
     b"MM\0+",
+    b"\xff\x0a",  # JPEG XL, bare and in boxes
+    b"\0\0\0\x0cJXL \r\n\x87\n",
 )
+_BRANDS = {b"avif", b"avis", b"mif1", b"heic", b"heix", b"heim", b"heis"}
+_BRANDS |= {b"hevc", b"hevx", b"hevm", b"hevs"}
+"""Of AVIF and HEIC; `mif1` is what either may call itself alone."""
 
 
 def is_image(head: bytes) -> bool:
@@ -34,9 +39,9 @@ def is_image(head: bytes) -> bool:
         return head[8:12] == b"WEBP"
     if head[:2] == b"BM":
         return int.from_bytes(head[14:18], "little") in _BMP_HEADERS
-    if head[4:8] == b"ftyp":  # AVIF: the brands in ISO BMFF's first box
+    if head[4:8] == b"ftyp":  # ISO BMFF's first box
         brands = head[8 : max(16, int.from_bytes(head[:4], "big"))]
-        return any(brands[i : i + 4] in {b"avif", b"avis"} for i in range(0, len(brands), 4))
+        return any(brands[i : i + 4] in _BRANDS for i in range(0, len(brands), 4))
     return False
 
 

@@ -7,7 +7,20 @@ from vqpipe.errors import ConfigError
 
 _JPEG_EXTENSIONS = ("jpg", "jpeg", "jpe", "jfif", "jfi", "jif", "pjpeg", "pjp")
 """All JPEG: browsers on Windows save .jfif, older tools .jpe."""
-IMAGE_EXTENSIONS = (*_JPEG_EXTENSIONS, "png", "webp", "avif", "bmp", "tif", "tiff", "gif")
+_HEIC_EXTENSIONS = ("heic", "heif", "hif")  # of phones, of the standard, of cameras
+_TWITTER_EXTENSIONS = tuple(
+    f"{kind}{mark}{size}"
+    for kind in ("jpg", "jpeg", "png")
+    for mark in "_-:"
+    for size in ("large", "orig")
+)
+"""What was saved from an address that ended with `.jpg:large`; most programs write `_` or `-`."""
+IMAGE_EXTENSIONS = (
+    *_JPEG_EXTENSIONS,
+    *("png", "webp", "avif", "bmp", "tif", "tiff", "gif", "jxl"),
+    *_HEIC_EXTENSIONS,
+    *_TWITTER_EXTENSIONS,
+)
 """Extensions of images, the preferred one first where a sample has several."""
 
 FORMATS = {
