@@ -19,7 +19,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,7 @@ from vqpipe.codec.config import (
     OnBatch,
 )
 from vqpipe.codec.device import is_out_of_memory, watch_device
+from vqpipe.codec.launched import Launched
 from vqpipe.errors import ConfigError
 from vqpipe.tokenizers.tokenizer import Checkpoint
 from vqpipe.vqgan.precision import float32_products
@@ -224,7 +225,7 @@ class Codec:
     ) -> list[npt.NDArray[Any]]:
         """Returns each result of `forward` over all items, batch by batch."""
         done: list[list[npt.NDArray[Any]]] = []
-        pending: deque[_Launched] = deque()
+        pending: deque[Launched] = deque()
 
         def collect() -> None:
             done.append(pending[0].collect())
@@ -238,7 +239,7 @@ class Codec:
             collect()
         return [np.concatenate(results) for results in zip(*done, strict=True)]
 
-    def _launches(self, forward: Forward, items: npt.NDArray[Any]) -> "Iterator[_Launched]":
+    def _launches(self, forward: Forward, items: npt.NDArray[Any]) -> Iterator[Launched]:
         """Yields all batches as they are launched, smaller ones from where memory is short."""
         start = 0
         while start < len(items):
@@ -250,14 +251,14 @@ class Codec:
             yield launched
             start += len(batch)
 
-    def _launch(self, forward: Forward, batch: npt.NDArray[Any]) -> "_Launched | None":
+    def _launch(self, forward: Forward, batch: npt.NDArray[Any]) -> Launched | None:
         """Starts one batch on the device; returns None if it does not fit into memory.
 
         The caller makes room, since the exception keeps the tensors of its frames alive.
         """
         try:
             outputs = forward(self._send(batch))
-            return _Launched.of(outputs, len(batch))
+            return Launched.of(outputs, len(batch))
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -292,32 +293,6 @@ class Codec:
             )
         self.batch_size //= 2
         torch.cuda.empty_cache()
-
-
-class _Launched(NamedTuple):
-    """A batch that is under way on the device."""
-
-    outputs: list[Tensor]
-    """On the host, filled once `ready` has come."""
-    ready: "torch.cuda.Event | None"
-    size: int
-    """Items that are no padding."""
-
-    @classmethod
-    def of(cls, outputs: tuple[Tensor, ...], size: int) -> "_Launched":
-        """Starts the copies to the host; on a CPU everything is there already."""
-        host = [output.to("cpu", non_blocking=True) for output in outputs]  # pinned by torch
-        if not outputs[0].is_cuda:
-            return cls(host, None, size)
-        ready = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
-        ready.record()
-        return cls(host, ready, size)
-
-    def collect(self) -> list[npt.NDArray[Any]]:
-        """Waits for the batch, asleep, and returns its results, without the padding."""
-        if self.ready is not None:
-            self.ready.synchronize()
-        return [output[: self.size].numpy() for output in self.outputs]
 
 
 def _arithmetic(dtype: DType) -> contextlib.AbstractContextManager[None]:
