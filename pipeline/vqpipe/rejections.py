@@ -64,7 +64,8 @@ class Reason(enum.StrEnum):
     )
     NON_FINITE = (
         "non_finite",
-        "What the network makes of this image, or of its codes, holds NaN or infinity.",
+        "What the network makes of this image, or of its codes, holds NaN or infinity, or numbers "
+        "that are too large for the type of --latents.",
     )
     CODEC_FAILED = (
         "codec_failed",

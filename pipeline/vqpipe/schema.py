@@ -5,9 +5,11 @@ Between steps travel tables with one row a sample. Each step adds or replaces co
 
     read    `HEAD`, kept.*, image
     open    `HEAD`, kept.*, `VIEW`, `PIXELS`; one row a view, of which an image may have several
-    encode  the same without `PIXELS`, with codes, flips and psnr_db; also what `staging/` holds
-    commit  `data/`: key, row, view, codes, width, height, crop, flip, then the kept columns; where
-            grids differ, `GRID` behind the codes
+    encode  the same without `PIXELS`, with codes, flips and psnr_db, and latents or quantized where
+            they are asked for; also what `staging/` holds
+    commit  `data/`: key, row, view, codes, latents, quantized, width, height, crop, flip, then the
+            kept columns; codes can be left out beside the other two; where grids differ, `GRID`
+            stands behind them
             `rejected/`: key, row, reason, message, lost, lost_by
 
 Of `vqpipe decode`, which reads codes or latents:
@@ -30,6 +32,7 @@ or latents are null, so that no row of a shard is ever missing. One such row may
 images (`Loss`), above all the last one of a shard that cannot be read to its end.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -40,6 +43,7 @@ import pyarrow.compute as pc
 
 from vqpipe.code_layout import CodeLayout
 from vqpipe.rejections import Rejection
+from vqpipe.vector_layout import VectorLayout
 
 NO_FILE = "no file: "
 """Begins the version of what is listed in a source and cannot be opened."""
@@ -210,15 +214,29 @@ def codes_field(codes: CodeLayout) -> pa.Field:
     return pa.field("codes", pa.list_(code_type(codes.codebook_size), length))
 
 
-def grid_fields(codes: pa.Field) -> tuple[pa.Field, ...]:
-    """Returns the columns that go with a codes column: `GRID` if lists are of any length."""
-    return () if pa.types.is_fixed_size_list(codes.type) else GRID
+def has_grid(lists: pa.Field) -> bool:
+    """Tells whether `GRID` goes with a column of lists, these being of any length."""
+    return not pa.types.is_fixed_size_list(lists.type)
+
+
+def _with_grid(made: list[pa.Field]) -> list[pa.Field]:
+    """Returns columns that the codec makes, and what says of which shape they are."""
+    return [*made, *(GRID if any(map(has_grid, made)) else ())]
 
 
 def flat_of(column: pa.ChunkedArray) -> npt.NDArray[Any]:
     """Returns all numbers in a column of lists, such as codes; null lists are left out."""
     flat: npt.NDArray[Any] = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return flat
+
+
+_NUMBERS = {"float16": pa.float16(), "float32": pa.float32(), "uint16": pa.uint16()}
+
+
+def vectors_field(vectors: VectorLayout) -> pa.Field:
+    """Returns a column of vectors: all numbers of an image in one list, of a fixed length if it can."""
+    kind = pa.list_(_NUMBERS[vectors.stored_as], vectors.length or -1)
+    return pa.field(vectors.name, kind, metadata=vectors.metadata())
 
 
 def numbers_of(column: pa.ChunkedArray) -> npt.NDArray[Any]:
@@ -242,17 +260,26 @@ def lists_in(column: pa.ChunkedArray) -> list[npt.NDArray[Any]]:
     return np.split(flat_of(column), np.cumsum(lengths)[:-1]) if len(column) else []
 
 
-def encoded_schema(kept: pa.Schema, codes: pa.Field) -> pa.Schema:
+def encoded_schema(kept: pa.Schema, codes: pa.Field, vectors: Sequence[pa.Field] = ()) -> pa.Schema:
     """Returns the schema of rows between encoding and commit, and of `staging/`."""
-    return pa.schema([*HEAD, *kept_fields(kept), *VIEW, codes, *grid_fields(codes), *AUDITED])
+    own = _with_grid([codes, *vectors])
+    return pa.schema([*HEAD, *kept_fields(kept), *VIEW, *own, *AUDITED])
 
 
-def data_schema(kept: pa.Schema, codes: pa.Field) -> pa.Schema:
-    """Returns the schema of `data/`."""
+def data_schema(
+    kept: pa.Schema, codes: pa.Field | None, vectors: Sequence[pa.Field] = ()
+) -> pa.Schema:
+    """Returns the schema of `data/`.
+
+    Args:
+        kept: The kept columns.
+        codes: That of the codes; None where they are left out.
+        vectors: Those of latents and quantized, if there are any.
+    """
     view, *rest = VIEW
     names = (pa.field("key", pa.string()), pa.field("row", pa.int32()))
-    own = [*names, view, codes, *grid_fields(codes), *rest]
-    return pa.schema([*own, *kept], metadata=kept.metadata)
+    made = _with_grid([*([codes] if codes else []), *vectors])
+    return pa.schema([*names, view, *made, *rest, *kept], metadata=kept.metadata)
 
 
 def images_schema(kept: pa.Schema, *, has_files: bool) -> pa.Schema:

@@ -18,6 +18,8 @@ from vqpipe.codec.codec import Codec
 from vqpipe.codec.config import CodecConfig
 from vqpipe.codec.weights import Weights
 from vqpipe.metrics import mean_psnr
+from vqpipe.stages.latents import to_float32
+from vqpipe.vector_layout import VectorLayout
 from vqpipe.vqgan import VQModel
 from vqpipe.vqgan.checkpoint import write_state
 
@@ -67,6 +69,25 @@ def codec_on(device, weights, batch_size, how="eager", kind=Codec, dtype="float3
 def random_codes(weights, count, grid):
     rng = np.random.default_rng(0)
     return rng.integers(0, weights.description.codebook_size, (count, *grid))
+
+
+@on_both
+@both_ways
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_codec_on_a_device_gives_the_vectors_of_the_cpu(weights, device, how, dtype):
+    images = random_images(12)
+    wanted = [VectorLayout(name, (0, 0, 0), dtype) for name in ("latents", "quantized")]
+    codec = codec_on(device, weights, 5, how)
+    codes, _, *found = codec.encode_vectors(images, wanted)
+    expected, _, *known = Codec(weights, CodecConfig()).encode_vectors(images, wanted)
+    assert np.array_equal(codes, codec.encode(images)[0])
+    same = (codes == expected)[:, None]
+    for mine, theirs in zip(found, known, strict=True):
+        a, b = to_float32(mine, dtype), to_float32(theirs, dtype)
+        np.testing.assert_allclose(a * same, b * same, rtol=2**-7, atol=1e-3 * np.abs(b).max())
+    pixels, _ = codec.decode(codes)
+    decoded, _ = codec.decode_quantized(to_float32(found[1], dtype))
+    assert np.abs(decoded.astype(int) - pixels).max() <= 4
 
 
 @on_both

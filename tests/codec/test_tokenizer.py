@@ -12,7 +12,9 @@ from vqpipe.code_layout import CodeLayout
 from vqpipe.codec.codec import Codec
 from vqpipe.codec.config import CodecConfig
 from vqpipe.codec.doctor import diagnose
+from vqpipe.stages.latents import are_finite, to_float32
 from vqpipe.tokenizers.tokenizer import Description
+from vqpipe.vector_layout import VectorLayout
 
 PATCH, LEVELS = 4, 16
 
@@ -34,9 +36,14 @@ class Levels:
         levels = (latents[:, 0].nan_to_num() + 1) / 2 * (LEVELS - 1)
         return levels.round().clamp(0, LEVELS - 1).long()
 
+    def quantized_of(self, codes):
+        return codes[:, None].float() / (LEVELS - 1) * 2 - 1
+
+    def decode(self, quantized):
+        return functional.interpolate(quantized, scale_factor=PATCH).expand(-1, 3, -1, -1)
+
     def pixels_of(self, codes):
-        levels = codes[:, None].float() / (LEVELS - 1) * 2 - 1
-        return functional.interpolate(levels, scale_factor=PATCH).expand(-1, 3, -1, -1)
+        return self.decode(self.quantized_of(codes))
 
 
 class Lines(Levels):
@@ -52,6 +59,16 @@ class Lines(Levels):
     def pixels_of(self, codes):
         height = codes.shape[1]
         return super().pixels_of(codes[..., :1].expand(-1, -1, height))
+
+
+class Loud(Levels):
+    """The same with latents that are a hundred thousand times as large."""
+
+    def latents_of(self, pixels):
+        return super().latents_of(pixels) * 1e5
+
+    def codes_of(self, latents):
+        return super().codes_of(latents / 1e5)
 
 
 class Built:
@@ -133,6 +150,28 @@ def test_codec_takes_codes_that_are_no_grid():
     assert finite.all()
     back, _ = codec.decode(codes)
     assert np.array_equal(back[:, ::PATCH, 0, 0], (codes[..., 0] * 17).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "is_held"), [("float16", False), ("bfloat16", True), ("float32", True)]
+)
+def test_codec_latents_too_large_for_their_type_are_infinite_in_it_alone(dtype, is_held):
+    images = random_images(4, 16, 24)
+    codec, _ = codec_of(Loud)
+    wanted = [VectorLayout(name, (1, 4, 6), dtype) for name in ("quantized", "latents")]
+    codes, finite, quantized, latents = codec.encode_vectors(images, wanted)
+    assert finite.all()
+    assert are_finite(quantized, dtype).all()
+    level = (patches(images) / 255 * 2 - 1)[:, None] * 1e5
+    fits = is_held | (np.abs(level) < 65_520).all((1, 2, 3))  # what is halfway to 2 ** 16
+    assert are_finite(latents, dtype).tolist() == fits.tolist()
+    assert is_held == fits.all()
+    assert np.array_equal(codes, codec.encode(images)[0])
+    stored = to_float32(latents, dtype)[fits]
+    np.testing.assert_allclose(stored, level[fits], rtol=2**-8, atol=1)
+    np.testing.assert_allclose(
+        to_float32(quantized, dtype)[:, 0], codes / (LEVELS - 1) * 2 - 1, rtol=2**-8
+    )
 
 
 @pytest.mark.parametrize("kind", [Levels, Lines])

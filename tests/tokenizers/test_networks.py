@@ -16,6 +16,7 @@ from vqpipe.codec.codec import Codec
 from vqpipe.codec.config import CodecConfig
 from vqpipe.codec.weights import Weights
 from vqpipe.errors import CheckpointError
+from vqpipe.vector_layout import VectorLayout
 
 NETS = {
     "var": (var.make_random, var.write, 256),
@@ -54,6 +55,24 @@ def test_network_gives_the_published_codes_and_pixels(name, tmp_path):
     assert layout.shape == codes.shape[1:]
     assert latents.shape[1:] == weights.description.latent_shape_of(layout)
     assert weights.description.size_of(layout) == (side, side)
+
+
+@every_net
+def test_network_gives_vectors_of_the_shape_of_its_latents_that_decode_as_their_codes(
+    name, tmp_path
+):
+    make, write, side = NETS[name]
+    weights = Weights.load(write(tmp_path, make()))
+    codec = Codec(weights, CodecConfig())
+    images = np.random.default_rng(2).integers(0, 256, (2, side, side, 3), np.uint8)
+    shape = weights.description.latent_shape_of(weights.description.layout_of(side, side))
+    wanted = [VectorLayout(each, shape, "float32") for each in ("latents", "quantized")]
+    codes, _, latents, quantized = codec.encode_vectors(images, wanted)
+    assert latents.shape == quantized.shape == (2, *shape)
+    assert np.array_equal(codes, codec.encode(images)[0])
+    pixels = codec.decode(codes)[0]
+    assert np.array_equal(codec.decode_quantized(quantized)[0], pixels)
+    assert np.array_equal(codec.decode_latents(latents)[0], pixels)
 
 
 @every_net

@@ -1,8 +1,10 @@
 """Batches of uint8 images in, codes out, and codes in, uint8 images out, on one device and dtype.
 
-    encode          (N, H, W, 3) uint8         ->  (N, h, w) codes and a mask of finite latents
-    decode          (N, h, w) codes            ->  (N, H, W, 3) uint8 and a mask of finite pixels
-    decode_latents  (N, C, h, w) before the codebook look-up  ->  the same
+    encode            (N, H, W, 3) uint8        ->  (N, h, w) codes and a mask of finite latents
+    encode_vectors    (N, H, W, 3) uint8        ->  the same, and latents or quantized (N, C, h, w)
+    decode            (N, h, w) codes           ->  (N, H, W, 3) uint8 and a mask of finite pixels
+    decode_latents    (N, C, h, w) before the codebook look-up  ->  the same
+    decode_quantized  (N, C, h, w) behind the codebook look-up  ->  the same
 
 Which network it is nobody asks here: it is a `Tokenizer`, whose codes and latents may have any
 shape.
@@ -16,9 +18,10 @@ of a batch between threads, so that in half precision a code would depend on its
 """
 
 import contextlib
+import functools
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,6 +44,7 @@ from vqpipe.codec.device import is_out_of_memory, watch_device
 from vqpipe.codec.launched import Launched
 from vqpipe.errors import ConfigError
 from vqpipe.tokenizers.tokenizer import Checkpoint
+from vqpipe.vector_layout import LATENTS, VectorDType, VectorLayout
 from vqpipe.vqgan.precision import float32_products
 
 Forward = Callable[[Tensor], tuple[Tensor, ...]]
@@ -86,10 +90,12 @@ class Codec:
             self._tokenizer = weights.build(self.device, _NETWORK_DTYPE[how.dtype])
         self._latents_of: Callable[[Tensor], Tensor] = self._to_latents
         self._pixels_of: Callable[[Tensor], Tensor] = self._to_pixels
+        self._pixels_of_quantized: Callable[[Tensor], Tensor] = self._quantized_to_pixels
         if has_cuda and not how.eager:
             with watch_device():
                 self._tokenizer.fuse()
             self._latents_of, self._pixels_of = _fuse(self._to_latents), _fuse(self._to_pixels)
+            self._pixels_of_quantized = _fuse(self._quantized_to_pixels)
         self._copies = torch.cuda.Stream() if has_cuda else None  # type: ignore[no-untyped-call]
 
     def warm_up(self, height: int, width: int) -> float:
@@ -121,6 +127,25 @@ class Codec:
         """
         codes, finite = self._run(self._encode_batch, images, on_batch)
         return codes, finite
+
+    def encode_vectors(
+        self, images: Images, vectors: Sequence[VectorLayout], on_batch: OnBatch = lambda _: None
+    ) -> tuple[Codes, Mask, *tuple[npt.NDArray[Any], ...]]:
+        """Returns the results of `encode` and, of the same forward, vectors of the images.
+
+        Args:
+            images: As for `encode`.
+            vectors: What vectors, and in which type, to which float32 is rounded: to nearest, ties
+                to even, and what is too large becomes infinity.
+            on_batch: Told how many images each finished batch held.
+
+        Returns:
+            Codes, mask, and as many arrays (N, C, h, w) as `vectors` are; of bfloat16, its bits as
+            uint16.
+        """
+        forward = functools.partial(self._encode_batch, vectors=vectors)
+        codes, finite, *found = self._run(forward, images, on_batch)
+        return codes, finite, *found
 
     def begin_encode(self, images: Images) -> Begun:
         """Starts to encode a few images, and returns what waits for it: the results of `encode`."""
@@ -168,23 +193,60 @@ class Codec:
         images, finite = self._run(self._decode_latents_batch, latents, on_batch)
         return images, finite
 
-    def _encode_batch(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns codes (B, h, w) and mask (B,) of images (B, H, W, 3) uint8."""
+    def decode_quantized(
+        self, quantized: npt.NDArray[np.float32], on_batch: OnBatch = lambda _: None
+    ) -> tuple[Images, Mask]:
+        """Returns the images of what codes stand for, without a look-up; otherwise as `decode`.
+
+        Args:
+            quantized: As latents for `decode_latents`.
+            on_batch: Told how many images each finished batch held.
+
+        Raises:
+            ConfigError: If not even one image fits into memory.
+        """
+        images, finite = self._run(self._decode_quantized_batch, quantized, on_batch)
+        return images, finite
+
+    def _encode_batch(
+        self, images: Tensor, vectors: Sequence[VectorLayout] = ()
+    ) -> tuple[Tensor, ...]:
+        """Returns codes (B, h, w), mask (B,) and vectors of images (B, H, W, 3) uint8."""
         with _arithmetic(self.how.dtype):
             latents = self._latents_of(images)
         finite = latents.isfinite().flatten(1).all(1)
-        return self._tokenizer.codes_of(latents), finite
+        codes = self._tokenizer.codes_of(latents)
+        found = (latents if each.name == LATENTS else self._quantized_of(codes) for each in vectors)
+        stored = [_round(each, how.dtype) for each, how in zip(found, vectors, strict=True)]
+        return codes, finite, *stored
+
+    def _quantized_of(self, codes: Tensor) -> Tensor:
+        """Returns what codes stand for, whose arithmetic is float32's in any case."""
+        with _arithmetic("float32"):
+            return self._tokenizer.quantized_of(codes)
 
     def _decode_latents_batch(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Returns images (B, H, W, 3) uint8 and mask (B,) of latents (B, C, h, w) float32."""
         images, finite = self._decode_batch(self._tokenizer.codes_of(latents))
         return images, finite & latents.isfinite().flatten(1).all(1)
 
+    def _decode_quantized_batch(self, quantized: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns images (B, H, W, 3) uint8 and mask (B,) of quantized (B, C, h, w) float32."""
+        last = quantized.movedim(1, -1).contiguous().movedim(-1, 1)  # as a look-up leaves it
+        with _arithmetic(self.how.dtype):
+            pixels = self._pixels_of_quantized(last)
+        images, finite = self._to_images(pixels)
+        return images, finite & quantized.isfinite().flatten(1).all(1)
+
     def _decode_batch(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         """Returns images (B, H, W, 3) uint8 and mask (B,) of codes (B, h, w)."""
-        scale, shift = SCALE_SHIFT[self.how.pixel_range]
         with _arithmetic(self.how.dtype):
             pixels = self._pixels_of(codes)
+        return self._to_images(pixels)
+
+    def _to_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns images (B, H, W, 3) uint8 and mask (B,) of finite pixels (B, 3, H, W)."""
+        scale, shift = SCALE_SHIFT[self.how.pixel_range]
         finite = pixels.isfinite().flatten(1).all(1)
         unit = ((pixels - shift) / scale).nan_to_num()
         levels = (unit.clamp(0.0, 1.0) * 255.0).round()
@@ -199,6 +261,10 @@ class Codec:
     def _to_pixels(self, codes: Tensor) -> Tensor:
         """Returns pixels (B, 3, H, W) float32, not clamped, in the network's range."""
         return self._tokenizer.pixels_of(codes)
+
+    def _quantized_to_pixels(self, quantized: Tensor) -> Tensor:
+        """Returns the same of what codes stand for."""
+        return self._tokenizer.decode(quantized)
 
     def _run(
         self, forward: Forward, items: npt.NDArray[Any], on_batch: OnBatch
@@ -293,6 +359,12 @@ class Codec:
             )
         self.batch_size //= 2
         torch.cuda.empty_cache()
+
+
+def _round(vectors: Tensor, dtype: VectorDType) -> Tensor:
+    """Returns float32 numbers in another type, row by row; of bfloat16, its bits as uint16."""
+    found = vectors.to(getattr(torch, dtype)).contiguous()
+    return found.view(torch.uint16) if dtype == "bfloat16" else found
 
 
 def _arithmetic(dtype: DType) -> contextlib.AbstractContextManager[None]:

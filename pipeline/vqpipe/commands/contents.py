@@ -9,7 +9,7 @@ from typing import Any
 
 from vqpipe import schema
 from vqpipe.commands.console import Fields, Prose
-from vqpipe.commands.description import describe_psnr, describe_views
+from vqpipe.commands.description import describe_psnr, describe_vectors, describe_views
 from vqpipe.inspection.readiness import Remark, check_codes
 from vqpipe.inspection.survey import Evaluated
 from vqpipe.sink.run import DecodeRun, EncodeRun, Run
@@ -56,6 +56,7 @@ def _check_codes(contents: Contents) -> list[Remark]:
 def _explain_codes(contents: Contents) -> dict[str, Any]:
     assert isinstance(contents.run, EncodeRun)
     facts, identity = contents.run.facts, contents.run.identity
+    vectors = {"latents": dict(facts.latents or {}), "has_codes": not identity.drop_codes}
     return {
         "codes_dtype": str(schema.code_type(facts.codebook_size)),
         "codes_per_image": None if facts.codes.differs else facts.codes.length,
@@ -66,6 +67,7 @@ def _explain_codes(contents: Contents) -> dict[str, Any]:
         "pixel_range": identity.pixel_range,
         "model": facts.model,
         "model_sha256": identity.model_sha256,
+        **(vectors if facts.latents else {}),
     }
 
 
@@ -83,6 +85,7 @@ def _describe_codes(contents: Contents) -> Fields:
     return [
         ("format", identity.format),
         ("codes", Prose(codes)),
+        *describe_vectors(contents.run),
         *_describe_use(contents),
         *_describe_audit(contents),
         *describe_psnr(contents.totals),

@@ -34,6 +34,7 @@ from vqpipe.stages.decode import Decoding, Form, ImagesProduct, compress_rows
 from vqpipe.stages.read import SampleReader
 from vqpipe.stages.work import TableFunction, Work
 from vqpipe.tokenizers.tokenizer import Description
+from vqpipe.vector_layout import QUANTIZED
 
 
 def run(job: Decode) -> Result:
@@ -64,6 +65,7 @@ class _Source:
         found = None if uri.endswith(".parquet") else find_run(uri)
         if found:
             run = check_encoded(found, uri)
+            _check_column(job, run, uri)
             return cls(uri, run, tuple(_finished(job, uri, run)))
         listing = list_shards(uri, job.kind)
         return cls(uri, None, listing.shards, listing.followed)
@@ -103,7 +105,19 @@ class _Source:
         """Returns what the codes or latents of an image look like."""
         codes = self._layout(job, weights.description)
         latents = weights.description.latent_shape_of(codes) if job.latents is not None else ()
-        return Form(codes, latents)
+        return Form(codes, latents, self._is_quantized(job))
+
+    def _is_quantized(self, job: Decode) -> bool:
+        """Returns whether what is decoded is from behind the look-up, which a run of ours knows."""
+        known = self.run.facts.vectors if self.run else ()
+        if job.latents not in {each.name for each in known}:
+            return job.quantized
+        if job.quantized and job.latents != QUANTIZED:
+            raise ConfigError(
+                f"{job.latents} of {self.uri} are from before the look-up in the codebook: leave "
+                "--quantized out"
+            )
+        return job.latents == QUANTIZED
 
     def _layout(self, job: Decode, model: Description) -> CodeLayout:
         kinds = {each.kind for each in model.fixed.values()}
@@ -135,6 +149,13 @@ class _Source:
                 f"COLUMNS{', of the last scale' if known else ''}"
             )
         return fitting[0]
+
+
+def _check_column(job: Decode, run: EncodeRun, source: str) -> None:
+    """Refuses to decode codes of a run that left them out."""
+    if run.identity.drop_codes and (job.kind, job.codes) == ("codes", "codes"):
+        names = " or ".join(f"--latents {each.name}" for each in run.facts.vectors)
+        raise ConfigError(f"the run in {source} left its codes out (--drop-codes): add {names}")
 
 
 def _finished(job: Decode, source: str, run: EncodeRun) -> list[Shard]:
@@ -217,7 +238,7 @@ def _identity_of(
     return DecodeIdentity(
         source=source.uri,
         codes=source.run.fingerprint if source.run else None,
-        kind=job.kind,
+        kind=step.form.kind,
         column=selection.codes,
         key=selection.key,
         keep=selection.keep,
@@ -259,7 +280,7 @@ def _introduce(job: Decode, source: _Source, work: Work, step: Decoding) -> Fiel
     most = "up to " if step.form.layout.differs else ""
     size = sum(shard.size for shard in source.shards)
     fields: Fields = [
-        ("source", f"{job.kind}, {size / 1e6:,.1f} MB in {len(source.shards):,} shard(s)"),
+        ("source", f"{step.form.kind}, {size / 1e6:,.1f} MB in {len(source.shards):,} shard(s)"),
         ("model", f"{work.weights.where}, {step.form.layout.codebook_size:,} codes"),
         ("pixels", f"{most}{width} x {height} px, {step.how.pixel_range} range, {step.how.dtype}"),
         ("images", f"{job.format}, layout {job.layout}"),

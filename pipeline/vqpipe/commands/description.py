@@ -54,6 +54,13 @@ def _python() -> str:
     return "python" if is_ours else shlex.quote(sys.executable)
 
 
+def describe_vectors(run: EncodeRun) -> Fields:
+    """Returns what stands beside the codes of a run, or instead of them; nothing where they do."""
+    said = "; ".join(each.describe() for each in run.facts.vectors)
+    left_out = "; codes are left out" if run.identity.drop_codes else ""
+    return [("vectors", Prose(said + left_out))] if said else []
+
+
 def describe_totals(totals: dict[str, Any], run: Run) -> Fields:
     """Returns the lines that say what a sink holds.
 

@@ -14,7 +14,7 @@ from vqpipe.codec import doctor
 from vqpipe.codec.config import CodecConfig
 from vqpipe.codec.weights import Weights
 from vqpipe.commands.console import Fields, Prose, printable
-from vqpipe.commands.description import describe_views, warn_of_shapes
+from vqpipe.commands.description import describe_vectors, describe_views, warn_of_shapes
 from vqpipe.commands.jobs import Encode
 from vqpipe.commands.kept import begun_with, check_kept, name_types, pack_schema
 from vqpipe.commands.launch import Prepared, describe_store, growth_of, run_stage
@@ -41,6 +41,7 @@ from vqpipe.stages.encode import CodesProduct, Encoding
 from vqpipe.stages.quarantine import read_quarantined
 from vqpipe.stages.read import SampleReader
 from vqpipe.stages.work import Work
+from vqpipe.vector_layout import ASKED, VectorLayout, document_of
 
 
 def run(job: Encode) -> Result:
@@ -68,15 +69,15 @@ def _prepare(job: Encode) -> Prepared:
     identity = identity_of(job, listing, selection, weights, codec, how)
     if isinstance(begun, EncodeRun) and job.retry_rejected:  # the one choice that may change
         identity = replace(identity, max_pixels=begun.identity.max_pixels)
-    facts = facts_of(job, weights, codes, how.views, kept, findings)
+    column, vectors = schema.codes_field(codes), _vectors_of(job, codes, weights)
+    product = CodesProduct(kept, column, codes, how.views, vectors, has_codes=not job.drop_codes)
+    facts = facts_of(job, weights, product, findings)
     asked = EncodeRun(identity, facts, listed.sha256())
     opened = start_run(sink, asked, listed, growth_of(job))
     check_kept(opened.run, kept)
-    column = schema.codes_field(codes)
     left = todo.unfinished(opened)
     again = todo.retriable(opened, left) if job.retry_rejected else {}
     _check_limit(job, opened.run, left)
-    product = CodesProduct(kept, column, codes, how.views)
     writer = Writer(opened, product, _attempt(job, again))
     if left or again:
         storage.delete(layout.success_uri(sink))
@@ -84,7 +85,7 @@ def _prepare(job: Encode) -> Prepared:
         writer=writer,
         reader=SampleReader(selection, kept),
         opens=how,
-        step=Encoding(column, codec, how.shapes, job.audit),
+        step=Encoding(column, codec, how.shapes, job.audit, vectors),
         weights=weights,
         todo=left | again,
     )
@@ -95,6 +96,15 @@ def _prepare(job: Encode) -> Prepared:
         can_judge_early=not again,
         allows_damage=job.allow_damaged_shards,
     )
+
+
+def _vectors_of(job: Encode, codes: CodeLayout, weights: Weights) -> tuple[VectorLayout, ...]:
+    """Returns what columns of vectors are to hold; both kinds have the shape of latents."""
+    shape: tuple[int | str, ...] = weights.description.latent_shape_of(codes)
+    if codes.differs:
+        shape = (shape[0], *(each.name for each in schema.GRID))
+    names = ASKED[job.latents] if job.latents else ()
+    return tuple(VectorLayout(name, shape, job.latents_dtype) for name in names)
 
 
 def settle_codec(
@@ -134,6 +144,9 @@ def identity_of(
         keep=job.keep,
         **identify(how),
         dtype=codec.dtype,
+        latents=job.latents,
+        latents_dtype=job.latents_dtype if job.latents else None,
+        drop_codes=job.drop_codes,
         pixel_range=codec.pixel_range,
         eager=codec.eager,
         model_sha256=weights.sha256(),
@@ -146,27 +159,26 @@ def identity_of(
 def facts_of(
     job: Encode,
     weights: Weights,
-    codes: CodeLayout,
-    views: int,
-    kept: pa.Schema,
+    product: CodesProduct,
     findings: dict[str, Any] | None,
 ) -> EncodeFacts:
     """Returns what a reader of the codes needs, and with what they were made."""
     return EncodeFacts(
-        layout=codes.document(),
-        codebook_size=codes.codebook_size,
+        layout=product.layout.document(),
+        codebook_size=product.codebook_size,
         codebook_sha256=weights.codebook_sha256(),
-        views=views,
+        views=product.views,
         downsample_factor=weights.description.multiple,
         model=weights.where,
         model_commit=weights.commit,
         model_options=record_model(job, weights),
-        kept=name_types(kept),
-        kept_schema=pack_schema(kept),
+        kept=name_types(product.kept),
+        kept_schema=pack_schema(product.kept),
         created=now(),
         versions=versions(),
         doctor=findings,
         model_family=weights.provenance or None,
+        latents=document_of(product.vectors),
     )
 
 
@@ -238,16 +250,22 @@ def _introduce(work: Work, listing: Listing, codec: CodecConfig, again: int) -> 
         *describe_family(work.weights),
         ("pixels", f"{identity.sizing}, {codec.pixel_range} range, {codec.dtype}"),
         *describe_views(identity, writer.product.views),
+        *describe_vectors(_run_of(writer)),
         *warn_of_shapes(identity),
-        ("doctor", _describe_doctor(writer.sink.run)),
+        ("doctor", _describe_doctor(_run_of(writer))),
         ("sink", writer.sink.uri),
         ("left to do", _describe_left(work, again)),
     ]
     return [*fields, *_describe_unread(listing), *describe_store(writer.sink)]
 
 
-def _describe_doctor(run: Run) -> str:
+def _run_of(writer: Writer) -> EncodeRun:
+    run = writer.sink.run
     assert isinstance(run, EncodeRun), "as it was prepared"
+    return run
+
+
+def _describe_doctor(run: EncodeRun) -> str:
     return doctor.describe_findings(run.facts.doctor) if run.facts.doctor else "skipped"
 
 

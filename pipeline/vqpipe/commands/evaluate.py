@@ -69,6 +69,11 @@ def run(job: Evaluate) -> Result:
     """
     source = storage.normalise_uri(job.source)
     found = check_encoded(load_run(source), source)
+    if found.identity.drop_codes:
+        raise ConfigError(
+            f"the run in {source} left its codes out (--drop-codes), which vqpipe evaluate decodes:"
+            " encode some of its images with their codes, into another sink, and evaluate that one"
+        )
     codes, was_complete = open_sink(source, found), is_complete(source)
     with stoppable():
         work, result = run_stage("evaluate", job, lambda: _prepare(job, codes))

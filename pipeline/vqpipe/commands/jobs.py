@@ -27,6 +27,7 @@ from vqpipe.commands.options import (
 )
 from vqpipe.commands.recipes import RecipeName
 from vqpipe.errors import ConfigError
+from vqpipe.vector_layout import ASKED, AskedVectors, VectorDType
 
 AskedKeys = Literal["auto", "first-dot", "last-dot"]
 """Where keys end, as an operator says it."""
@@ -114,6 +115,16 @@ class Encode(GrowthOptions, RunOptions, ModelOptions, Places):
     """Arithmetic of the network; the codebook look-up is always float32. tf32 is float32 with
     products of 10-bit mantissas on GPUs that can. All but float32 change some codes; how many is
     measured on the way and stands in the summary."""
+    latents: How[AskedVectors | None] = None
+    """Vectors to store beside the codes, (channels, rows, columns) in one list: pre is what the
+    encoder says, before the look-up, in the column latents; quantized is what the codes stand for,
+    which the decoder takes, in the column of that name."""
+    latents_dtype: How[VectorDType] = "float16"
+    """Type of their numbers, rounded to nearest. bfloat16 is stored as uint16, its bits. An image
+    whose numbers are too large for float16, above 65,504, is rejected."""
+    drop_codes: How[bool] = False
+    """Leave the column of codes out of data/, where --latents has others there. Codes are still
+    counted, but cannot be decoded, evaluated or compared."""
     eager: How[bool] = False
     """Have GPUs run the network's kernels one by one, as CPUs always do, instead of fused ones,
     which torch.compile makes in a minute or two and which round a little differently."""
@@ -134,10 +145,22 @@ class Encode(GrowthOptions, RunOptions, ModelOptions, Places):
             raise ValueError(f"--audit is {self.audit}; it must be in 0 to 1")
         if self.skip_doctor and self.pixel_range == "auto":
             raise ValueError("--skip-doctor needs --pixel-range signed or unit; it is auto")
+        self._check_latents()
         if not all(0 <= value <= 255 for value in self.background):
             raise ValueError(f"--background is {self.background}; each must be in 0 to 255")
         check_uris(self, "source", "sink")
         check_files(self, "model", "model_config")
+
+    def _check_latents(self) -> None:
+        """Refuses what is said of latents where none are asked for, and columns of their names."""
+        if self.latents is None and self.drop_codes:
+            raise ValueError("--drop-codes needs --latents: nothing else would be left of an image")
+        if self.latents is None and self.latents_dtype != "float16":
+            raise ValueError(f"--latents-dtype {self.latents_dtype} needs --latents")
+        if self.latents and self.keep:
+            from vqpipe.sources.names import check_keep  # noqa: PLC0415 (the room takes pyarrow)
+
+            check_keep(self.keep, ASKED[self.latents])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +192,10 @@ class Decode(GrowthOptions, RunOptions, ModelOptions, Places):
     """Column of the codes: lists of whole numbers, row-major."""
     latents: What[str | None] = None
     """Column of latents, to decode these instead of codes: lists of numbers as (channels, height,
-    width), before the look-up in the codebook."""
+    width), before the look-up in the codebook; in a sink of vqpipe encode, latents or quantized."""
+    quantized: What[bool] = False
+    """Take --latents of other tools for what codes stand for, and look nothing up. What a sink of
+    vqpipe encode has, it knows."""
     grid: What[tuple[int, int] | None] = None
     """Rows and columns of codes in an image; a sink of vqpipe encode knows them."""
     key: What[str | None] = None
@@ -192,6 +218,8 @@ class Decode(GrowthOptions, RunOptions, ModelOptions, Places):
             raise ValueError(f"--quality is {self.quality}; it must be in 1 to 100")
         if self.latents is not None and self.codes != "codes":
             raise ValueError("--codes and --latents cannot go together: one of them is decoded")
+        if self.quantized and self.latents is None:
+            raise ValueError("--quantized needs --latents, the column that it is about")
         if self.grid is not None and min(self.grid) < 1:
             raise ValueError(f"--grid is {self.grid}; both must be at least 1")
         if self.keep:

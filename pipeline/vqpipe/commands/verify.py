@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from vqpipe import storage
@@ -115,7 +116,7 @@ def _open_again(job: Verify, found: EncodeRun, preprocess: Preprocess) -> Iterat
                 key_until=identity.key_until or "first-dot",
             ),
             preprocess,
-            codec.encode,
+            partial(codec.encode_vectors, vectors=found.facts.vectors),
             lambda images, _: sandbox.open(images),
         )
 
@@ -139,6 +140,7 @@ def _print(
         fields += _describe(check, meaning, found, is_later=is_later)
     if again.shards:
         said = f"{again.unlike:,} of {again.codes:,} codes differ, in {again.images:,} images"
+        said = said if again.codes else f"{again.images:,} images, whose codes were left out,"
         fields.append(("encoded again", f"{said} of {again.shards:,} shard(s)"))
     print_fields(stdout(), f"verify {sink}", fields)
 

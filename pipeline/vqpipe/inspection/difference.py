@@ -91,6 +91,8 @@ def why_incomparable(first: Run, second: Run) -> str | None:
         return f"a run of stage {first.stage} has no codes"
     if not isinstance(second, EncodeRun):
         return f"a run of stage {second.stage} has no codes"
+    if first.identity.drop_codes or second.identity.drop_codes:
+        return "one of them left its codes out (--drop-codes)"
     a, b = first.facts, second.facts
     if a.codebook_size != b.codebook_size:
         return f"their codebook sizes differ, {a.codebook_size} and {b.codebook_size}"

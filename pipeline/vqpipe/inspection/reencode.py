@@ -13,10 +13,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vqpipe import storage
+from vqpipe import schema, storage
 from vqpipe.codec.config import DType
 from vqpipe.images import Preprocess, square
 from vqpipe.images.shapes import parse_word
+from vqpipe.inspection import vectors
 from vqpipe.inspection.verify import Breach
 from vqpipe.picks import pick_names
 from vqpipe.schema import Selection, lists_in
@@ -31,10 +32,11 @@ from vqpipe.stages.attempts import ATTEMPTS
 from vqpipe.stages.encode import Encode, encode_rows
 from vqpipe.stages.open import Opener, open_rows
 from vqpipe.stages.read import SampleReader, read_rows
+from vqpipe.vector_layout import COLUMNS
 
 CHECKS = {
     "source_again": "the source holds just the samples that the sink accounts for",
-    "codes_again": "samples encoded again from the source have the codes that are stored",
+    "codes_again": "samples encoded again from the source have what is stored of them",
 }
 """What is checked, by name."""
 
@@ -138,6 +140,8 @@ def compare_shard(sink: EncodeSink, index: int, again: Again) -> Reencoded:
     stored, footer = whole.table, whole.footer
     kept = pa.schema([stored.schema.field(name) for name in again.selection.keep])
     found = Reencoded(shards=1)
+    codes = schema.codes_field(sink.run.facts.codes)
+    beside = list(map(schema.vectors_field, sink.run.facts.vectors))
     had, seen = _Stored.of(whole), 0
     # A shard that a reader could not read to its end may take this process down, too.
     deaths = ATTEMPTS if footer.total is None else 0
@@ -145,7 +149,7 @@ def compare_shard(sink: EncodeSink, index: int, again: Again) -> Reencoded:
     for block in read_rows(samples, index, Staged(), kept, BLOCK_ROWS):
         good = _without_images(block, had.rejected)
         opened = open_rows(good, again.preprocess, again.opener)
-        rows = encode_rows(opened, again.encode, stored.schema.field("codes"))
+        rows = encode_rows(opened, again.encode, codes, vectors=beside)
         rows = rows.filter(pc.greater_equal(rows["row"], 0))
         seen += pc.count_distinct(rows["row"]).as_py()
         _compare(uri, sink.run, had, rows, found)
@@ -172,8 +176,10 @@ class _Stored:
 
     places: dict[tuple[int, int], int]
     keys: list[str]
-    codes: list[npt.NDArray[np.integer]]
-    """(h * w,) of each."""
+    codes: list[npt.NDArray[np.integer]] | None
+    """(h * w,) of each; None if the run left them out."""
+    vectors: pa.Table
+    """Columns of latents and quantized."""
     rejected: set[int]
 
     @classmethod
@@ -183,14 +189,17 @@ class _Stored:
         return cls(
             {view: place for place, view in enumerate(views)},
             table["key"].to_pylist(),
-            lists_in(table["codes"]),
+            lists_in(table["codes"]) if "codes" in table.column_names else None,
+            table.select([name for name in COLUMNS if name in table.column_names]),
             set(found.rejections["row"].to_pylist()),
         )
 
 
 def _compare(uri: str, run: EncodeRun, stored: _Stored, rows: pa.Table, found: Reencoded) -> None:
     """Adds to `found` what rows that were encoded again say about those that are stored."""
-    for row in rows.to_pylist():
+    names = [each.name for each in run.facts.vectors]
+    pairs: list[tuple[int, int]] = []
+    for number, row in enumerate(rows.drop_columns(names).to_pylist()):
         place = stored.places.get((row["row"], row["view"] or 0))  # none of an image that fails
         if place is None:
             if row["row"] not in stored.rejected:
@@ -198,9 +207,40 @@ def _compare(uri: str, run: EncodeRun, stored: _Stored, rows: pa.Table, found: R
             continue  # what was rejected may pass by now
         found.breaches += _wrong(uri, run, stored, place, row)
         if row["codes"] is not None:
+            pairs.append((number, place))
             found.images += 1
+        if row["codes"] is not None and stored.codes is not None:
             found.codes += len(row["codes"])
             found.unlike += _count_unlike(stored.codes[place], row["codes"])
+    found.breaches += _wrong_vectors(uri, run, stored, rows, pairs)
+
+
+def _wrong_vectors(
+    uri: str, run: EncodeRun, stored: _Stored, rows: pa.Table, pairs: list[tuple[int, int]]
+) -> Iterator[Breach]:
+    """Yields rows whose vectors are not those that are stored.
+
+    Args:
+        uri: Of the object.
+        run: What made it.
+        stored: What it has.
+        rows: Rows that were encoded again.
+        pairs: Places of the same image in these and there.
+    """
+    if not pairs:
+        return
+    again, before = (pa.array(each, pa.int64()) for each in zip(*pairs, strict=True))
+    for each in run.facts.vectors:
+        columns = stored.vectors[each.name].take(before), rows[each.name].take(again)
+        most = vectors.farthest(each.name, MOST_UNLIKE[run.identity.dtype])
+        apart = vectors.distances(*columns, each)
+        for place in np.flatnonzero(apart > most):
+            row = {name: rows[name][again[place].as_py()].as_py() for name in ("row", "key")}
+            message = (
+                f"{_name(row)}: its {each.name} are {apart[place]:.0%} of their length away from "
+                "those of its source"
+            )
+            yield Breach("codes_again", uri, message)
 
 
 def _wrong(
@@ -212,6 +252,8 @@ def _wrong(
     if row["codes"] is None:
         message = f"{_name(row)} has codes, and is rejected now: {row['message']}"
         yield Breach("codes_again", uri, message)
+        return
+    if stored.codes is None:
         return
     unlike = _count_unlike(stored.codes[place], row["codes"]) / len(row["codes"])
     if unlike > MOST_UNLIKE[run.identity.dtype]:

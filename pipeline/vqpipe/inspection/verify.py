@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from vqpipe import schema, storage
 from vqpipe.code_layout import CodeLayout
 from vqpipe.errors import DamagedError, StorageError, VqpipeError
-from vqpipe.inspection.gallery import find_fault
+from vqpipe.inspection import gallery, vectors
 from vqpipe.schema import GRID, REJECTED, File, flat_of
 from vqpipe.sink import layout
 from vqpipe.sink.beside import LAYOUTS, PLACE, list_places, shard_of
@@ -60,6 +61,7 @@ CHECKS = {
     "rows": "every row of a shard is there once, encoded or rejected",
     "keys": "no key is there twice in a shard",
     "codes": "codes are there, and below the codebook size",
+    "latents": "latents and quantized are there, and finite",
     "images": "images are there, each as it is listed, and no others in their tars or folders",
     "counts": "the footer counts samples and codes as they are",
     "rejected": "rejected/ says what data/ says",
@@ -67,14 +69,20 @@ CHECKS = {
 }
 """What is checked, by name."""
 
-_ONLY_OF = {"codes": "encode", "images": "decode"}
+_ONLY_OF = {"codes": "encode", "latents": "encode", "images": "decode"}
 """Checks of what one stage makes."""
 
 
 def checks_of(run: Run) -> dict[str, str]:
     """Returns what is checked of a run's sink, by name."""
+    lacks = set()
+    if isinstance(run, EncodeRun):
+        has = {"codes": not run.identity.drop_codes, "latents": bool(run.facts.vectors)}
+        lacks = {name for name, is_there in has.items() if not is_there}
     return {
-        name: said for name, said in CHECKS.items() if _ONLY_OF.get(name, run.stage) == run.stage
+        name: said
+        for name, said in CHECKS.items()
+        if _ONLY_OF.get(name, run.stage) == run.stage and name not in lacks
     }
 
 
@@ -220,9 +228,15 @@ def _wrong_schema(shard: _Shard) -> str | None:
     names = [*own.names, *kept]
     if found.names != names:
         return f"columns are {', '.join(found.names)}; they must be {', '.join(names)}"
-    wrong = [field.name for field in own if found.field(field.name).type != field.type]
+    wrong = [field.name for field in own if not _is_field(found.field(field.name), field)]
     wrong += [name for name, kind in kept.items() if not _is_type(found.field(name).type, kind)]
-    return f"the type of {', '.join(wrong)} is wrong" if wrong else None
+    return f"the type of {', '.join(wrong)}, or what it says of it, is wrong" if wrong else None
+
+
+def _is_field(found: pa.Field, wanted: pa.Field) -> bool:
+    """Tells whether a column has a type, and says of itself what it has to say, if anything."""
+    said = found.metadata or {}
+    return found.type == wanted.type and (wanted.metadata or {}).items() <= said.items()
 
 
 def _kept_of(run: Run) -> Mapping[str, str]:
@@ -239,8 +253,8 @@ def _own_schema(run: Run, found: pa.Schema) -> pa.Schema:
     """Returns the columns that `data/` has without kept ones."""
     none = pa.schema([])
     if isinstance(run, EncodeRun):
-        codes = schema.codes_field(run.facts.codes)
-        return schema.data_schema(none, codes)
+        codes = None if run.identity.drop_codes else schema.codes_field(run.facts.codes)
+        return schema.data_schema(none, codes, list(map(schema.vectors_field, run.facts.vectors)))
     if isinstance(run, DecodeRun):
         return schema.images_schema(none, has_files=run.identity.layout != "parquet")
     has = {name: name in found.names for name in ("lpips", "features_original", "view")}
@@ -311,8 +325,13 @@ def _wrong_grids(table: pa.Table, codes: CodeLayout) -> str | None:
     return None
 
 
+def _wrong_latents(shard: _Shard) -> str | None:
+    assert isinstance(shard.run, EncodeRun), "no other sink's latents are checked"
+    return vectors.find_fault(shard.table, shard.run.facts.vectors)
+
+
 def _wrong_images(shard: _Shard) -> str | None:
-    return find_fault(shard.slot.sink.uri, shard.table, shard.said)
+    return gallery.find_fault(shard.slot.sink.uri, shard.table, shard.said)
 
 
 def _wrong_counts(shard: _Shard) -> str | None:
@@ -332,8 +351,17 @@ def _wrong_counts(shard: _Shard) -> str | None:
         return f"the footer is wrong about {', '.join(wrong)}"
     if not isinstance(run, EncodeRun):
         return None
-    histogram = count_codes(shard.table, run.facts.codebook_size)
-    is_equal = np.array_equal(histogram, shard.object.footer.histogram)
+    return _wrong_histogram(run, shard.table, shard.object.footer.histogram)
+
+
+def _wrong_histogram(run: EncodeRun, table: pa.Table, said: npt.NDArray[np.int64]) -> str | None:
+    """Returns what is wrong with the counts of codes; of those left out the sum alone is known."""
+    if run.identity.drop_codes:
+        codes = len(table) * run.facts.codes.length
+        is_right = len(said) == run.facts.codebook_size and said.sum() == codes
+        return None if is_right else f"the footer's histogram does not count {codes} codes"
+    histogram = count_codes(table, run.facts.codebook_size)
+    is_equal = np.array_equal(histogram, said)
     return None if is_equal else "the footer's histogram is not that of the codes"
 
 
@@ -342,6 +370,7 @@ _SHARD_CHECKS: dict[str, Callable[[_Shard], str | None]] = {
     "rows": _wrong_rows,
     "keys": _wrong_keys,
     "codes": _wrong_codes,
+    "latents": _wrong_latents,
     "images": _wrong_images,
     "counts": _wrong_counts,
 }

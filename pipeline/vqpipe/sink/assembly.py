@@ -246,7 +246,7 @@ def _write(
     slot: Slot, product: Product, ledger: _Ledger, base: Base | None, file: BinaryIO
 ) -> Assembled | None:
     """Writes the object into a file; returns None if it says what the one before says."""
-    name, before = slot.name, base.footer.origin if base else {}
+    name, before = slot.name, base.footer.said if base else {}
     with ObjectWriter(file, product.data) as target:
 
         def write(columns: pa.Table) -> None:

@@ -46,7 +46,13 @@ table = pyarrow.dataset.dataset("path/of/this/folder/data").to_table()
 FROM 'path/of/this/folder/data/**/*.parquet' LIMIT 5; -- DuckDB
 ```
 """
-_CODES = """`codes` holds entries of the codebook, {order}; `width` and `height` are
+_CODES = "`codes` holds entries of the codebook, {order}"
+_VECTORS = "`{name}` holds {meaning}: {numbers} of an image, {axes}, row-major"
+_BITS = (
+    ", as bits of bfloat16, of which numpy makes float32 with "
+    "`(x.astype('uint32') << 16).view('float32')`"
+)
+_SIZES = """; `width` and `height` are
 those of the image, and `crop` is what of it was encoded, in its pixels.
 
 """
@@ -82,8 +88,18 @@ def _describe(sink: Sink, totals: Totals) -> str:
     facts = _facts(run, totals) | {"shards": shards}
     lines = [f"| {name} | {_cell(said)} |" for name, said in facts.items() if said is not None]
     table = "\n".join(["| | |", "|---|---|", *lines])
-    codes = _CODES.format(order=run.facts.codes.order) if isinstance(run, EncodeRun) else ""
-    return f"# {run.entry.title}\n\n{table}\n\n{codes}{_READ}"
+    rows = _describe_rows(run) if isinstance(run, EncodeRun) else ""
+    return f"# {run.entry.title}\n\n{table}\n\n{rows}{_READ}"
+
+
+def _describe_rows(run: EncodeRun) -> str:
+    """Returns what columns hold."""
+    said = [] if run.identity.drop_codes else [_CODES.format(order=run.facts.codes.order)]
+    for each in run.facts.vectors:
+        numbers = " x ".join(map(str, each.shape))
+        known = {"name": each.name, "meaning": each.meaning, "numbers": numbers, "axes": each.axes}
+        said.append(_VECTORS.format(**known) + (_BITS if each.dtype == "bfloat16" else ""))
+    return ";\n".join(said) + _SIZES
 
 
 def _facts(run: Run, totals: Totals) -> dict[str, Any]:
@@ -101,10 +117,11 @@ def _facts(run: Run, totals: Totals) -> dict[str, Any]:
 
 def _facts_of_codes(run: EncodeRun, totals: Totals) -> dict[str, object]:
     codes = run.facts.codes
+    left_out = "; left out" if run.identity.drop_codes else ""
     return {
         "pixels": f"{run.identity.sizing}, {run.identity.resizing}",
         "views of an image": _views(run),
-        "codes of an image": f"{codes.count}, {codes.describe()}",
+        "codes of an image": f"{codes.count}, {codes.describe()}{left_out}",
         "codebook": f"{codes.codebook_size:,} entries, {totals.codebook_usage:.1%} of them used",
     }
 

@@ -54,6 +54,11 @@ class Footer:
         return self.origin["generation"], self.origin["revision"]
 
     @property
+    def said(self) -> dict[str, Any]:
+        """`origin`, with the histogram under its key."""
+        return {**self.origin, HISTOGRAM: self.histogram}
+
+    @property
     def total(self) -> int | None:
         """Rows of a committed shard; None if it could not be read to its end."""
         return None if self.origin["damage"] else int(self.origin["seen"])

@@ -17,6 +17,7 @@ from typing import Any, Literal, Self, Union, get_args, get_origin
 
 from vqpipe.code_layout import CodeLayout
 from vqpipe.schema import KeyUntil
+from vqpipe.vector_layout import AskedVectors, VectorDType, VectorLayout, read_document
 
 # As `codec.config` has them, of which a sink knows nothing: the type checker compares the two
 # where one becomes the other.
@@ -162,6 +163,12 @@ class EncodeIdentity(Identity):
     """Arithmetic of the network."""
     pixel_range: _PixelRange
     """What the network was trained on: [-1, 1] or [0, 1]."""
+    latents: AskedVectors | None = field(default=None, metadata={_LATER: True})
+    """Which vectors stand beside the codes."""
+    latents_dtype: VectorDType | None = field(default=None, metadata={_LATER: True})
+    """Type to which they were rounded; None where there are none."""
+    drop_codes: bool = field(default=False, metadata={_LATER: True})
+    """Whether codes were left out of `data/`."""
     eager: bool
     """Whether a GPU runs the network's kernels one by one."""
     model_sha256: str
@@ -227,6 +234,13 @@ class EncodeFacts(Facts):
     model_family: Mapping[str, Any] | None = field(default=None, metadata={_LATER: True})
     """Of which family of checkpoints the weights were, and what was done to them
     (`tokenizers.families`); None of a diffusers model."""
+    latents: Mapping[str, Any] | None = field(default=None, metadata={_LATER: True})
+    """What columns of vectors hold (`vector_layout`), by name; None where there are none."""
+
+    @property
+    def vectors(self) -> tuple[VectorLayout, ...]:
+        """What columns of vectors there are, in order."""
+        return read_document(self.latents)
 
     @property
     def codes(self) -> CodeLayout:
@@ -244,7 +258,7 @@ class DecodeIdentity(Identity):
     codes: str | None = None
     """Fingerprint of the run that made the codes; None for codes of another tool."""
     kind: str
-    """`codes`, or `latents` before the look-up in the codebook."""
+    """`codes`, `latents` before the look-up in the codebook, or `quantized` behind it."""
     column: str | None = None
     """Column that was decoded."""
     key: str | None = None

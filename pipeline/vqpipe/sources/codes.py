@@ -1,7 +1,8 @@
 """Parquet files with a column of codes, or of latents, made by vqpipe or by other tools.
 
 A value is a list of whole numbers (codes, row-major) or of numbers (latents, as (C, h, w)), of any
-width and fixed or variable length. Lists of lists are flattened; their lengths have to be those of
+width and fixed or variable length; bits of bfloat16 where the column says so (`vector_layout`).
+Lists of lists are flattened; their lengths have to be those of
 the shape, or of one in which neighbouring dimensions are merged, such as (C, h * w). What comes out
 of a row is the data of a `Sample`: int64 or float32, little-endian. Where images differ in their
 grids, those of codes begin with its rows and columns.
@@ -10,7 +11,7 @@ grids, those of codes begin with its rows and columns.
 import itertools
 import math
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, BinaryIO, Literal
 
@@ -35,6 +36,7 @@ from vqpipe.sources.parquet import BATCH_ROWS, open_parquet, read_file
 from vqpipe.sources.patterns import find_files
 from vqpipe.sources.values import MAX_VALUE_BYTES, name_sample
 from vqpipe.sources.versions import imprint_shards
+from vqpipe.vector_layout import is_bfloat16
 
 Kind = Literal["codes", "latents"]
 DTYPE: dict[str, np.dtype[Any]] = {"codes": np.dtype("<i8"), "latents": np.dtype("<f4")}
@@ -172,29 +174,51 @@ def _read_rows(
         names = [_column(selection), *key, *grid, *selection.keep]
         expected, row = parquet.metadata.num_rows, 0
         columns = list(dict.fromkeys(names))
+        convert = _find_conversion(shard.format, parquet.schema_arrow.field(_column(selection)))
         for batch in parquet.iter_batches(BATCH_ROWS, columns=columns, use_threads=False):
             for place in range(len(batch)):
                 values = batch.slice(place, 1)
                 sample = name_sample(row, f"{shard.name}/{row:08d}", values, selection.key, kept)
                 if sample.rejection is None:
-                    sample = _with_numbers(sample, values, shard, selection)
+                    sample = _with_numbers(sample, values, shard, convert, selection)
                 yield sample
                 row += 1
         if row != expected:
             raise ValueError(f"the footer claims {expected} rows, and its pages hold {row}")
 
 
+Convert = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+"""Numbers as they are stored to those of `DTYPE`."""
+
+
+def _find_conversion(kind: str, column: pa.Field) -> Convert:
+    """Returns what makes codes or latents of the numbers in a column."""
+
+    def widen(bits: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return (bits.astype("<u4") << 16).view("<f4")
+
+    if kind == "latents" and is_bfloat16(column.metadata) and _is_of_uint16(column.type):
+        return widen
+    return operator.methodcaller("astype", DTYPE[kind])
+
+
+def _is_of_uint16(kind: pa.DataType) -> bool:
+    while pa.types.is_nested(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_uint16(kind))
+
+
 def _with_numbers(
-    sample: Sample, values: pa.RecordBatch, shard: Shard, selection: Selection
+    sample: Sample, values: pa.RecordBatch, shard: Shard, convert: Convert, selection: Selection
 ) -> Sample:
     """Returns a sample with the codes or latents of a row, or its rejection."""
-    value, dtype = values.column(_column(selection))[0], DTYPE[shard.format]
+    value = values.column(_column(selection))[0]
     if not value.is_valid:
         message = f"the {shard.format} are null"
         return replace(sample, rejection=Rejection(Reason.NO_CODES, message))
     try:
-        grid = _grid(values, dtype) if selection.has_grids else b""
-        return replace(sample, data=grid + _numbers(value, dtype, selection.shape))
+        grid = _grid(values, DTYPE[shard.format]) if selection.has_grids else b""
+        return replace(sample, data=grid + _numbers(value, convert, selection.shape))
     except MemoryError:
         raise  # also an ArrowException
     except (pa.ArrowException, ValueError) as error:
@@ -213,7 +237,7 @@ def _grid(values: pa.RecordBatch, dtype: np.dtype[Any]) -> bytes:
     return np.array(sides, dtype).tobytes()
 
 
-def _numbers(value: pa.Scalar, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+def _numbers(value: pa.Scalar, convert: Convert, shape: tuple[int, ...]) -> bytes:
     """Returns the numbers in a list, or in lists of lists, as bytes.
 
     Raises:
@@ -232,7 +256,7 @@ def _numbers(value: pa.Scalar, dtype: np.dtype[Any], shape: tuple[int, ...]) -> 
     if numbers.null_count:
         raise ValueError(f"{numbers.null_count} of {len(numbers)} numbers are null")
     found: npt.NDArray[Any] = numbers.to_numpy(zero_copy_only=False)
-    return found.astype(dtype).tobytes()
+    return convert(found).tobytes()
 
 
 def _only_length(lists: pa.Array) -> int:

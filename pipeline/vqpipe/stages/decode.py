@@ -14,7 +14,7 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from vqpipe import schema
 from vqpipe.code_layout import CodeLayout
-from vqpipe.codec.config import CodecConfig, OnBatch
+from vqpipe.codec.config import CodecConfig, Images, Mask, OnBatch
 from vqpipe.images import ImageFormat, compress, size_of
 from vqpipe.rejections import Reason, Rejection
 from vqpipe.sink.beside import Beside, sha256
@@ -35,6 +35,10 @@ from vqpipe.stages.attempts import Item
 from vqpipe.stages.columns import all_but, pixels_of, put_rejections, size_columns
 from vqpipe.stages.step import MakeCodec, Ready
 from vqpipe.stages.tars import texts_of, write_tar
+from vqpipe.vector_layout import QUANTIZED
+
+if TYPE_CHECKING:
+    from vqpipe.codec.codec import Codec
 
 Decode = Callable[[npt.NDArray[Any]], tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]]
 """Codes (N, ...) or latents (N, C, ...) in; pixels (N, H, W, 3) and a mask (N,) out."""
@@ -47,7 +51,9 @@ class Form:
     layout: CodeLayout
     """Of the codes."""
     latents: tuple[int, ...] = ()
-    """Shape of an image's latents, such as (C, h, w); empty for codes."""
+    """Shape of an image's latents, such as (C, h, w), or of the largest's; empty for codes."""
+    is_quantized: bool = False
+    """Whether latents are from behind the look-up in the codebook: what codes stand for."""
 
     @property
     def column(self) -> str:
@@ -55,9 +61,16 @@ class Form:
         return "latents" if self.latents else "codes"
 
     @property
+    def kind(self) -> str:
+        """What is decoded: `codes`, `latents` or `quantized`."""
+        return QUANTIZED if self.is_quantized else self.column
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Of an image's codes or latents; empty where images differ in it."""
-        return self.latents or (() if self.layout.differs else self.layout.shape)
+        if self.layout.differs:
+            return ()
+        return self.latents or self.layout.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -68,8 +81,9 @@ class Form:
         """Returns codes or latents that are all 0."""
         if not self.layout.differs:
             return bytes(math.prod(self.shape) * self.dtype.itemsize)
-        first = self.layout.shapes[0]
-        return np.array([*first[:2], *[0] * math.prod(first)], self.dtype).tobytes()
+        rows, columns = self.layout.shapes[0][:2]
+        zeros = [0] * math.prod(self._shape_of(rows, columns))
+        return np.array([rows, columns, *zeros], self.dtype).tobytes()
 
     def parse(self, data: bytes) -> npt.NDArray[Any]:
         """Returns the numbers of a row, in their shape.
@@ -79,7 +93,7 @@ class Form:
         """
         found, shape = np.frombuffer(data, self.dtype), self.shape
         if self.layout.differs:
-            shape, found = self._shape_of(*found[:2].tolist()), found[2:]
+            shape, found = self._shape_of(*map(int, found[:2])), found[2:]
         expected = math.prod(shape)
         if len(found) != expected:
             sides = " x ".join(map(str, shape))
@@ -94,7 +108,7 @@ class Form:
         shape = self.layout.shape_of(rows, columns)
         if shape is None:
             raise ValueError(f"a grid of {rows} x {columns} is none that the run may have")
-        return shape
+        return (self.latents[0], rows, columns) if self.latents else shape
 
 
 def decode_rows(table: pa.Table, decode: Decode, form: Form) -> pa.Table:
@@ -172,7 +186,7 @@ class Decoding:
     def prepare(self, make: MakeCodec) -> Ready:
         """Makes a codec."""
         codec = make(self.how, None)
-        decode = codec.decode_latents if self.form.latents else codec.decode
+        decode = self._choose(codec)
 
         def run(table: pa.Table, on_batch: OnBatch) -> pa.Table:
             known = functools.partial(decode, on_batch=on_batch)
@@ -182,6 +196,11 @@ class Decoding:
             return codec.warm_up_by(lambda: decode(self.form.parse(self.form.plain())[np.newaxis]))
 
         return Ready(run, warm_up)
+
+    def _choose(self, codec: "Codec") -> Callable[..., tuple[Images, Mask]]:
+        if self.form.is_quantized:
+            return codec.decode_quantized
+        return codec.decode_latents if self.form.latents else codec.decode
 
 
 Layout = Literal["webdataset", "parquet", "folder"]

@@ -26,17 +26,26 @@ from vqpipe.sink.product import Facts, Finished, Write
 from vqpipe.stages.attempts import Item
 from vqpipe.stages.audit import NO_AUDIT, Audit, audited_columns
 from vqpipe.stages.columns import Places, all_but, images_by_shape, put_rejections, scattered
+from vqpipe.stages.latents import VectorColumns
 from vqpipe.stages.step import MakeCodec, Ready, pixels_item
+from vqpipe.vector_layout import VectorLayout, document_of
 
 if TYPE_CHECKING:
     from vqpipe.codec.codec import Codec
 
-Encode = Callable[[npt.NDArray[np.uint8]], tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]]
-"""Pixels (N, H, W, 3) in; codes (N, ...) and a mask (N,) of finite latents out."""
+Encode = Callable[
+    [npt.NDArray[np.uint8]],
+    tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], *tuple[npt.NDArray[Any], ...]],
+]
+"""Pixels (N, H, W, 3) in; codes (N, ...), a mask (N,) of finite latents, and vectors out."""
 
 
 def encode_rows(
-    table: pa.Table, encode: Encode, codes: pa.Field, audit: Audit = NO_AUDIT
+    table: pa.Table,
+    encode: Encode,
+    codes: pa.Field,
+    audit: Audit = NO_AUDIT,
+    vectors: Sequence[pa.Field] = (),
 ) -> pa.Table:
     """Replaces pixels by codes; an image with non-finite latents becomes a rejection.
 
@@ -45,22 +54,27 @@ def encode_rows(
         encode: The codec of the run.
         codes: The codes column to add.
         audit: Which images are looked at twice, and how.
+        vectors: The columns of vectors to add, in the order in which the codec gives them.
     """
     groups: list[tuple[Places, npt.NDArray[np.int64]]] = []
     good, bad = (np.zeros(len(table), bool) for _ in range(2))
     flips, psnr_db = (np.full(len(table), np.nan) for _ in range(2))
-    picked, looks = audit.pick(table), []
+    picked, looks, beside = audit.pick(table), [], VectorColumns(vectors, len(table))
     for rows, images in images_by_shape(table):
-        found, finite = encode(images)
+        found, finite, *more = encode(images)
         groups.append((rows, found))
-        good[rows], bad[rows] = finite, ~finite
-        looked = finite & picked[rows]
+        good[rows], bad[rows] = beside.put(rows, finite, more), ~finite
+        looked = good[rows] & picked[rows]
         looks.append((rows[looked], audit.look(images[looked], found[looked])))
     columns = {
         **all_but(table, *(each.name for each in schema.PIXELS)),
-        **put_rejections(table, [_NON_FINITE if each else None for each in bad]),
+        **put_rejections(
+            table,
+            [_NON_FINITE if bad[i] else fault for i, fault in enumerate(beside.faults)],
+        ),
         codes.name: scattered(groups, good, codes.type),
-        **(_grid_columns(groups, good) if schema.grid_fields(codes) else {}),
+        **beside.columns(good),
+        **(_grid_columns(groups, good) if schema.has_grid(codes) else {}),
     }
     for rows, wait in looks:
         flips[rows], psnr_db[rows] = wait()
@@ -91,6 +105,8 @@ class Encoding:
     """Heights and widths that views may have, in pixels."""
     audit: float = AUDIT_SHARE
     """Share of the images that are looked at twice."""
+    vectors: tuple[VectorLayout, ...] = ()
+    """Latents or quantized that go beside the codes."""
 
     @property
     def item(self) -> Item:
@@ -106,10 +122,13 @@ class Encoding:
         """Makes a codec, and those for audits: a batch is padded, and they see single images."""
         codec = make(self.how, None)
         audit = self._audit(codec, make) if self.audit else NO_AUDIT
+        vectors = [schema.vectors_field(each) for each in self.vectors]
 
         def run(table: pa.Table, on_batch: OnBatch) -> pa.Table:
-            encode = functools.partial(codec.encode, on_batch=on_batch)
-            return encode_rows(table, encode, self.codes, audit)
+            encode = functools.partial(
+                codec.encode_vectors, vectors=self.vectors, on_batch=on_batch
+            )
+            return encode_rows(table, encode, self.codes, audit, vectors)
 
         return Ready(run, lambda: codec.warm_up(*self.shapes[0]))
 
@@ -130,6 +149,10 @@ class CodesProduct:
     layout: CodeLayout
     """What the codes of an image are."""
     views: int = 1
+    vectors: tuple[VectorLayout, ...] = ()
+    """Latents or quantized that go beside the codes."""
+    has_codes: bool = True
+    """Whether `data/` has them; the histogram counts them in any case."""
 
     @property
     def codebook_size(self) -> int:
@@ -139,12 +162,17 @@ class CodesProduct:
     @property
     def rows(self) -> pa.Schema:
         """Columns of encoded rows."""
-        return schema.encoded_schema(self.kept, self.codes)
+        return schema.encoded_schema(self.kept, self.codes, self._fields)
 
     @property
     def data(self) -> pa.Schema:
         """Columns of `data/`."""
-        return schema.data_schema(self.kept, self.codes)
+        codes = self.codes if self.has_codes else None
+        return schema.data_schema(self.kept, codes, self._fields)
+
+    @property
+    def _fields(self) -> list[pa.Field]:
+        return [schema.vectors_field(each) for each in self.vectors]
 
     def finish(
         self,
@@ -154,25 +182,46 @@ class CodesProduct:
         write: Write,
     ) -> Finished:
         """Writes the codes, after checking their number and range, and counts them."""
-        histogram = np.zeros(self.codebook_size, np.int64)
+        histogram, counted = self._counted(before)
+        without = 0
         audits = _Audits(*(before.get(name, 0) for name in _Audits._fields))
         for table in good:
+            self._check_vectors(table)
             histogram += np.bincount(self._flat(table), minlength=self.codebook_size)
+            without += table[self.codes.name].null_count
             audits = audits.add(table)
             write(table)
+        if without != counted:
+            raise AccountingError(f"{without} images have no codes, where {counted} may have none")
         facts: Facts = {
             "layout": self.layout.document(),
             "codebook_size": self.codebook_size,
+            **({"latents": document_of(self.vectors)} if self.vectors else {}),
             **audits._replace(psnr_db_sum=round(audits.psnr_db_sum, 4))._asdict(),
         }
         return Finished(facts, {HISTOGRAM: pack_histogram(histogram)})
 
+    def _counted(self, before: Mapping[str, Any]) -> tuple[npt.NDArray[np.int64], int]:
+        """Returns codes that are counted already, and of how many images.
+
+        They are those of an object that is revised and has no codes in it.
+        """
+        if self.has_codes or not before:
+            return np.zeros(self.codebook_size, np.int64), 0
+        return before[HISTOGRAM].copy(), before["good"] * before.get("views", 1)
+
+    def _check_vectors(self, good: pa.Table) -> None:
+        for each in self.vectors:
+            missing = good[each.name].null_count
+            if missing:
+                raise AccountingError(f"{each.name} of {missing} images are missing")
+
     def _flat(self, good: pa.Table) -> npt.NDArray[np.unsignedinteger]:
-        """Returns all codes of some rows as one array, after checking their number and range."""
+        """Returns the codes of rows that have any as one array, after checking number and range."""
         column = good[self.codes.name]
         codes: npt.NDArray[np.unsignedinteger] = schema.flat_of(column)
-        expected = self._count(good)
-        if column.null_count or len(codes) != expected:
+        expected = self._count(good.filter(pc.is_valid(column)) if column.null_count else good)
+        if len(codes) != expected:
             raise AccountingError(f"{expected - len(codes)} of {expected} codes are missing")
         if len(codes) and codes.max() >= self.codebook_size:
             raise AccountingError(f"code {codes.max()} is not below {self.codebook_size}")

@@ -26,7 +26,7 @@ class CodingNetwork(nn.Module, ABC):
 
     @abstractmethod
     def quantized(self, codes: Tensor) -> Tensor:
-        """Return float32 what `decode` takes."""
+        """Return float32 what `decode` takes, in the shape of latents."""
 
     @abstractmethod
     def decode(self, quantized: Tensor) -> Tensor:
@@ -54,9 +54,17 @@ class NetworkTokenizer:
         """Returns codes (B, *shape) of latents float32."""
         return self.network.look_up(latents)
 
+    def quantized_of(self, codes: Tensor) -> Tensor:
+        """Returns float32, in the shape of latents, what codes (B, *shape) stand for."""
+        return self.network.quantized(codes)
+
+    def decode(self, quantized: Tensor) -> Tensor:
+        """Returns pixels (B, 3, H, W) float32 of `quantized_of`."""
+        return self.network.decode(quantized.to(self.dtype)).float()
+
     def pixels_of(self, codes: Tensor) -> Tensor:
         """Returns pixels (B, 3, H, W) float32 of codes (B, *shape)."""
-        return self.network.decode(self.network.quantized(codes).to(self.dtype)).float()
+        return self.decode(self.quantized_of(codes))
 
 
 @dataclass(frozen=True)

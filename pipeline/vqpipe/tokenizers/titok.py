@@ -220,12 +220,12 @@ class TiTokNetwork(CodingNetwork):
         return find_nearest(vectors.flatten(0, 1), codebook).view(vectors.shape[:2])
 
     def quantized(self, codes: Tensor) -> Tensor:
-        """Return entries (B, tokens, token size) of codes (B, tokens)."""
-        return self.quantize["embedding"](codes)
+        """Return entries (B, token size, tokens) of codes (B, tokens)."""
+        return self.quantize["embedding"](codes).transpose(1, 2)
 
     def decode(self, quantized: Tensor) -> Tensor:
-        """Return pixels (B, 3, H, W) of entries (B, tokens, token size)."""
-        x = self.decoder(quantized)
+        """Return pixels (B, 3, H, W) of entries (B, token size, tokens)."""
+        x = self.decoder(quantized.transpose(1, 2))
         if not self.is_legacy:
             return x
         codebook = self.pixel_quantize["embedding"].weight

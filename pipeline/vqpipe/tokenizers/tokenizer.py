@@ -1,8 +1,10 @@
 """What a codec asks of a network, whatever network it is.
 
-    latents_of   pixels   ->  latents: what the encoder says, which may be not finite
-    codes_of     latents  ->  codes: the look-up in the codebook
-    pixels_of    codes    ->  pixels
+    latents_of    pixels     ->  latents: what the encoder says, which may be not finite
+    codes_of      latents    ->  codes: the look-up in the codebook
+    quantized_of  codes      ->  quantized: what they stand for
+    decode        quantized  ->  pixels
+    pixels_of     codes      ->  pixels, by way of quantized
 
 Everything else is the codec's: batches, padding, uint8 and the range of pixels, streams, compiling.
 Codes of pixels and pixels of latents are two of these, one after the other. A network comes in as a
@@ -97,7 +99,10 @@ class Description:
         return height * self.multiple, width * self.multiple
 
     def latent_shape_of(self, codes: CodeLayout) -> tuple[int, ...]:
-        """Returns the shape of the latents that become codes: (C, h, w), (C, n) of a sequence."""
+        """Returns the shape of the latents that become codes: (C, h, w), (C, n) of a sequence.
+
+        It is that of `quantized` as well.
+        """
         places = codes.shapes[-1][:2]
         return (self.latent_channels, *places)
 
@@ -105,8 +110,8 @@ class Description:
 class Tokenizer(Protocol):
     """A network on one device and in one dtype; what goes in and comes out is float32 in any case.
 
-    `latents_of` and `pixels_of` become one graph each (`torch.compile`) where the codec fuses
-    kernels. No item of a batch may depend on its neighbours.
+    `latents_of`, `pixels_of` and `decode` become one graph each (`torch.compile`) where the codec
+    fuses kernels. No item of a batch may depend on its neighbours.
     """
 
     @property
@@ -132,6 +137,15 @@ class Tokenizer(Protocol):
         Their shape is (B, h, w) of a grid, in general (B, *shape) with `CodeLayout.shape`.
 
         On a GPU it asks the device for no number: the host has the next batch to begin meanwhile.
+        """
+
+    def quantized_of(self, codes: "Tensor") -> "Tensor":
+        """Returns what codes stand for, float32, in the shape of latents."""
+
+    def decode(self, quantized: "Tensor") -> "Tensor":
+        """Returns pixels of what codes stand for, just those that `pixels_of` gives.
+
+        Both are float32; vectors lie channels-last, as a look-up leaves them.
         """
 
     def pixels_of(self, codes: "Tensor") -> "Tensor":

@@ -96,7 +96,14 @@ class VQTokenizer:
         codebook = self._network.quantize.embedding.weight
         return find_nearest(vectors.flatten(0, 2), codebook).view(vectors.shape[:3])
 
+    def quantized_of(self, codes: Tensor) -> Tensor:
+        """Returns entries (B, C, h, w) float32, channels-last, of codes (B, h, w)."""
+        return self._network.quantize.embedding(codes).permute(0, 3, 1, 2)
+
+    def decode(self, quantized: Tensor) -> Tensor:
+        """Returns pixels (B, 3, H, W) float32 of entries (B, C, h, w) float32, channels-last."""
+        return self._network.decode_quantized(quantized.to(self._dtype)).float()
+
     def pixels_of(self, codes: Tensor) -> Tensor:
         """Returns pixels (B, 3, H, W) float32 of codes (B, h, w)."""
-        quantized = self._network.quantize.embedding(codes).permute(0, 3, 1, 2)  # (B, C, h, w)
-        return self._network.decode_quantized(quantized.to(self._dtype)).float()
+        return self.decode(self.quantized_of(codes))
