@@ -17,7 +17,6 @@ takes one image at a time: it gains nothing from more, and torch's group norm th
 of a batch between threads, so that in half precision a code would depend on its image's place.
 """
 
-import contextlib
 import functools
 import time
 from collections import deque
@@ -29,13 +28,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from vqpipe.codec.arithmetic import HOST_DTYPE, NETWORK_DTYPE, arithmetic, round_to
 from vqpipe.codec.compiler import inductor
 from vqpipe.codec.config import (
     BATCH_SIZE,
     SCALE_SHIFT,
     CodecConfig,
     Codes,
-    DType,
     Images,
     Mask,
     OnBatch,
@@ -44,8 +43,7 @@ from vqpipe.codec.device import is_out_of_memory, watch_device
 from vqpipe.codec.launched import Launched
 from vqpipe.errors import ConfigError
 from vqpipe.tokenizers.tokenizer import Checkpoint
-from vqpipe.vector_layout import LATENTS, VectorDType, VectorLayout
-from vqpipe.vqgan.precision import float32_products
+from vqpipe.vector_layout import LATENTS, VectorLayout
 
 Forward = Callable[[Tensor], tuple[Tensor, ...]]
 """One batch on the device to one or more results, all of the fixed batch shape."""
@@ -53,17 +51,6 @@ Begun = Callable[[], tuple[npt.NDArray[Any], Mask]]
 """Work under way on the device; called, it waits and returns the results."""
 
 
-_NETWORK_DTYPE = {
-    "float32": torch.float32,
-    "tf32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
-_TORCH_DTYPE: dict[type, torch.dtype] = {
-    np.uint8: torch.uint8,
-    np.int64: torch.int64,
-    np.float32: torch.float32,
-}
 _COMPILATIONS = 64
 _IN_FLIGHT = 2  # batches: one computes while the next is copied
 
@@ -87,7 +74,7 @@ class Codec:
         has_cuda = self.device.type == "cuda"
         self.batch_size = (has_cuda and batch_size) or BATCH_SIZE[self.device.type]
         with watch_device():
-            self._tokenizer = weights.build(self.device, _NETWORK_DTYPE[how.dtype])
+            self._tokenizer = weights.build(self.device, NETWORK_DTYPE[how.dtype])
         self._latents_of: Callable[[Tensor], Tensor] = self._to_latents
         self._pixels_of: Callable[[Tensor], Tensor] = self._to_pixels
         self._pixels_of_quantized: Callable[[Tensor], Tensor] = self._quantized_to_pixels
@@ -212,17 +199,17 @@ class Codec:
         self, images: Tensor, vectors: Sequence[VectorLayout] = ()
     ) -> tuple[Tensor, ...]:
         """Returns codes (B, h, w), mask (B,) and vectors of images (B, H, W, 3) uint8."""
-        with _arithmetic(self.how.dtype):
+        with arithmetic(self.how.dtype):
             latents = self._latents_of(images)
         finite = latents.isfinite().flatten(1).all(1)
         codes = self._tokenizer.codes_of(latents)
         found = (latents if each.name == LATENTS else self._quantized_of(codes) for each in vectors)
-        stored = [_round(each, how.dtype) for each, how in zip(found, vectors, strict=True)]
+        stored = [round_to(each, how.dtype) for each, how in zip(found, vectors, strict=True)]
         return codes, finite, *stored
 
     def _quantized_of(self, codes: Tensor) -> Tensor:
         """Returns what codes stand for, whose arithmetic is float32's in any case."""
-        with _arithmetic("float32"):
+        with arithmetic("float32"):
             return self._tokenizer.quantized_of(codes)
 
     def _decode_latents_batch(self, latents: Tensor) -> tuple[Tensor, Tensor]:
@@ -233,14 +220,14 @@ class Codec:
     def _decode_quantized_batch(self, quantized: Tensor) -> tuple[Tensor, Tensor]:
         """Returns images (B, H, W, 3) uint8 and mask (B,) of quantized (B, C, h, w) float32."""
         last = quantized.movedim(1, -1).contiguous().movedim(-1, 1)  # as a look-up leaves it
-        with _arithmetic(self.how.dtype):
+        with arithmetic(self.how.dtype):
             pixels = self._pixels_of_quantized(last)
         images, finite = self._to_images(pixels)
         return images, finite & quantized.isfinite().flatten(1).all(1)
 
     def _decode_batch(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         """Returns images (B, H, W, 3) uint8 and mask (B,) of codes (B, h, w)."""
-        with _arithmetic(self.how.dtype):
+        with arithmetic(self.how.dtype):
             pixels = self._pixels_of(codes)
         return self._to_images(pixels)
 
@@ -345,7 +332,7 @@ class Codec:
     def _pad(self, batch: npt.NDArray[Any]) -> Tensor:
         """Returns exactly `batch_size` items on the host, zeros added; pinned for a GPU."""
         shape = (self.batch_size, *batch.shape[1:])
-        dtype = _TORCH_DTYPE[batch.dtype.type]
+        dtype = HOST_DTYPE[batch.dtype.type]
         padded = torch.empty(shape, dtype=dtype, pin_memory=self._copies is not None)
         padded.numpy()[: len(batch)] = batch
         padded[len(batch) :] = 0
@@ -359,17 +346,6 @@ class Codec:
             )
         self.batch_size //= 2
         torch.cuda.empty_cache()
-
-
-def _round(vectors: Tensor, dtype: VectorDType) -> Tensor:
-    """Returns float32 numbers in another type, row by row; of bfloat16, its bits as uint16."""
-    found = vectors.to(getattr(torch, dtype)).contiguous()
-    return found.view(torch.uint16) if dtype == "bfloat16" else found
-
-
-def _arithmetic(dtype: DType) -> contextlib.AbstractContextManager[None]:
-    """Allows or forbids TF32 for the length of a block."""
-    return float32_products("tf32" if dtype == "tf32" else "ieee")
 
 
 def _fuse(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
