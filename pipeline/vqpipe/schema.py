@@ -234,7 +234,7 @@ _NUMBERS = {"float16": pa.float16(), "float32": pa.float32(), "uint16": pa.uint1
 
 
 def vectors_field(vectors: VectorLayout) -> pa.Field:
-    """Returns a column of vectors: all numbers of an image in one list, of a fixed length if it can."""
+    """Returns a column of vectors: an image's in one list, of a fixed length if it can."""
     kind = pa.list_(_NUMBERS[vectors.stored_as], vectors.length or -1)
     return pa.field(vectors.name, kind, metadata=vectors.metadata())
 

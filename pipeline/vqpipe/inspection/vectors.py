@@ -62,8 +62,9 @@ def _distances(
     if stored.shape != found.shape:
         return np.full(len(stored), np.inf)
     lengths = np.linalg.norm(stored, axis=1)
-    apart: npt.NDArray[np.float64] = np.linalg.norm(found - stored, axis=1)
-    return apart / np.maximum(lengths, np.finfo(np.float64).tiny)
+    apart = np.linalg.norm(found - stored, axis=1)
+    shares: npt.NDArray[np.float64] = apart / np.maximum(lengths, np.finfo(np.float64).tiny)
+    return shares
 
 
 def farthest(name: Vectors, unlike: float) -> float:
