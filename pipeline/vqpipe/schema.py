@@ -320,7 +320,7 @@ def score_fields(*, has_lpips: bool, has_features: bool, has_views: bool = False
         has_features: Whether Inception's features are.
         has_views: Whether images have several views, or differ in their numbers of codes.
     """
-    views = [pa.field("view", pa.uint8()), pa.field("codes", pa.int32())]  # how many the view has
+    views = [pa.field("view", pa.uint8()), pa.field("code_count", pa.int32())]
     vector = pa.list_(pa.float32(), FEATURES)
     features = [pa.field("features_original", vector), pa.field("features_decoded", vector)]
     return [

@@ -119,7 +119,7 @@ def test_main_command_line_wins_over_the_file_and_the_file_over_defaults(tmp_pat
     words = ("--dtype", "bfloat16", "--keep", "c", "--key", "None", "--no-eager", "--extend")
     job = cli.parse(["encode", *PLACES["encode"], f"--job={path}", *words])
     assert (job.resolution, job.dtype, job.keep, job.key) == (128, "bfloat16", ("c",), None)
-    assert (job.extend, job.eager, job.resample) == (True, False, "bicubic")
+    assert (job.extend, job.eager, job.resample) == (True, False, None)
 
 
 def test_main_file_may_say_what_is_required(tmp_path):

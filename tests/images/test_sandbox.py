@@ -93,7 +93,7 @@ def test_prepare_in_another_thread_goes_on_while_images_are_opened(poisoned):
         good = [image for image in images if image != poison.CRASH]
         assert [bool(each) for each in opened.rejections] == [each not in good for each in images]
         expected = open_images(Compressed.of(good), HOW)
-        assert np.array_equal(opened.pixels[: len(good)], expected.pixels)
+        assert np.array_equal(opened.pixels, expected.pixels)
 
 
 def test_prepare_needs_no_other_child_while_one_is_at_work(poisoned, tmp_path):
@@ -202,8 +202,8 @@ def test_open_poison_costs_itself_alone(poisoned, image, reason):
         assert isinstance(found[place], Rejection)
         assert found[place].reason is reason
         assert found[place].message
-        assert not found.pixels[place].any()
     expected = open_images(Compressed.of(good), HOW)
+    assert np.array_equal(found.pixels, expected.pixels)
     for place, other in zip((0, 2, 3, 5), expected, strict=True):
         check_views(found[place], other)
 
@@ -217,7 +217,7 @@ def test_open_poison_costs_itself_alone(poisoned, image, reason):
 def test_open_trouble_that_does_not_come_again_costs_nothing(poisoned, image):
     found = run(poisoned, [jpeg(), image, jpeg(seed=1)])
     assert [type(each) for (each,) in found] == [View] * 3
-    assert (found.pixels[1, 0] == (255, 0, 0)).all()
+    assert (found[1][0].pixels == (255, 0, 0)).all()
 
 
 def test_open_child_that_was_killed_between_tables_is_replaced(sandbox):

@@ -98,7 +98,7 @@ def test_write_card_says_what_the_run_is_and_stays_yaml(tmp_path):
     assert "drafted" not in text
     encoded(tmp_path / "drafted", draft=True)
     text = (tmp_path / "drafted" / "README.md").read_text()
-    assert "| resize | bicubic, large JPEGs drafted |" in text
+    assert "| pixels | 32 px, bicubic, large JPEGs drafted |" in text
 
 
 def test_write_card_again_keeps_what_the_owner_wrote(tmp_path):

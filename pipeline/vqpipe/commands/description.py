@@ -71,13 +71,18 @@ def describe_totals(totals: dict[str, Any], run: Run) -> Fields:
     reasons = totals["rejected_by_reason"].items()
     return [
         ("samples", f"{totals['samples']:,}"),
-        (verb(totals), f"{made(totals):,}"),
+        (verb(totals), f"{made(totals):,}{_describe_rows(totals)}"),
         ("rejected", f"{totals['rejected']:,}"),
         *((f"  {reason}", f"{count:,}") for reason, count in reasons),
         *describe_missing(totals),
         *(_describe_codes(totals, run.facts.codes) if isinstance(run, EncodeRun) else ()),
         ("bytes per image", f"{totals['bytes_per_image']:,.1f}"),
     ]
+
+
+def _describe_rows(totals: dict[str, Any]) -> str:
+    """Returns how many rows there are of samples that have several."""
+    return f", in {totals['rows']:,} rows" if "rows" in totals else ""
 
 
 def describe_missing(totals: dict[str, Any]) -> Fields:
@@ -109,7 +114,10 @@ def _describe_nulls(totals: dict[str, Any]) -> Fields:
 def _describe_codes(totals: dict[str, Any], codes: CodeLayout) -> Fields:
     usage, perplexity = totals["codebook_usage"], totals["codebook_perplexity"]
     return [
-        ("codes per image", f"{codes.count} ({codes.describe()})"),
+        (
+            "codes per view" if "rows" in totals else "codes per image",
+            f"{codes.count} ({codes.describe()})",
+        ),
         ("codebook usage", f"{usage:.1%} of the entries, perplexity {perplexity:,.1f}"),
         *_describe_audit(totals),
     ]

@@ -26,7 +26,7 @@ class Recipe:
     resample: Literal["bicubic", "lanczos", "bilinear", "box"] = "bicubic"
     buckets: tuple[str, ...] = ()
     crop_area: tuple[float, float] = (0.08, 1.0)
-    crop_ratio: tuple[float, float] = (0.75, 1.3333)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
 
 
 PLAIN = Recipe()
@@ -36,7 +36,11 @@ RECIPES: dict[RecipeName, Recipe] = {
     "llamagen": Recipe(views=("ten-crop:1.1", "ten-crop:1.05"), resize="adm"),
     "open-muse": Recipe(resize="short-side", resample="bilinear"),
     "4m": Recipe(
-        views=("random-resized:10",), flip="random", resize="crop-first", crop_area=(0.8, 1.0)
+        views=("random-resized:10",),
+        flip="random",
+        resize="crop-first",
+        crop_area=(0.8, 1.0),
+        crop_ratio=(0.75, 1.3333),
     ),
     "lumina": Recipe(buckets=("lumina:512",), resize="adm"),
 }

@@ -73,8 +73,8 @@ class Evaluation:
     def unlike(self) -> float | None:
         """Share of codes that differ when encoded again in float32."""
         codes = len(self.scores) * self.codes.run.facts.codes.length
-        if "codes" in self.scores.column_names:
-            codes = pc.sum(self.scores["codes"]).as_py() or 0
+        if "code_count" in self.scores.column_names:
+            codes = pc.sum(self.scores["code_count"]).as_py() or 0
         return float(np.sum(_column(self.scores, "unlike"))) / codes if codes else None
 
 

@@ -125,7 +125,7 @@ def scattered(
         values = found.reshape(len(found), -1)[good[rows]]
         flat[ends[rows[good[rows]]][:, None] + np.arange(values.shape[1])] = values
     if is_fixed:
-        return lists_of(flat.reshape(len(good), -1), good, kind)
+        return lists_of(flat.reshape(len(good), kind.list_size), good, kind)
     items, offsets = pa.array(flat, kind.value_type), pa.py_buffer(ends.astype(np.int32))
     return pa.Array.from_buffers(kind, len(good), [bitmap_of(good), offsets], children=[items])
 

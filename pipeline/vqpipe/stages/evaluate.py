@@ -101,8 +101,10 @@ def measure_rows(table: pa.Table, measure: Measure, scores: list[pa.Field]) -> p
     """
     rejections: list[Rejection | None] = [None] * len(table)
     decoded: list[bytes | None] = [None] * len(table)
-    known = {"view": table["view"], "codes": pc.list_value_length(table["codes"])}
-    names, measured = {each.name for each in scores}, [e for e in scores if e.name not in known]
+    names = {each.name for each in scores}
+    counts = {"code_count": pc.list_value_length(table["codes"])}
+    known = counts if "code_count" in names else {}
+    measured = [each for each in scores if each.name not in _KNOWN]
     values: dict[str, list[object]] = {each.name: [None] * len(table) for each in measured}
     for rows, views in images_by_shape(table):
         found = measure(views, numbers_of(table["codes"].take(pa.array(rows))).astype(np.int64))
@@ -115,7 +117,7 @@ def measure_rows(table: pa.Table, measure: Measure, scores: list[pa.Field]) -> p
     return pa.table(
         {
             **all_but(table, "codes"),
-            **{name: each for name, each in known.items() if name in names},
+            **known,
             **put_rejections(table, rejections),
             **{each.name: pa.array(values[each.name], each.type) for each in measured},
             "decoded": pa.array(decoded, pa.large_binary()),
@@ -124,6 +126,10 @@ def measure_rows(table: pa.Table, measure: Measure, scores: list[pa.Field]) -> p
 
 
 _NON_FINITE = Rejection(Reason.NON_FINITE, "the network's pixels hold NaN or infinity")
+
+
+_KNOWN = {"view", "code_count"}
+"""What scores say of views that nobody has to measure."""
 
 
 def picture_rows(table: pa.Table, columns: list[str]) -> pa.Table:
