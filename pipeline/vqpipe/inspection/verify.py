@@ -59,7 +59,7 @@ CHECKS = {
     "schema": "columns and types are those of the run",
     "source": "the footer names the run, and the version of the source that was planned",
     "rows": "every row of a shard is there once, encoded or rejected",
-    "keys": "no key is there twice in a shard",
+    "keys": "no key, and no view of one, is there twice in a shard",
     "codes": "codes are there, and below the codebook size",
     "latents": "latents and quantized are there, and finite",
     "images": "images are there, each as it is listed, and no others in their tars or folders",
@@ -295,9 +295,9 @@ def _views_of(run: Run) -> int:
 
 
 def _wrong_keys(shard: _Shard) -> str | None:
-    keys = first_views(shard.table, _views_of(shard.run))["key"]
-    counts = pc.value_counts(keys.combine_chunks())
-    twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist()
+    names = ["key", *(["view"] if "view" in shard.table.column_names else [])]
+    counts = shard.table.group_by(names, use_threads=False).aggregate([([], "count_all")])
+    twice = counts.filter(pc.greater(counts["count_all"], 1))["key"].to_pylist()
     return f"{len(twice)} keys are there more than once, first {twice[0]!r}" if twice else None
 
 
