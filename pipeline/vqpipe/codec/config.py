@@ -21,6 +21,25 @@ OnBatch = Callable[[int], None]
 """Told how many items each finished batch held."""
 BATCH_SIZE = {"cuda": 64, "cpu": 1}
 """Images in one forward: on a GPU by default, on a CPU always."""
+
+
+def batch_size_for(kind: str, shapes: int) -> int:
+    """Returns how many images are in one forward by default.
+
+    Images of one shape fill batches of their own, and the last of each is padded, on average by
+    half: so where shapes are many, batches are small, and padding is a tenth.
+
+    Args:
+        kind: Of the device, `cuda` or `cpu`.
+        shapes: That images may have.
+    """
+    if kind == "cpu" or shapes == 1:
+        return BATCH_SIZE[kind]
+    return next(size for size, most in _OF_SHAPES if shapes <= most)
+
+
+_OF_SHAPES = ((16, 16), (8, 40), (4, 10**6))
+"""Images in one forward, for so many shapes at most."""
 SCALE_SHIFT: dict[PixelRange, tuple[float, float]] = {"signed": (2.0, -1.0), "unit": (1.0, 0.0)}
 """What takes [0, 1] to the range that the network was trained on."""
 

@@ -34,7 +34,7 @@ from ray.util.annotations import RayDeprecationWarning
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vqpipe.codec.codec import Codec
-from vqpipe.codec.config import BATCH_SIZE, CodecConfig, Device
+from vqpipe.codec.config import CodecConfig, Device, batch_size_for
 from vqpipe.codec.device import choose_device, device_name, watch_device
 from vqpipe.codec.weights import Weights
 from vqpipe.engine import capacity
@@ -70,6 +70,8 @@ RETRIES = 64
 TASKS = {**_ARROW, "max_retries": RETRIES}
 ACTORS = {**_ARROW, "max_restarts": -1, "max_task_retries": RETRIES}
 
+_GATHERED = 4
+"""Blocks that a codec on a GPU is given together where views are of several shapes."""
 _TABLES = 2
 """That a codec on a GPU has in hand at a time: one on the device, one on the way in or out."""
 
@@ -115,7 +117,8 @@ def run(
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     place = {"num_cpus": 0, "scheduling_strategy": here}  # not on a node that may be reclaimed
     counter = cast(ActorHandle[Any], ray.remote(Counter).options(**place).remote())
-    batch_size = resources.batch_size or BATCH_SIZE[kind]
+    shapes = len(work.opens.shapes) if work.opens else 1
+    batch_size = resources.batch_size or batch_size_for(kind, shapes)
     weights = ray.put(replace(work.weights))  # a copy without the parsed tensors
     is_fair = work.writer.attempt is None
     views = work.writer.product.views
@@ -190,7 +193,7 @@ def _graph(
         _Codec,
         fn_constructor_args=arguments,
         compute=pool,
-        batch_size=rows if kind == "cuda" else None,  # a CPU takes one image at a time anyway
+        batch_size=_rows_of_codec(rows, work) if kind == "cuda" else None,  # a CPU takes one image
         num_cpus=CODEC_CORES,
         num_gpus=1 if kind == "cuda" else 0,
         **ACTORS,
@@ -208,6 +211,15 @@ def _rows_of_block(setup: "_Setup", row_bytes: int, most: int) -> int:
     whole = math.lcm(setup.batch_size, setup.views)
     unit = whole if whole <= 2 * max(images, setup.batch_size) else setup.views
     return unit * math.ceil(images / unit)
+
+
+def _rows_of_codec(rows: int, work: Work) -> int:
+    """Returns how many rows a codec on a GPU is given at a time, by those of a block.
+
+    Where views are of several shapes, they are more: each shape's last batch is padded.
+    """
+    has_shapes = work.opens is not None and len(work.opens.shapes) > 1
+    return rows * (_GATHERED if has_shapes else 1)
 
 
 def _sizes_left(work: Work) -> list[int]:
