@@ -3,8 +3,8 @@
     python -m tests.benchmarks.views [--rounds 5]
 
     views    processor time to open a photo: all views of a recipe at once, and one view as many times
-    shapes   opening and codec on this CPU: squares of 128 px, and buckets of as many pixels, of the
-             same photos in turns; both sides per pixel, since buckets have a few fewer
+    shapes   opening and codec on this CPU: squares of 128 px, and buckets of as many pixels, of
+             same photos in turns; both by the pixel, since buckets have a few fewer
     padding  rows that a GPU would be given for nothing, of all, where images are spread evenly over
              all shapes, the worst case: arithmetic on the batches that the codec would launch
 
