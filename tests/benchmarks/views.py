@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.views [--rounds 5]
 
-    views    processor time to open a photo: all views of a recipe at once, and one view as many times
+    views    processor time to open photos: all views of a recipe at once, against one view
     shapes   opening and codec on this CPU: squares of 128 px, and buckets of as many pixels, of
-             same photos in turns; both by the pixel, since buckets have a few fewer
+             the same photos in turns; both by the pixel, since buckets have a few fewer
     padding  rows that a GPU would be given for nothing, of all, where images are spread evenly over
              all shapes, the worst case: arithmetic on the batches that the codec would launch
 

@@ -110,7 +110,7 @@ STAGES = {
         identity=EncodeIdentity,
         facts=EncodeFacts,
         made="encoded",
-        title="Images as discrete codes, one row an image",
+        title="Images as discrete codes, one row a view of an image",
     ),
     "decode": Entry(
         run=DecodeRun,
