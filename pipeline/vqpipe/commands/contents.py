@@ -76,7 +76,7 @@ def _describe_codes(contents: Contents) -> Fields:
     facts, identity = contents.run.facts, contents.run.identity
     reader = _explain_codes(contents)
     codes = (
-        f"{facts.codes.count} an image ({facts.codes.describe()}), {reader['codes_dtype']}, of "
+        f"{facts.codes.count} {facts.unit} ({facts.codes.describe()}), {reader['codes_dtype']}, of "
         f"{facts.codebook_size:,} entries"
     )
     pixels = (

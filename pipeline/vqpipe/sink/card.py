@@ -52,8 +52,9 @@ _BITS = (
     ", as bits of bfloat16, of which numpy makes float32 with "
     "`(x.astype('uint32') << 16).view('float32')`"
 )
+_GRIDS = "; `grid_h` and `grid_w` are the rows and columns of it"
 _SIZES = """; `width` and `height` are
-those of the image, and `crop` is what of it was encoded, in its pixels.
+those of the image, and `crop` is what of it was encoded, in its pixels, `flip` whether it was mirrored.
 
 """
 
@@ -99,7 +100,8 @@ def _describe_rows(run: EncodeRun) -> str:
         numbers = " x ".join(map(str, each.shape))
         known = {"name": each.name, "meaning": each.meaning, "numbers": numbers, "axes": each.axes}
         said.append(_VECTORS.format(**known) + (_BITS if each.dtype == "bfloat16" else ""))
-    return ";\n".join(said) + _SIZES
+    grids = _GRIDS if run.facts.codes.differs else ""
+    return ";\n".join(said) + grids + _SIZES
 
 
 def _facts(run: Run, totals: Totals) -> dict[str, Any]:
@@ -121,7 +123,7 @@ def _facts_of_codes(run: EncodeRun, totals: Totals) -> dict[str, object]:
     return {
         "pixels": f"{run.identity.sizing}, {run.identity.resizing}",
         "views of an image": _views(run),
-        "codes of an image": f"{codes.count}, {codes.describe()}{left_out}",
+        f"codes of {run.facts.unit}": f"{codes.count}, {codes.describe()}{left_out}",
         "codebook": f"{codes.codebook_size:,} entries, {totals.codebook_usage:.1%} of them used",
     }
 

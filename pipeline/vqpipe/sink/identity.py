@@ -247,6 +247,11 @@ class EncodeFacts(Facts):
         """How the codes of an image lie in their list."""
         return CodeLayout.read(self.layout)
 
+    @property
+    def unit(self) -> str:
+        """What a row is about, in words."""
+        return "a view" if self.views > 1 else "an image"
+
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeIdentity(Identity):
