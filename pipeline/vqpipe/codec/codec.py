@@ -51,7 +51,7 @@ Begun = Callable[[], tuple[npt.NDArray[Any], Mask]]
 """Work under way on the device; called, it waits and returns the results."""
 
 
-_COMPILATIONS = 64
+_COMPILATIONS = 1024
 _IN_FLIGHT = 2  # batches: one computes while the next is copied
 
 

@@ -54,7 +54,8 @@ _BITS = (
 )
 _GRIDS = "; `grid_h` and `grid_w` are the rows and columns of it"
 _SIZES = """; `width` and `height` are
-those of the image, and `crop` is what of it was encoded, in its pixels, `flip` whether it was mirrored.
+those of the image, and `crop` is what of it was encoded, in its pixels; `flip` says whether it was
+mirrored.
 
 """
 
