@@ -66,6 +66,16 @@ class File:
         return self.version[len(NO_FILE) :] if self.version.startswith(NO_FILE) else None
 
 
+ABOUT_IMAGES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+"""Names of files that say what is known of the images around them, as in Hugging Face's folders of
+images (https://huggingface.co/docs/datasets/image_dataset#imagefolder)."""
+
+
+def is_about_images(file: File) -> bool:
+    """Tells whether a file has one of these names."""
+    return file.uri.rpartition("/")[2] in ABOUT_IMAGES
+
+
 @dataclass(frozen=True)
 class Shard:
     """One unit of work, failure, output and resume."""
@@ -75,16 +85,27 @@ class Shard:
     format: str
     """`webdataset`, `parquet` or `folder`; of what is decoded, `codes` or `latents`."""
     files: tuple[File, ...]
-    """The one file of a tar or Parquet shard; the images of a folder shard, in order."""
+    """The one file of a tar or Parquet shard. The images of a folder shard, in order; where columns
+    are kept of `ABOUT_IMAGES`, behind them those files too: a shard is made of them as well."""
     root: str = ""
     """Folder shards: the URI that keys are relative to."""
     row_groups: tuple[int, int] | None = None
     """Parquet: first (inclusive) and last (exclusive) row group; None is the whole file."""
 
     @property
+    def images(self) -> tuple[File, ...]:
+        """Its files without those that are only about images."""
+        return tuple(file for file in self.files if not (self.root and is_about_images(file)))
+
+    @property
+    def about(self) -> tuple[File, ...]:
+        """Folder shards: the files that say what is known of its images (`ABOUT_IMAGES`)."""
+        return tuple(filter(is_about_images, self.files if self.root else ()))
+
+    @property
     def size(self) -> int:
-        """Bytes of all files; of the whole file when the shard is a part of it."""
-        return sum(file.size for file in self.files)
+        """Bytes of all its images; of the whole file when the shard is a part of it."""
+        return sum(file.size for file in self.images)
 
     @property
     def holds(self) -> str:
@@ -109,6 +130,11 @@ class Sample:
     """Other images of the sample, which are not taken."""
 
 
+IMAGE = "image"
+"""Kept column that says which of a sample's images a row is, where there may be several."""
+LABEL = "label"
+"""Kept column that says by its number in which class folder an image is."""
+
 KeyUntil = Literal["first-dot", "last-dot"]
 """Where in the name of a tar's member its key ends and its extension begins."""
 
@@ -117,14 +143,19 @@ KeyUntil = Literal["first-dot", "last-dot"]
 class Selection:
     """Which parts of a sample to read; the same for every shard of a run."""
 
-    image: str | None = None
-    """Parquet column or webdataset extension that holds the image; None finds it."""
+    image: str | tuple[str, ...] | None = None
+    """Parquet column or webdataset extension that holds the image; None finds it. A tuple where a
+    sample has several: each that it names is a row of its own, and each entry of one that is a
+    list, and the kept column `IMAGE` says which image a row is."""
     key: str | None = None
     """Parquet column that holds the key; None makes keys from the shard's name and the row."""
     keep: tuple[str, ...] = ()
-    """Parquet columns or webdataset extensions to copy into the output."""
+    """What to copy into the output: columns of Parquet or of `ABOUT_IMAGES`, webdataset extensions,
+    or fields of a JSON member (`json:caption`)."""
     key_until: KeyUntil = "first-dot"
     """Where keys of a webdataset end."""
+    label: Literal["folder"] | None = None
+    """Folders: whether the kept column `LABEL` says in which class folder an image is."""
     codes: str | None = None
     """Of what is decoded: Parquet column of the codes or latents."""
     shape: tuple[int, ...] = ()
@@ -133,6 +164,13 @@ class Selection:
     """Of what is decoded: fingerprint of the run whose sink it is; None for files of others."""
     has_grids: bool = False
     """Of codes: whether images differ in their grids, and columns say which each has (`GRID`)."""
+    parts: tuple[str, ...] = ()
+    """Of what is decoded: columns that tell apart the rows of one key; keys get their values."""
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """The columns or extensions that are named."""
+        return (self.image,) if isinstance(self.image, str) else self.image or ()
 
 
 _UNSIGNED = (pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64())

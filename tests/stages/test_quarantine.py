@@ -13,9 +13,9 @@ from tests.makers import jpeg, tar_of
 from vqpipe import storage
 from vqpipe.errors import ConfigError, SourceChangedError
 from vqpipe.rejections import Loss
-from vqpipe.schema import Selection
+from vqpipe.schema import Selection, read_schema
 from vqpipe.sink.ranges import Staged
-from vqpipe.sources import kept_schema, list_shards, read_shard
+from vqpipe.sources import kept_schema, list_shards, read_shard, with_about
 from vqpipe.stages.quarantine import read_quarantined
 from vqpipe.stages.read import read_rows
 
@@ -26,7 +26,8 @@ def tar(folder, *names):
 
 
 def shard_of(folder, **selected):
-    listing, selection = list_shards(str(folder)), Selection(**selected)
+    selection = Selection(**selected)
+    listing = with_about(list_shards(str(folder)), selection)
     return listing.shards[0], selection, kept_schema(listing, selection)
 
 
@@ -55,7 +56,32 @@ def write_folder(folder):
     return {}
 
 
-@pytest.mark.parametrize("write", [write_parquet, write_tar, write_folder])
+def write_lists(folder):
+    image, kind = [jpeg(), None, b""], pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    pages = [[{"bytes": jpeg(seed=1), "path": "a"}, None], [], None]
+    columns = {"left": image, "pages": pa.array(pages, pa.list_(kind)), "id": ["a", "a", "b"]}
+    pq.write_table(pa.table(columns), folder / "a.parquet")
+    return {"image": ("left", "pages"), "key": "id", "keep": ("id",)}
+
+
+def write_fields(folder):
+    members = [(f"{i}.{kind}", jpeg(seed=i)) for i in range(3) for kind in ("l.jpg", "r.jpg")]
+    members.insert(2, ("0.json", b'{"n": 9007199254740993, "tags": ["a"], "x": {"y": null}}'))
+    members += [("2.json", b'{"n": "x"}'), ("3.json", b"{}"), ("3.cls", b"4")]
+    (folder / "a.tar").write_bytes(tar_of(members))
+    return {"image": ("l.jpg", "r.jpg"), "keep": ("json:n", "cls", "json:tags", "json:x.y")}
+
+
+def write_classes(folder):
+    for name in ("b/0", "a/0", "c"):
+        storage.publish(f"{folder}/{name}.jpg", jpeg())
+    (folder / "metadata.csv").write_text("file_name,n\nb/0.jpg,1\nc.jpg,2\nc.jpg,3\n")
+    return {"label": "folder", "keep": ("n",)}
+
+
+@pytest.mark.parametrize(
+    "write", [write_parquet, write_tar, write_folder, write_lists, write_classes]
+)
 def test_read_quarantined_gives_the_same_samples(tmp_path, write):
     given = shard_of(tmp_path, **write(tmp_path))
     (found,), (expected,) = (
@@ -64,6 +90,22 @@ def test_read_quarantined_gives_the_same_samples(tmp_path, write):
     )
     assert len(found) > 2
     assert found.equals(expected)
+    assert found.schema == read_schema(given[2])
+
+
+def test_read_quarantined_gives_the_same_fields_of_frozen_types(tmp_path):
+    selection = Selection(**write_fields(tmp_path))
+    (shard,) = list_shards(str(tmp_path)).shards
+    kinds = [pa.int64(), pa.int64(), pa.list_(pa.string()), pa.string()]
+    names = ["n", "cls", "tags", "y"]
+    kept = pa.schema([("image", pa.string()), *zip(names, kinds, strict=True)])
+    (found,), (expected,) = (
+        read_rows(read(shard, selection, kept), 0, Staged(), kept, 100)
+        for read in (read_quarantined, read_shard)
+    )
+    assert found.equals(expected)
+    reasons = found["reason"].to_pylist()
+    assert reasons == [*[None] * 4, *["bad_metadata"] * 2, *["no_image"] * 2]
 
 
 def test_read_quarantined_row_that_kills_ends_the_shard(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import docstring_parser
 import tyro
 
 from vqpipe.commands.jobs import Job
-from vqpipe.commands.options import Group, Shown
+from vqpipe.commands.options import Group, OneOrMore, Shown
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,11 @@ class Option:
     def may_be_none(self) -> bool:
         """Whether it may be None, too."""
         return types.NoneType in self._kinds
+
+    @property
+    def takes_one(self) -> bool:
+        """Whether it is a list, and a single value says the same as a list of one."""
+        return any(isinstance(note, OneOrMore) for note in self._notes)
 
     @property
     def is_switch(self) -> bool:

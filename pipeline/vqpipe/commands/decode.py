@@ -21,7 +21,7 @@ from vqpipe.commands.result import Result
 from vqpipe.commands.runs import check_encoded, now, versions
 from vqpipe.errors import ConfigError
 from vqpipe.images import ImageFormat
-from vqpipe.schema import Selection, Shard
+from vqpipe.schema import IMAGE, Selection, Shard
 from vqpipe.sink import layout, todo
 from vqpipe.sink.identity import DecodeFacts, DecodeIdentity
 from vqpipe.sink.plan import Plan, find_plan
@@ -77,7 +77,8 @@ class _Source:
 
     def selection(self, job: Decode) -> Selection:
         """Returns which columns to read."""
-        kept = (*self._views, *self.run.facts.kept) if self.run else ()
+        kept, parts = (tuple(self.run.facts.kept) if self.run else ()), self._parts(job)
+        kept = tuple(name for name in kept if name not in parts)
         if job.keep is None and RESERVED & set(kept):
             raise ConfigError(
                 f"the source's run kept {', '.join(sorted(RESERVED & set(kept)))}, names that the "
@@ -85,8 +86,6 @@ class _Source:
             )
         key = job.key or ("key" if self.run else None)
         keep = kept if job.keep is None else job.keep
-        if self._views and "view" not in keep:
-            keep = (*self._views, *keep)
         run = self.run.fingerprint if self.run else None
         return Selection(
             key=key,
@@ -94,12 +93,15 @@ class _Source:
             codes=job.latents or job.codes,
             run=run,
             has_grids=bool(self.run and self.run.facts.codes.differs),
+            parts=parts,
         )
 
-    @property
-    def _views(self) -> tuple[str, ...]:
-        """The column that tells rows of one key apart, if there are any."""
-        return ("view",) if self.run and self.run.facts.views > 1 else ()
+    def _parts(self, job: Decode) -> tuple[str, ...]:
+        """Returns the columns that tell rows of one key apart; keys get their values."""
+        if self.run is None or job.key is not None:
+            return ()
+        several = (IMAGE,) if self.run.identity.has_several_images else ()
+        return (*several, *(("view",) if self.run.facts.views > 1 else ()))
 
     def form(self, job: Decode, weights: Weights) -> Form:
         """Returns what the codes or latents of an image look like."""
@@ -194,8 +196,7 @@ def _prepare(job: Decode) -> Prepared:
     check_kept(opened.run, kept)
     left = todo.unfinished(opened)
     how_stored = ImageFormat(job.format, job.quality)
-    has_views = source.run is not None and source.run.facts.views > 1
-    product = ImagesProduct(kept, how_stored, job.layout, size, has_views)
+    product = ImagesProduct(kept, how_stored, job.layout, size)
     if left:
         storage.delete(layout.success_uri(sink))
     work = Work(
@@ -241,6 +242,7 @@ def _identity_of(
         kind=step.form.kind,
         column=selection.codes,
         key=selection.key,
+        parts=selection.parts,
         keep=selection.keep,
         code_layout=step.form.layout.document(),
         format=job.format,
@@ -303,7 +305,7 @@ def _describe_memory(job: Decode, source: _Source, step: Decoding) -> Fields:
     if job.layout == "parquet":
         return []
     largest = max(source.shards, key=lambda shard: shard.size)
-    rows = count_rows(largest) or 0
+    rows = count_rows(largest, Selection()) or 0
     most = rows * step.row_bytes * (1 if job.format == "png" else _OF_LOSSY)
     if most < _MUCH_MEMORY:
         return []

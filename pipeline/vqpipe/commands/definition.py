@@ -176,11 +176,14 @@ def convert(option: Option, value: Any) -> Any:  # noqa: ANN401 (whatever was gi
     """
     if value is None and option.may_be_none:
         return None
+    if option.takes_one and isinstance(value, str):
+        value = (value,)
     try:
         return _convert(value, option.kind)
     except _OtherTypeError as error:
         said = "empty" if value is None else _URL.sub("://...", _SHOWN.repr(value))
-        raise ConfigError(f"{option.name} is {said}; it must be {error}") from None
+        one = "text, or " if option.takes_one else ""
+        raise ConfigError(f"{option.name} is {said}; it must be {one}{error}") from None
 
 
 _SHOWN = reprlib.Repr()

@@ -15,7 +15,7 @@ from vqpipe.inspection import difference, survey
 from vqpipe.inspection.difference import Compared, Shards
 from vqpipe.inspection.survey import Count, Evaluated, Sum, Survey
 from vqpipe.picks import pick_names
-from vqpipe.sink.run import Run
+from vqpipe.sink.run import EncodeRun, Run
 from vqpipe.sink.totals import made, verb
 
 _SHOWN = 5
@@ -83,7 +83,9 @@ def _find(job: Diff, first: _Side, second: _Side) -> _Difference:
     if why_not is None:
         picked = pick_names(both, job.most(len(both)))
         announce("comparing the codes of", len(picked))
-        codes = difference.compare_codes(first.survey.sink.uri, second.survey.sink.uri, picked)
+        run, uris = first.run, [each.survey.sink.uri for each in (first, second)]
+        are_several = isinstance(run, EncodeRun) and run.identity.has_several_images
+        codes = difference.compare_codes(uris[0], uris[1], picked, are_several=are_several)
     return _Difference(
         sides=(first, second),
         fields=difference.compare_fields(first.run, second.run),

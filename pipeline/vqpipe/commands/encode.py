@@ -16,6 +16,7 @@ from vqpipe.codec.weights import Weights
 from vqpipe.commands.console import Fields, Prose, printable
 from vqpipe.commands.description import describe_vectors, describe_views, warn_of_shapes
 from vqpipe.commands.jobs import Encode
+from vqpipe.commands.keeping import describe_about, settle_kept
 from vqpipe.commands.kept import begun_with, check_kept, name_types, pack_schema
 from vqpipe.commands.launch import Prepared, describe_store, growth_of, run_stage
 from vqpipe.commands.members import settle_members
@@ -35,7 +36,8 @@ from vqpipe.sink.ranges import Staged
 from vqpipe.sink.run import DecodeRun, EncodeRun, Run, find_run, start_run
 from vqpipe.sink.slot import Attempt
 from vqpipe.sink.writer import Writer
-from vqpipe.sources import find_image, find_passed_over, kept_schema, list_shards
+from vqpipe.sources import find_image, find_passed_over, kept_schema, list_shards, with_about
+from vqpipe.sources.classes import class_names
 from vqpipe.sources.listing import Listing
 from vqpipe.stages.encode import CodesProduct, Encoding
 from vqpipe.stages.quarantine import read_quarantined
@@ -139,9 +141,10 @@ def identity_of(
         source=storage.normalise_uri(job.source),
         format=listing.format,
         image=selection.image,
+        label=job.label,
         key=job.key,
         key_until=selection.key_until if listing.format == "webdataset" else None,
-        keep=job.keep,
+        keep=selection.keep,
         **identify(how),
         dtype=codec.dtype,
         latents=job.latents,
@@ -174,6 +177,8 @@ def facts_of(
         model_options=record_model(job, weights),
         kept=name_types(product.kept),
         kept_schema=pack_schema(product.kept),
+        keep_all=job.keep_all,
+        classes=tuple(class_names(product.kept)) if job.label else None,
         created=now(),
         versions=versions(),
         doctor=findings,
@@ -191,28 +196,36 @@ def _find(
     selection = _select(job, begun, listing)
     if listing.format == "parquet" and not begun:
         announce("looking at the columns of", len(listing.shards))  # later, those of new files
-    kept = kept_schema(listing, selection, begun_with(begun, planned, job.keep))
     selection, notes = settle_members(job.key_until, begun, listing, selection)
+    selection, more = settle_kept(begun, listing, selection, is_all=job.keep_all)
+    listing = with_about(listing, selection)
+    kept = kept_schema(listing, selection, begun_with(begun, planned, selection.keep))
+    notes = [*notes, *more, *describe_about(listing, selection)]
     return listing, selection, kept, [*_describe_column(listing, selection), *notes]
 
 
 def _select(job: Encode, begun: Run | None, listing: Listing) -> Selection:
-    """Returns what to read of each sample; a run that has begun knows the column of images."""
-    selection = Selection(job.image, job.key, job.keep)
+    """Returns what to read of each sample; a run that has begun knows the columns of images."""
+    image = job.image if job.image is None or job.image[1:] else job.image[0]
+    selection = Selection(image, job.key, job.keep, label=job.label)
     known = begun.identity if isinstance(begun, EncodeRun) else None
-    if job.image is None and known and known.format == listing.format:
-        return replace(selection, image=known.image)
+    if known and known.format == listing.format:
+        named = replace(selection, image=known.image)
+        if job.image is None or named.images == job.image:
+            return named
     return find_image(listing, selection, read_quarantined)
 
 
 def _describe_column(listing: Listing, selection: Selection) -> Fields:
-    """Returns which column is taken for the images, and which others of bytes are not read."""
+    """Returns which columns are taken for the images, and which others of bytes are not read."""
     if listing.format != "parquet":
         return []
     over = find_passed_over(listing, selection)
     names = ", ".join(map(repr, over[:_NAMED])) + (", ..." if over[_NAMED:] else "")
     others = f"; {len(over):,} other(s) of bytes are not read: {names}" if over else ""
-    return [("images", Prose(printable(f"column {selection.image!r}{others}", 500)))]
+    taken = f"column {', '.join(map(repr, selection.images))}"
+    each = "; each image of a row becomes one" if isinstance(selection.image, tuple) else ""
+    return [("images", Prose(printable(f"{taken}{each}{others}", 500)))]
 
 
 def _check_names(source: str, sink: str, listing: Listing) -> None:
@@ -281,18 +294,10 @@ def _describe_unread(listing: Listing) -> Fields:
         count, first = len(listing.unsearched), listing.unsearched[0]
         said = f"{count:,} folder(s) whose names begin with a dot: {printable(first)}"
         fields.append(("not searched", Prose(said)))
-    if listing.format == "folder" and _SIDE_FILES & listing.ignored.keys():
-        fields.append(("take care", Prose(_NO_SIDE_FILES)))
     return fields
 
 
 _NAMED = 10
-
-_SIDE_FILES = {".txt", ".caption", ".json", ".jsonl", ".csv", ".parquet"}
-_NO_SIDE_FILES = (
-    "captions and metadata in files beside images are not read yet; put both into tars or Parquet "
-    "to have --keep copy them"
-)
 
 
 def _describe_links(listing: Listing) -> str:

@@ -5,7 +5,7 @@ that help and mistakes are answered at once.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -15,6 +15,7 @@ from vqpipe.commands.options import (
     GrowthOptions,
     How,
     ModelOptions,
+    OneOrMore,
     Places,
     RunOptions,
     Source,
@@ -56,16 +57,25 @@ class Encode(GrowthOptions, RunOptions, ModelOptions, Places):
     """Where the codes go: a folder or s3://bucket/prefix. One run, one sink."""
     format: What[Literal["webdataset", "parquet", "folder"] | None] = None
     """What the source holds; found from its files if not given, unless they are of several."""
-    image: What[str | None] = None
-    """Parquet column or tar extension with the image; found if there is only one."""
+    image: What[Annotated[tuple[str, ...] | None, OneOrMore()]] = None
+    """Parquet column or tar extension with the image; found if there is only one. Of several, such
+    as left.png right.png, and of a column of lists each image is a row, named in column image."""
     key: What[str | None] = None
     """Parquet column with each image's name; default: file name and row number."""
     key_until: What[AskedKeys] = "auto"
     """Where a key ends in the name of a tar's member: by the first dot 0001.seg.png is seg.png of
     0001, as webdataset has it; by the last one st.martin_001.jpg is an image of its own. auto looks
     at the names in some tars, and asks if they can be read either way."""
+    label: What[Literal["folder"] | None] = None
+    """folder: the first folder below the source is the class of an image; column label has its
+    number, by sorted names, which Hugging Face's datasets shows."""
     keep: What[tuple[str, ...]] = ()
-    """Parquet columns or tar extensions to copy beside the codes, such as caption or txt."""
+    """What to copy beside the codes: Parquet columns, such as caption; of tars extensions, such as
+    txt or cls, and fields of JSON, such as json:width or json:exif.Model; of folders columns of
+    metadata.csv, .jsonl or .parquet."""
+    keep_all: What[bool] = False
+    """Copy all that there is when the run begins: every Parquet column but images and keys, every
+    member of text in tars, every column of metadata files in folders."""
     recipe: How[RecipeName | None] = None
     """Views, resize and shapes as a trainer has them: llamagen (ten crops of the image resized to
     1.1 and to 1.05 of the side, by ADM's resize), open-muse (short side, bilinear), 4m (a centre
@@ -141,6 +151,9 @@ class Encode(GrowthOptions, RunOptions, ModelOptions, Places):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_least(self, "resolution", "max_pixels")
+        images = self.image or ()
+        if len(set(images)) < len(images) or self.image == ():
+            raise ValueError(f"--image is {' '.join(images) or 'empty'}; name each image once")
         if not 0 <= self.audit <= 1:
             raise ValueError(f"--audit is {self.audit}; it must be in 0 to 1")
         if self.skip_doctor and self.pixel_range == "auto":

@@ -33,7 +33,7 @@ def begun_with(run: Run | None, plan: Plan | None, keep: Sequence[str]) -> Begun
     if not isinstance(run, EncodeRun | DecodeRun) or plan is None:
         return None
     kept = _parse(run.facts.kept_schema)
-    if kept is None or kept.names != list(keep):
+    if kept is None or run.identity.keep != tuple(keep):
         return None
     return Begun(kept, frozenset(file for shard in plan.shards() for file in shard.files))
 

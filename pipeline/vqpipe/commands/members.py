@@ -34,10 +34,10 @@ def settle_members(
     known = begun.identity.key_until if isinstance(begun, EncodeRun) else None
     settled = (known or members.judge_keys(seen, selection)) if asked == "auto" else asked
     selection = replace(selection, key_until=settled)
-    if settled == "last-dot" and "." in (selection.image or ""):
+    if settled == "last-dot" and any("." in name for name in selection.images):
         raise ConfigError(
-            f"--image {selection.image} has a dot, and keys end at the last dot of a name: give "
-            "--key-until first-dot, or an image without one"
+            f"--image {' '.join(selection.images)} has a dot, and keys end at the last dot of a "
+            "name: give --key-until first-dot, or an image without one"
         )
     missing = members.check_kept(seen, selection)
     over = members.count_passed_over(seen, selection)
@@ -51,7 +51,8 @@ def _describe(selection: Selection, missing: list[str], over: Counter[str]) -> F
     if over:
         named = ", ".join(f"{count:,} .{name}" for name, count in over.most_common(5))
         said = f"in the tars looked at, {named}: another image of the sample is taken"
-        fields.append(("passed over", Prose(printable(f"{said}; --image says which"))))
+        which = "--image says which, or names several, each of which becomes a row"
+        fields.append(("passed over", Prose(printable(f"{said}; {which}"))))
     if missing:
         said = f"none of the samples looked at has {', '.join(missing)}: it is kept as null"
         fields.append(("take care", Prose(printable(said))))

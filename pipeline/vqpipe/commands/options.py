@@ -33,6 +33,10 @@ class Shown:
     text: str
 
 
+class OneOrMore:
+    """Marks a list of which one value is as good as a list of one."""
+
+
 T = TypeVar("T")
 What = Annotated[T, Group.WHAT]
 How = Annotated[T, Group.HOW]

@@ -114,6 +114,7 @@ def _open_again(job: Verify, found: EncodeRun, preprocess: Preprocess) -> Iterat
                 identity.key,
                 identity.keep,
                 key_until=identity.key_until or "first-dot",
+                label=identity.label,
             ),
             preprocess,
             partial(codec.encode_vectors, vectors=found.facts.vectors),

@@ -1,6 +1,6 @@
 """How two runs differ: what was chosen and planned, how codes are distributed, and which differ.
 
-Codes are compared sample by sample: the same shard, key and view in both sinks.
+Codes are compared sample by sample: the same shard, key, image and view in both sinks.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from vqpipe.schema import lists_in, numbers_of
+from vqpipe.schema import IMAGE, lists_in, numbers_of
 from vqpipe.sink import layout
 from vqpipe.sink.objects import read_whole
 from vqpipe.sink.plan import Plan
@@ -98,6 +98,8 @@ def why_incomparable(first: Run, second: Run) -> str | None:
         return f"their codebook sizes differ, {a.codebook_size} and {b.codebook_size}"
     if a.codes != b.codes:
         return f"their layouts differ, {a.codes.describe()} and {b.codes.describe()}"
+    if first.identity.has_several_images != second.identity.has_several_images:
+        return "one of them has several images of a sample, and the other one has not"
     return None
 
 
@@ -139,21 +141,25 @@ class Compared:
             self.worst = other.worst
 
 
-def compare_codes(first: str, second: str, names: Iterable[str]) -> Compared:
+def compare_codes(
+    first: str, second: str, names: Iterable[str], *, are_several: bool = False
+) -> Compared:
     """Returns how the codes of some shards differ between two sinks.
 
     Args:
         first: One sink.
         second: The other.
         names: Shards that both have, of the same grid and codebook size.
+        are_several: Whether samples have several images, which a kept column tells apart.
 
     Raises:
         StorageError: If an object is damaged or gone.
     """
+    columns = [*_COLUMNS, *([IMAGE] if are_several else [])]
 
     def compare(name: str) -> Compared:
         mine, theirs = (
-            read_whole(layout.data_uri(sink, name), _COLUMNS) for sink in (first, second)
+            read_whole(layout.data_uri(sink, name), columns) for sink in (first, second)
         )
         return _compare_shard(name, mine, theirs)
 
@@ -199,5 +205,7 @@ def _count_unlike(
     return np.array(counts, np.int64), sum(len(ours[a]) for a, _ in pairs)
 
 
-def _keys(table: pa.Table) -> list[tuple[str | None, int]]:
-    return list(zip(table["key"].to_pylist(), table["view"].to_pylist(), strict=True))
+def _keys(table: pa.Table) -> list[tuple[Any, ...]]:
+    """Returns what tells apart the rows of a shard."""
+    columns = (table[name].to_pylist() for name in table.column_names if name != "codes")
+    return list(zip(*columns, strict=True))

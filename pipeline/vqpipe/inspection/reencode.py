@@ -138,7 +138,8 @@ def compare_shard(sink: EncodeSink, index: int, again: Again) -> Reencoded:
     uri = Slot(sink, index).data_uri
     whole = read_object(uri)
     stored, footer = whole.table, whole.footer
-    kept = pa.schema([stored.schema.field(name) for name in again.selection.keep])
+    fields = [stored.schema.field(name) for name in sink.run.facts.kept]
+    kept = pa.schema(fields, metadata=stored.schema.metadata)
     found = Reencoded(shards=1)
     codes = schema.codes_field(sink.run.facts.codes)
     beside = list(map(schema.vectors_field, sink.run.facts.vectors))

@@ -21,7 +21,7 @@ from vqpipe import schema, storage
 from vqpipe.code_layout import CodeLayout
 from vqpipe.errors import DamagedError, StorageError, VqpipeError
 from vqpipe.inspection import gallery, vectors
-from vqpipe.schema import GRID, REJECTED, File, flat_of
+from vqpipe.schema import GRID, IMAGE, REJECTED, File, flat_of
 from vqpipe.sink import layout
 from vqpipe.sink.beside import LAYOUTS, PLACE, list_places, shard_of
 from vqpipe.sink.filenames import safe_folder
@@ -29,7 +29,7 @@ from vqpipe.sink.footer import read_footer
 from vqpipe.sink.losses import find_damage, least_images
 from vqpipe.sink.objects import Object, count_codes, read_object, read_rejections
 from vqpipe.sink.plan import Plan
-from vqpipe.sink.run import DecodeRun, EncodeRun, Run, Sink
+from vqpipe.sink.run import DecodeRun, EncodeRun, EvaluateRun, Run, Sink
 from vqpipe.sink.samples import first_views
 from vqpipe.sink.slot import Slot
 from vqpipe.sink.success import describe_success
@@ -59,7 +59,7 @@ CHECKS = {
     "schema": "columns and types are those of the run",
     "source": "the footer names the run, and the version of the source that was planned",
     "rows": "every row of a shard is there once, encoded or rejected",
-    "keys": "no key, and no view of one, is there twice in a shard",
+    "keys": "no key is there twice in a shard, but for images and views of one sample",
     "codes": "codes are there, and below the codebook size",
     "latents": "latents and quantized are there, and finite",
     "images": "images are there, each as it is listed, and no others in their tars or folders",
@@ -295,10 +295,17 @@ def _views_of(run: Run) -> int:
 
 
 def _wrong_keys(shard: _Shard) -> str | None:
-    names = ["key", *(["view"] if "view" in shard.table.column_names else [])]
-    counts = shard.table.group_by(names, use_threads=False).aggregate([([], "count_all")])
+    rows = shard.table.select(["key", *_parts_of_keys(shard.run)])
+    counts = rows.group_by(rows.column_names, use_threads=False).aggregate([([], "count_all")])
     twice = counts.filter(pc.greater(counts["count_all"], 1))["key"].to_pylist()
     return f"{len(twice)} keys are there more than once, first {twice[0]!r}" if twice else None
+
+
+def _parts_of_keys(run: Run) -> list[str]:
+    """Returns the columns that tell apart the rows of a sample."""
+    if isinstance(run, EncodeRun):
+        return ["view", *([IMAGE] if run.identity.has_several_images else [])]
+    return [schema.PLACE.name] if isinstance(run, EvaluateRun) else []
 
 
 def _wrong_codes(shard: _Shard) -> str | None:

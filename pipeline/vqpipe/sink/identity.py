@@ -125,14 +125,17 @@ class EncodeIdentity(Identity):
     """URI of the images: a folder, a file or a pattern."""
     format: str
     """`webdataset`, `parquet` or `folder`."""
-    image: str | None
-    """Column or extension of the images; None where every image is taken."""
+    image: str | tuple[str, ...] | None
+    """Column or extension of the images; None where every image is taken. Several, or one column of
+    lists, where a sample may have several images, of which each is a row."""
     key: str | None
     """Column of the keys; None where they are made of names and row numbers."""
     key_until: KeyUntil | None
     """Where a key ends in the name of a tar's member; None where the source has no tars."""
+    label: Literal["folder"] | None = field(default=None, metadata={_LATER: True})
+    """From where classes are taken that are kept as numbers: the folders of images."""
     keep: tuple[str, ...]
-    """Columns or extensions that are copied beside the codes, in order."""
+    """Columns, extensions or fields that are copied beside the codes, in order."""
     resolution: int
     """Pixels along a side of the view that is encoded, from 1."""
     resample: str
@@ -174,6 +177,11 @@ class EncodeIdentity(Identity):
     model_sha256: str
     model_config: Mapping[str, Any] | None = None
     """Architecture of the model, as diffusers names it."""
+
+    @property
+    def has_several_images(self) -> bool:
+        """Whether a sample may have several images, which the kept column `image` tells apart."""
+        return isinstance(self.image, tuple)
 
     @property
     def resizing(self) -> str:
@@ -227,6 +235,10 @@ class EncodeFacts(Facts):
     kept_schema: str | None = None
     """The same as Arrow has it: base64 of a serialised schema. It may name extension types, whose
     code must not run: `sources.parquet_footer.parse_schema` reads it."""
+    keep_all: bool = field(default=False, metadata={_LATER: True})
+    """Whether what is kept is all that there was when the run began."""
+    classes: tuple[str, ...] | None = field(default=None, metadata={_LATER: True})
+    """Names of the classes of `label`, by their numbers."""
     created: str
     versions: Mapping[str, str]
     doctor: Mapping[str, Any] | None = None
@@ -266,6 +278,8 @@ class DecodeIdentity(Identity):
     """`codes`, `latents` before the look-up in the codebook, or `quantized` behind it."""
     column: str | None = None
     """Column that was decoded."""
+    parts: tuple[str, ...] = field(default=(), metadata={_LATER: True})
+    """Columns whose values are parts of the keys: rows of the codes that have one key."""
     key: str | None = None
     """Column of the keys; None where they are made of file names and row numbers."""
     keep: tuple[str, ...] = ()

@@ -1,7 +1,8 @@
 """Where samples come from: a listing of shards, then one shard at a time as a stream of samples.
 
     list_shards  a folder, file or pattern  ->  the shards of a run
-    find_image   the columns there are      ->  which one holds the images
+    find_image   the columns there are      ->  which of them hold the images
+    with_about   a folder                   ->  the same, with the files about its images
     kept_schema  the metadata to keep       ->  its Arrow schema, checked before any work starts
     read_shard   one shard                  ->  samples in stored order, keys untouched
     count_rows   one shard                  ->  how many it claims to have, where that is said
@@ -17,18 +18,24 @@ import pyarrow as pa
 
 from vqpipe import storage
 from vqpipe.errors import ConfigError
-from vqpipe.schema import GRID, HEAD, VIEW, File, Sample, Selection, Shard
-from vqpipe.sources import codes, columns, folder, parquet, webdataset
+from vqpipe.schema import IMAGE, LABEL, File, Sample, Selection, Shard, is_about_images
+from vqpipe.sources import about_images, codes, columns, folder, parquet, webdataset
 from vqpipe.sources.agreement import Begun
 from vqpipe.sources.columns import Read
+from vqpipe.sources.extensions import subtract_extensions
+from vqpipe.sources.fields import parts_of
 from vqpipe.sources.formats import sort_out
 from vqpipe.sources.listing import Listing
-from vqpipe.sources.names import check_keep, check_names, check_unicode, count_dotted, visible_files
+from vqpipe.sources.names import (
+    RESERVED,
+    check_keep,
+    check_names,
+    check_unicode,
+    count_dotted,
+    visible_files,
+)
 from vqpipe.sources.patterns import find_files
-from vqpipe.sources.versions import imprint_shards
-
-RESERVED = {field.name for field in (*HEAD, *VIEW, *GRID)} | {"codes"}
-"""Columns that the output has of its own."""
+from vqpipe.sources.versions import imprint_files, imprint_shards
 
 HIDDEN = "hidden (a name that begins with _ or a dot, or a folder with _)"
 """What is said of files that are passed over by their names."""
@@ -65,13 +72,20 @@ def list_shards(
     shards = imprint_shards(_shards(fmt, found.root, taken, planned, max_shard_bytes))
     check_names(shards)
     shards = sorted(shards, key=lambda shard: shard.name)
+    about = imprint_files(filter(is_about_images, visible)) if fmt == "folder" else []
     return Listing(
-        fmt, tuple(shards), ignored, found.followed, found.repeated, found.dotted_folders
+        fmt,
+        tuple(shards),
+        subtract_extensions(ignored, (file.uri for file in about)),
+        found.followed,
+        found.repeated,
+        found.dotted_folders,
+        tuple(about),
     )
 
 
 def find_image(listing: Listing, selection: Selection, read: Read | None = None) -> Selection:
-    """Returns a selection that names the column of images, where there are columns.
+    """Returns a selection that names the columns of images, where there are columns.
 
     Args:
         listing: The source.
@@ -81,40 +95,80 @@ def find_image(listing: Listing, selection: Selection, read: Read | None = None)
     Raises:
         ConfigError: If nothing tells which one it is.
     """
-    if listing.format != "parquet" or selection.image is not None:
+    if listing.format != "parquet":
         return selection
+    if selection.images:
+        return replace(selection, image=columns.find_named(listing.shards, selection.images))
     return replace(selection, image=columns.find_image(listing.shards, read or read_shard))
 
 
 def find_passed_over(listing: Listing, selection: Selection) -> list[str]:
     """Returns the columns of Parquet files that may hold images too, neither taken nor kept."""
-    over = columns.find_passed_over(listing.shards, selection.image)
+    over = columns.find_passed_over(listing.shards, selection.images)
     return [name for name in over if name != selection.key and name not in selection.keep]
+
+
+def with_about(listing: Listing, selection: Selection) -> Listing:
+    """Returns a listing whose shards have the files that say what is to be kept of their images.
+
+    Raises:
+        ConfigError: If two of these speak of the same images.
+    """
+    if listing.format != "folder" or not selection.keep:
+        return listing
+    return replace(listing, shards=about_images.with_about(listing.shards, listing.about))
+
+
+def kept_names(listing: Listing, selection: Selection) -> list[str]:
+    """Returns the names of the kept columns, in order: those that are ours, then those asked for.
+
+    Raises:
+        ConfigError: If they do not go with each other, or with those that the output has anyway.
+    """
+    own = [IMAGE] if isinstance(selection.image, tuple) else []
+    own += [LABEL] if selection.label else []
+    asked = selection.keep
+    if listing.format == "webdataset":
+        asked = tuple(part.column for part in parts_of(selection.keep))
+    check_keep(asked, RESERVED.union(own))
+    return [*own, *asked]
 
 
 def kept_schema(listing: Listing, selection: Selection, begun: Begun | None = None) -> pa.Schema:
     """Returns the columns of `selection.keep` with the types in which they are kept.
 
-    Extensions of a webdataset are strings; columns of Parquet files have an Arrow type that holds
-    the values of all files.
+    Those that a run has kept so far stay what they are.
 
     Args:
-        listing: The source.
-        selection: What to read of it, with the column of images (`find_image`).
+        listing: The source, with the files about images among its shards (`with_about`).
+        selection: What to read of it, with the columns of images (`find_image`).
         begun: What is kept by the run that this goes on with, if it has begun.
 
     Raises:
         ConfigError: If the selection does not fit the source.
         MismatchError: If a file that is new does not go with what is kept.
     """
-    check_keep(selection.keep, RESERVED)
+    names = kept_names(listing, selection)
+    if begun and begun.kept.names != names:
+        begun = None  # of another identity, which will say what differs
+    if selection.label and listing.format != "folder":
+        raise ConfigError(
+            f"--label folder is about folders of images, and the source is {listing.format}: "
+            "leave it out; --keep takes labels that are stored in tars and Parquet files"
+        )
+    found = _kept_schema(listing, selection, begun)
+    if begun:
+        return begun.kept
+    own = [pa.field(IMAGE, pa.string())] if isinstance(selection.image, tuple) else []
+    return pa.schema([*own, *found], metadata=found.metadata)
+
+
+def _kept_schema(listing: Listing, selection: Selection, begun: Begun | None) -> pa.Schema:
     if listing.format == "webdataset":
-        return webdataset.kept_schema(selection)
+        return webdataset.kept_schema(listing.shards, selection, is_known=begun is not None)
     if listing.format == "parquet":
         return parquet.kept_schema(listing.shards, selection, begun)
-    if selection != Selection():
-        raise ConfigError("a folder has no columns or members to select: drop image, key and keep")
-    return pa.schema([])
+    return folder.kept_schema(listing.shards, selection, begun)
 
 
 def read_shard(shard: Shard, selection: Selection, kept: pa.Schema) -> Iterator[Sample]:
@@ -135,19 +189,21 @@ def read_shard(shard: Shard, selection: Selection, kept: pa.Schema) -> Iterator[
         return parquet.read_shard(shard, selection, kept)
     if shard.format in codes.DTYPE:
         return codes.read_shard(shard, selection, kept)
-    return folder.read_shard(shard)
+    return folder.read_shard(shard, selection, kept)
 
 
-def count_rows(shard: Shard) -> int | None:
+def count_rows(shard: Shard, selection: Selection) -> int | None:
     """Returns how many samples a shard claims to have; None where only reading it tells.
 
     Raises:
         SourceChangedError: If a file is not the one that was listed.
         StorageError: If the store fails.
     """
-    if shard.format == "parquet" or shard.format in codes.DTYPE:
+    if shard.format == "parquet":
+        return parquet.count_rows(shard, selection.images)
+    if shard.format in codes.DTYPE:
         return parquet.count_rows(shard)
-    return len(shard.files) if shard.format == "folder" else None
+    return len(shard.images) if shard.format == "folder" else None
 
 
 def _shards(

@@ -4,21 +4,18 @@ Footers are small, so that those of all files are read before a run is planned. 
 go with the others is then named, and nothing has been begun that would have to be undone.
 """
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
 from vqpipe.errors import ConfigError, MismatchError
-from vqpipe.schema import File, Shard
+from vqpipe.schema import File
 from vqpipe.sources.columns import find_schema, no_footer
+from vqpipe.sources.features import FEATURES, describe, features_of
 from vqpipe.sources.kinds import common_kind, plain_kind
 from vqpipe.storage.ahead import map_ahead
-
-FEATURES = b"huggingface"
-"""Key under which Hugging Face `datasets` describes columns, such as the names of classes."""
 
 _READERS = 32
 _NAMED = 3
@@ -38,17 +35,22 @@ class Begun:
 
 
 def kept_by_all(
-    shards: Sequence[Shard], keep: Sequence[str], check: Check, begun: Begun | None = None
+    files: Iterable[File],
+    keep: Sequence[str],
+    check: Check,
+    begun: Begun | None = None,
+    find: Callable[[File], pa.Schema | None] = find_schema,
 ) -> pa.Schema:
     """Returns kept columns with the types that hold the values of all files.
 
     Files without a readable footer have no say; reading them makes rejections of them.
 
     Args:
-        shards: All of the source.
+        files: All of the source.
         keep: The columns.
         check: What else a file has to have.
         begun: The run, if it has begun; only files that are new are looked at then.
+        find: Returns the columns of a file; None if they cannot be read.
 
     Raises:
         ConfigError: If files lack a column, or have types that no type holds the values of, or if
@@ -56,9 +58,9 @@ def kept_by_all(
         MismatchError: If a new file does not go with the types of a run.
     """
     known = begun.files if begun else frozenset()
-    files = list(dict.fromkeys(each.files[0] for each in shards if each.files[0] not in known))
+    files = list(dict.fromkeys(each for each in files if each not in known))
     found = _Agreement(tuple(keep), check, begun)
-    for file, schema in zip(files, map_ahead(find_schema, files, _READERS), strict=True):
+    for file, schema in zip(files, map_ahead(find, files, _READERS), strict=True):
         if schema is not None:
             found.add(file.uri, schema)
     return found.schema(files)
@@ -124,7 +126,7 @@ class _Agreement:
         if text in self.described or len(text) > _MAX_FEATURES_BYTES:
             return
         self.described.add(text)
-        for name, said in _features(text).items():
+        for name, said in features_of(text).items():
             if name not in self.keep:
                 continue
             before, where = self.features.setdefault(name, (said, uri))
@@ -144,10 +146,9 @@ class _Agreement:
         if not self.good:
             raise ConfigError(no_footer(files))
         features = {name: said for name, (said, _) in self.features.items()}
-        described = {FEATURES: json.dumps({"info": {"features": features}})} if features else None
         # Arrow 26 damages lists of nulls when it casts them, even to the type that they have
         kinds = [(name, plain_kind(self.common[name], pa.string())) for name in self.keep]
-        return pa.schema(kinds, metadata=described)
+        return pa.schema(kinds, metadata=describe(features))
 
     def _describe_strangers(self, files: int) -> str:
         if not (self.good or self.begun):
@@ -159,15 +160,6 @@ class _Agreement:
             + f"{more}\nTake them out of the source, or leave them out by a pattern, such as "
             "--source 'folder/train-*.parquet'. Nothing was begun."
         )
-
-
-def _features(text: bytes) -> dict[str, Any]:
-    """Returns what `datasets` says of each column; nothing if it is not understood."""
-    try:
-        found = json.loads(text)["info"]["features"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _classes(said: object) -> object:

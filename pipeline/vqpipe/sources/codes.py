@@ -30,11 +30,13 @@ from vqpipe.sources.columns import check_column, check_key
 from vqpipe.sources.damage import brief
 from vqpipe.sources.extensions import extension
 from vqpipe.sources.formats import check_obstacles
+from vqpipe.sources.keys import Keys
 from vqpipe.sources.listing import Listing
 from vqpipe.sources.names import check_names, check_unicode, shard_names, visible_files
-from vqpipe.sources.parquet import BATCH_ROWS, open_parquet, read_file
+from vqpipe.sources.parquet import BATCH_ROWS, read_file, unique
+from vqpipe.sources.parquet_footer import open_parquet
 from vqpipe.sources.patterns import find_files
-from vqpipe.sources.values import MAX_VALUE_BYTES, name_sample
+from vqpipe.sources.values import MAX_VALUE_BYTES, key_of, name_sample
 from vqpipe.sources.versions import imprint_shards
 from vqpipe.vector_layout import is_bfloat16
 
@@ -86,7 +88,7 @@ def kept_schema(
         _check_columns(uri, shards[0].format, schema, selection)
         _check_sizes(uri, shards[0].format, schema.field(_column(selection)), selection.shape)
 
-    return kept_by_all(shards, selection.keep, check, begun)
+    return kept_by_all((each.files[0] for each in shards), selection.keep, check, begun)
 
 
 def read_shard(shard: Shard, selection: Selection, kept: pa.Schema) -> Iterator[Sample]:
@@ -112,7 +114,11 @@ def _read_own(shard: Shard, selection: Selection, kept: pa.Schema) -> Iterator[S
 
 def _read_foreign(shard: Shard, selection: Selection, kept: pa.Schema) -> Iterator[Sample]:
     """Yields the rows of a file of any tool; the last one is a rejection if the file is damaged."""
-    return read_file(shard, lambda file: _read_rows(shard, file, selection, kept))
+    seen = Keys()
+    return read_file(
+        shard,
+        lambda file: (unique(each, seen) for each in _read_rows(shard, file, selection, kept)),
+    )
 
 
 def _check_columns(uri: str, kind: str, schema: pa.Schema, selection: Selection) -> None:
@@ -171,7 +177,7 @@ def _read_rows(
         _check_columns(shard.files[0].uri, shard.format, parquet.schema_arrow, selection)
         key = [selection.key] if selection.key else []
         grid = [each.name for each in GRID] if selection.has_grids else []
-        names = [_column(selection), *key, *grid, *selection.keep]
+        names = [_column(selection), *key, *grid, *selection.keep, *selection.parts]
         expected, row = parquet.metadata.num_rows, 0
         columns = list(dict.fromkeys(names))
         convert = _find_conversion(shard.format, parquet.schema_arrow.field(_column(selection)))
@@ -179,6 +185,8 @@ def _read_rows(
             for place in range(len(batch)):
                 values = batch.slice(place, 1)
                 sample = name_sample(row, f"{shard.name}/{row:08d}", values, selection.key, kept)
+                parts = [key_of(values.column(name)) or "" for name in selection.parts]
+                sample = replace(sample, key="/".join([sample.key or "", *parts]))
                 if sample.rejection is None:
                     sample = _with_numbers(sample, values, shard, convert, selection)
                 yield sample

@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import pyarrow as pa
 
@@ -56,24 +56,44 @@ def find_image(shards: Iterable[Shard], read: Read) -> str:
     raise error or ConfigError(no_footer(files))
 
 
+def name_images(schema: pa.Schema, names: tuple[str, ...]) -> str | tuple[str, ...]:
+    """Returns the columns of images as a selection has them: as a tuple if there may be several."""
+    is_list = any(holds_images(schema.field(name).type) for name in names if name in schema.names)
+    return names if is_list or len(names) > 1 else names[0]
+
+
+def find_named(shards: Iterable[Shard], names: tuple[str, ...]) -> str | tuple[str, ...]:
+    """Returns named columns as a selection has them, by the first file with a readable footer."""
+    return name_images(_first_schema(shards), names)
+
+
+def _first_schema(shards: Iterable[Shard]) -> pa.Schema:
+    files = dict.fromkeys(shard.files[0] for shard in shards)
+    schemas = map(find_schema, itertools.islice(files, _FILES_LOOKED_AT))
+    return next((each for each in schemas if each is not None), pa.schema([]))
+
+
 def _may_be_told(schema: pa.Schema, seen: dict[str, bool | None], files: int) -> bool:
     """Tells whether another file may say which of several columns holds the images."""
     is_one = sum(map(bool, seen.values())) == 1
     return is_one and not _unread(schema) and files + 1 < _FILES_ASKED
 
 
-def find_passed_over(shards: Iterable[Shard], image: str | None) -> list[str]:
+def find_passed_over(shards: Iterable[Shard], images: Collection[str]) -> list[str]:
     """Returns the columns that may hold images too and are not taken, by the first readable file.
 
     Args:
         shards: Those of a source.
-        image: The column that is taken.
+        images: The columns that are taken.
     """
-    files = dict.fromkeys(shard.files[0] for shard in shards)
-    schemas = map(find_schema, itertools.islice(files, _FILES_LOOKED_AT))
-    schema = next((each for each in schemas if each is not None), pa.schema([]))
-    may = (each.name for each in schema if holds_image(each.type) or _hides(each.type))
-    return [name for name in may if name != image]
+    return [
+        each.name for each in _first_schema(shards) if may_hold(each) and each.name not in images
+    ]
+
+
+def may_hold(column: pa.Field) -> bool:
+    """Tells whether a column may hold images, in whatever way."""
+    return holds_image(column.type) or _hides(column.type)
 
 
 def no_footer(files: Sequence[File]) -> str:
@@ -102,7 +122,7 @@ def may_hold_images(files: Sequence[File], read: Read) -> bool:
             return True
         for name in _candidates(schema) if read_yet < _COLUMNS_READ else ():
             read_yet += 1
-            if _looks(file, name, read) is not False:
+            if looks_like_images(file, name, read) is not False:
                 return True
     return False
 
@@ -112,19 +132,27 @@ def _find_in(file: File, schema: pa.Schema, seen: dict[str, bool | None], read: 
     names = _candidates(schema)
     for name in names:
         if not seen.get(name):
-            looks = _looks(file, name, read)
+            looks = looks_like_images(file, name, read)
             seen[name] = seen.get(name) if looks is None else looks
     found = [name for name in names if seen[name] is not False]
     found += [each.name for each in _unread(schema)] if found else []
-    if len(found) == 1:
+    if len(found) == 1 and not holds_images(schema.field(found[0]).type):
         return found[0]
     raise ConfigError(f"{file.uri}: {_describe(schema, names, found)}; {columns_of(schema)}")
 
 
 def _describe(schema: pa.Schema, names: list[str], found: list[str]) -> str:
+    if len(found) == 1:
+        return (
+            f"column {found[0]!r} is a list of images: name it with --image {found[0]}, and each "
+            "of them becomes a row"
+        )
     if found:
         several = ", ".join(map(repr, found))
-        return f"several columns may hold the images, {several}: name one with --image"
+        return (
+            f"several columns may hold the images, {several}: name one with --image, or several of "
+            "them, and each image becomes a row"
+        )
     unread = [_why_unread(each) for each in _unread(schema)]
     if names:
         only = f"; {unread[0]}" if unread else ""
@@ -138,12 +166,16 @@ def _describe(schema: pa.Schema, names: list[str], found: list[str]) -> str:
 
 
 def _candidates(schema: pa.Schema) -> list[str]:
-    return [each.name for each in schema if holds_image(each.type) and extension_name(each) is None]
+    return [each.name for each in schema if _is_read(each.type) and extension_name(each) is None]
 
 
 def _unread(schema: pa.Schema) -> list[pa.Field]:
     """Returns the columns that may hold images in a way that is not read."""
-    return [each for each in schema if not holds_image(each.type) and _hides(each.type)]
+    return [each for each in schema if not _is_read(each.type) and _hides(each.type)]
+
+
+def _is_read(kind: pa.DataType) -> bool:
+    return holds_image(kind) or holds_images(kind)
 
 
 def _hides(kind: pa.DataType) -> bool:
@@ -173,13 +205,17 @@ def _why_unread(column: pa.Field) -> str:
             "them anew as a column of plain binary"
         )
     many = "map" if pa.types.is_map(kind) else "list"
-    return f"column {name!r} is a {many} of images, which is not read yet: store one in a row"
+    return (
+        f"column {name!r} is a {many} of images ({kind}), which is not read: store them as a plain "
+        "list of binary values, of which each becomes a row"
+    )
 
 
-def _looks(file: File, name: str, read: Read) -> bool | None:
+def looks_like_images(file: File, name: str, read: Read) -> bool | None:
     """Tells whether the first values of a column look like images; None if there are none."""
-    shard = Shard("looked-at", "parquet", (file,))
-    with contextlib.closing(read(shard, Selection(image=name), pa.schema([]))) as samples:  # type: ignore[type-var]
+    shard, schema = Shard("looked-at", "parquet", (file,)), find_schema(file)
+    selection = Selection(image=name_images(schema or pa.schema([]), (name,)))
+    with contextlib.closing(read(shard, selection, pa.schema([]))) as samples:  # type: ignore[type-var]
         some = (sample.data for sample in itertools.islice(samples, _ROWS) if sample.data)
         looks = [is_image(image) for image in itertools.islice(some, _VALUES)]
     return any(looks) if looks else None
@@ -193,15 +229,26 @@ def holds_image(kind: pa.DataType) -> bool:
     return is_bytes(kind)
 
 
-def check_image(uri: str, schema: pa.Schema, name: str) -> pa.DataType:
-    """Returns the type of the column of images.
+def holds_images(kind: pa.DataType) -> bool:
+    """Tells whether a column of a type may hold a list of images in each row."""
+    checks = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(check(kind) for check in checks) and holds_image(kind.value_type)
+
+
+def check_image(uri: str, schema: pa.Schema, name: str, *, may_be_list: bool) -> pa.DataType:
+    """Returns the type of a column of images.
 
     Raises:
         ConfigError: If it is not there, or cannot hold any.
     """
     check_column(uri, schema, name)
     field = schema.field(name)
-    if not holds_image(field.type):
+    if holds_images(field.type) and not may_be_list:
+        raise ConfigError(
+            f"{uri}: column {name!r} is a list of images, and holds one in a row elsewhere: write "
+            f"one of the two anew; {columns_of(schema)}"
+        )
+    if not _is_read(field.type):
         plain = f"column {name!r} is {field.type}, and an image is binary or struct<bytes: binary>"
         why = _why_unread(field) if _hides(field.type) else plain
         raise ConfigError(f"{uri}: {why}; {columns_of(schema)}")

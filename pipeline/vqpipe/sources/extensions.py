@@ -1,7 +1,7 @@
 """What a file is, judged by its name."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from vqpipe.errors import ConfigError
 
@@ -50,6 +50,11 @@ def count_extensions(paths: Iterable[str]) -> dict[str, int]:
     """Returns how many paths have each extension, the most frequent first."""
     counts = Counter(extension(path) or NO_EXTENSION for path in paths)
     return dict(counts.most_common())
+
+
+def subtract_extensions(counts: Mapping[str, int], paths: Iterable[str]) -> dict[str, int]:
+    """Returns counts of extensions without those of some paths."""
+    return dict(Counter(counts) - Counter(extension(path) or NO_EXTENSION for path in paths))
 
 
 def check_format(name: str) -> str:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from vqpipe.schema import Shard
+from vqpipe.schema import File, Shard
 
 
 @dataclass(frozen=True)
@@ -21,3 +21,5 @@ class Listing:
     """URIs of folders, linked or behind a link, that are read under another name."""
     unsearched: tuple[str, ...] = ()
     """URIs of folders that were not searched: their names begin with a dot."""
+    about: tuple[File, ...] = ()
+    """Folders: the files that say what is known of images (`schema.ABOUT_IMAGES`)."""

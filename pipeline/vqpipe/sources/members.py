@@ -9,7 +9,7 @@ image. Which of both a source has is judged once, at its start, by names alone.
 import difflib
 import tarfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from vqpipe import storage
@@ -18,6 +18,7 @@ from vqpipe.schema import KeyUntil, Selection, Shard
 from vqpipe.sources.archive import Archive
 from vqpipe.sources.damage import PARSER_ERRORS
 from vqpipe.sources.extensions import IMAGE_EXTENSIONS
+from vqpipe.sources.fields import parts_of
 from vqpipe.storage.ahead import map_ahead
 
 TAR_ERRORS = (tarfile.TarError, *PARSER_ERRORS)
@@ -30,8 +31,11 @@ _SHOWN = 10
 
 
 def image_ranks(selection: Selection) -> dict[str, int]:
-    """Returns the extensions that an image may have, with their place in order of preference."""
-    wanted = IMAGE_EXTENSIONS if selection.image is None else (selection.image.lower(),)
+    """Returns the extensions that an image may have, with their place in order of preference.
+
+    Where several images of a sample are read, that is the order in which they come.
+    """
+    wanted = [name.lower() for name in selection.images] or IMAGE_EXTENSIONS
     return {extension: rank for rank, extension in enumerate(wanted)}
 
 
@@ -112,24 +116,37 @@ def look(shards: Sequence[Shard], selection: Selection) -> Look:
         StorageError: If the store fails.
         SourceChangedError: If a tar is not the one that was listed.
     """
-    step = max(1, -(-len(shards) // _TARS))
-    found = list(map_ahead(lambda shard: _names(shard, selection), iter(shards[::step]), _TARS))
+
+    def names(shard: Shard) -> tuple[tuple[str, ...], bool]:
+        found: list[str] = []
+        is_whole = visit(shard, selection, lambda _, member: found.append(member.name))
+        return tuple(found), is_whole
+
+    found = list(map_ahead(names, iter(pick_tars(shards)), _TARS))
     return Look(tuple(names for names, _ in found), all(is_whole for _, is_whole in found))
 
 
-def _names(shard: Shard, selection: Selection) -> tuple[tuple[str, ...], bool]:
-    """Returns the names of a tar's first members, and whether these are all that can be read."""
-    names: list[str] = []
+def pick_tars(shards: Sequence[Shard]) -> Sequence[Shard]:
+    """Returns the first tar and some others, those that are looked at."""
+    return shards[:: max(1, -(-len(shards) // _TARS))]
+
+
+def visit(
+    shard: Shard, selection: Selection, see: Callable[[Archive, tarfile.TarInfo], object]
+) -> bool:
+    """Shows a tar's first members that belong to samples; tells whether these are all of them."""
+    seen = 0
     try:
         with storage.open_file(shard.files[0]) as file, Archive(file) as archive:
             for member in archive.members():
-                if len(names) == _MEMBERS or member.offset > _BYTES:
-                    return tuple(names), False
+                if seen == _MEMBERS or member.offset > _BYTES:
+                    return False
                 if is_wanted(member, selection):
-                    names.append(member.name)
+                    see(archive, member)
+                    seen += 1
     except TAR_ERRORS:  # `read_shard` makes it a rejection
-        return tuple(names), False
-    return tuple(names), True
+        return False
+    return True
 
 
 def judge_keys(seen: Look, selection: Selection) -> KeyUntil:
@@ -139,7 +156,7 @@ def judge_keys(seen: Look, selection: Selection) -> KeyUntil:
         ConfigError: If the names can be read either way.
     """
     ranks = image_ranks(selection)
-    if selection.image is not None and "." in selection.image:
+    if any("." in name for name in selection.images):
         return "first-dot"
     good: list[list[str]] = []
     bad: list[list[str]] = []
@@ -165,9 +182,10 @@ def _describe_choice(hidden: list[str], samples: int) -> str:
     return (
         f"in the tars that were looked at, {len(hidden):,} images have names with dots, such as "
         f"{', '.join(most)} after the first one, and {samples:,} samples if keys end there: say "
-        f"which is the image (--image {most[0][1:]}), or that keys end at the last dot, so that "
-        "each image is a sample (--key-until last-dot), or at the first all the same (--key-until "
-        "first-dot)"
+        f"which is the image (--image {most[0][1:]}), or which are, so that each becomes a row "
+        f"(--image {' '.join(each[1:] for each in most)}), or that keys end at the last dot, so "
+        "that each image is a sample (--key-until last-dot), or at the first all the same "
+        "(--key-until first-dot)"
     )
 
 
@@ -179,9 +197,10 @@ def check_kept(seen: Look, selection: Selection) -> list[str]:
     """
     samples = seen.samples(selection.key_until)
     counts = Counter(extension for extensions in samples for extension in set(extensions))
-    missing = [name for name in selection.keep if samples and name.lower() not in counts]
+    parts = {part.asked: part.member for part in parts_of(selection.keep)}
+    missing = [name for name in parts if samples and parts[name] not in counts]
     for name in missing:
-        near = difflib.get_close_matches(name.lower(), counts, 1)
+        near = difflib.get_close_matches(parts[name], counts, 1)
         if seen.is_whole or near:
             raise ConfigError(_describe_missing(name, len(samples), counts, near))
     return missing
@@ -200,7 +219,8 @@ def count_passed_over(seen: Look, selection: Selection) -> Counter[str]:
     """Returns the extensions of images that are not taken, since their sample has another one."""
     ranks, over = image_ranks(selection), Counter[str]()
     for extensions in seen.samples(selection.key_until):
-        taken = min(ranks.keys() & set(extensions), key=ranks.__getitem__, default=None)
-        if taken is not None:
-            over.update(x for x in extensions if x != taken and _last(x) in IMAGE_EXTENSIONS)
+        found = sorted(ranks.keys() & set(extensions), key=ranks.__getitem__)
+        taken = found if isinstance(selection.image, tuple) else found[:1]
+        if taken:
+            over.update(x for x in extensions if x not in taken and _last(x) in IMAGE_EXTENSIONS)
     return over

@@ -4,8 +4,11 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
 from vqpipe.errors import ConfigError
-from vqpipe.schema import File, Shard
+from vqpipe.schema import GRID, HEAD, VIEW, File, Shard
 from vqpipe.sources.extensions import FORMATS, IMAGE_EXTENSIONS, extension, stem
+
+RESERVED = {field.name for field in (*HEAD, *VIEW, *GRID)} | {"codes"}
+"""Columns that the output of encode has of its own."""
 
 MAX_NAME_BYTES = 220
 """Longest part of a shard's name: file systems take 255 bytes, and a sink's files add endings."""

@@ -22,6 +22,7 @@ MAX_FOOTER_BYTES = 2**24
 every byte of one."""
 
 _TAIL_BYTES = 64 * 2**10
+_BUFFER_BYTES = 2**20  # a column: without it Arrow reads whole column chunks into memory
 _MAGIC = b"PAR1"
 _TRAILER = struct.Struct("<I4s")  # length of the footer, magic
 _SCHEMA = b"ARROW:schema"
@@ -44,6 +45,18 @@ def read_metadata(file: BinaryIO) -> pq.FileMetaData:
     return _renamed(file.read(length))
 
 
+def open_parquet(file: BinaryIO) -> pq.ParquetFile:
+    """Returns a reader that checks what can be checked and makes nothing of extension types."""
+    return pq.ParquetFile(
+        file,
+        metadata=read_metadata(file),
+        buffer_size=_BUFFER_BYTES,
+        pre_buffer=False,
+        page_checksum_verification=True,
+        arrow_extensions_enabled=False,
+    )
+
+
 def fetch_schema(file: File) -> pa.Schema:
     """Returns the columns of a file, read by one request as a rule, as `read_metadata` has them.
 
@@ -54,7 +67,11 @@ def fetch_schema(file: File) -> pa.Schema:
     length = _footer_length(tail[-_TRAILER.size :], file.size)
     if len(tail) < length + _TRAILER.size:
         tail = storage.read_tail(file, length + _TRAILER.size)
-    footer = _renamed(tail[-length - _TRAILER.size : -_TRAILER.size])
+    return schema_of(_renamed(tail[-length - _TRAILER.size : -_TRAILER.size]))
+
+
+def schema_of(footer: pq.FileMetaData) -> pa.Schema:
+    """Returns the columns of `read_metadata`."""
     nothing = pa.BufferReader(b"")
     return pq.ParquetFile(nothing, metadata=footer, arrow_extensions_enabled=False).schema_arrow
 

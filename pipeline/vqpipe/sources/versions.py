@@ -2,7 +2,7 @@
 
 import heapq
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from vqpipe import storage
@@ -29,6 +29,11 @@ def imprint_shards(shards: Sequence[Shard]) -> list[Shard]:
         replace(shard, files=tuple(done.get(file.uri, file) for file in shard.files))
         for shard in shards
     ]
+
+
+def imprint_files(files: Iterable[File]) -> list[File]:
+    """Returns files of a disk with imprints in their versions; those of a store as they are."""
+    return list(map_ahead(storage.imprint, iter(files), _THREADS))
 
 
 def _pick(shard: Shard) -> Sequence[File]:

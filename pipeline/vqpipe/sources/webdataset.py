@@ -8,11 +8,11 @@ https://github.com/webdataset/webdataset, `webdataset/tariterators.py`, `base_pl
 Links, and images whose names begin with a dot, are rejections: they are not read, nor passed over
 in silence. So is a tar of which no member is read.
 
-Nothing is extracted to disk or unpickled, and only images and kept text are read into memory.
+Nothing is extracted to disk or unpickled, and only images and kept members are read into memory.
 """
 
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
@@ -26,7 +26,9 @@ from vqpipe.sources.archive import Archive
 from vqpipe.sources.contents import HEAD_BYTES, is_image
 from vqpipe.sources.damage import Pace, brief, damaged
 from vqpipe.sources.extensions import IMAGE_EXTENSIONS
+from vqpipe.sources.fields import Part, parts_of, values_of
 from vqpipe.sources.keys import Keys, check_count
+from vqpipe.sources.member_types import find_types
 from vqpipe.sources.members import (
     TAR_ERRORS,
     image_ranks,
@@ -37,6 +39,7 @@ from vqpipe.sources.members import (
     split_name,
 )
 from vqpipe.sources.names import shard_names
+from vqpipe.sources.several import name_image
 
 MAX_IMAGE_BYTES = 2**30
 """Larger images are rejected unread (1 GiB)."""
@@ -53,32 +56,45 @@ def list_shards(root: str, files: list[File]) -> list[Shard]:
     return [Shard(name, "webdataset", (file,)) for name, file in zip(names, files, strict=True)]
 
 
-def kept_schema(selection: Selection) -> pa.Schema:
-    """Returns one string column for every kept extension.
+def kept_schema(
+    shards: Sequence[Shard], selection: Selection, *, is_known: bool = False
+) -> pa.Schema:
+    """Returns the kept columns: text, but for classes and fields of JSON (`member_types`).
+
+    Args:
+        shards: All of the source.
+        selection: What to read of it.
+        is_known: Whether a run that has begun knows their types, so that nobody has to look.
 
     Raises:
-        ConfigError: If a key column is given, or an image is to be kept as text.
+        ConfigError: If a key column or a label is asked for, an image is to be kept as text, or a
+            field has no type that holds its values.
     """
     if selection.key is not None:
         raise ConfigError("a webdataset's keys are the names of its members: drop the key option")
-    for name in selection.keep:
-        if name.lower() in image_ranks(selection):
-            raise ConfigError(f"keep names {name!r}, which is the image: leave it out")
-    return pa.schema([pa.field(name, pa.string()) for name in selection.keep])
+    if len(image_ranks(selection)) < len(selection.images):
+        raise ConfigError(f"--image names a member twice: {' '.join(selection.images)}")
+    for part in parts_of(selection.keep):
+        if part.member in image_ranks(selection):
+            raise ConfigError(f"keep names {part.asked!r}, which is the image: leave it out")
+    return find_types(() if is_known else shards, selection)
 
 
 def read_shard(shard: Shard, selection: Selection, kept: pa.Schema) -> Iterator[Sample]:
     """Yields the samples of one tar, which may be gzipped."""
     seen = Keys()
     uri = shard.files[0].uri
+    row = 0
     with storage.open_file(shard.files[0]) as file:
-        for row, draft in enumerate(_read_drafts(file, selection, kept)):
-            check_count(row, uri)
+        for draft in _read_drafts(file, selection, kept):
             if draft.damage is not None:
                 key = None if draft.key is None or draft.key in seen else draft.key
                 yield damaged(row, key, f"{uri}, {draft.place}", draft.damage, draft.loss)
-            else:
-                yield _finish(row, draft, seen)
+                return
+            for sample in _finish(row, draft, seen, selection):
+                check_count(row, uri)
+                yield sample
+                row += 1
 
 
 _NO_RANK = 2**31
@@ -90,16 +106,16 @@ class _Draft:
 
     key: str | None
     extensions: list[str] = field(default_factory=list)
-    image: bytes | None = None
+    taken: dict[int, bytes | Rejection] = field(default_factory=dict)
+    """Images by their place in the order of preference, or among several. Where one is to be
+    taken, the best of those so far."""
     images: int = 0
     """Members that are images by their names, whether they are taken or not."""
-    rank: int = _NO_RANK
-    """Place of `image` in the order of preference; smaller is better."""
     links: int = 0
     """Members that are no files."""
     link: str = ""
     """What is to be said of the first of them."""
-    kept: dict[str, str | None] = field(default_factory=dict)
+    kept: dict[str, pa.Array] = field(default_factory=dict)
     rejection: Rejection | None = None
     is_aside: bool = False
     """Whether it is a rejection that stands for no sample."""
@@ -119,9 +135,9 @@ class _Draft:
         """Tells whether the key is this sample's: links alone may be to one that comes later."""
         return not self.is_aside and self.links < len(self.extensions)
 
-    def is_complete(self, kept: pa.Schema) -> bool:
+    def is_complete(self, images: int, kept: Iterable[str]) -> bool:
         """Tells whether nothing that is wanted can be missing."""
-        has_all = self.image is not None and all(name in self.kept for name in kept.names)
+        has_all = len(self.taken) >= images and all(name in self.kept for name in kept)
         return has_all or self.rejection is not None
 
 
@@ -138,10 +154,12 @@ class _Drafts:
     """The samples of a tar, one after the other."""
 
     def __init__(self, archive: Archive, selection: Selection, kept: pa.Schema) -> None:
-        self._archive, self._kept = archive, kept
+        self._archive = archive
         self._ranks = image_ranks(selection)
         self._selection = selection
-        self._texts = {name.lower(): name for name in kept.names}
+        self._images = len(self._ranks) if isinstance(selection.image, tuple) else 1
+        self._kinds = {each.name: each.type for each in kept}
+        self._parts = [part for part in parts_of(selection.keep) if part.column in self._kinds]
         self._draft: _Draft | None = None
         self._pace = Pace(archive.size)
         self._place = "byte 0"
@@ -184,13 +202,16 @@ class _Drafts:
     def broken(self, error: Exception) -> Iterator[_Draft]:
         """Yields what remains when a tar cannot be read on: the last draft is its damage."""
         draft = self._draft
-        if draft is not None and (self._archive.has_ended or draft.is_complete(self._kept)):
+        if draft is not None and (self._archive.has_ended or self._is_complete(draft)):
             if self._archive.end <= self._archive.size:  # else its size is the damage
                 self._pace.advance(self._archive.end)
             yield from self._take()
         loss = self._pace.judge(is_at_end=self._archive.is_at_end)
         key = self._draft.key if self._draft else None
         yield _Draft(key, damage=error, place=self._place, loss=loss)
+
+    def _is_complete(self, draft: _Draft) -> bool:
+        return draft.is_complete(self._images, (part.column for part in self._parts))
 
     def _take(self) -> Iterator[_Draft]:
         """Yields the sample that was begun, if one was."""
@@ -199,19 +220,34 @@ class _Drafts:
         self._draft = None
 
     def _add(self, draft: _Draft, extension: str, member: tarfile.TarInfo) -> None:
-        rank, text = self._ranks.get(extension), self._texts.get(extension)
+        rank = self._ranks.get(extension)
+        parts = [part for part in self._parts if part.member == extension]
         draft.extensions.append(extension)
         draft.images += rank is not None or extension.rpartition(".")[2] in IMAGE_EXTENSIONS
         if not member.isfile():
             draft.links += 1
             draft.link = draft.link or _describe_link(member)
-        elif rank is not None and rank < draft.rank:
-            draft.rank = rank
-            draft.image = _read_image(draft, self._archive, member)
-        elif text is not None:
-            draft.kept[text] = _read_text(draft, self._archive, member)
+        elif rank is not None and (self._images > 1 or rank < min(draft.taken, default=_NO_RANK)):
+            image = _read_image(self._archive, member)
+            draft.taken = (draft.taken if self._images > 1 else {}) | {rank: image}
+        elif parts:
+            self._keep(draft, parts, member)
         if not extension and member.isfile():
             self._add_bare(draft, member)
+
+    def _keep(self, draft: _Draft, parts: list[Part], member: tarfile.TarInfo) -> None:
+        """Reads what is kept of a member; what cannot be read costs the sample."""
+        if member.issparse() or member.size > MAX_TEXT_BYTES:
+            wrong = _describe_refusal(member, MAX_TEXT_BYTES)
+        else:
+            data, wrong = self._archive.read(member), None
+            try:
+                draft.kept |= values_of(data, parts, self._kinds)
+            except ValueError as error:
+                wrong = str(error)
+        if wrong is not None:
+            message = brief(f"{brief(readable(member.name))}: {wrong}")
+            draft.rejection = Rejection(Reason.BAD_METADATA, message)
 
     def _add_bare(self, draft: _Draft, member: tarfile.TarInfo) -> None:
         """Takes in a member without an extension if it begins as an image; others are not read."""
@@ -221,8 +257,8 @@ class _Drafts:
         head = reader.read(HEAD_BYTES)
         if is_image(head):
             draft.images += 1
-            if draft.image is None and self._selection.image is None:
-                draft.image = head + reader.read()
+            if not draft.taken and self._selection.image is None:
+                draft.taken = {_NO_RANK: head + reader.read()}
 
 
 _HIDDEN = (
@@ -242,25 +278,10 @@ def _aside(name: str, said: str) -> _Draft:
     return _Draft(name, rejection=Rejection(Reason.NO_IMAGE, message), is_aside=True)
 
 
-def _read_image(draft: _Draft, tar: Archive, member: tarfile.TarInfo) -> bytes | None:
+def _read_image(tar: Archive, member: tarfile.TarInfo) -> bytes | Rejection:
     if member.issparse() or member.size > MAX_IMAGE_BYTES:
-        message = _describe_refusal(member, MAX_IMAGE_BYTES)
-        draft.rejection = Rejection(Reason.CORRUPT, message)
-        return None
+        return Rejection(Reason.CORRUPT, _describe_refusal(member, MAX_IMAGE_BYTES))
     return tar.read(member)
-
-
-def _read_text(draft: _Draft, tar: Archive, member: tarfile.TarInfo) -> str | None:
-    name = brief(readable(member.name))
-    if member.issparse() or member.size > MAX_TEXT_BYTES:
-        message = f"{name}: {_describe_refusal(member, MAX_TEXT_BYTES)}"
-        draft.rejection = Rejection(Reason.BAD_METADATA, message)
-        return None
-    try:
-        return tar.read(member).decode()
-    except UnicodeDecodeError as error:
-        draft.rejection = Rejection(Reason.BAD_METADATA, f"{name} is not UTF-8: {error}")
-        return None
 
 
 def _describe_refusal(member: tarfile.TarInfo, most: int) -> str:
@@ -269,21 +290,47 @@ def _describe_refusal(member: tarfile.TarInfo, most: int) -> str:
     return f"{member.size} bytes are more than the {most} that are read"
 
 
-def _finish(row: int, draft: _Draft, seen: Keys) -> Sample:
+def _finish(row: int, draft: _Draft, seen: Keys, selection: Selection) -> Iterator[Sample]:
+    """Yields the sample, or each of its images where there may be several."""
     assert draft.key is not None, "only damage has no key"
     doubled = _duplicate(draft.key, seen) if draft.claims_key else None
-    rejection = doubled or draft.rejection or _no_image(draft)
-    kept = {name: pa.array([text], pa.string()) for name, text in draft.kept.items()}
-    if rejection is not None:
-        return Sample(row, draft.key, None, _stand_for(draft, rejection), kept)
-    return Sample(row, draft.key, draft.image, None, kept, passed_over=draft.images - 1)
+    wrong = doubled or draft.rejection
+    if draft.is_aside or not isinstance(selection.image, tuple):
+        image = next(iter(draft.taken.values()), None)
+        yield _sample(row, draft, wrong, image, draft.images)
+        return
+    others = draft.images - len(draft.taken)
+    for place, name in enumerate(selection.image):
+        image = draft.taken.get(place)
+        images = int(image is not None) + (others if place == 0 else 0)
+        yield name_image(_sample(row + place, draft, wrong, image, images), name)
 
 
-def _stand_for(draft: _Draft, rejection: Rejection) -> Rejection:
+def _sample(
+    row: int, draft: _Draft, wrong: Rejection | None, image: bytes | Rejection | None, images: int
+) -> Sample:
+    """Returns one image of a sample, or its rejection.
+
+    Args:
+        row: Its place in the shard.
+        draft: The sample.
+        wrong: What is wrong with all of it.
+        image: The image; None if it is not there.
+        images: For how many images it stands, itself among them if it is there.
+    """
+    if image is None:
+        wrong = wrong or _no_image(draft)
+    elif isinstance(image, Rejection):
+        wrong = wrong or image
+    if wrong is not None:
+        return Sample(row, draft.key, None, _stand_for(images, wrong), draft.kept)
+    assert isinstance(image, bytes), "else something is wrong"
+    return Sample(row, draft.key, image, None, draft.kept, passed_over=images - 1)
+
+
+def _stand_for(images: int, rejection: Rejection) -> Rejection:
     """Returns a rejection that says how many images it stands for, if that is more than one."""
-    if draft.images < 2:
-        return rejection
-    return replace(rejection, loss=Loss(draft.images, "known"))
+    return rejection if images < 2 else replace(rejection, loss=Loss(images, "known"))
 
 
 def _duplicate(key: str, seen: Keys) -> Rejection | None:
@@ -296,15 +343,14 @@ def _duplicate(key: str, seen: Keys) -> Rejection | None:
     )
 
 
-def _no_image(draft: _Draft) -> Rejection | None:
-    if draft.image is not None:
-        return None
+def _no_image(draft: _Draft) -> Rejection:
     if draft.links:
         message = draft.link
     else:
         names = ", ".join(f".{extension}" for extension in draft.extensions[:10])
-        message = f"no member is an image; there is {brief(names)}"
-        if draft.images:
+        what = "this one" if draft.taken else "an image"
+        message = f"no member is {what}; there is {brief(names)}"
+        if draft.images and not draft.taken:
             message += "; --image names one of these, --key-until says where keys end"
     return Rejection(Reason.NO_IMAGE, message)
 

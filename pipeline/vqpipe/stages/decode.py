@@ -222,8 +222,6 @@ class ImagesProduct:
     layout: Layout
     size: tuple[int, int] | None
     """Height and width of every image, in pixels; None where they differ."""
-    has_views: bool = False
-    """Whether several images may have one key, and `view` tells them apart."""
     views: int = 1
     codebook_size: int = 0
 
@@ -269,17 +267,8 @@ class ImagesProduct:
         return Finished(facts | said, {}, beside)
 
     def _names(self, good: pa.Table) -> list[str]:
-        keys = drop_endings(self._keys(good), IMAGE_EXTENSIONS)
+        keys = drop_endings(good["key"].to_pylist(), IMAGE_EXTENSIONS)
         return safe_names(keys, dots=self.layout != "webdataset")
-
-    def _keys(self, good: pa.Table) -> list[str]:
-        """Returns a name for each image; those of one key have the numbers of their views."""
-        keys: list[str] = good["key"].to_pylist()
-        if not self.has_views:
-            return keys
-        views = good[schema.KEPT + "view"].to_pylist()
-        pairs = zip(drop_endings(keys, IMAGE_EXTENSIONS), views, strict=True)
-        return [f"{key}_{view:03d}" for key, view in pairs]
 
     def _members(self, good: pa.Table, files: list[str]) -> Iterator[tuple[str, bytes]]:
         """Yields name and content of each member: an image, then its text, then all else of it."""

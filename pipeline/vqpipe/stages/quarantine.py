@@ -46,10 +46,10 @@ _ERROR = -1
 """Row number of what is no sample: `reason` holds an error's class, `message` its text."""
 
 
-def claimed_rows(shard: Shard) -> int | None:
+def claimed_rows(shard: Shard, selection: Selection) -> int | None:
     """Returns how many samples a shard claims to have, if it does."""
     try:
-        return count_rows(shard)
+        return count_rows(shard, selection)
     except NOT_THE_INPUT:
         raise
     except Exception:  # noqa: BLE001 (a parser's; reading the shard says what is wrong with it)
@@ -172,8 +172,7 @@ def _error(name: str, message: str) -> Exception:
 def main(task: dict[str, Any], target: BinaryIO) -> None:
     """Writes the samples of a shard to a stream of Arrow's."""
     kept = pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(task["kept"])))
-    lists = {name: tuple(task["selection"][name]) for name in ("keep", "shape")}
-    selection = Selection(**{**task["selection"], **lists})
+    selection = _selection(task["selection"])
     shard = _shard(task["shard"])
     nothing = _pack(Sample(_ERROR, None), kept).slice(0, 0)
     with pa.ipc.new_stream(target, nothing.schema) as stream:
@@ -181,7 +180,7 @@ def main(task: dict[str, Any], target: BinaryIO) -> None:
         target.flush()
         total = None
         with contextlib.suppress(*NOT_THE_INPUT):  # reading raises them again
-            total = claimed_rows(shard)
+            total = claimed_rows(shard, selection)
         stream.write_batch(_pack_word(_COUNT, kept, {"lost": total}))
         target.flush()
         try:
@@ -194,6 +193,12 @@ def main(task: dict[str, Any], target: BinaryIO) -> None:
         except NOT_THE_INPUT as error:
             said = {"reason": type(error).__name__, "message": str(error)}
             stream.write_batch(_pack_word(_ERROR, kept, said))
+
+
+def _selection(values: dict[str, Any]) -> Selection:
+    """Returns a selection of what JSON made of it: lists are tuples there."""
+    lists = {name: tuple(each) for name, each in values.items() if isinstance(each, list)}
+    return Selection(**{**values, **lists})
 
 
 def _shard(values: dict[str, Any]) -> Shard:

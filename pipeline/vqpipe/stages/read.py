@@ -159,7 +159,7 @@ class SampleReader:
 
     def rows(self, plan: Plan, index: int) -> int | None:
         """Returns how many samples the shard claims to have, if it does."""
-        return claimed_rows(plan.shard(index))
+        return claimed_rows(plan.shard(index), self.selection)
 
     def read(
         self, plan: Plan, index: int, staged: Staged, block_rows: int, deaths: int
@@ -176,5 +176,5 @@ class SampleReader:
         return keep_reading(
             lambda: read_shard(shard, self.selection, self.kept),
             shard.name,
-            lambda: claimed_rows(shard),
+            lambda: claimed_rows(shard, self.selection),
         )
