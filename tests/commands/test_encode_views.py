@@ -14,7 +14,7 @@ from PIL import Image
 from tests import plain
 from tests.codec import models
 from tests.makers import encoded, tar_of
-from vqpipe.commands import cli, encode, launch
+from vqpipe.commands import encode
 from vqpipe.commands.jobs import Encode
 from vqpipe.sink import success, totals
 
@@ -220,12 +220,11 @@ VIEWS = {"views": 12, "buckets": 2, "whole": 1, "one bucket": 1}
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
+def command(capsys):
     """Returns what runs a command without Ray; returns its exit code and what it printed."""
-    monkeypatch.setattr(launch, "_work", lambda *given: plain.work(given[2]))
 
     def call(*words):
-        code = cli.main(list(map(str, words)))
+        (code,) = plain.run([words])
         return code, capsys.readouterr().out
 
     return call

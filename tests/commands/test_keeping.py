@@ -1,8 +1,8 @@
 """Whole commands on metadata of all kinds, and on samples of several images; without Ray."""
 
+import contextlib
+import io
 import json
-import subprocess
-import sys
 
 import datasets
 import duckdb
@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests import plain
 from tests.makers import jpeg, tar_of
 from tests.shell import CHECKPOINT, rows
 
@@ -18,17 +19,15 @@ BIG = 2**60 + 1
 
 def run(*commands, expect=0):
     """Runs commands; returns what they printed."""
-    words = json.dumps([list(map(str, each)) for each in commands])
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.plain"], input=words, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1])[-1] == expect, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        codes = plain.run(commands)
+    assert codes[-1] == expect, said.getvalue()
+    return said.getvalue()
 
 
 def encode(source, sink, *options):
-    places = ["--source", source, "--sink", sink, "--model", CHECKPOINT, "--resolution", 64]
+    places = ["--source", source, "--sink", sink, "--model", CHECKPOINT, "--resolution", 32]
     how = ["--pixel-range", "signed", "--skip-doctor", "--max-rejected", 0.9]
     return ["encode", *places, *how, *options]
 
