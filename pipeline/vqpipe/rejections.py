@@ -129,3 +129,22 @@ class Rejection:
     def lost_by(self) -> LossBy | None:
         """How that is known; None where it is one."""
         return self.loss.by if self.loss else None
+
+
+LEFT_OUT = "left_out"
+"""Stands in `reason` of a sample that a run leaves out, which is no rejection."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """That a sample is not wanted."""
+
+    why: str
+    """The condition of the run's `--where` that it does not meet."""
+
+
+def words_of(found: Rejection | LeftOut) -> tuple[str, str]:
+    """Returns what stands in `reason` and `message` of a sample that has no codes."""
+    if isinstance(found, LeftOut):
+        return LEFT_OUT, found.why
+    return found.reason.value, found.message

@@ -11,6 +11,7 @@ Between steps travel tables with one row a sample. Each step adds or replaces co
             kept columns; codes can be left out beside the other two; where grids differ, `GRID`
             stands behind them
             `rejected/`: key, row, reason, message, lost, lost_by
+            `left_out/`: key, row, why
 
 Of `vqpipe decode`, which reads codes or latents:
 
@@ -29,7 +30,9 @@ Of `vqpipe evaluate`, which reads images that were picked, and the codes that a 
 
 A rejected sample stays in the stream as a row whose `reason` is set and whose image, pixels, codes
 or latents are null, so that no row of a shard is ever missing. One such row may stand for many
-images (`Loss`), above all the last one of a shard that cannot be read to its end.
+images (`Loss`), above all the last one of a shard that cannot be read to its end. A sample that the
+run leaves out travels in the same way, with `LEFT_OUT` as its reason and as message the condition
+that it does not meet; it is no rejection, and is counted by itself.
 """
 
 from collections.abc import Sequence
@@ -400,3 +403,12 @@ REJECTED = pa.schema(
     ]
 )
 """Schema of `rejected/`."""
+
+LEFT_OUT = pa.schema(
+    [
+        pa.field("key", pa.string()),
+        pa.field("row", pa.int32()),
+        pa.field("why", pa.string()),  # the condition that it does not meet
+    ]
+)
+"""Schema of `left_out/`."""

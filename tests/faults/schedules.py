@@ -39,7 +39,7 @@ from vqpipe.rejections import UNKNOWN, Reason, Rejection
 from vqpipe.schema import File, Sample
 from vqpipe.sink import layout, publication, success, todo, totals
 from vqpipe.sink.commit import commit_rows
-from vqpipe.sink.objects import read_rejections
+from vqpipe.sink.objects import read_asides
 from vqpipe.sink.plan import Growth, Plan, load_plan
 from vqpipe.sink.run import is_complete, load_run, open_sink, start_run
 from vqpipe.sink.slot import Attempt
@@ -457,7 +457,7 @@ class World:
 
     def _rejections(self, name):
         """Returns row and reason of each rejection that a shard's object has in itself."""
-        _, found = read_rejections(self.store.stat(f"{SINK}/data/{name}.parquet"))
+        _, found = read_asides(self.store.stat(f"{SINK}/data/{name}.parquet"))
         return dict(zip(found["row"].to_pylist(), found["reason"].to_pylist(), strict=True))
 
     def _check_end(self):

@@ -41,7 +41,7 @@ TOTAL, CUTS = 6, (0, 2, 3, 6)
 CODES = CodeLayout.grid(2, 3, 16)
 
 
-def live(sink, version="1", tag=None, rejected=()):
+def live(sink, version="1", tag=None, rejected=(), left_out=()):
     """One command on a sink with one shard, as vqpipe encode goes about it, in a plain loop."""
     listed = Plan.of([tar_shard("a", version=version)])
     asked = make_run(plan_sha256=listed.sha256(), facts=facts_of_kept(KEPT))
@@ -55,7 +55,7 @@ def live(sink, version="1", tag=None, rejected=()):
     if left or again:
         storage.delete(f"{sink}/_SUCCESS")
     for index, staged in (left | again).items():
-        for rows in pieces(writer, index, staged, rejected):
+        for rows in pieces(writer, index, staged, rejected, left_out):
             commit_rows(rows, writer)
     found = totals.read_totals(opened)
     success.write_summary(opened, found, {})
@@ -63,14 +63,14 @@ def live(sink, version="1", tag=None, rejected=()):
     return writer
 
 
-def pieces(writer, index, staged, rejected):
+def pieces(writer, index, staged, rejected, left_out):
     """Yields what the codec would bring to the commit, in pieces."""
     if staged.complete:
         yield no_rows(writer, index, staged.total)
     for first, last in itertools.pairwise(CUTS):
         numbers = [row for row in range(first, last) if not staged.holds(row)]
         if numbers:
-            yield encoded_rows(writer, index, TOTAL, numbers, rejected)
+            yield encoded_rows(writer, index, TOTAL, numbers, rejected, left_out)
 
 
 def check_whole(sink, *allowed):
@@ -86,8 +86,8 @@ def check_success(sink):
         assert list(verify(open_sink(sink, find_run(sink)), is_complete=True)) == []
 
 
-def check_done(writer, rejected):
-    check_committed(writer, [TOTAL], rejected)
+def check_done(writer, rejected, left_out=()):
+    check_committed(writer, [TOTAL], rejected, left_out)
     breaches = verify(writer.sink, is_complete=True)
     assert list(breaches) == []
     assert visible(writer.sink.uri, "staging") == []
@@ -98,6 +98,12 @@ LIVES = {
     "changed": ([{"rejected": (1,)}], {"version": "2", "rejected": (2, 5)}),
     "retried": ([{"rejected": (0, 2, 5)}], {"tag": "r1", "rejected": (2, 5)}),
     "retried_all": ([{"rejected": (0, 2, 5)}], {"tag": "r1"}),
+    "left_out": ([], {"rejected": (2,), "left_out": (0, 1, 5)}),
+    "left_out_retried": (
+        [{"rejected": (2, 3), "left_out": (0, 5)}],
+        {"tag": "r1", "rejected": (2,), "left_out": (0, 5)},
+    ),
+    "all_left_out": ([], {"left_out": range(TOTAL)}),
 }
 
 
@@ -106,13 +112,14 @@ LIVES = {
     ("name", "after"),
     [
         ("first", False),  # before a call is after the one before
-        *((name, True) for name in LIVES if name != "retried_all"),
+        *((name, True) for name in LIVES if name not in {"retried_all", "all_left_out"}),
+        pytest.param("all_left_out", True, marks=pytest.mark.soak),
         pytest.param("retried_all", True, marks=pytest.mark.soak),
     ],
 )
 def test_life_that_dies_at_any_storage_call_is_completed_by_the_next(tmp_path, name, after):
     before, life = LIVES[name]
-    rejected = life.get("rejected", ())
+    rejected, left_out = life.get("rejected", ()), life.get("left_out", ())
     for number in itertools.count():
         sink = str(tmp_path / str(number))
         for earlier in before:
@@ -122,12 +129,13 @@ def test_life_that_dies_at_any_storage_call_is_completed_by_the_next(tmp_path, n
         if not calls.died:
             assert calls.count == number > 15  # every call has had its crash
             break
-        check_whole(sink, rejected, *(each["rejected"] for each in before))
+        had = [each["rejected"] for each in before]
+        check_whole(sink, *([*each, *left_out] for each in (rejected, *had)))
         check_success(sink)
         again = {**life, "tag": "r2"} if "tag" in life else life
         writer = live(sink, **again)
-        check_done(writer, rejected)
-        check_done(live(sink, **again), rejected)
+        check_done(writer, rejected, left_out)
+        check_done(live(sink, **again), rejected, left_out)
 
 
 class Turns:

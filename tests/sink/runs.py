@@ -121,11 +121,20 @@ def psnr_of(row):
     return 20.0 + row if row % 2 == 0 else None
 
 
-def encoded_rows(writer, index, total, numbers=None, rejected=()):
+def encoded_rows(writer, index, total, numbers=None, rejected=(), left_out=()):
     """Returns rows of a shard as they come from the codec; by default all of them."""
     numbers = range(total) if numbers is None else numbers
-    rows = [_row(writer, index, number, total, number in rejected) for number in numbers]
+    rows = [
+        _row(writer, index, number, total, number in rejected)
+        if number not in left_out
+        else _row(writer, index, number, total, is_rejected=True) | LEFT_OUT
+        for number in numbers
+    ]
     return pa.Table.from_pylist(rows, schema=writer.product.rows)
+
+
+LEFT_OUT = {"reason": "left_out", "message": "width >= 150", "passed_over": 2}
+"""What is in the row of a sample that is left out."""
 
 
 def no_rows(writer, index, total):
@@ -183,22 +192,25 @@ def visible(sink, folder):
     return sorted(str(p.relative_to(base)) for p in base.rglob("*") if p.is_file())
 
 
-def check_committed(writer, totals, rejected=()):
-    """Checks, by DuckDB, that every sample is exactly once in data or rejected, and unchanged.
+def check_committed(writer, totals, rejected=(), left_out=()):
+    """Checks, by DuckDB, that every sample is exactly once in data, rejected or left out.
 
     Args:
         writer: The run.
         totals: Rows of each shard.
         rejected: Row numbers that are rejected in every shard.
+        left_out: Row numbers that are left out of every shard.
     """
     samples = [(i, row) for i, total in enumerate(totals) for row in range(total)]
     name = writer.sink.plan.name
     good = [(f"{name(i)}/{row}", row, codes_of(writer, i, row)) for i, row in samples
-            if row not in rejected]  # fmt: skip
+            if row not in {*rejected, *left_out}]  # fmt: skip
     bad = [(f"{name(i)}/{row}", row, "corrupt") for i, row in samples if row in rejected]
     found = query(writer.sink.uri, "data", "key, row, codes::UINTEGER[]")
     assert found == sorted(good)
     assert query(writer.sink.uri, "rejected", "key, row, reason") == sorted(bad)
+    out = [(f"{name(i)}/{row}", row, "width >= 150") for i, row in samples if row in left_out]
+    assert query(writer.sink.uri, "left_out", "key, row, why") == sorted(out)
     assert visible(writer.sink.uri, "data") == sorted(
         f"{n}.parquet" for n in writer.sink.plan.names
     )

@@ -15,7 +15,7 @@ from vqpipe.schema import REJECTED, data_schema
 from vqpipe.sink import success, totals
 from vqpipe.sink.commit import commit_rows
 from vqpipe.sink.footer import HISTOGRAM, ORIGIN, pack_histogram
-from vqpipe.sink.objects import digest, pack_object, pack_rejections
+from vqpipe.sink.objects import digest, pack_asides, pack_object
 from vqpipe.sink.plan import Growth, Plan
 from vqpipe.sink.run import start_run
 from vqpipe.sink.writer import Writer
@@ -183,7 +183,7 @@ def _object(writer, index, rows, rejected):
         {"key": f"{index}/{row}", "row": row, "reason": "corrupt", "message": "bad"}
         for row in range(rejected)
     ]
-    rejections = pack_rejections(pa.Table.from_pylist(bad, schema=REJECTED))
+    rejections = pack_asides(pa.Table.from_pylist(bad, schema=REJECTED))
     origin = {
         "fingerprint": writer.sink.run.fingerprint,
         "shard": writer.sink.plan.name(index),

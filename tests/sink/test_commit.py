@@ -108,6 +108,7 @@ def test_commit_rows_whole_shard_needs_no_staging(tmp_path):
         "shard": 0,
         "good": 6,
         "rejected": 2,
+        "left_out": 0,
         "reasons": ["corrupt"] * 2,
         "rejected_images": 2,
         "committed": TOTAL,

@@ -22,11 +22,11 @@ from vqpipe.sink import objects, todo
 from vqpipe.sink.commit import commit_rows
 from vqpipe.sink.footer import HISTOGRAM, pack_histogram, read_footer
 from vqpipe.sink.objects import (
+    pack_asides,
     pack_object,
-    pack_rejections,
     parse_object,
+    read_asides,
     read_object,
-    read_rejections,
     read_whole,
 )
 from vqpipe.sink.slot import Attempt
@@ -219,7 +219,7 @@ def test_footer_stays_small_whatever_is_rejected(rejecting):
     path = Path(writer.sink.uri, "data", "a.parquet")
     data = path.read_bytes()
     assert int.from_bytes(data[-8:-4], "little") < 100_000 < len(data)
-    footer, rejected = read_rejections(storage.stat(str(path)))
+    footer, rejected = read_asides(storage.stat(str(path)))
     assert footer.origin["rejected"] == len(rejected) == MANY
     assert rejected["key"].to_pylist() == texts
     assert query(writer.sink.uri, "rejected", "count(*), count(distinct key)") == [(MANY, MANY)]
@@ -246,11 +246,11 @@ def test_rejections_packed_and_read_are_the_same(tmp_path):
     ]
     rejections = pa.Table.from_pylist(rows, schema=REJECTED)
     path = tmp_path / "a.parquet"
-    packed = pack_rejections(rejections)
+    packed = pack_asides(rejections)
     said = {"rejections": objects.digest(packed), "rejections_bytes": len(packed)}
     histogram = {HISTOGRAM: pack_histogram(np.random.default_rng(0).integers(0, 9, 100_000))}
     for footer in ({}, histogram):  # of which the second is larger than one read
         data = pack_object(pa.table({"a": [b"x"]}), {"vqpipe": json.dumps(said), **footer}, packed)
         path.write_bytes(data)
-        assert read_rejections(storage.stat(str(path)))[1].equals(rejections)
-        assert read_object(str(path)).rejections.equals(rejections)
+        assert read_asides(storage.stat(str(path)))[1].equals(rejections)
+        assert read_object(str(path)).asides.equals(rejections)

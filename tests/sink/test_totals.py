@@ -44,7 +44,7 @@ def test_read_totals_equal_a_count_by_duckdb(tmp_path):
     assert found.rejected == query(tmp_path, "rejected", "count(*)")[0][0] == 3
     assert found.seen == 13
     assert found.reasons == {"corrupt": 3}
-    assert found.rejections.keys() == {"a", "c"}
+    assert found.asides["rejected"].keys() == {"a", "c"}
     sizes = [path.stat().st_size for path in (tmp_path / "data").rglob("*.parquet")]
     assert found.data_bytes == sum(sizes)
     assert found.bytes_per_image == sum(sizes) / 10

@@ -9,7 +9,13 @@ from typing import Any
 
 from vqpipe import schema
 from vqpipe.commands.console import Fields, Prose
-from vqpipe.commands.description import describe_psnr, describe_vectors, describe_views
+from vqpipe.commands.description import (
+    describe_limit,
+    describe_psnr,
+    describe_vectors,
+    describe_views,
+    describe_where,
+)
 from vqpipe.inspection.readiness import Remark, check_codes
 from vqpipe.inspection.survey import Evaluated
 from vqpipe.sink.run import DecodeRun, EncodeRun, Run
@@ -92,6 +98,8 @@ def _describe_codes(contents: Contents) -> Fields:
         ("model", Prose(f"{facts.model}, sha256 {identity.model_sha256[:12]}")),
         ("pixels", Prose(pixels)),
         *describe_views(identity, facts.views),
+        *describe_where(identity),
+        *([("limit", limit)] if (limit := describe_limit(identity)) else []),
     ]
 
 

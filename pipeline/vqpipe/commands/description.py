@@ -74,6 +74,7 @@ def describe_totals(totals: dict[str, Any], run: Run) -> Fields:
         (verb(totals), f"{made(totals):,}{_describe_rows(totals)}"),
         ("rejected", f"{totals['rejected']:,}"),
         *((f"  {reason}", f"{count:,}") for reason, count in reasons),
+        *describe_left_out(totals),
         *describe_missing(totals),
         *(_describe_codes(totals, run.facts.codes) if isinstance(run, EncodeRun) else ()),
         ("bytes per image", f"{totals['bytes_per_image']:,.1f}"),
@@ -83,6 +84,25 @@ def describe_totals(totals: dict[str, Any], run: Run) -> Fields:
 def _describe_rows(totals: dict[str, Any]) -> str:
     """Returns how many rows there are of samples that have several."""
     return f", in {totals['rows']:,} rows" if "rows" in totals else ""
+
+
+def describe_left_out(totals: dict[str, Any], about: str = "") -> Fields:
+    """Returns the lines about samples that a run leaves out, if there are any.
+
+    Args:
+        totals: As they stand in `summary.json`.
+        about: Begins numbers that are estimates.
+    """
+    if not totals.get("left_out"):
+        return []
+    by = sorted(totals["left_out_by"].items(), key=lambda each: (-each[1], each[0]))
+    all_of = "none of the samples meets --where: look whether it says what it should"
+    is_all = totals["left_out"] == totals["samples"]
+    return [
+        ("left out", f"{about}{totals['left_out']:,}, which left_out/ names"),
+        *(("", Prose(printable(f"{count:,} do not meet {why}", 300))) for why, count in by),
+        *([("take care", Prose(all_of))] if is_all else []),
+    ]
 
 
 def describe_missing(totals: dict[str, Any]) -> Fields:
@@ -161,3 +181,19 @@ def warn_of_shapes(identity: EncodeIdentity) -> Fields:
         "meets it, a minute or so each; --eager does without, and is slower"
     )
     return [("shapes", Prose(said))]
+
+
+def describe_where(identity: EncodeIdentity) -> Fields:
+    """Returns the line about what an image has to meet, if it has to meet anything."""
+    said = identity.where
+    return [] if said is None else [("where", Prose(printable(said, 500)))]
+
+
+def describe_limit(identity: EncodeIdentity) -> str | None:
+    """Returns what of the beginning of a source is taken, in words; None if it is all of it."""
+    images, shards = identity.limit, identity.limit_shards
+    parts = [
+        *([f"the first {images:,} images"] if images else []),
+        *([f"the first {shards:,} shards"] if shards else []),
+    ]
+    return " of ".join(parts) or None

@@ -239,6 +239,8 @@ def _describe_totals(found: _Difference) -> Fields:
         verbs: (made(a.totals), made(b.totals)),
         "rejected": (a.totals["rejected"], b.totals["rejected"]),
     }
+    left_out = (a.totals.get("left_out", 0), b.totals.get("left_out", 0))
+    numbers |= {"left out": left_out} if any(left_out) else {}
     for name, (first, second) in numbers.items():
         fields += _beside(name, _about(a, first), _about(b, second))
     for reason in sorted(reasons):

@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -13,11 +13,12 @@ from vqpipe.code_layout import CodeLayout
 from vqpipe.codec import doctor
 from vqpipe.codec.config import CodecConfig
 from vqpipe.codec.weights import Weights
+from vqpipe.commands.choice import describe_choice, settle_conditions, take_first
 from vqpipe.commands.console import Fields, Prose, printable
 from vqpipe.commands.description import describe_vectors, describe_views, warn_of_shapes
 from vqpipe.commands.jobs import Encode
 from vqpipe.commands.keeping import describe_about, settle_kept
-from vqpipe.commands.kept import begun_with, check_kept, name_types, pack_schema
+from vqpipe.commands.kept import begun_with, check_kept, name_types, pack_asked, pack_schema
 from vqpipe.commands.launch import Prepared, describe_store, growth_of, run_stage
 from vqpipe.commands.members import settle_members
 from vqpipe.commands.model import describe_family, load_weights, record_model
@@ -26,6 +27,7 @@ from vqpipe.commands.progress import announce
 from vqpipe.commands.result import Result
 from vqpipe.commands.runs import now, versions
 from vqpipe.commands.views import codes_of, identify, settle_views
+from vqpipe.conditions import parse
 from vqpipe.errors import ConfigError
 from vqpipe.images import Preprocess
 from vqpipe.schema import Selection
@@ -38,7 +40,9 @@ from vqpipe.sink.slot import Attempt
 from vqpipe.sink.writer import Writer
 from vqpipe.sources import find_image, find_passed_over, kept_schema, list_shards, with_about
 from vqpipe.sources.classes import class_names
+from vqpipe.sources.limits import Cut
 from vqpipe.sources.listing import Listing
+from vqpipe.stages.conditions import Conditions
 from vqpipe.stages.encode import CodesProduct, Encoding
 from vqpipe.stages.quarantine import read_quarantined
 from vqpipe.stages.read import SampleReader
@@ -64,17 +68,18 @@ def _prepare(job: Encode) -> Prepared:
     how = settle_views(job, weights)
     codes = codes_of(how, weights)
     begun = find_run(sink)
-    listing, selection, kept, notes = _find(job, source, begun, find_plan(sink))
+    found = _find(job, source, begun, find_plan(sink))
+    listing, kept = found.listing, found.kept
     _check_names(source, sink, listing)
     listed = Plan.of(listing.shards)
     codec, findings = settle_codec(job, begun, weights)
-    identity = identity_of(job, listing, selection, weights, codec, how)
+    identity = identity_of(job, listing, found.selection, weights, codec, how)
     if isinstance(begun, EncodeRun) and job.retry_rejected:  # the one choice that may change
         identity = replace(identity, max_pixels=begun.identity.max_pixels)
     column, vectors = schema.codes_field(codes), _vectors_of(job, codes, weights)
     product = CodesProduct(kept, column, codes, how.views, vectors, has_codes=not job.drop_codes)
     facts = facts_of(job, weights, product, findings)
-    asked = EncodeRun(identity, facts, listed.sha256())
+    asked = EncodeRun(identity, found.settle(facts), listed.sha256())
     opened = start_run(sink, asked, listed, growth_of(job))
     check_kept(opened.run, kept)
     left = todo.unfinished(opened)
@@ -85,16 +90,15 @@ def _prepare(job: Encode) -> Prepared:
         storage.delete(layout.success_uri(sink))
     work = Work(
         writer=writer,
-        reader=SampleReader(selection, kept),
+        reader=found.reader(opened.run),
         opens=how,
         step=Encoding(column, codec, how.shapes, job.audit, vectors),
         weights=weights,
         todo=left | again,
     )
-    introduction = [*_introduce(work, listing, codec, len(again)), *notes]
     return Prepared(
         work,
-        introduction,
+        [*_introduce(work, listing, codec, len(again)), *found.describe(opened.run)],
         can_judge_early=not again,
         allows_damage=job.allow_damaged_shards,
     )
@@ -145,6 +149,9 @@ def identity_of(
         key=job.key,
         key_until=selection.key_until if listing.format == "webdataset" else None,
         keep=selection.keep,
+        where=parse(job.where).text or None,
+        limit=job.limit,
+        limit_shards=job.limit_shards,
         **identify(how),
         dtype=codec.dtype,
         latents=job.latents,
@@ -187,21 +194,54 @@ def facts_of(
     )
 
 
-def _find(
-    job: Encode, source: str, begun: Run | None, planned: Plan | None
-) -> tuple[Listing, Selection, pa.Schema, Fields]:
-    """Returns what there is, what to read of each sample, what to keep, and what to say of it."""
+@dataclass(frozen=True)
+class _Found:
+    """What there is to encode."""
+
+    listing: Listing
+    selection: Selection
+    """What to read of each sample."""
+    kept: pa.Schema
+    conditions: Conditions
+    """Of stored columns."""
+    shards: int
+    """That the source has, whether or not all are taken."""
+    cut: Cut | None
+    """How the last shard is cut, as the source is now."""
+    notes: Fields
+    """What to say of it."""
+
+    def settle(self, facts: EncodeFacts) -> EncodeFacts:
+        """Returns facts with what was found out about which samples are taken."""
+        asked = pack_asked(self.conditions.asked)
+        return replace(facts, limit_last=self.cut, where_schema=asked)
+
+    def reader(self, run: EncodeRun) -> SampleReader:
+        """Returns what reads the samples of a run, which says how its last shard is cut."""
+        return SampleReader(self.selection, self.kept, self.conditions, run.facts.limit_last)
+
+    def describe(self, run: EncodeRun) -> Fields:
+        """Returns the lines about what is taken."""
+        return [*describe_choice(run, self.listing, self.shards), *self.notes]
+
+
+def _find(job: Encode, source: str, begun: Run | None, planned: Plan | None) -> _Found:
+    """Returns what there is to encode."""
     earlier = planned.shards() if planned else ()
     listing = list_shards(source, job.format, planned=earlier, read=read_quarantined)
     selection = _select(job, begun, listing)
+    selection, notes = settle_members(job.key_until, begun, listing, selection)
+    shards = len(listing.shards)
+    listing, cut = take_first(job, begun, planned, listing, selection)
     if listing.format == "parquet" and not begun:
         announce("looking at the columns of", len(listing.shards))  # later, those of new files
-    selection, notes = settle_members(job.key_until, begun, listing, selection)
     selection, more = settle_kept(begun, listing, selection, is_all=job.keep_all)
     listing = with_about(listing, selection)
     kept = kept_schema(listing, selection, begun_with(begun, planned, selection.keep))
+    conditions = settle_conditions(job, begun, planned, listing, selection, kept)
     notes = [*notes, *more, *describe_about(listing, selection)]
-    return listing, selection, kept, [*_describe_column(listing, selection), *notes]
+    notes = [*_describe_column(listing, selection), *notes]
+    return _Found(listing, selection, kept, conditions, shards, cut, notes)
 
 
 def _select(job: Encode, begun: Run | None, listing: Listing) -> Selection:

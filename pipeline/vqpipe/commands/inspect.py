@@ -8,7 +8,7 @@ from typing import Any
 from vqpipe import storage
 from vqpipe.commands.console import Fields, Prose, print_fields, printable, stdout
 from vqpipe.commands.contents import Contents, describe_evaluation, find_stage
-from vqpipe.commands.description import describe_missing, read_command
+from vqpipe.commands.description import describe_left_out, describe_missing, read_command
 from vqpipe.commands.jobs import Inspect
 from vqpipe.commands.progress import announce
 from vqpipe.commands.runs import load_run
@@ -140,6 +140,7 @@ def _describe(found: _Found) -> Fields:
         *_describe_shards(found),
         ("samples", Prose(_describe_samples(found.count))),
         *_describe_reasons(found),
+        *describe_left_out(totals, contents.about),
         *describe_missing(totals),
         *_describe_pace(found),
         *stage.describe(contents),
@@ -185,6 +186,8 @@ def _describe_samples(count: Count) -> str:
     said = f"{about}{samples:,}: {made(totals):,} {verb(totals)}, {rejected:,} rejected"
     if samples:
         said += f" ({rejected / samples:.2%})"
+    if totals.get("left_out"):
+        said += f", {totals['left_out']:,} left out"
     if count.is_estimate:
         said += f"; scaled up from {count.footers_read:,} shards, --exact reads all"
     return said

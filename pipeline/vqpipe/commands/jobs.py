@@ -27,6 +27,7 @@ from vqpipe.commands.options import (
     check_uris,
 )
 from vqpipe.commands.recipes import RecipeName
+from vqpipe.conditions import parse
 from vqpipe.errors import ConfigError
 from vqpipe.vector_layout import ASKED, AskedVectors, VectorDType
 
@@ -76,6 +77,17 @@ class Encode(GrowthOptions, RunOptions, ModelOptions, Places):
     keep_all: What[bool] = False
     """Copy all that there is when the run begins: every Parquet column but images and keys, every
     member of text in tars, every column of metadata files in folders."""
+    where: What[str | None] = None
+    """Encode only images that meet this, such as "width >= 256 and height >= 256 and nsfw < 0.1";
+    the others are left out, which left_out/ lists and no limit of rejections counts. width and
+    height are the image's own, by its header; any other name is a stored column, of Parquet or
+    kept. column["a name"] is one whose name is no single word, or is width or height. An image is
+    left out too where a null keeps it unknown whether it meets this, as by WHERE of SQL."""
+    limit: What[int | None] = None
+    """Take only the first images, so many, by shards in order of name: a trial, of which nothing
+    beyond is read. What is rejected or left out counts among them."""
+    limit_shards: What[int | None] = None
+    """Take only the first shards, so many, in order of name."""
     recipe: How[RecipeName | None] = None
     """Views, resize and shapes as a trainer has them: llamagen (ten crops of the image resized to
     1.1 and to 1.05 of the side, by ADM's resize), open-muse (short side, bilinear), 4m (a centre
@@ -150,7 +162,9 @@ class Encode(GrowthOptions, RunOptions, ModelOptions, Places):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_least(self, "resolution", "max_pixels")
+        check_least(self, "resolution", "max_pixels", "limit", "limit_shards")
+        self._check_limit()
+        parse(self.where)
         images = self.image or ()
         if len(set(images)) < len(images) or self.image == ():
             raise ValueError(f"--image is {' '.join(images) or 'empty'}; name each image once")
@@ -174,6 +188,17 @@ class Encode(GrowthOptions, RunOptions, ModelOptions, Places):
             from vqpipe.sources.names import check_keep  # noqa: PLC0415 (the room takes pyarrow)
 
             check_keep(self.keep, ASKED[self.latents])
+
+    def _check_limit(self) -> None:
+        """Checks that what is limited does not grow."""
+        is_limited = self.limit is not None or self.limit_shards is not None
+        grows = {"--extend": self.extend, "--replace-changed": self.replace_changed}
+        for name, is_asked in grows.items():
+            if is_limited and is_asked:
+                raise ConfigError(
+                    f"{name} takes in more of a source, and --limit and --limit-shards take only "
+                    "its beginning: leave one of them out, or encode all of it into another --sink"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -388,8 +413,8 @@ class Diff:
 class Verify(ModelOptions):
     """Read a whole sink back and check every promise that a run makes of it.
 
-    Reads all of data/ and rejected/, and believes nothing that an object says of itself: rows,
-    keys, codes and histograms are counted again. Needs no Ray, and no model but for --deep.
+    Reads all of data/, rejected/ and left_out/, and believes nothing that an object says of itself:
+    rows, keys, codes and histograms are counted again. Needs no Ray, and no model but for --deep.
 
     Example: vqpipe verify codes/
     """

@@ -25,15 +25,31 @@ def pack_schema(kept: pa.Schema) -> str:
     return base64.b64encode(kept.serialize().to_pybytes()).decode()
 
 
+def pack_asked(asked: pa.Schema) -> str | None:
+    """Returns columns that are read and not kept, packed; None if there are none."""
+    return pack_schema(asked) if asked.names else None
+
+
 def begun_with(run: Run | None, plan: Plan | None, keep: Sequence[str]) -> Begun | None:
     """Returns what a run keeps, and which files it has planned with it.
 
     None if it has not begun, or keeps other columns: then its identity says what differs.
     """
-    if not isinstance(run, EncodeRun | DecodeRun) or plan is None:
+    if not isinstance(run, EncodeRun | DecodeRun) or run.identity.keep != tuple(keep):
         return None
-    kept = _parse(run.facts.kept_schema)
-    if kept is None or run.identity.keep != tuple(keep):
+    return _begun(run.facts.kept_schema, plan)
+
+
+def begun_asking(run: Run | None, plan: Plan | None, names: Sequence[str]) -> Begun | None:
+    """Returns the same of columns that a run reads for its `where` alone."""
+    packed = run.facts.where_schema if isinstance(run, EncodeRun) else None
+    found = _begun(packed, plan)
+    return found if found and found.kept.names == list(names) else None
+
+
+def _begun(packed: str | None, plan: Plan | None) -> Begun | None:
+    kept = _parse(packed)
+    if plan is None or kept is None:
         return None
     return Begun(kept, frozenset(file for shard in plan.shards() for file in shard.files))
 

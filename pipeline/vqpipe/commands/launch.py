@@ -137,7 +137,7 @@ def _check_budget(options: RunOptions, progress: Progress) -> None:
         options.max_rejected,
         progress.reasons,
         rejected,
-        progress.durable + hidden,
+        progress.durable - progress.left_out + hidden,
         "that this command went through",
     )
 
@@ -160,7 +160,8 @@ def _count(progress: Progress, tick: Tick) -> None:
     progress.codecs, progress.busy_s = tick.counts.codecs, tick.counts.busy_s
     progress.read, progress.read_bytes = tick.counts.read, tick.counts.read_bytes
     for receipt in tick.receipts.to_pylist() if tick.receipts else ():
-        progress.durable += receipt["good"] + receipt["rejected"]
+        progress.durable += receipt["good"] + receipt["rejected"] + receipt["left_out"]
+        progress.left_out += receipt["left_out"]
         progress.reasons.update(receipt["reasons"])
         progress.dropped += receipt["dropped"]
         progress.rejected_images += receipt["rejected_images"]

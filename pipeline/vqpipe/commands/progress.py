@@ -47,7 +47,9 @@ class Progress:
     encoded: int = 0
     """Images through the codec; a little ahead of what is durable."""
     durable: int = 0
-    """Rows staged or committed, rejections included."""
+    """Samples staged or committed, rejected and left out ones included."""
+    left_out: int = 0
+    """Of these."""
     reasons: Counter[str] = field(default_factory=Counter)
     dropped: list[str] = field(default_factory=list)
     """What was wrong with staged rows that have to be read anew."""
@@ -89,7 +91,9 @@ class Progress:
     @property
     def images(self) -> int:
         """Images that are through; until all are, what dead workers had done counts twice."""
-        return self.durable if self.is_through else max(self.encoded + self.rejected, self.durable)
+        if self.is_through:
+            return self.durable
+        return max(self.encoded + self.rejected + self.left_out, self.durable)
 
     @property
     def is_through(self) -> bool:

@@ -29,7 +29,7 @@ from vqpipe.sink.losses import describe_losses
 from vqpipe.sink.run import EncodeRun, EncodeSink, Sink, is_complete, open_sink
 
 _SHOWN = 10
-_ONLY_AT_THE_END = {"complete", "rejected", "totals"}
+_ONLY_AT_THE_END = {"complete", "rejected", "left_out", "totals"}
 
 
 def run(job: Verify) -> None:
@@ -66,8 +66,8 @@ def run(job: Verify) -> None:
     if breaches:
         raise DamagedSinkError(
             f"{uri} is not as it must be, in {len(breaches):,} place(s). Remove the objects in "
-            f"data/ and rejected/ that are named, and _SUCCESS, and run vqpipe {found.stage} "
-            "again: it makes them anew"
+            "data/, rejected/ and left_out/ that are named, and _SUCCESS, and run vqpipe "
+            f"{found.stage} again: it makes them anew"
         )
     if not complete:
         damage = describe_losses(counted)

@@ -9,6 +9,7 @@ from vqpipe.codec.weights import Weights
 from vqpipe.commands.jobs import Encode
 from vqpipe.commands.model import layout_of
 from vqpipe.commands.recipes import PLAIN, RECIPES, Recipe
+from vqpipe.conditions import parse
 from vqpipe.errors import ConfigError
 from vqpipe.images import Preprocess, square
 from vqpipe.images.shapes import Shape, parse_buckets, parse_fit, word_of
@@ -36,6 +37,7 @@ def settle_views(job: Encode, weights: Weights) -> Preprocess:
             inside=job.fit is not None,
             area=recipe.crop_area,
             ratio=recipe.crop_ratio,
+            where=parse(job.where).sizes,
         )
     except ValueError as error:
         raise ConfigError(str(error)) from None

@@ -121,9 +121,8 @@ class _Seen:
 
     def receive(self, receipts: pa.Table) -> None:
         """Notes that something became durable."""
-        self.durable += (pc.sum(receipts["good"]).as_py() or 0) + (
-            pc.sum(receipts["rejected"]).as_py() or 0
-        )
+        counts = (pc.sum(receipts[name]).as_py() for name in ("good", "rejected", "left_out"))
+        self.durable += sum(count or 0 for count in counts)
         self._move()
 
     def count(self, counts: Tally) -> None:

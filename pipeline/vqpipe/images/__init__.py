@@ -1,6 +1,7 @@
 """Bytes to pixels, and pixels to bytes.
 
 preprocess  what a view is; how many an image has, how large they are, where they are cut
+sizes       which sizes are wanted
 shapes, crops, frame   how large views are, where they lie, and in what
 resize    an image that is open to its views
 views     compressed images to views, the one table of what is done with every kind

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from vqpipe.images.compressed import Compressed
 from vqpipe.images.preprocess import Opened, Pixels, Preprocess, View, Views
 from vqpipe.images.views import views_of
-from vqpipe.rejections import Rejection
+from vqpipe.rejections import LeftOut, Rejection
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ class OpenedImages:
     """(N, V, 4) left, top, right and bottom in pixels of the original."""
     flips: npt.NDArray[np.bool_]
     """(N, V) whether left and right have changed places."""
-    rejections: Sequence[Rejection | None]
+    rejections: Sequence[Rejection | LeftOut | None]
     """Why images have no views; None too where there was no image."""
 
     def __len__(self) -> int:
@@ -71,7 +71,7 @@ def open_images(images: Compressed, how: Preprocess) -> OpenedImages:
         np.zeros((rows, 2), np.int32),
         np.zeros((*views, 4), np.int32),
         np.zeros(views, bool),
-        [each if isinstance(each, Rejection) else None for each in opened],
+        [None if isinstance(each, tuple) else each for each in opened],
     )
     for row, each in enumerate(opened):
         if isinstance(each, tuple):

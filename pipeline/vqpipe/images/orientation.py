@@ -1,10 +1,13 @@
 """How a stored image is turned upright: by EXIF, or by XMP where that has none."""
 
+import io
 import struct
+from collections.abc import Callable
 from typing import NamedTuple
 
-from PIL import ExifTags, Image
+from PIL import AvifImagePlugin, ExifTags, Image, PngImagePlugin, TiffImagePlugin
 
+from vqpipe.images import png
 from vqpipe.images.frame import Crop
 
 
@@ -60,10 +63,42 @@ def turn_by(number: int) -> Turn:
     return _TURNS.get(number, Turn())
 
 
+def size_of(image: Image.Image, data: bytes) -> tuple[int, int]:
+    """Returns width and height of an image that is not loaded yet, once it is upright.
+
+    Args:
+        image: As its header has it.
+        data: All of it, of which nothing is decompressed.
+    """
+    if isinstance(image, PngImagePlugin.PngImageFile):
+        return _turn_of_png(data, is_animated=image.is_animated).swap(*image.size)
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        if ExifTags.Base.Orientation in image.tag_v2:
+            return image.size  # Pillow has swapped it by then
+    elif isinstance(image, AvifImagePlugin.AvifImageFile):
+        image.info.pop("xmp", None)  # whose orientation does not count
+    return turn_of(image).swap(*image.size)
+
+
+def _turn_of_png(data: bytes, *, is_animated: bool) -> Turn:
+    """Returns what a PNG says, wherever in the file it does: Pillow would decode it to look."""
+
+    def look() -> Image.Exif:
+        header = io.BytesIO(png.without_pixels(data, is_animated=is_animated))
+        with Image.open(header, formats=["PNG"]) as image:
+            return Image.Image.getexif(image)
+
+    return _turn(look)
+
+
 def turn_of(image: Image.Image) -> Turn:
     """Returns what EXIF says; `ImageOps.exif_transpose` fails where that is unreadable."""
+    return _turn(image.getexif)
+
+
+def _turn(look: Callable[[], Image.Exif]) -> Turn:
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        orientation = look().get(ExifTags.Base.Orientation)
     except (SyntaxError, ValueError, TypeError, KeyError, OSError, struct.error):
         return Turn()
     return turn_by(orientation) if isinstance(orientation, int) else Turn()

@@ -28,6 +28,8 @@ MAX_TEXT_BYTES = 2**20
 _DECIDING = {b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT"}
 _SAYS_ORIENTATION = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")
 _TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
+_OF_HEADERS = {b"IHDR", b"eXIf", b"IEND", *_TEXTS}
+_END = b"\0\0\0\0IEND\xaeB`\x82"
 _FRAME_BYTES = 12  # of a chunk: length, type, checksum
 _COLOUR = 2  # of IHDR's colour types, red, green and blue
 _CICP_BYTES = 4  # primaries, transfer function, matrix, range
@@ -69,6 +71,30 @@ def without_ballast(data: bytes) -> bytes:
             kept_from = chunk.end
         seen.add(chunk.kind)
     return b"".join((*parts, view[kept_from:])) if parts else data
+
+
+def without_pixels(data: bytes, *, is_animated: bool) -> bytes:
+    """Returns a PNG with nothing but its size and what may say which way it is turned.
+
+    Behind the pixels Pillow looks at no checksum, and no further than the next frame.
+
+    Args:
+        data: A PNG `without_ballast`.
+        is_animated: Whether Pillow takes it for several frames.
+    """
+    parts, kinds = [SIGNATURE], set[bytes]()
+    for chunk in _chunks(data):
+        if is_animated and chunk.kind == b"fcTL" and b"IDAT" in kinds:
+            break
+        kinds.add(chunk.kind)
+        if chunk.kind in _OF_HEADERS and chunk.end <= len(data):
+            body = data[chunk.start + 4 : chunk.end - 4]
+            parts += [
+                data[chunk.start : chunk.start + 4],
+                body,
+                zlib.crc32(body).to_bytes(4, "big"),
+            ]
+    return b"".join((*parts, _END))
 
 
 def transparent_level(data: bytes, stored: int) -> int:

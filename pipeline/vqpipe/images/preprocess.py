@@ -18,7 +18,8 @@ from vqpipe.images import crops
 from vqpipe.images.crops import MOST_VIEWS, Drawing, Draws, Kind, Spot
 from vqpipe.images.frame import RESIZES, Crop, Cut, Frame, Resize
 from vqpipe.images.shapes import Shape, find_bucket, find_inside
-from vqpipe.rejections import Rejection
+from vqpipe.images.sizes import holds
+from vqpipe.rejections import LeftOut, Rejection
 
 RESAMPLE = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -54,7 +55,7 @@ class View(NamedTuple):
 
 Views = tuple[View, ...]
 """Of one image, all of one shape."""
-Opened = Views | Rejection | None
+Opened = Views | Rejection | LeftOut | None
 """What becomes of an image: as many views as `Preprocess` says; None of none."""
 
 
@@ -87,6 +88,8 @@ class Preprocess:
     """Least and most of the image's area, of random-resized."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Least and most of width by height, as a multiple of the view's own, of random-resized."""
+    where: tuple[str, ...] = ()
+    """Conditions of width and height (`conditions`) without which an image is left out."""
 
     def __post_init__(self) -> None:
         if not self.shapes or min(map(min, self.shapes)) < 1:
@@ -126,6 +129,11 @@ class Preprocess:
     @functools.cached_property
     def _kinds(self) -> tuple[Kind, ...]:
         return tuple(map(crops.parse_kind, self.kinds))
+
+    def find_unmet(self, width: int, height: int) -> LeftOut | None:
+        """Returns why an image of a size is left out; None if it is not."""
+        unmet = (each for each in self.where if not holds(each, width, height))
+        return next(map(LeftOut, unmet), None)
 
     def shape_of(self, width: int, height: int) -> Shape:
         """Returns height and width of the views of an image of a size."""

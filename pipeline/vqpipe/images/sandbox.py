@@ -42,7 +42,7 @@ from vqpipe.images import Compressed, OpenedImages, Preprocess, Views, views_of
 from vqpipe.images.compressed import NO_IMAGE
 from vqpipe.images.memory import Memory
 from vqpipe.images.table import Places, Table
-from vqpipe.rejections import Reason, Rejection
+from vqpipe.rejections import LeftOut, Reason, Rejection
 
 TIME_LIMIT_S = 60.0
 """Of processor time, for one image. The slowest honest ones, of 100 megapixels, take some."""
@@ -170,7 +170,7 @@ class Sandbox:
         )
 
 
-def _open_or_reject(image: bytes, how: Preprocess, lot: int) -> Views | Rejection:
+def _open_or_reject(image: bytes, how: Preprocess, lot: int) -> Views | Rejection | LeftOut:
     try:
         return views_of(image, how, lot)
     except MemoryError:
@@ -319,6 +319,8 @@ def _open_all(table: Table, how: Preprocess, time_limit_s: float) -> None:
         signal.setitimer(signal.ITIMER_PROF, 0)
         if isinstance(opened, tuple):
             table.put(row, opened)
+        elif isinstance(opened, LeftOut):
+            table.leave_out(row, opened)
         else:
             table.reject(row, opened)
 

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from vqpipe.images.compressed import NO_IMAGE, Compressed, places_of
 from vqpipe.images.opened import OpenedImages
 from vqpipe.images.preprocess import Preprocess, Views
-from vqpipe.rejections import Reason, Rejection
+from vqpipe.rejections import LeftOut, Reason, Rejection
 
 _MESSAGE_BYTES = 800
 _REASON_BYTES = max(map(len, Reason))
@@ -42,7 +42,7 @@ _CUT = np.dtype([("crop", np.int32, 4), ("flip", np.uint8)])
 # numpy takes ten times as long to write a record, and every image has one.
 _WRITE_RECORD = struct.Struct(f"=B4i{_REASON_BYTES}s{_MESSAGE_BYTES}s")
 _WRITE_OPEN, _WRITE_CUT = struct.Struct("=B4i"), struct.Struct("=4iB")
-_TODO, _VIEWS, _REJECTED, _NO_IMAGE = range(4)
+_TODO, _VIEWS, _REJECTED, _NO_IMAGE, _LEFT_OUT = range(5)
 
 
 class Places(NamedTuple):
@@ -70,7 +70,7 @@ class Table:
         self._places, views = Places.of(count, how), (count, how.views)
         self._memory = memory
         self._shapes = np.array(how.shapes, np.int32)
-        self._views = how.views
+        self._views, self._where = how.views, how.where
         self.sizes = np.frombuffer(memory, np.int64, count)
         self.lots = np.frombuffer(memory, np.uint64, count, self._places.lots)
         self.records = np.frombuffer(memory, _RECORD, count, self._places.records)
@@ -130,6 +130,11 @@ class Table:
         said = (rejection.reason.encode(), message)
         _WRITE_RECORD.pack_into(self._memory, self._record(row), _REJECTED, 0, 0, 0, 0, *said)
 
+    def leave_out(self, row: int, found: LeftOut) -> None:
+        """Records which condition an image does not meet."""
+        said = (_LEFT_OUT, self._where.index(found.why), 0, 0, 0)
+        _WRITE_OPEN.pack_into(self._memory, self._record(row), *said)
+
     def _record(self, row: int) -> int:
         return self._places.records + row * _RECORD.itemsize
 
@@ -144,12 +149,18 @@ class Table:
         is_open = had & (records["state"] == _VIEWS) & is_known
         shapes = np.where(is_open[:, None], records["shape"], 0)
         crops, flips = self.cuts["crop"].copy(), self.cuts["flip"] != 0
-        rejections: list[Rejection | None] = [None] * len(had)
+        rejections: list[Rejection | LeftOut | None] = [None] * len(had)
         for row in np.flatnonzero(had & ~is_open).tolist():
-            rejections[row] = _rejection(records[row])
+            rejections[row] = self._find_left_out(records[row]) or _rejection(records[row])
         pixels = self.pixels[: 3 * self._views * int(shapes.astype(np.int64).prod(1).sum())]
         sizes = records["size"]
         return OpenedImages(pixels, is_open, sizes, shapes, crops, flips, rejections)
+
+    def _find_left_out(self, record: np.void) -> LeftOut | None:
+        """Returns why an image is left out, if its record says so."""
+        number = int(record["size"][0])
+        is_known = record["state"] == _LEFT_OUT and 0 <= number < len(self._where)
+        return LeftOut(self._where[number]) if is_known else None
 
 
 def _rejection(record: np.void) -> Rejection:

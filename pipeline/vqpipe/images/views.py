@@ -58,10 +58,10 @@ from PIL import (
 from vqpipe.errors import in_one_line
 from vqpipe.images import draft, hdr, heif, isobmff, jpeg, jxl, plugins, png, tiff, webp
 from vqpipe.images.draft import Decoded
-from vqpipe.images.orientation import turn_of
+from vqpipe.images.orientation import size_of, turn_of
 from vqpipe.images.preprocess import Preprocess, View, Views
 from vqpipe.images.resize import resize_views
-from vqpipe.rejections import Reason, Rejection
+from vqpipe.rejections import LeftOut, Reason, Rejection
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP", *plugins.INSTALLED)
 """Pillow's names of what is opened; its JPEG opens MPO too. EPS, for one, starts Ghostscript."""
@@ -74,13 +74,13 @@ Image.MAX_IMAGE_PIXELS = None
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 
-def open_image(data: bytes, how: Preprocess) -> View | Rejection:
+def open_image(data: bytes, how: Preprocess) -> View | Rejection | LeftOut:
     """Returns the first view of an image, or why there is none."""
     opened = views_of(data, how)
-    return opened if isinstance(opened, Rejection) else opened[0]
+    return opened[0] if isinstance(opened, tuple) else opened
 
 
-def views_of(data: bytes, how: Preprocess, lot: int = 0) -> Views | Rejection:
+def views_of(data: bytes, how: Preprocess, lot: int = 0) -> Views | Rejection | LeftOut:
     """Returns the views of an image, or why there are none; small images are enlarged.
 
     Args:
@@ -93,7 +93,8 @@ def views_of(data: bytes, how: Preprocess, lot: int = 0) -> Views | Rejection:
     data = webp.with_alpha(png.without_ballast(data))
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            rejection = _reject_large(image, how) or _reject_kind(image, data)
+            left_out = _leave_out(image, data, how) if how.where else None
+            rejection = left_out or _reject_large(image, how) or _reject_kind(image, data)
             return rejection or _reject_gaps(image, data) or _views(image, how, data, lot)
     except MemoryError:
         raise  # the machine's trouble, not the image's
@@ -101,6 +102,11 @@ def views_of(data: bytes, how: Preprocess, lot: int = 0) -> Views | Rejection:
         return _unidentified(data)
     except Exception as error:  # noqa: BLE001 (decoders raise nearly anything on bad data)
         return _rejection(data, error)
+
+
+def _leave_out(image: Image.Image, data: bytes, how: Preprocess) -> LeftOut | None:
+    """Returns why an image is left out, by its header: none of it is decompressed for that."""
+    return how.find_unmet(*size_of(image, data))
 
 
 def _reject_large(image: Image.Image, how: Preprocess) -> Rejection | None:

@@ -87,7 +87,8 @@ def _check_complete(survey: Survey, totals: dict[str, Any]) -> list[Remark]:
         message = f"{missing:,} shard(s) were counted and are gone: see vqpipe verify"
         return [Remark("missing", message)]
     if not made(totals):
-        return [Remark("empty", "every sample was rejected")]
+        is_chosen = totals.get("left_out", 0)
+        return [Remark("empty", f"every sample was {'left out or ' * bool(is_chosen)}rejected")]
     return []
 
 

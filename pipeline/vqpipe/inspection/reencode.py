@@ -4,6 +4,7 @@ The one check that needs more than the sink. Whole shards are read, so that it a
 sink accounts for every sample that the source has, under its own key, in its own place.
 """
 
+import base64
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,12 +16,15 @@ import pyarrow.compute as pc
 
 from vqpipe import schema, storage
 from vqpipe.codec.config import DType
+from vqpipe.conditions import parse
 from vqpipe.images import Preprocess, square
 from vqpipe.images.shapes import parse_word
 from vqpipe.inspection import vectors
 from vqpipe.inspection.verify import Breach
 from vqpipe.picks import pick_names
+from vqpipe.rejections import LEFT_OUT
 from vqpipe.schema import Selection, lists_in
+from vqpipe.sink.asides import left_out_of, rejected_of
 from vqpipe.sink.footer import read_footer
 from vqpipe.sink.objects import Object, read_object
 from vqpipe.sink.plan import Plan
@@ -28,10 +32,12 @@ from vqpipe.sink.ranges import Staged
 from vqpipe.sink.run import EncodeRun, EncodeSink, Sink
 from vqpipe.sink.slot import Slot
 from vqpipe.sink.todo import unfinished
+from vqpipe.sources.parquet_footer import parse_schema
 from vqpipe.stages.attempts import ATTEMPTS
+from vqpipe.stages.conditions import Conditions
 from vqpipe.stages.encode import Encode, encode_rows
 from vqpipe.stages.open import Opener, open_rows
-from vqpipe.stages.read import SampleReader, read_rows
+from vqpipe.stages.read import SampleReader
 from vqpipe.vector_layout import COLUMNS
 
 CHECKS = {
@@ -115,6 +121,7 @@ def preprocess_of(sink: EncodeSink, picked: list[int]) -> Preprocess:
             "flip": said.flip,
             "seed": said.seed,
             "inside": said.inside,
+            "where": parse(said.where).sizes,
             **drawn,
         }
     )
@@ -146,8 +153,8 @@ def compare_shard(sink: EncodeSink, index: int, again: Again) -> Reencoded:
     had, seen = _Stored.of(whole), 0
     # A shard that a reader could not read to its end may take this process down, too.
     deaths = ATTEMPTS if footer.total is None else 0
-    samples = SampleReader(again.selection, kept).samples(sink.plan.shard(index), deaths)
-    for block in read_rows(samples, index, Staged(), kept, BLOCK_ROWS):
+    reader = reader_of(sink.run, again.selection, kept)
+    for block in reader.read(sink.plan, index, Staged(), BLOCK_ROWS, deaths):
         good = _without_images(block, had.rejected)
         opened = open_rows(good, again.preprocess, again.opener)
         rows = encode_rows(opened, again.encode, codes, vectors=beside)
@@ -158,6 +165,13 @@ def compare_shard(sink: EncodeSink, index: int, again: Again) -> Reencoded:
         message = f"the source has {seen} samples, the sink accounts for {footer.origin['seen']}"
         found.breaches.append(Breach("source_again", uri, message))
     return found
+
+
+def reader_of(run: EncodeRun, selection: Selection, kept: pa.Schema) -> SampleReader:
+    """Returns what reads the samples of a run: those at its beginning, some of them left out."""
+    packed, stored = run.facts.where_schema, parse(run.identity.where).stored
+    asked = parse_schema(base64.b64decode(packed)) if packed else pa.schema([])
+    return SampleReader(selection, kept, Conditions(stored, asked), run.facts.limit_last)
 
 
 def _without_images(block: pa.Table, rows: set[int]) -> pa.Table:
@@ -182,6 +196,7 @@ class _Stored:
     vectors: pa.Table
     """Columns of latents and quantized."""
     rejected: set[int]
+    left_out: set[int]
 
     @classmethod
     def of(cls, found: Object) -> "_Stored":
@@ -192,7 +207,8 @@ class _Stored:
             table["key"].to_pylist(),
             lists_in(table["codes"]) if "codes" in table.column_names else None,
             table.select([name for name in COLUMNS if name in table.column_names]),
-            set(found.rejections["row"].to_pylist()),
+            set(rejected_of(found.asides)["row"].to_pylist()),
+            set(left_out_of(found.asides)["row"].to_pylist()),
         )
 
 
@@ -203,9 +219,9 @@ def _compare(uri: str, run: EncodeRun, stored: _Stored, rows: pa.Table, found: R
     for number, row in enumerate(rows.drop_columns(names).to_pylist()):
         place = stored.places.get((row["row"], row["view"] or 0))  # none of an image that fails
         if place is None:
-            if row["row"] not in stored.rejected:
-                found.breaches.append(Breach("source_again", uri, f"{_name(row)} is not there"))
-            continue  # what was rejected may pass by now
+            if fault := _wrong_aside(stored, row):
+                found.breaches.append(Breach("source_again", uri, f"{_name(row)} {fault}"))
+            continue
         found.breaches += _wrong(uri, run, stored, place, row)
         if row["codes"] is not None:
             pairs.append((number, place))
@@ -244,6 +260,16 @@ def _wrong_vectors(
             yield Breach("codes_again", uri, message)
 
 
+def _wrong_aside(stored: _Stored, row: dict[str, Any]) -> str | None:
+    """Returns what is wrong with a sample of which no row is stored; of a rejected one, nothing.
+
+    What was rejected may pass by now.
+    """
+    if row["row"] in stored.left_out:
+        return None if row["reason"] == LEFT_OUT else "is left out, and its source says otherwise"
+    return None if row["row"] in stored.rejected else "is not there"
+
+
 def _wrong(
     uri: str, run: EncodeRun, stored: _Stored, place: int, row: dict[str, Any]
 ) -> Iterator[Breach]:
@@ -251,7 +277,8 @@ def _wrong(
         message = f"{_name(row)} is there under the key {stored.keys[place]!r}"
         yield Breach("source_again", uri, message)
     if row["codes"] is None:
-        message = f"{_name(row)} has codes, and is rejected now: {row['message']}"
+        what = "left out" if row["reason"] == LEFT_OUT else "rejected"
+        message = f"{_name(row)} has codes, and is {what} now: {row['message']}"
         yield Breach("codes_again", uri, message)
         return
     if stored.codes is None:

@@ -24,9 +24,11 @@ FEW = 2000
 _LOSSES = ("rejected_images", "damaged_shards", "lost_known", "lost_estimated", "lost_unknown")
 _COUNTS = (
     *("samples", *(entry.made for entry in STAGES.values()), "rejected", *_LOSSES),
-    *("passed_over", "audited", IMAGE_BYTES),
+    *("passed_over", "left_out", "audited", IMAGE_BYTES),
 )
 """Totals that grow with the number of shards."""
+_COUNTS_BY_WORD = ("rejected_by_reason", "left_out_by", "kept_nulls")
+"""The same, one for each reason, condition or column."""
 
 Origin = Literal["_SUCCESS", "footers", "some footers"]
 
@@ -176,11 +178,13 @@ def _scale_up(survey: Survey, found: Sum) -> dict[str, Any]:
     factor = done / some.shards if some.shards else 0.0
     totals = some.to_dict()
     totals |= {name: round(totals[name] * factor) for name in _COUNTS if name in totals}
-    reasons = totals["rejected_by_reason"].items()
+    totals |= {
+        name: {word: round(number * factor) for word, number in totals[name].items()}
+        for name in _COUNTS_BY_WORD
+        if name in totals
+    }
     return totals | {
         "shards": done,
-        "rejected_by_reason": {reason: round(number * factor) for reason, number in reasons},
-        "kept_nulls": {name: round(n * factor) for name, n in totals["kept_nulls"].items()},
         "data_bytes": sum(file.size for file in survey.objects.values()),
     }
 
@@ -210,7 +214,7 @@ def refine(count: Count, rejections: Rejections) -> Count:
         return count
     rejected = sum(rejections.by_reason.values())
     better = {
-        "samples": made(count.totals) + rejected,
+        "samples": made(count.totals) + rejected + count.totals.get("left_out", 0),
         "rejected": rejected,
         "rejected_by_reason": rejections.by_reason,
         **rejections.lost,

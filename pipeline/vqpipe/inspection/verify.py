@@ -21,13 +21,14 @@ from vqpipe import schema, storage
 from vqpipe.code_layout import CodeLayout
 from vqpipe.errors import DamagedError, StorageError, VqpipeError
 from vqpipe.inspection import gallery, vectors
-from vqpipe.schema import GRID, IMAGE, REJECTED, File, flat_of
+from vqpipe.schema import GRID, IMAGE, File, flat_of
 from vqpipe.sink import layout
+from vqpipe.sink.asides import AREAS, count_left_out, left_out_of, rejected_of
 from vqpipe.sink.beside import LAYOUTS, PLACE, list_places, shard_of
 from vqpipe.sink.filenames import safe_folder
 from vqpipe.sink.footer import read_footer
 from vqpipe.sink.losses import find_damage, least_images
-from vqpipe.sink.objects import Object, count_codes, read_object, read_rejections
+from vqpipe.sink.objects import Object, count_codes, read_asides, read_object
 from vqpipe.sink.plan import Plan
 from vqpipe.sink.run import DecodeRun, EncodeRun, EvaluateRun, Run, Sink
 from vqpipe.sink.samples import first_views
@@ -54,17 +55,18 @@ class Breach:
 CHECKS = {
     "plan": "plan.parquet is the one that run.json names",
     "complete": "every planned shard has its object in data/",
-    "foreign": "data/, rejected/ and staging/ hold nothing else",
+    "foreign": "data/, rejected/, left_out/ and staging/ hold nothing else",
     "readable": "every object can be read to its end, checksums included",
     "schema": "columns and types are those of the run",
     "source": "the footer names the run, and the version of the source that was planned",
-    "rows": "every row of a shard is there once, encoded or rejected",
+    "rows": "every row of a shard is there once, encoded, rejected or left out",
     "keys": "no key is there twice in a shard, but for images and views of one sample",
     "codes": "codes are there, and below the codebook size",
     "latents": "latents and quantized are there, and finite",
     "images": "images are there, each as it is listed, and no others in their tars or folders",
     "counts": "the footer counts samples and codes as they are",
     "rejected": "rejected/ says what data/ says",
+    "left_out": "left_out/ says what data/ says",
     "totals": "_SUCCESS says what the objects add up to",
 }
 """What is checked, by name."""
@@ -130,8 +132,8 @@ def verify(sink: Sink, *, is_complete: bool) -> Iterator[Breach]:
     uri, plan = sink.uri, sink.plan
     if plan.first().sha256() != sink.run.plan_sha256:
         yield Breach("plan", layout.plan_uri(uri), "it is another plan, or a damaged one")
-    data, rejected = _list(uri, "data"), _list(uri, "rejected")
-    yield from _check_listing(uri, plan, data, rejected, is_complete=is_complete)
+    data, asides = _list(uri, "data"), {area: _list(uri, area) for area in AREAS}
+    yield from _check_listing(uri, plan, data, asides, is_complete=is_complete)
     there = ((index, data[name]) for index, name in enumerate(plan.names) if name in data)
     checked = _Checked(sink, is_complete)
     readers = _READERS if isinstance(sink.run, EncodeRun) else _IMAGE_READERS
@@ -139,22 +141,28 @@ def verify(sink: Sink, *, is_complete: bool) -> Iterator[Breach]:
         yield from breaches
     yield from _check_places(checked)
     if is_complete:
-        yield from _check_rejected(uri, plan, data, rejected)
+        for area, found in asides.items():
+            yield from _check_area(sink, area, data, found)
         yield from _check_totals(sink)
 
 
 def _list(sink: str, area: str) -> dict[str, File]:
-    """Returns the objects of `data/` or `rejected/` by shard; by URI where no shard is named so."""
+    """Returns the objects of a folder by shard; by URI where no shard is named so."""
     base = storage.join_uri(sink, area)
     files = storage.list_files(base)
     return {layout.stem(base, f.uri) if f.uri.endswith(".parquet") else f.uri: f for f in files}
 
 
 def _check_listing(
-    sink: str, plan: Plan, data: dict[str, File], rejected: dict[str, File], *, is_complete: bool
+    sink: str,
+    plan: Plan,
+    data: dict[str, File],
+    asides: dict[str, dict[str, File]],
+    *,
+    is_complete: bool,
 ) -> Iterator[Breach]:
     names = set(plan.names)
-    for found in (data, rejected):
+    for found in (data, *asides.values()):
         for name in sorted(found.keys() - names):
             yield Breach("foreign", found[name].uri, "no planned shard has this object")
     if is_complete:
@@ -272,15 +280,12 @@ def _wrong_source(shard: _Shard) -> str | None:
 
 def _wrong_rows(shard: _Shard) -> str | None:
     views, seen = _views_of(shard.run), shard.said["seen"]
-    good, bad = (
-        part["row"].to_numpy(zero_copy_only=False)
-        for part in (shard.table, shard.object.rejections)
+    good, aside = (
+        part["row"].to_numpy(zero_copy_only=False) for part in (shard.table, shard.object.asides)
     )
-    numbers = np.arange(seen)
-    if not np.array_equal(
-        np.sort(np.concatenate([good, np.repeat(bad, views)])), np.repeat(numbers, views)
-    ):
-        missing = np.setdiff1d(numbers, np.concatenate([good, bad]))
+    rows = np.sort(np.concatenate([good, np.repeat(aside, views)]))
+    if not np.array_equal(rows, np.repeat(np.arange(seen), views)):
+        missing = np.setdiff1d(np.arange(seen), rows)
         return f"of {seen} rows, {len(missing)} are missing, or some are twice"
     if views > 1 and not np.array_equal(
         shard.table["view"].to_numpy(), np.arange(len(good)) % views
@@ -342,16 +347,18 @@ def _wrong_images(shard: _Shard) -> str | None:
 
 
 def _wrong_counts(shard: _Shard) -> str | None:
-    said, rejections, run = shard.said, shard.object.rejections, shard.run
+    said, rejections, run = shard.said, rejected_of(shard.object.asides), shard.run
     good = first_views(shard.table, _views_of(run))
+    left_out = count_left_out(left_out_of(shard.object.asides))
     counted = {
         "good": len(good),
         "rejected": len(rejections),
-        "seen": len(good) + len(rejections),
+        "seen": len(good) + len(shard.object.asides),
         "reasons": dict(Counter(rejections["reason"].to_pylist())),
         "rejected_images": least_images(rejections),
         "damage": find_damage(rejections),
         "kept_nulls": {name: good[name].null_count for name in _kept_of(run)},
+        **{name: left_out.get(name) for name in ("left_out", "left_out_by")},
     }
     wrong = [name for name, value in counted.items() if said.get(name) != value]
     if wrong:
@@ -383,25 +390,27 @@ _SHARD_CHECKS: dict[str, Callable[[_Shard], str | None]] = {
 }
 
 
-def _check_rejected(
-    sink: str, plan: Plan, data: dict[str, File], rejected: dict[str, File]
+def _check_area(
+    sink: Sink, area: str, data: dict[str, File], there: dict[str, File]
 ) -> Iterator[Breach]:
+    """Yields where `rejected/` or `left_out/` says something else than `data/`."""
+
     def check(name: str) -> Breach | None:
-        uri = layout.rejected_uri(sink, name)
+        uri = layout.aside_uri(sink.uri, area, name)
         try:
-            expected = read_rejections(data[name])[1]
-            found = REJECTED.empty_table()
-            if name in rejected:
-                found = read_object(rejected[name].uri).table.cast(REJECTED)
-        except (FileNotFoundError, StorageError, pa.ArrowException) as error:
+            expected = AREAS[area](read_asides(data[name])[1])
+            found = expected.schema.empty_table()
+            if name in there:
+                found = read_object(there[name].uri).table.cast(expected.schema)
+        except (FileNotFoundError, StorageError, ValueError, pa.ArrowException) as error:
             return Breach("readable", uri, str(error))
         if found.equals(expected):
             return None
-        message = f"it has {len(found)} rejections where data/ has {len(expected)}, or others"
-        return Breach("rejected", uri, message)
+        message = f"it has {len(found)} samples where data/ has {len(expected)}, or others"
+        return Breach(area, uri, message)
 
-    there = (name for name in plan.names if name in data)
-    yield from filter(None, map_ahead(check, there, _READERS))
+    names = (name for name in sink.plan.names if name in data)
+    yield from filter(None, map_ahead(check, names, _READERS))
 
 
 def _check_totals(sink: Sink) -> Iterator[Breach]:

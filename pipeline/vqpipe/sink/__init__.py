@@ -3,6 +3,7 @@
 run       what the codes were made with, frozen; plan  the shards, frozen; todo  what is left
 commit    finished rows become one object a shard: staging, assembly, publication
 writer    what a commit needs to know; product  what a stage's rows become
+asides    samples that have no row in data/: rejected, or left out
 objects   how each object is written and read: footer, seal
 layout    where everything is; ranges, filenames, beside  what names say
 totals    all of it added up: losses, success, card

@@ -24,6 +24,8 @@ import pyarrow.parquet as pq
 
 from vqpipe import schema, storage
 from vqpipe.errors import AccountingError
+from vqpipe.rejections import LEFT_OUT
+from vqpipe.sink.asides import as_asides, count_left_out, left_out_of, rejected_of
 from vqpipe.sink.beside import PLACE, Beside
 from vqpipe.sink.footer import EXAMPLES, ORIGIN, REJECTIONS_BYTES, Footer
 from vqpipe.sink.losses import find_damage, least_images
@@ -32,8 +34,9 @@ from vqpipe.sink.objects import (
     ObjectWriter,
     digest,
     open_current,
-    pack_rejections,
-    read_good_rows,
+    pack_asides,
+    read_asides,
+    settled_rows,
 )
 from vqpipe.sink.product import Product
 from vqpipe.sink.samples import Account, first_views, in_order
@@ -49,7 +52,9 @@ class Base:
 
     footer: Footer
     rows: npt.NDArray[np.integer]
-    """Numbers of the good rows, in order."""
+    """Numbers of the rows that are good or left out, in order."""
+    left_out: pa.Table
+    """`schema.LEFT_OUT`."""
 
     @property
     def total(self) -> int | None:
@@ -74,9 +79,10 @@ class Base:
 def read_base(slot: Slot) -> Base | None:
     """Returns what is committed of a shard, if it is what is to be revised."""
     try:
-        base = Base(*read_good_rows(storage.stat(slot.data_uri)))
+        footer, asides = read_asides(storage.stat(slot.data_uri))
     except FileNotFoundError:
         return None
+    base = Base(footer, settled_rows(footer, asides), left_out_of(asides))
     generation, revision = slot.order
     is_next = base.footer.order == (generation, revision - 1)
     return base if is_next and slot.is_current(base.footer) else None
@@ -89,8 +95,8 @@ class Assembled:
     data: Content
     origin: dict[str, Any]
     """What its footer says."""
-    rejected: pa.Table
-    """`schema.REJECTED`."""
+    asides: pa.Table
+    """Samples without a row (`schema.REJECTED`)."""
     beside: Beside | None
 
 
@@ -141,8 +147,12 @@ def _open_base(
             return
         parquet = pq.ParquetFile(file, page_checksum_verification=True)
         groups = (parquet.read_row_group(group) for group in range(parquet.num_row_groups))
-        is_same = footer.origin == base.footer.origin
-        yield (_rows_of(group, slot.index, product) for group in groups) if is_same else None
+        if footer.origin != base.footer.origin:
+            yield None
+            return
+        left_out = _rows_of(as_asides(base.left_out), slot.index, product)
+        good = (_rows_of(group, slot.index, product) for group in groups)
+        yield interleave(good, iter([left_out]))
 
 
 def interleave(first: Iterator[pa.Table], second: Iterator[pa.Table]) -> Iterator[pa.Table]:
@@ -178,7 +188,7 @@ class _Stream:
 
 
 class _Ledger:
-    """Checks that all rows of a shard pass by, each once, and keeps the rejected ones."""
+    """Checks that all rows of a shard pass by, each once, and keeps those that are not good."""
 
     def __init__(self, rows: Iterator[pa.Table], total: int, views: int) -> None:
         self._rows = rows
@@ -188,17 +198,17 @@ class _Ledger:
         """Images of good samples that have another one, which was taken."""
         self.nulls = Counter[str]()
         """Good samples of which a kept column is null, by column as it travels."""
-        self._rejected = [schema.REJECTED.empty_table()]
+        self._asides = [schema.REJECTED.empty_table()]
 
     def good(self, name: str) -> Iterator[pa.Table]:
-        """Yields the rows that are not rejected."""
+        """Yields the rows that are neither rejected nor left out."""
         account = Account(self._views)
         for table in self._rows:
             if gap := account.find_gap(table):
                 self._refuse(name, gap)
             good, bad = _split(table)
-            rejected = _with_others(bad).select(schema.REJECTED.names)
-            self._rejected.append(rejected.cast(schema.REJECTED))
+            asides = _with_others(bad).select(schema.REJECTED.names)
+            self._asides.append(asides.cast(schema.REJECTED))
             self._count(first_views(good, self._views))
             yield good
         if account.samples != self.total:
@@ -210,9 +220,9 @@ class _Ledger:
         kept = (each for each in good.column_names if each.startswith(schema.KEPT))
         self.nulls.update({each: good[each].null_count for each in kept})
 
-    def rejected(self) -> pa.Table:
-        """Returns the rejected rows of those that have passed by (`schema.REJECTED`)."""
-        return pa.concat_tables(self._rejected)
+    def asides(self) -> pa.Table:
+        """Returns the others of those that have passed by (`schema.REJECTED`)."""
+        return pa.concat_tables(self._asides)
 
     def _refuse(self, name: str, what: str) -> None:
         raise AccountingError(
@@ -222,15 +232,16 @@ class _Ledger:
 
 
 def _split(rows: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Returns good and rejected rows; copies none if all are good, as images take much memory."""
+    """Returns good rows and others; copies none if all are good, as images take much memory."""
     is_good = pc.is_null(rows["reason"])
     bad = rows.filter(pc.invert(is_good))
     return (rows.filter(is_good) if len(bad) else rows), bad
 
 
 def _with_others(bad: pa.Table) -> pa.Table:
-    """Returns rejected rows, of which each stands for the images that its sample has beside it."""
-    over = pc.fill_null(bad["passed_over"], 0).cast(pa.int64())
+    """Returns rows, of which rejections stand for the images that their samples have beside it."""
+    is_rejected = pc.not_equal(bad["reason"], LEFT_OUT)
+    over = pc.if_else(is_rejected, pc.fill_null(bad["passed_over"], 0), 0).cast(pa.int64())
     if not _sum(over):
         return bad
     stands = pc.and_(pc.greater(over, 0), pc.is_null(bad["lost_by"]))
@@ -253,19 +264,19 @@ def _write(
             target.write(_data_table(columns, product))
 
         finished = product.finish(ledger.good(name), name, before, write)
-        rejected = ledger.rejected()
-        packed = pack_rejections(rejected)
+        asides = ledger.asides()
+        packed = pack_asides(asides)
         if before.get("rejections") == digest(packed):
             return None
         origin = {
-            **_describe(slot, product, ledger, rejected, before),
+            **_describe(slot, product, ledger, asides, before),
             **finished.facts,
             **({PLACE: finished.beside.place(slot.generation)} if finished.beside else {}),
             "rejections": digest(packed),
             REJECTIONS_BYTES: len(packed),
         }
         target.finish({ORIGIN: json.dumps(origin), **finished.footer}, packed)
-    return Assembled(_content(file), origin, rejected, finished.beside)
+    return Assembled(_content(file), origin, asides, finished.beside)
 
 
 def _content(file: BinaryIO) -> Content:
@@ -304,14 +315,16 @@ def _kept(product: Product) -> list[str]:
 
 
 def _describe(
-    slot: Slot, product: Product, ledger: _Ledger, rejected: pa.Table, before: Mapping[str, Any]
+    slot: Slot, product: Product, ledger: _Ledger, asides: pa.Table, before: Mapping[str, Any]
 ) -> dict[str, object]:
+    rejected = rejected_of(asides)
     return {
         **slot.origin,
         "seen": ledger.total,
-        "good": ledger.total - len(rejected),
+        "good": ledger.total - len(asides),
         **({"views": product.views} if product.views > 1 else {}),
         "rejected": len(rejected),
+        **count_left_out(left_out_of(asides)),
         "reasons": dict(Counter(rejected["reason"].to_pylist())),
         "rejected_images": least_images(rejected),
         "damage": find_damage(rejected),

@@ -110,6 +110,7 @@ def _facts(run: Run, totals: Totals) -> dict[str, Any]:
     return {
         totals.made: f"{totals.good:,}",
         "rejected": f"{totals.rejected:,}, which `rejected/` names" if totals.rejected else "0",
+        "left out": f"{totals.left_out:,}, which `left_out/` names" if totals.left_out else None,
         "model": run.facts.model if isinstance(run, EncodeRun | DecodeRun) else None,
         "model, SHA-256": run.identity.model_sha256,
         **(_facts_of_codes(run, totals) if isinstance(run, EncodeRun) else {}),
@@ -122,6 +123,7 @@ def _facts_of_codes(run: EncodeRun, totals: Totals) -> dict[str, object]:
     codes = run.facts.codes
     left_out = "; left out" if run.identity.drop_codes else ""
     return {
+        "taken": _describe_choice(run),
         "pixels": f"{run.identity.sizing}, {run.identity.resizing}",
         "views of an image": _views(run),
         f"codes of {run.facts.unit}": f"{codes.count}, {codes.describe()}{left_out}",
@@ -132,6 +134,17 @@ def _facts_of_codes(run: EncodeRun, totals: Totals) -> dict[str, object]:
 def _views(run: EncodeRun) -> str | None:
     said = run.identity.viewing
     return None if said == "center" else f"{run.facts.views:,}: {said}"
+
+
+def _describe_choice(run: EncodeRun) -> str | None:
+    """Returns which samples of the source were taken; None if all were."""
+    said = run.identity
+    parts = [
+        *([f"the first {said.limit:,} samples"] if said.limit else []),
+        *([f"the first {said.limit_shards:,} shards"] if said.limit_shards else []),
+        *([f"where {said.where}"] if said.where else []),
+    ]
+    return ", ".join(parts) or None
 
 
 def _cell(said: object) -> str:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vqpipe import storage
+from vqpipe.rejections import LEFT_OUT
 from vqpipe.sink.assembly import Base, read_base
 from vqpipe.sink.losses import least_images
 from vqpipe.sink.product import Product
@@ -26,7 +27,8 @@ RECEIPT = pa.schema(
     [
         pa.field("shard", pa.int32()),
         pa.field("good", pa.int64()),  # samples that came in without a reason
-        pa.field("rejected", pa.int64()),  # samples that came in with a reason
+        pa.field("rejected", pa.int64()),  # samples that came in with a reason to reject them
+        pa.field("left_out", pa.int64()),  # samples that came in to be left out
         pa.field("reasons", pa.list_(pa.string())),  # of the rejected ones
         pa.field("rejected_images", pa.int64()),  # that these stand for, at least
         pa.field("committed", pa.int32()),  # samples of the shard, if its object is there now
@@ -49,14 +51,16 @@ def commit_rows(table: pa.Table, writer: Writer) -> pa.Table:
     receipts = []
     for index in pc.unique(table["shard"]).to_pylist():
         rows = settle(table.filter(pc.equal(table["shard"], index)), writer.product.views)
-        reasons = rows["reason"].drop_null().to_pylist()
+        asides = rows["reason"].drop_null().to_pylist()
+        reasons = [each for each in asides if each != LEFT_OUT]
         real = pc.sum(pc.greater_equal(rows["row"], 0)).as_py()
         dropped: list[str] = []
         receipts.append(
             {
                 "shard": index,
-                "good": (real - len(reasons)) // writer.product.views,
+                "good": (real - len(asides)) // writer.product.views,
                 "rejected": len(reasons),
+                "left_out": len(asides) - len(reasons),
                 "reasons": reasons,
                 "rejected_images": least_images(rows),
                 "committed": _commit_shard(writer.slot(index), writer.product, rows, dropped),

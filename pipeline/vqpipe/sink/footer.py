@@ -27,8 +27,8 @@ ORIGIN = "vqpipe"
 HISTOGRAM = "vqpipe.histogram"
 """Key of a shard's code counts: base64 of zlib of little-endian uint32."""
 REJECTIONS_BYTES = "rejections_bytes"
-"""Of a committed shard, in ORIGIN's object: bytes of its rejections, which end where the seal
-begins (`vqpipe.sink.objects`)."""
+"""Of a committed shard, in ORIGIN's object: bytes of its samples without a row, which end where the
+seal begins (`vqpipe.sink.objects`)."""
 EXAMPLES = "examples"
 """Of a committed shard, in ORIGIN's object: the first few rejections of each reason."""
 IMAGE_BYTES = "image_bytes"

@@ -136,6 +136,12 @@ class EncodeIdentity(Identity):
     """From where classes are taken that are kept as numbers: the folders of images."""
     keep: tuple[str, ...]
     """Columns, extensions or fields that are copied beside the codes, in order."""
+    where: str | None = field(default=None, metadata={_LATER: True})
+    """What an image had to meet (`conditions`), else it was left out; None where all were taken."""
+    limit: int | None = field(default=None, metadata={_LATER: True})
+    """How many samples were taken, the first ones; None is all."""
+    limit_shards: int | None = field(default=None, metadata={_LATER: True})
+    """How many shards were taken, the first ones in order of name; None is all."""
     resolution: int
     """Pixels along a side of the view that is encoded, from 1."""
     resample: str
@@ -241,6 +247,10 @@ class EncodeFacts(Facts):
     """Names of the classes of `label`, by their numbers."""
     created: str
     versions: Mapping[str, str]
+    where_schema: str | None = field(default=None, metadata={_LATER: True})
+    """Columns that `where` asks for and that are not kept, packed as `kept_schema`."""
+    limit_last: tuple[str, int] | None = field(default=None, metadata={_LATER: True})
+    """Of `limit`: the shard that is cut, and how many of its samples were taken."""
     doctor: Mapping[str, Any] | None = None
     """What `codec.doctor.check_start` found out about the model; None if nobody looked."""
     model_family: Mapping[str, Any] | None = field(default=None, metadata={_LATER: True})

@@ -2,6 +2,7 @@
 
     data/<shard>.parquet                                     a committed shard
     rejected/<shard>.parquet                                 its rejections, where there are any
+    left_out/<shard>.parquet                                 what is left out of it, the same
     staging/<shard>/<first>-<last>[-of-<total>][.<edition>].parquet   rows of one that is not yet;
                     [-cut-<total>]                           the last one stands for what is lost
     plans/<sha256>.parquet                                   the plan that run.json names
@@ -53,9 +54,15 @@ def data_uri(sink: str, name: str) -> str:
     return storage.join_uri(sink, "data", f"{name}.parquet")
 
 
-def rejected_uri(sink: str, name: str) -> str:
-    """Returns where a shard's rejections are; there is an object only where there are any."""
-    return storage.join_uri(sink, "rejected", f"{name}.parquet")
+def aside_uri(sink: str, area: str, name: str) -> str:
+    """Returns where a shard's samples are that have no row; there is no object where none are.
+
+    Args:
+        sink: Where the run is.
+        area: `rejected` or `left_out`.
+        name: The shard.
+    """
+    return storage.join_uri(sink, area, f"{name}.parquet")
 
 
 def staging_uri(sink: str, name: str) -> str:
@@ -186,7 +193,7 @@ def list_committed(sink: str) -> dict[str, File]:
 
 
 def stem(base: str, uri: str) -> str:
-    """Returns the shard whose object `uri` is, below `data/` or `rejected/`."""
+    """Returns the shard whose object `uri` is, below `data/`, `rejected/` or `left_out/`."""
     return uri[len(base) + 1 : -len(".parquet")]
 
 

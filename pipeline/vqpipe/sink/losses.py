@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vqpipe.rejections import Loss, Reason
+from vqpipe.rejections import LEFT_OUT, Loss, Reason
 
 _SHOWN = 10
 _NAMED = 3
@@ -18,7 +18,7 @@ _NAMED = 3
 
 def least_images(rows: pa.Table) -> int:
     """Returns how many images the rejected ones among some rows stand for, at least."""
-    rejected = rows.filter(pc.is_valid(rows["reason"]))
+    rejected = rows.filter(pc.not_equal(rows["reason"], LEFT_OUT))  # null is neither
     return int(pc.sum(pc.fill_null(rejected["lost"], 1)).as_py() or 0)
 
 

@@ -1,10 +1,11 @@
 """Objects of a sink: how each one is written, and the only way in which rows of one are taken over.
 
-    rows of data/, rejected/ or staging/ | rejections | seal | footer: origin, histogram
+    rows of data/, rejected/, left_out/ or staging/ | asides | seal | footer: origin, histogram
 
 An object is read to its end and held against its seal (`vqpipe.sink.seal`) before any row of it is
-used. The rejections of a shard lie in its object, so that `data/` alone decides what was encoded
-and what was rejected; but before the footer, which has to stay small however many they are.
+used. Samples of a shard that have no row lie in its object too (`sink.asides`), so that `data/`
+alone decides what was encoded, rejected or left out; but before the footer, which has to stay small
+however many they are.
 """
 
 import contextlib
@@ -27,6 +28,7 @@ from vqpipe import storage
 from vqpipe.errors import DamagedError, SourceChangedError, StorageError
 from vqpipe.schema import REJECTED, File, flat_of
 from vqpipe.sink import seal
+from vqpipe.sink.asides import rejected_of
 from vqpipe.sink.footer import ORIGIN, REJECTIONS_BYTES, Footer, parse_footer, read_tail
 from vqpipe.sink.seal import SealError, Sealing
 from vqpipe.storage.content import BLOCK_BYTES
@@ -78,13 +80,13 @@ class ObjectWriter:
             self._rows.write_table(rows.slice(start, size).combine_chunks())
         return rows.slice(full).combine_chunks()
 
-    def finish(self, footer: dict[str, str], rejections: bytes = b"") -> None:
+    def finish(self, footer: dict[str, str], asides: bytes = b"") -> None:
         """Ends the object with what its footer says, and what lies before the footer."""
         rest = self._write_groups()
         if len(rest):
             self._rows.write_table(rest)
         self._rows.add_key_value_metadata(footer)
-        self._sink.write(rejections)
+        self._sink.write(asides)
         self._sink.end_body()
         start = self._file.tell()
         self._rows.close()
@@ -97,36 +99,36 @@ def _rows_of_group(table: pa.Table) -> int:
     return max(1, min(_GROUP_ROWS, _GROUP_BYTES // row_bytes))
 
 
-def pack_object(table: pa.Table, footer: dict[str, str], rejections: bytes = b"") -> bytes:
+def pack_object(table: pa.Table, footer: dict[str, str], asides: bytes = b"") -> bytes:
     """Returns an object: Parquet, dictionary-encoded and zstd-compressed, sealed."""
     buffer = io.BytesIO()
     with ObjectWriter(buffer, table.schema) as writer:
         writer.write(table)
-        writer.finish(footer, rejections)
+        writer.finish(footer, asides)
     return buffer.getvalue()
 
 
-def pack_rejected(rejected: pa.Table, origin: Mapping[str, Any]) -> bytes:
-    """Returns an object of `rejected/`, which has the rejections of a shard as rows.
+def pack_aside(rows: pa.Table, origin: Mapping[str, Any]) -> bytes:
+    """Returns an object of `rejected/` or `left_out/`, which has samples of a shard as rows.
 
     Args:
-        rejected: Those (`schema.REJECTED`).
+        rows: Those (`asides.AREAS`).
         origin: What the shard's object in `data/` says of itself.
     """
-    return pack_object(rejected, {ORIGIN: json.dumps({**origin, REJECTIONS_BYTES: 0})})
+    return pack_object(rows, {ORIGIN: json.dumps({**origin, REJECTIONS_BYTES: 0})})
 
 
-def pack_rejections(rejected: pa.Table) -> bytes:
-    """Returns the rows of `rejected/` as they lie in an object of `data/`; nothing for none."""
-    if not len(rejected):
+def pack_asides(asides: pa.Table) -> bytes:
+    """Returns samples without a row as they lie in an object of `data/`; nothing for none."""
+    if not len(asides):
         return b""
     buffer = io.BytesIO()
     options = {"compression": "zstd", "row_group_size": _REJECTED_ROWS}
-    pq.write_table(rejected.combine_chunks(), buffer, **options)
+    pq.write_table(asides.combine_chunks(), buffer, **options)
     return buffer.getvalue()
 
 
-def _unpack_rejections(data: bytes) -> pa.Table:
+def _unpack_asides(data: bytes) -> pa.Table:
     return pq.read_table(io.BytesIO(data)).cast(REJECTED) if data else REJECTED.empty_table()
 
 
@@ -136,8 +138,9 @@ class Object:
 
     table: pa.Table
     footer: Footer
-    rejections: pa.Table
-    """`schema.REJECTED`; empty but for data objects."""
+    asides: pa.Table
+    """Samples without a row (`schema.REJECTED`), those left out among them; empty but for data
+    objects."""
 
 
 def read_object(uri: str, columns: list[str] | None = None) -> Object:
@@ -162,8 +165,8 @@ def parse_object(uri: str, data: bytes, columns: list[str] | None = None) -> Obj
         file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
         footer = parse_footer(file.metadata.metadata or {})
         end = len(data) - seal.tail_bytes(data)
-        rejections = data[end - footer.origin.get(REJECTIONS_BYTES, 0) : end]
-        return Object(file.read(columns), footer, _unpack_rejections(rejections))
+        asides = data[end - footer.origin.get(REJECTIONS_BYTES, 0) : end]
+        return Object(file.read(columns), footer, _unpack_asides(asides))
 
 
 def read_whole(uri: str, columns: list[str]) -> pa.Table:
@@ -240,8 +243,8 @@ def _naming(uri: str) -> Iterator[None]:
         ) from error
 
 
-def read_rejections(file: File) -> tuple[Footer, pa.Table]:
-    """Returns footer and rejections of a data object, by one request as a rule.
+def read_asides(file: File) -> tuple[Footer, pa.Table]:
+    """Returns footer and samples without a row of a data object, by one request as a rule.
 
     Raises:
         FileNotFoundError: If it has been removed since it was listed.
@@ -257,24 +260,23 @@ def read_rejections(file: File) -> tuple[Footer, pa.Table]:
     with _naming(file.uri):
         if digest(data) != footer.origin.get("rejections", digest(b"")):
             raise SealError("its rejections are not those that were written")
-        return footer, _unpack_rejections(data)
+        return footer, _unpack_asides(data)
 
 
-def read_good_rows(file: File) -> tuple[Footer, npt.NDArray[np.integer]]:
-    """Returns the footer of a data object, and the numbers of its rows, in order, without the rows.
+def settled_rows(footer: Footer, asides: pa.Table) -> npt.NDArray[np.integer]:
+    """Returns the numbers of a shard's samples that were not rejected, in order.
 
-    Raises:
-        FileNotFoundError: If it has been removed since it was listed.
-        DamagedError: If footer or rejections are not as they were written.
+    Args:
+        footer: Of its object in `data/`.
+        asides: Samples without a row.
     """
-    footer, rejections = read_rejections(file)
-    rejected = rejections["row"].to_numpy()
-    return footer, np.setdiff1d(np.arange(footer.origin["seen"]), rejected, assume_unique=True)
+    rejected = rejected_of(asides)["row"].to_numpy()
+    return np.setdiff1d(np.arange(footer.origin["seen"]), rejected, assume_unique=True)
 
 
-def digest(rejections: bytes) -> str:
-    """Returns what tells packed rejections from others."""
-    return hashlib.sha256(rejections).hexdigest()
+def digest(asides: bytes) -> str:
+    """Returns what tells packed samples without a row from others."""
+    return hashlib.sha256(asides).hexdigest()
 
 
 def count_codes(table: pa.Table, bins: int) -> npt.NDArray[np.int64]:

@@ -1,10 +1,10 @@
-"""A whole shard becomes objects of a sink: what lies beside, `rejected/`, and then `data/`.
+"""A whole shard becomes objects of a sink: what lies beside, samples without a row, then `data/`.
 
 The object in `data/` is the commit, and the last one written. Where rejected samples are tried
-again (`Attempt`), a shard's object is revised: its good rows count as rows that are safe already,
-and the new object takes the old one's place in one step. The same happens to the object of a shard
-that was planned anew after its files changed, without the rows; of decoded images, its tar or its
-files have given way just before.
+again (`Attempt`), a shard's object is revised: all its other samples count as safe already, and the
+new object takes the old one's place in one step. The same happens to the object of a shard that was
+planned anew after its files changed, without the rows; of decoded images, its tar or its files have
+given way just before.
 
 Which object takes the place of which is not a matter of who comes last. Each says in its footer in
 which generation of the plan its shard was planned and how often it has been revised since, and only
@@ -13,7 +13,7 @@ is to replace an object reads the plan again first: it may have grown since its 
 """
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import cast
 
@@ -23,11 +23,12 @@ from vqpipe import storage
 from vqpipe.errors import DamagedError, IncompleteError
 from vqpipe.schema import File
 from vqpipe.sink import layout
+from vqpipe.sink.asides import AREAS
 from vqpipe.sink.assembly import Base, assemble
 from vqpipe.sink.beside import PLACE, Beside, remove
 from vqpipe.sink.footer import read_footer
 from vqpipe.sink.layout import Order
-from vqpipe.sink.objects import pack_rejected, read_rejections
+from vqpipe.sink.objects import pack_aside, read_asides
 from vqpipe.sink.plan import Plan, load_plan
 from vqpipe.sink.product import Product
 from vqpipe.sink.slot import Slot
@@ -39,7 +40,7 @@ _ATTEMPTS = 10
 def publish_shard(
     slot: Slot, product: Product, rows: Iterable[pa.Table], total: int, base: Base | None
 ) -> None:
-    """Publishes `rejected/` and then `data/`, after checking that every row is there once.
+    """Publishes samples without a row, then `data/`, after checking that every row is there once.
 
     Args:
         slot: The shard's place.
@@ -52,23 +53,24 @@ def publish_shard(
         if made is None or (slot.replaces and not _may_replace(slot, base)):
             return
         with _beside(slot, made.beside):
-            if len(made.rejected) and not slot.replaces and is_there(slot):
+            if len(made.asides) and not slot.replaces and is_there(slot):
                 return  # another writer was first, and what it rejected may be another's
-            document = pack_rejected(made.rejected, made.origin) if len(made.rejected) else None
-            _publish_both(slot, made.data, document)
+            found = {area: pick(made.asides) for area, pick in AREAS.items()}
+            packed = {a: pack_aside(rows, made.origin) for a, rows in found.items() if len(rows)}
+            _publish_all(slot, made.data, packed)
 
 
-def _publish_both(slot: Slot, data: Content, rejected: bytes | None) -> None:
-    """Publishes `rejected/`, if there is to be one, and then `data/`.
+def _publish_all(slot: Slot, data: Content, asides: Mapping[str, bytes]) -> None:
+    """Publishes samples without a row, where there are any, and then `data/`.
 
     Where an object takes the place of another it is the other way round: what lies in `rejected/`
     changes only for whoever has come to be in `data/`, and no row is in neither of them meanwhile.
     """
-    if rejected is not None and not slot.replaces:
-        storage.publish(slot.rejected_uri, rejected)
+    for area in () if slot.replaces else asides:
+        storage.publish(slot.aside_uri(area), asides[area])
     is_first = _publish(slot, data)
-    if slot.replaces or (rejected is not None and not is_first):
-        settle_rejected(slot.sink.uri, slot.name)
+    if slot.replaces or (asides and not is_first):
+        settle_asides(slot.sink.uri, slot.name)
 
 
 @contextmanager
@@ -126,18 +128,23 @@ def _look(uri: str) -> tuple[File, Order] | None:
         return None
 
 
-def settle_rejected(sink: str, name: str) -> None:
-    """Makes an object in `rejected/`, or that there is none, say what the one in `data/` says."""
-    uri = layout.rejected_uri(sink, name)
-    footer, rejected = read_rejections(storage.stat(layout.data_uri(sink, name)))
+def settle_asides(sink: str, name: str) -> None:
+    """Makes what lies in `rejected/` and `left_out/`, or that none does, say what `data/` says."""
+    footer, asides = read_asides(storage.stat(layout.data_uri(sink, name)))
+    for area, pick in AREAS.items():
+        uri, rows = layout.aside_uri(sink, area, name), pick(asides)
+        if not len(rows):
+            storage.delete(uri)
+        elif _asides_said(uri) != footer.origin["rejections"]:
+            storage.replace(uri, pack_aside(rows, footer.origin))
+
+
+def _asides_said(uri: str) -> str | None:
+    """Returns of which samples without a row an object is, as its footer says it."""
     try:
-        found = read_footer(storage.stat(uri)).origin.get("rejections")
+        return cast(str | None, read_footer(storage.stat(uri)).origin.get("rejections"))
     except (FileNotFoundError, DamagedError):
-        found = None
-    if not len(rejected):
-        storage.delete(uri)
-    elif found != footer.origin["rejections"]:
-        storage.replace(uri, pack_rejected(rejected, footer.origin))
+        return None
 
 
 def is_there(slot: Slot) -> bool:

@@ -45,10 +45,9 @@ class Slot:
         """Where the shard's object is, once it is committed."""
         return layout.data_uri(self.sink.uri, self.name)
 
-    @property
-    def rejected_uri(self) -> str:
-        """Where its rejections are, if there are any."""
-        return layout.rejected_uri(self.sink.uri, self.name)
+    def aside_uri(self, area: str) -> str:
+        """Returns where its samples without a row are, if there are any (`layout.aside_uri`)."""
+        return layout.aside_uri(self.sink.uri, area, self.name)
 
     @property
     def staging_uri(self) -> str:

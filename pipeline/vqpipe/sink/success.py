@@ -7,10 +7,11 @@ from vqpipe import storage
 from vqpipe.errors import DamagedError, IncompleteError, VqpipeError
 from vqpipe.schema import File
 from vqpipe.sink import beside, layout
+from vqpipe.sink.asides import AREAS
 from vqpipe.sink.filenames import safe_folder
 from vqpipe.sink.footer import read_footer
 from vqpipe.sink.plan import Plan
-from vqpipe.sink.publication import settle_rejected
+from vqpipe.sink.publication import settle_asides
 from vqpipe.sink.run import Sink
 from vqpipe.sink.totals import Totals, check_plan
 from vqpipe.storage.ahead import map_ahead
@@ -55,7 +56,8 @@ def mark_success(sink: Sink, totals: Totals, tag: str | None = None) -> None:
     if left:
         raise IncompleteError(f"{left:,} shards are not committed yet: run the same command again")
     check_plan(sink)
-    _settle_rejected(sink.uri, totals)
+    for area in AREAS:
+        _settle_area(sink.uri, area, totals)
     _sweep_staging(sink.uri, totals, tag)
     _sweep_images(sink.uri, totals)
     storage.sweep(sink.uri)
@@ -101,24 +103,24 @@ def describe_success(plan: Plan, totals: Totals) -> dict[str, Any]:
     return {**totals.to_dict(), "plan_sha256": plan.sha256()}
 
 
-def _settle_rejected(sink: str, totals: Totals) -> None:
-    """Makes `rejected/` say what `data/` says.
+def _settle_area(sink: str, area: str, totals: Totals) -> None:
+    """Makes `rejected/` or `left_out/` say what `data/` says.
 
     Rejections need not be repeatable: a time limit, or NaN on one kind of GPU only. An attempt that
     ended between the two objects of a shard may have left rejections that a later one did not make.
     """
-    base = storage.join_uri(sink, "rejected")
+    base, asides = storage.join_uri(sink, area), totals.asides[area]
     files = {layout.stem(base, file.uri): file for file in storage.list_files(base)}
-    digests = map_ahead(_rejections_digest, files.values(), _READERS)
+    digests = map_ahead(_digest, files.values(), _READERS)
     found = dict(zip(files, digests, strict=True))
-    for name in found.keys() - totals.rejections.keys():
+    for name in found.keys() - asides.keys():
         storage.delete(files[name].uri)
-    for name, expected in totals.rejections.items():
+    for name, expected in asides.items():
         if found.get(name) != expected:
-            settle_rejected(sink, name)
+            settle_asides(sink, name)
 
 
-def _rejections_digest(file: File) -> str | None:
+def _digest(file: File) -> str | None:
     try:
         return read_footer(file).origin.get("rejections")
     except (FileNotFoundError, DamagedError):  # another command has just made its last one good

@@ -2,7 +2,7 @@
 
 finished    shards with an object in `data/` that is of the shard as it is planned now
 unfinished  shards without an object in `data/`, or with one of an earlier version of the shard
-retriable   shards that are committed with rejections; their good rows are safe
+retriable   shards that are committed with rejections; all their other rows are safe
 """
 
 from collections.abc import Collection, Mapping
@@ -11,7 +11,7 @@ from vqpipe.errors import StorageError
 from vqpipe.schema import File
 from vqpipe.sink import layout
 from vqpipe.sink.footer import read_footer
-from vqpipe.sink.objects import read_good_rows
+from vqpipe.sink.objects import read_asides, settled_rows
 from vqpipe.sink.ranges import Staged, ranges_of
 from vqpipe.sink.run import Run, Sink, open_sink
 from vqpipe.sink.slot import Slot
@@ -73,16 +73,17 @@ def retriable(sink: Sink, left: dict[int, Staged]) -> dict[int, Staged]:
     done = layout.list_committed(sink.uri)
     names = enumerate(sink.plan.names)
     files = {i: done[name] for i, name in names if i not in left and name in done}
-    good = zip(files, map_ahead(_good_rows, files.values(), _READERS), strict=True)
-    return {index: rows for index, rows in good if rows is not None}
+    settled = zip(files, map_ahead(_settled, files.values(), _READERS), strict=True)
+    return {index: rows for index, rows in settled if rows is not None}
 
 
-def _good_rows(file: File) -> Staged | None:
-    """Returns the rows of an object, None if no sample of its shard was rejected.
+def _settled(file: File) -> Staged | None:
+    """Returns the rows that are good or left out, None if no sample of the shard was rejected.
 
     Past the point where a shard was damaged, all rows are to be read anew.
     """
-    footer, good = read_good_rows(file)
+    footer, asides = read_asides(file)
     if not footer.origin["rejected"]:
         return None
-    return Staged(ranges_of(good), footer.total, footer.origin["revision"])
+    rows = settled_rows(footer, asides)
+    return Staged(ranges_of(rows), footer.total, footer.origin["revision"])

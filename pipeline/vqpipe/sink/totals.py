@@ -18,6 +18,7 @@ from vqpipe.errors import IncompleteError, StorageError
 from vqpipe.rejections import Loss
 from vqpipe.schema import File
 from vqpipe.sink import layout, losses
+from vqpipe.sink.asides import AREAS
 from vqpipe.sink.beside import PLACE
 from vqpipe.sink.footer import EXAMPLES, IMAGE_BYTES, Footer, Histogram, read_footer
 from vqpipe.sink.layout import Order
@@ -64,8 +65,12 @@ class Totals:
     psnr: dict[str, tuple[int, float]] = field(default_factory=dict)
     """Images that were decoded again and the sum of their PSNR in dB, by shard."""
     reasons: Counter[str] = field(default_factory=Counter)
-    rejections: dict[str, str] = field(default_factory=dict)
-    """Digest of the rejections of each shard that has any."""
+    left_out: int = 0
+    """Samples that the run leaves out."""
+    left_out_by: Counter[str] = field(default_factory=Counter)
+    """The same, by the condition that they do not meet."""
+    asides: dict[str, dict[str, str]] = field(default_factory=lambda: {each: {} for each in AREAS})
+    """Of each folder of samples without a row, their digest by shard that has any."""
     rejected_images: int = 0
     """Images that the rejections stand for, at least."""
     damaged: dict[str, Loss] = field(default_factory=dict)
@@ -88,7 +93,7 @@ class Totals:
     @property
     def seen(self) -> int:
         """Samples accounted for."""
-        return self.good + self.rejected
+        return self.good + self.rejected + self.left_out
 
     @property
     def images(self) -> int:
@@ -148,6 +153,7 @@ class Totals:
             "rejected": self.rejected,
             "rejected_by_reason": dict(sorted(self.reasons.items())),
             "rejected_images": self.rejected_images,
+            **self._of_left_out(),
             "passed_over": self.passed_over,
             "kept_nulls": {name: count for name, count in self.kept_nulls.items() if count},
             **losses.add_up(self.damaged),
@@ -157,6 +163,11 @@ class Totals:
             **(self._of_codes() if len(self.histogram) else {}),
             "objects": f"{self.objects:064x}",
         }
+
+    def _of_left_out(self) -> dict[str, Any]:
+        if not self.left_out:
+            return {}
+        return {"left_out": self.left_out, "left_out_by": dict(sorted(self.left_out_by.items()))}
 
     def _of_codes(self) -> dict[str, Any]:
         return {
@@ -179,23 +190,30 @@ class Totals:
         self.shards += 1
         self.good += origin["good"]
         self.rows += origin["good"] * origin.get("views", 1)
-        self.rejected += origin["rejected"]
         self.data_bytes += size
         self.image_bytes += origin.get(IMAGE_BYTES, 0)
         self.audited += origin.get("audited", 0)
         self.flips += origin.get("flips", 0)
         if origin.get("psnr_images"):
             self.psnr[origin["shard"]] = (origin["psnr_images"], origin["psnr_db_sum"])
-        self.reasons.update(origin["reasons"])
         self.histogram += footer.histogram
-        self.rejected_images += origin["rejected_images"]
         self.passed_over += origin["passed_over"]
         self.kept_nulls.update(origin["kept_nulls"])
         if origin["damage"]:
             lost = Loss(origin["damage"]["lost"], origin["damage"]["lost_by"])
             self.damaged[origin["shard"]] = lost
-        if origin["rejected"]:
-            self.rejections[origin["shard"]] = origin["rejections"]
+        self._add_asides(origin)
+
+    def _add_asides(self, origin: dict[str, Any]) -> None:
+        """Adds the samples of a shard that have no row."""
+        self.rejected += origin["rejected"]
+        self.reasons.update(origin["reasons"])
+        self.rejected_images += origin["rejected_images"]
+        self.left_out += origin.get("left_out", 0)
+        self.left_out_by.update(origin.get("left_out_by", {}))
+        for area in AREAS:
+            if origin.get(area):
+                self.asides[area][origin["shard"]] = origin["rejections"]
         for reason, rows in origin[EXAMPLES].items():
             first = self.examples.setdefault(reason, [])
             left = rows[: _EXAMPLES - len(first)]
@@ -275,5 +293,5 @@ def _check_footer(sink: Sink, file: File, footer: Footer) -> None:
         raise StorageError(f"{file.uri} is a copy of shard {origin['shard']}; remove it")
     if len(footer.histogram) != _bins(sink.run):
         raise StorageError(f"{file.uri} is no data object; remove it and run again")
-    if origin["seen"] != origin["good"] + origin["rejected"]:
+    if origin["seen"] != origin["good"] + origin["rejected"] + origin.get("left_out", 0):
         raise StorageError(f"{file.uri} does not add up: {origin}; remove it and run again")

@@ -171,6 +171,25 @@ def _kept_schema(listing: Listing, selection: Selection, begun: Begun | None) ->
     return folder.kept_schema(listing.shards, selection, begun)
 
 
+def asked_schema(
+    listing: Listing, selection: Selection, names: Sequence[str], begun: Begun | None = None
+) -> pa.Schema:
+    """Returns columns that are read and not kept, with types that hold the values of all files.
+
+    Args:
+        listing: Parquet files.
+        selection: What to read of them, with the column of images (`find_image`).
+        names: The columns.
+        begun: What the run asks for that this goes on with, if it has begun.
+
+    Raises:
+        ConfigError: If a column is not in all files, or has types that do not go together.
+        MismatchError: If a file that is new does not go with what is asked for.
+    """
+    asked = replace(selection, keep=tuple(names))
+    return parquet.kept_schema(listing.shards, asked, begun).remove_metadata()
+
+
 def read_shard(shard: Shard, selection: Selection, kept: pa.Schema) -> Iterator[Sample]:
     """Yields every sample of a shard in stored order, rows counted from 0.
 

@@ -11,10 +11,10 @@ in silence. So is a tar of which no member is read.
 Nothing is extracted to disk or unpickled, and only images and kept members are read into memory.
 """
 
+import itertools
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import BinaryIO
 
 import pyarrow as pa
 
@@ -22,7 +22,7 @@ from vqpipe import storage
 from vqpipe.errors import ConfigError
 from vqpipe.rejections import UNKNOWN, Loss, Reason, Rejection
 from vqpipe.schema import File, Sample, Selection, Shard
-from vqpipe.sources.archive import Archive
+from vqpipe.sources.archive import Archive, Headers
 from vqpipe.sources.contents import HEAD_BYTES, is_image
 from vqpipe.sources.damage import Pace, brief, damaged
 from vqpipe.sources.extensions import IMAGE_EXTENSIONS
@@ -86,7 +86,7 @@ def read_shard(shard: Shard, selection: Selection, kept: pa.Schema) -> Iterator[
     uri = shard.files[0].uri
     row = 0
     with storage.open_file(shard.files[0]) as file:
-        for draft in _read_drafts(file, selection, kept):
+        for draft in _read_drafts(Archive(file), selection, kept):
             if draft.damage is not None:
                 key = None if draft.key is None or draft.key in seen else draft.key
                 yield damaged(row, key, f"{uri}, {draft.place}", draft.damage, draft.loss)
@@ -95,6 +95,16 @@ def read_shard(shard: Shard, selection: Selection, kept: pa.Schema) -> Iterator[
                 check_count(row, uri)
                 yield sample
                 row += 1
+
+
+def count_samples(shard: Shard, selection: Selection, most: int) -> int:
+    """Returns how many samples `read_shard` will find in a tar; `most` if there are as many.
+
+    Its headers are read, and nothing else but what stands between them in a gzip.
+    """
+    with storage.open_file(shard.files[0]) as file:
+        drafts = _read_drafts(Headers(file), selection, pa.schema([]))
+        return sum(1 for _ in itertools.islice(drafts, most))
 
 
 _NO_RANK = 2**31
@@ -141,8 +151,8 @@ class _Draft:
         return has_all or self.rejection is not None
 
 
-def _read_drafts(file: BinaryIO, selection: Selection, kept: pa.Schema) -> Iterator[_Draft]:
-    with Archive(file) as archive:
+def _read_drafts(archive: Archive, selection: Selection, kept: pa.Schema) -> Iterator[_Draft]:
+    with archive:
         drafts = _Drafts(archive, selection, kept)
         try:
             yield from drafts.whole()

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from vqpipe import schema
-from vqpipe.rejections import Rejection
+from vqpipe.rejections import LeftOut, Rejection, words_of
 
 Pixels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -16,15 +16,15 @@ Places = npt.NDArray[np.integer]
 
 
 def put_rejections(
-    table: pa.Table, found: Sequence[Rejection | None]
+    table: pa.Table, found: Sequence[Rejection | LeftOut | None]
 ) -> dict[str, pa.Array | pa.ChunkedArray]:
-    """Returns the columns `reason` and `message` with newly found rejections in them."""
+    """Returns the columns `reason` and `message` with what was newly found in them."""
     if not any(found):
         return {name: table[name] for name in ("reason", "message")}
     reasons, messages = table["reason"].to_pylist(), table["message"].to_pylist()
     for i, rejection in enumerate(found):
         if rejection is not None:
-            reasons[i], messages[i] = rejection.reason.value, rejection.message
+            reasons[i], messages[i] = words_of(rejection)
     return {"reason": pa.array(reasons, pa.string()), "message": pa.array(messages, pa.string())}
 
 

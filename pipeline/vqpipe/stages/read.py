@@ -3,6 +3,7 @@
 No row is dropped on the way: a sample that fails becomes a row with a reason.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -15,7 +16,9 @@ from vqpipe.schema import Sample, Selection, Shard
 from vqpipe.sink.plan import Plan
 from vqpipe.sink.ranges import Staged
 from vqpipe.sources import read_shard
+from vqpipe.sources.limits import Cut
 from vqpipe.stages.attempts import ATTEMPTS, keep_reading
+from vqpipe.stages.conditions import ALL, Conditions
 from vqpipe.stages.quarantine import claimed_rows, read_quarantined
 from vqpipe.stages.samples import columns_of, kept_bytes
 
@@ -152,14 +155,20 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class SampleReader:
-    """Reads all samples of a shard."""
+    """Reads all samples of a shard, or those at its beginning."""
 
     selection: Selection
     kept: pa.Schema
+    conditions: Conditions = ALL
+    """Without which a sample is left out."""
+    cut: Cut | None = None
+    """Which shard is not read to its end; None if all are."""
 
     def rows(self, plan: Plan, index: int) -> int | None:
-        """Returns how many samples the shard claims to have, if it does."""
-        return claimed_rows(plan.shard(index), self.selection)
+        """Returns how many samples of the shard will be read, if it says how many it has."""
+        shard = plan.shard(index)
+        claimed, most = claimed_rows(shard, self.selection), self._most(shard)
+        return claimed if claimed is None or most is None else min(claimed, most)
 
     def read(
         self, plan: Plan, index: int, staged: Staged, block_rows: int, deaths: int
@@ -167,14 +176,45 @@ class SampleReader:
         """Yields the shard's samples as they are stored (`schema.read_schema`)."""
         shard = plan.shard(index)
         samples = self.samples(shard, deaths)
-        return read_rows(samples, index, staged, self.kept, block_rows, shard.holds)
+        _, kept = self._reads()
+        for rows in read_rows(samples, index, staged, kept, block_rows, shard.holds):
+            yield self.conditions.leave_out(rows) if self.conditions.texts else rows
 
     def samples(self, shard: Shard, deaths: int) -> Iterator[Sample]:
         """Returns a shard's samples; over one where processes keep dying none of ours shall."""
+        selection, kept = self._reads()
         if deaths >= ATTEMPTS:
-            return read_quarantined(shard, self.selection, self.kept)
-        return keep_reading(
-            lambda: read_shard(shard, self.selection, self.kept),
-            shard.name,
-            lambda: claimed_rows(shard, self.selection),
-        )
+            samples = read_quarantined(shard, selection, kept)
+        else:
+            samples = keep_reading(
+                lambda: read_shard(shard, selection, kept),
+                shard.name,
+                lambda: claimed_rows(shard, selection),
+            )
+        most = self._most(shard)
+        return samples if most is None else cut_short(samples, most)
+
+    def _most(self, shard: Shard) -> int | None:
+        """Returns how many samples of a shard are read; None is all."""
+        return self.cut[1] if self.cut and self.cut[0] == shard.name else None
+
+    def _reads(self) -> tuple[Selection, pa.Schema]:
+        """Returns what is read of each sample: what is kept, and what conditions ask for."""
+        asked = self.conditions.asked
+        if not asked.names:
+            return self.selection, self.kept
+        keep = (*self.selection.keep, *asked.names)
+        return replace(self.selection, keep=keep), pa.schema([*self.kept, *asked])
+
+
+def cut_short(samples: Iterator[Sample], most: int) -> Iterator[Sample]:
+    """Yields the first samples of a shard; what one stands for ends with the last of them, too."""
+    for sample in itertools.islice(samples, most):
+        loss = sample.rejection and sample.rejection.loss
+        room = most - sample.row
+        if loss and loss.images and loss.images > room:
+            assert sample.rejection is not None
+            short = replace(sample.rejection, loss=Loss(room, loss.by))
+            yield replace(sample, rejection=short)
+        else:
+            yield sample
