@@ -36,7 +36,8 @@ class Reason(enum.StrEnum):
     )
     TOO_MANY_PIXELS = (
         "too_many_pixels",
-        "The header announces more pixels than the run's limit; nothing was decompressed.",
+        "The header announces more pixels than the run's limit, and nothing was decompressed; or "
+        "so long an image would have more, resized to cover a view.",
     )
     TIMED_OUT = (
         "timed_out",

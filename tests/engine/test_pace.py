@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.stages.test_attempts import ITEM, images, stage, views_of
+from tests.stages.test_attempts import ITEM, images, numbered, stage, views_of
 from tests.stages.test_encode import fake_encode, pixels_table
 from vqpipe.engine import pace
 from vqpipe.engine.pace import HAND_ON_S, Pace, hand_on
@@ -21,8 +21,11 @@ def clock(monkeypatch):
     return clock
 
 
-def rows(count):
-    return pa.table({"row": range(count), "reason": pa.nulls(count, pa.string())})
+def rows(count, views=1):
+    """Returns rows of one shard, as many for each sample as there are views of one."""
+    columns = {"shard": [0] * count, "row": [number // views for number in range(count)]}
+    numbers = [number % views for number in range(count)]
+    return pa.table(columns | {"view": numbers, "reason": pa.nulls(count, pa.string())})
 
 
 def work_of(clock, seconds_a_row, seen=None, batch=1):
@@ -96,7 +99,7 @@ def test_hand_on_table_that_is_done_again_elsewhere_has_the_same_parts(clock, un
 def test_hand_on_rejected_rows_say_nothing_of_the_speed(clock):
     agreed = Agreed()
     tempo = Pace(1, agreed)
-    refused = pa.table({"row": range(9), "reason": ["corrupt"] * 9})
+    refused = pa.table({"shard": [0] * 9, "row": range(9), "reason": ["corrupt"] * 9})
     assert len(list(hand_on(refused, work_of(clock, 0), tempo, is_fair=True))) == 1
     assert agreed.rows is None
     assert len(list(hand_on(rows(30), work_of(clock, 1), tempo, is_fair=True))) == 2
@@ -142,3 +145,49 @@ def test_hand_on_some_non_finite_latents_are_rejections(monkeypatch, hand_on_s):
     for many in ([DARK] * 14 + images(1), images(1) + [DARK] * 14):
         found = [row["reason"] for row in judged(views_of(many), unit=1)]
         assert sorted(map(str, found)) == ["None"] + ["non_finite"] * 14
+
+
+@pytest.mark.fault(27)
+@pytest.mark.parametrize("views", [8, 10, 256])
+def test_hand_on_one_image_of_many_views_of_which_none_is_finite_costs_itself_alone(views):
+    """As many views as it takes images to blame the codec."""
+    one = numbered([DARK] * views, views)
+    assert [row["reason"] for row in judged(one)] == ["non_finite"] * views
+    with pytest.raises(CodecError, match="every one of 8 images"):
+        judged(numbered([DARK] * 8 * views, views))
+
+
+@pytest.mark.parametrize("seconds", [0, 0.01, 0.4, 3, 40])
+@pytest.mark.parametrize("unit", [1, 4, 64])
+@pytest.mark.parametrize("views", [2, 3, 10, 20])
+def test_hand_on_never_tears_a_sample(clock, seconds, unit, views):
+    tempo, found = Pace(unit, Agreed(), views), []
+    for samples in (1, 30, 13, 64):
+        table = rows(samples * views, views)
+        parts = list(hand_on(table, work_of(clock, seconds, batch=unit), tempo, is_fair=True))
+        for part in parts:
+            assert part["view"].to_pylist() == list(range(views)) * (len(part) // views)
+        assert pa.concat_tables(parts).equals(table)
+        found += map(len, parts)
+    if seconds * unit > 1:
+        assert (
+            max(found) <= views * -(-unit * max(1, HAND_ON_S / (unit * seconds)) // views) + views
+        )
+
+
+@pytest.mark.parametrize("first_s", [0.001, 0.4, 5, 40])
+@pytest.mark.parametrize("views", [3, 10])
+def test_hand_on_views_that_are_done_again_elsewhere_have_the_same_parts(clock, views, first_s):
+    agreed, rng = Agreed(), np.random.default_rng(0)
+
+    def parts(tempo, samples, seconds):
+        table, work = rows(samples * views, views), work_of(clock, seconds, batch=4)
+        return [len(each) for each in hand_on(table, work, tempo, is_fair=True)]
+
+    parts(Pace(4, agreed, views), 64, first_s)
+    assert agreed.rows % views == 0
+    for samples in (1, 7, 64):
+        found = [
+            parts(Pace(4, agreed, views), samples, rng.choice([0, 0.01, 1, 9])) for _ in range(4)
+        ]
+        assert all(each == found[0] for each in found)

@@ -1,10 +1,10 @@
 """Commands on one sink, in any order of their storage calls, over a source that changes meanwhile.
 
 A seed is a schedule: which commands there are, which of them makes the next storage call, which
-dies at which call, when a shard's files change or become what they were before, and what kind of
-store it is. The store is a dictionary, the commands are the real ones but for Ray. Whenever
-`_SUCCESS` is there and speaks of the plan, all that it promises is looked up, by pyarrow and, at
-the end, by DuckDB.
+dies at which call, when a shard's files change or become what they were before, how many views a
+sample has, and what kind of store it is. The store is a dictionary, the commands are the real ones
+but for Ray. Whenever `_SUCCESS` is there and speaks of the plan, all that it promises is looked up,
+by pyarrow and, at the end, by DuckDB.
 
     python -m tests.faults.schedules --first 0 --count 1000
 """
@@ -231,9 +231,13 @@ def standing_in(store):
         yield
 
 
-def codes_of(name, version, row):
-    """Returns the codes of one sample of one version of a shard, the only ones it can have."""
-    digest = hashlib.sha256(f"{name} {version} {row}".encode()).digest()
+VIEWS = (1, 3)
+"""Of a sample, in every other schedule."""
+
+
+def codes_of(name, version, row, view):
+    """Returns the codes of a view of one sample of one version of a shard, the only ones."""
+    digest = hashlib.sha256(f"{name} {version} {row} {view}".encode()).digest()
     return [byte % CODES.codebook_size for byte in digest[: CODES.length]]
 
 
@@ -242,6 +246,8 @@ class Source:
     """Shards that come, change, and become again what they were."""
 
     rng: random.Random
+    views: int
+    """Of a sample."""
     history: dict[str, list[str]] = field(default_factory=dict)
     totals: dict[tuple[str, str], int] = field(default_factory=dict)
 
@@ -286,7 +292,11 @@ def rows_of(writer, index, staged, source, rng):
         samples.append(Sample(end, None, rejection=Rejection(Reason.SHARD_DAMAGED, "cut", UNKNOWN)))
     kept = pa.schema([])
     for read in read_rows(samples, index, staged, kept, rng.randrange(1, 9)):
-        rows = [_encode(row, name, version) for row in read.to_pylist()]
+        rows = [
+            _encode(row, name, version, view, source.views)
+            for row in read.to_pylist()
+            for view in range(source.views)
+        ]
         yield pa.Table.from_pylist(rows, schema=writer.product.rows)
 
 
@@ -299,19 +309,24 @@ def _sample(name, row, is_bad):
     return Sample(row, f"{name}/{row}", None if is_bad else b"image", rejection)
 
 
-def _encode(row, name, version):
-    if row.pop("image") is None:
+def _encode(row, name, version, view, views):
+    """Returns a view's row; of every other bad sample, only the last view is rejected."""
+    row = row | {"view": view}
+    is_good = row["reason"] == "corrupt" and row["row"] % 2 == 0 and view < views - 1
+    if row.pop("image") is None and not is_good:
         return row
-    size = {"view": 0, "width": 1, "height": 1, "crop": [0, 0, 1, 1], "flip": False}
-    return row | size | {"codes": codes_of(name, version, row["row"])}
+    size = {"width": 1, "height": 1, "crop": [0, 0, 1, 1], "flip": False}
+    codes = {"codes": codes_of(name, version, row["row"], view)}
+    return row | size | codes | {"reason": None, "message": None}
 
 
 def command(kind, source, seed):
     """Does what a command does, in a plain loop."""
     rng, listed = random.Random(seed), source.listed()
-    asked = make_run(plan_sha256=listed.sha256(), facts=FACTS)
+    views = {"views": source.views} if source.views > 1 else {}
+    asked = make_run(plan_sha256=listed.sha256(), facts=FACTS | views)
     sink = start_run(SINK, asked, listed, GROWTH[kind])
-    writer = Writer(sink, CodesProduct(KEPT, schema.codes_field(CODES), CODES))
+    writer = Writer(sink, CodesProduct(KEPT, schema.codes_field(CODES), CODES, source.views))
     left = todo.unfinished(sink)
     again = todo.retriable(sink, left) if kind == "retry" else {}
     if again:
@@ -344,7 +359,7 @@ class World:
     def __init__(self, seed, habits=None):
         self.rng = random.Random(seed)
         self.habits = habits or Habits.draw(self.rng)
-        self.source = Source(self.rng)
+        self.source = Source(self.rng, VIEWS[seed % 2])
         self.store = Store(self.habits, random.Random(seed))
         self.problems, self.log, self.working = [], [str(self.habits)], []
         self._changes, self._overlaps = self.rng.choice((0.01, 0.05)), self.rng.choice((0.03, 0.2))
@@ -440,7 +455,11 @@ class World:
             yield f"_SUCCESS, and {name} has no object"
             return
         bad = self.store.objects.get(f"{SINK}/rejected/{name}.parquet")
-        good = dict(zip(*parse(data).select(["row", "codes"]).to_pydict().values(), strict=True))
+        rows = parse(data).select(["row", "view", "codes"]).to_pylist()
+        good = list(dict.fromkeys(row["row"] for row in rows))
+        every = [(row, view) for row in good for view in range(self.source.views)]
+        if [(row["row"], row["view"]) for row in rows] != every:
+            yield f"_SUCCESS, and views of {name} are missing, or not in order"
         reasons = parse(bad).select(["row", "reason"]).to_pydict().values() if bad else ((), ())
         rejected = dict(zip(*reasons, strict=True))
         if self._is_revising():  # `rejected/` repeats what is in `data/`, and comes after it
@@ -451,7 +470,7 @@ class World:
             total = len(found)  # one of them may stand for what nobody knows to be none
         if found[:total] != list(range(total)) or (len(found) > total and not self._is_revising()):
             yield f"_SUCCESS, and of {total} rows of {name} there are {[*good]} and {[*rejected]}"
-        if any(codes != codes_of(name, version, row) for row, codes in good.items()):
+        if any(r["codes"] != codes_of(name, version, r["row"], r["view"]) for r in rows):
             yield f"_SUCCESS, and codes of {name} are not those of version {version}"
         counts.update(encoded=len(good), rejected=len(rejected))
 
@@ -468,18 +487,18 @@ class World:
         self.problems += self._broken_promises()
         names = {n: versions[-1] for n, versions in self.source.history.items()}
         tables = [parse(self.store.objects[f"{SINK}/data/{name}.parquet"]) for name in names]
-        data = pa.concat_tables([table.select(["key", "codes"]) for table in tables])
-        twice = "SELECT key FROM data GROUP BY key HAVING count(*) > 1"
+        data = pa.concat_tables([table.select(["key", "view", "codes"]) for table in tables])
+        twice = "SELECT key FROM data GROUP BY key, view HAVING count(*) > 1"
         with _database().cursor() as connection:
             connection.register("data", data)
             self.problems += [
                 f"{key} is there twice" for (key,) in connection.sql(twice).fetchall()
             ]
-            found = connection.sql("SELECT key, codes FROM data").fetchall()
+            found = connection.sql("SELECT key, view, codes FROM data").fetchall()
         self.problems += [
             f"codes of {key} are not those of the last version"
-            for key, codes in found
-            if list(codes) != codes_of(*_place(key, names))
+            for key, view, codes in found
+            if list(codes) != codes_of(*_place(key, names), view)
         ]
         self.store.list_in_time()
         breaches = verification.verify(open_sink(SINK, load_run(SINK)), is_complete=True)

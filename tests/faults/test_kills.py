@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import time
+from collections import Counter
 from pathlib import Path
 
 import psutil
@@ -42,6 +43,18 @@ def large(tmp_path_factory):
     return root
 
 
+TEN_CROP = ("--views", "ten-crop:1.1", "--resize", "adm")
+
+
+@pytest.fixture(scope="module")
+def cropped(tmp_path_factory):
+    """The same of ten views an image."""
+    root = tmp_path_factory.mktemp("cropped")
+    write_tars(root / "source", photos(120), shards=12)
+    shell.encode(root / "source", root / "sink", *TEN_CROP)
+    return root
+
+
 @pytest.fixture
 def ray_cluster(monkeypatch):
     for name, value in LOOPBACK.items():
@@ -63,12 +76,19 @@ def stored(sink):
 
 def check_same(sink, whole):
     """Checks that a sink is complete and the same as that of the uninterrupted run."""
-    assert shell.codes_by_key(sink) == shell.codes_by_key(whole / "sink")
+    assert codes_by_view(sink) == codes_by_view(whole / "sink")
     assert stored(sink) == stored(whole / "sink")
     assert shell.rows(sink, "rejected") == []
     assert (sink / "_SUCCESS").exists()
     assert not list((sink / "staging").rglob("*.parquet"))
     assert cli.main(["verify", str(sink)]) == 0
+
+
+def codes_by_view(sink):
+    found = shell.rows(sink, columns="key, row, view, codes")
+    codes = {(row["key"], row["view"]): list(row["codes"]) for row in found}
+    assert len(codes) == len(found)
+    return codes
 
 
 def check_ended(processes):
@@ -97,6 +117,31 @@ def test_encode_whose_workers_are_killed_ends_as_if_nothing_had_been(whole, tmp_
     assert killer.count()["codec"]
     assert len(killer.count()) >= 3, killer.kills
     check_same(tmp_path / "sink", whole)
+
+
+@pytest.mark.soak
+@pytest.mark.fault(1, 2)
+def test_encode_of_ten_views_whose_workers_and_driver_are_killed_ends_as_if_nothing_had_been(
+    cropped, tmp_path
+):
+    """Its driver two times at a random moment, and all along its workers."""
+    rng, sink, kills = seeded(), tmp_path / "sink", Counter()
+    for _ in range(2):
+        process = shell.start_encode(cropped / "source", sink, *TEN_CROP)
+        with Killer(descendants(process.pid), every_s=0.5, most=3) as killer:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(rng.uniform(5, 15))
+            children = descendants(process.pid)()
+            process.kill()
+            process.communicate()
+        check_ended(children)
+        kills += killer.count()
+    process = shell.start_encode(cropped / "source", sink, *TEN_CROP)
+    with Killer(descendants(process.pid), every_s=0.5, most=6) as killer:
+        shell.finish(process)
+    assert kills + killer.count(), "nothing was killed"
+    assert len(codes_by_view(sink)) == 1200
+    check_same(sink, cropped)
 
 
 @pytest.mark.soak

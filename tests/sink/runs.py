@@ -1,5 +1,6 @@
 """Sinks with a run in them and encoded rows to commit, the same for the same arguments."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -93,19 +94,25 @@ def facts_of_kept(kept):
     return {"kept": name_types(kept), "kept_schema": pack_schema(kept)}
 
 
-def start(sink, names=("a",), *, codebook_size=16, grid=(2, 3), kept=KEPT, facts=(), **identity):
-    """Returns the writer of a run of `vqpipe encode` that has just been started in the sink."""
+def start(
+    sink, names=("a",), *, codebook_size=16, grid=(2, 3), kept=KEPT, facts=(), count=1, **identity
+):
+    """Returns the writer of a run of `vqpipe encode` that has just been started in the sink.
+
+    Its samples have `count` views each.
+    """
     listed = Plan.of(tar_shard(name) for name in names)
     codes = CodeLayout.grid(*grid, codebook_size)
-    facts = {**facts_of_codes(codes), **facts_of_kept(kept)} | dict(facts)
+    more = {"views": count} if count > 1 else {}
+    facts = {**facts_of_codes(codes), **facts_of_kept(kept), **more} | dict(facts)
     asked = make_run(plan_sha256=listed.sha256(), facts=facts, **identity)
     opened = start_run(str(sink), asked, listed, Growth())
-    return Writer(opened, CodesProduct(kept, schema.codes_field(codes), codes))
+    return Writer(opened, CodesProduct(kept, schema.codes_field(codes), codes, count))
 
 
-def codes_of(writer, index, row):
-    """Returns the codes of one sample, the only ones that it can have."""
-    rng = np.random.default_rng((index, row))
+def codes_of(writer, index, row, view=0):
+    """Returns the codes of one view of a sample, the only ones that it can have."""
+    rng = np.random.default_rng((index, row, view) if view else (index, row))
     return rng.integers(
         0, writer.product.codebook_size, writer.product.codes.type.list_size
     ).tolist()
@@ -122,14 +129,18 @@ def psnr_of(row):
 
 
 def encoded_rows(writer, index, total, numbers=None, rejected=(), left_out=()):
-    """Returns rows of a shard as they come from the codec; by default all of them."""
+    """Returns rows of a shard as they come from the codec; by default all of them.
+
+    Of samples that are rejected, some are so in all of their views, others in one or two.
+    """
     numbers = range(total) if numbers is None else numbers
-    rows = [
-        _row(writer, index, number, total, number in rejected)
-        if number not in left_out
-        else _row(writer, index, number, total, is_rejected=True) | LEFT_OUT
+    samples = (
+        _left_out_rows(writer, index, number, total)
+        if number in left_out
+        else _rows(writer, index, number, total, number in rejected)
         for number in numbers
-    ]
+    )
+    rows = list(itertools.chain.from_iterable(samples))
     return pa.Table.from_pylist(rows, schema=writer.product.rows)
 
 
@@ -137,32 +148,45 @@ LEFT_OUT = {"reason": "left_out", "message": "width >= 150", "passed_over": 2}
 """What is in the row of a sample that is left out."""
 
 
+def _left_out_rows(writer, index, number, total):
+    for view in range(writer.product.views):
+        yield _row(writer, index, number, total, True, view) | LEFT_OUT
+
+
+def _rows(writer, index, number, total, is_rejected):
+    views = writer.product.views
+    first, last = [(0, views), (0, 1), (views - 1, views), (views // 2, views)][number % 4]
+    for view in range(views):
+        yield _row(writer, index, number, total, is_rejected and first <= view < last, view)
+
+
 def no_rows(writer, index, total):
     """Returns the row that stands for a shard of which nothing is left to read."""
     row = {"shard": index, "row": NO_ROW, "total": total}
-    return pa.Table.from_pylist([row], schema=writer.product.rows)
+    rows = [row | {"view": view} for view in range(writer.product.views)]
+    return pa.Table.from_pylist(rows, schema=writer.product.rows)
 
 
-def _row(writer, index, number, total, is_rejected):
+def _row(writer, index, number, total, is_rejected, view):
     row = {
         "shard": index,
         "row": number,
         "total": total if number == total - 1 else None,
         "key": f"{writer.sink.plan.name(index)}/{number}",
+        "view": view,
     }
     if is_rejected:
         return row | {"reason": "corrupt", "message": f"row {number} is bad"}
     return row | {
         "kept.caption": f"caption {number}",
         "kept.score": number / 2,
-        "view": 0,
         "width": 100 + number,
         "height": 50,
         "crop": [25, 0, 75, 50],
         "flip": False,
-        "codes": codes_of(writer, index, number),
-        "flips": flips_of(number),
-        "psnr_db": psnr_of(number),
+        "codes": codes_of(writer, index, number, view),
+        "flips": None if view else flips_of(number),
+        "psnr_db": None if view else psnr_of(number),
     }
 
 
@@ -203,10 +227,14 @@ def check_committed(writer, totals, rejected=(), left_out=()):
     """
     samples = [(i, row) for i, total in enumerate(totals) for row in range(total)]
     name = writer.sink.plan.name
-    good = [(f"{name(i)}/{row}", row, codes_of(writer, i, row)) for i, row in samples
-            if row not in {*rejected, *left_out}]  # fmt: skip
+    good = [
+        (f"{name(i)}/{row}", row, view, codes_of(writer, i, row, view))
+        for i, row in samples
+        if row not in {*rejected, *left_out}
+        for view in range(writer.product.views)
+    ]
     bad = [(f"{name(i)}/{row}", row, "corrupt") for i, row in samples if row in rejected]
-    found = query(writer.sink.uri, "data", "key, row, codes::UINTEGER[]")
+    found = query(writer.sink.uri, "data", "key, row, view, codes::UINTEGER[]")
     assert found == sorted(good)
     assert query(writer.sink.uri, "rejected", "key, row, reason") == sorted(bad)
     out = [(f"{name(i)}/{row}", row, "width >= 150") for i, row in samples if row in left_out]

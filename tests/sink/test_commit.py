@@ -43,6 +43,8 @@ from vqpipe.stages.read import read_rows
 
 TOTAL = 8
 REJECTED = (2, 5)
+VIEWS = (1, 3)
+"""Of a sample."""
 
 
 class Calls(Standing):
@@ -101,8 +103,9 @@ def counted(tmp_path):
     return (tmp_path / str(n) for n in itertools.count())
 
 
-def test_commit_rows_whole_shard_needs_no_staging(tmp_path):
-    writer = start(tmp_path)
+@pytest.mark.parametrize("count", VIEWS)
+def test_commit_rows_whole_shard_needs_no_staging(tmp_path, count):
+    writer = start(tmp_path, count=count)
     (receipt,) = commit_all(writer, [encoded_rows(writer, 0, TOTAL, rejected=REJECTED)])
     assert receipt == {
         "shard": 0,
@@ -118,8 +121,9 @@ def test_commit_rows_whole_shard_needs_no_staging(tmp_path):
     check_committed(writer, [TOTAL], REJECTED)
 
 
-def test_commit_rows_shuffled_rows_of_many_shards_commit_each(tmp_path):
-    writer = start(tmp_path, names=("a", "a/b", "c"))
+@pytest.mark.parametrize("count", VIEWS)
+def test_commit_rows_shuffled_rows_of_many_shards_commit_each(tmp_path, count):
+    writer = start(tmp_path, names=("a", "a/b", "c"), count=count)
     rows = pa.concat_tables([encoded_rows(writer, i, 3 + i) for i in range(3)])
     order = np.random.default_rng(0).permutation(len(rows))
     receipts = commit_rows(rows.take(order), writer)
@@ -134,9 +138,10 @@ def test_commit_rows_nothing_gives_no_receipts(tmp_path):
     assert (len(receipts), receipts.schema) == (0, RECEIPT)
 
 
+@pytest.mark.parametrize("count", VIEWS)
 @pytest.mark.parametrize("order", list(itertools.permutations([(0, 2), (2, 3), (3, 6), (6, 8)])))
-def test_commit_rows_pieces_in_any_order_equal_the_whole(tmp_path, order):
-    writer, reference = start(tmp_path / "pieces"), start(tmp_path / "whole")
+def test_commit_rows_pieces_in_any_order_equal_the_whole(tmp_path, order, count):
+    writer, reference = (start(tmp_path / each, count=count) for each in ("pieces", "whole"))
     commit_all(reference, pieces(reference, [(0, TOTAL)]))
     receipts = commit_all(writer, pieces(writer, order))
     assert [receipt["committed"] for receipt in receipts] == [None] * 3 + [TOTAL]
@@ -149,6 +154,7 @@ def test_commit_rows_pieces_in_any_order_equal_the_whole(tmp_path, order):
     assert visible(tmp_path / "pieces", "staging") == []
 
 
+@pytest.mark.parametrize("count", VIEWS)
 @pytest.mark.parametrize(
     "ranges",
     [
@@ -162,14 +168,15 @@ def test_commit_rows_pieces_in_any_order_equal_the_whole(tmp_path, order):
         [(0, 4), (4, 8), (4, 8), (0, 4)],
     ],
 )
-def test_commit_rows_overlapping_and_repeated_pieces_commit_each_row_once(tmp_path, ranges):
-    writer = start(tmp_path)
+def test_commit_rows_overlapping_and_repeated_pieces_commit_each_row_once(tmp_path, ranges, count):
+    writer = start(tmp_path, count=count)
     commit_all(writer, pieces(writer, ranges))
     check_committed(writer, [TOTAL], REJECTED)
 
 
-def test_commit_rows_rows_with_gaps_and_duplicates_are_staged_as_runs(tmp_path):
-    writer = start(tmp_path)
+@pytest.mark.parametrize("count", VIEWS)
+def test_commit_rows_rows_with_gaps_and_duplicates_are_staged_as_runs(tmp_path, count):
+    writer = start(tmp_path, count=count)
     rows = encoded_rows(writer, 0, TOTAL, [0, 1, 1, 3, 6, 7, 7], REJECTED)
     commit_rows(rows, writer)
     staged = layout.parse_ranges(layout.list_staged(writer.sink.uri)["a"])
@@ -199,15 +206,17 @@ def test_commit_rows_all_rejected_still_leaves_a_data_object(tmp_path, total):
     check_committed(writer, [total], range(total))
 
 
-def test_commit_rows_empty_shard_leaves_an_empty_data_object(tmp_path):
-    writer = start(tmp_path)
+@pytest.mark.parametrize("count", VIEWS)
+def test_commit_rows_empty_shard_leaves_an_empty_data_object(tmp_path, count):
+    writer = start(tmp_path, count=count)
     (receipt,) = commit_all(writer, [no_rows(writer, 0, 0)])
     assert (receipt["good"], receipt["rejected"], receipt["committed"]) == (0, 0, 0)
     check_committed(writer, [0])
 
 
-def test_commit_rows_complete_staging_is_merged_by_a_row_without_a_sample(tmp_path):
-    writer = start(tmp_path)
+@pytest.mark.parametrize("count", VIEWS)
+def test_commit_rows_complete_staging_is_merged_by_a_row_without_a_sample(tmp_path, count):
+    writer = start(tmp_path, count=count)
     commit_all(writer, pieces(writer, [(0, 4)]))
     with Calls(2, crash), pytest.raises(Crash):  # before it looks at the staging
         commit_all(writer, pieces(writer, [(4, 8)]))
@@ -217,13 +226,14 @@ def test_commit_rows_complete_staging_is_merged_by_a_row_without_a_sample(tmp_pa
     check_committed(writer, [TOTAL], REJECTED)
 
 
+@pytest.mark.parametrize("count", VIEWS)
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize(
     "ranges", [[(0, 8)], [(0, 4), (4, 8)], [(5, 8), (0, 3), (2, 6)]], ids=["whole", "two", "three"]
 )
-def test_commit_rows_crash_at_every_storage_call_loses_nothing(tmp_path, ranges, after):
+def test_commit_rows_crash_at_every_storage_call_loses_nothing(tmp_path, ranges, after, count):
     for number, sink in enumerate(counted(tmp_path)):
-        writer, durable = start(sink), set()
+        writer, durable = start(sink, count=count), set()
         calls = Calls(number, crash, after=after)
         try:
             with calls:
@@ -243,10 +253,11 @@ def test_commit_rows_crash_at_every_storage_call_loses_nothing(tmp_path, ranges,
         check_committed(writer, [TOTAL], REJECTED)
 
 
+@pytest.mark.parametrize("count", VIEWS)
 @pytest.mark.parametrize("second_crash", range(4))
-def test_commit_rows_crash_while_resuming_loses_nothing(tmp_path, second_crash):
+def test_commit_rows_crash_while_resuming_loses_nothing(tmp_path, second_crash, count):
     for number, sink in enumerate(counted(tmp_path)):
-        writer = start(sink)
+        writer = start(sink, count=count)
         try:
             with Calls(number, crash, after=True):
                 commit_all(writer, pieces(writer, [(5, 8), (0, 3), (3, 5)]))
@@ -309,10 +320,11 @@ def test_commit_rows_two_writers_one_crashing_at_every_call_lose_nothing(tmp_pat
         check_committed(writer, [TOTAL], REJECTED)
 
 
-def test_commit_rows_racing_threads_commit_once(tmp_path):
+@pytest.mark.parametrize("count", VIEWS)
+def test_commit_rows_racing_threads_commit_once(tmp_path, count):
     ranges = [(0, 2), (2, 5), (4, 6), (6, 8)]
     for number in range(10):
-        writer = start(tmp_path / str(number))
+        writer = start(tmp_path / str(number), count=count)
         barrier = threading.Barrier(len(ranges))
 
         def work(rows, writer=writer, barrier=barrier):

@@ -104,7 +104,7 @@ def test_run_bounded_errors_that_are_not_the_inputs_fly_at_once(error):
     with pytest.raises(type(error)):
         run_bounded(pixels_table(images(5)), stage(refuse), notes, ITEM)
     assert calls == [5]
-    with noted(notes, "run 0/0 to 0/4") as deaths:  # an error is no death
+    with noted(notes, "run 0/0/None to 0/4/None") as deaths:  # an error is no death
         assert deaths == 0
 
 
@@ -198,6 +198,58 @@ def views_of(pictures):
     table = pixels_table(pictures)
     views = pa.array([None if picture is None else 0 for picture in pictures], pa.uint8())
     return table.set_column(table.schema.get_field_index("view"), table.schema.field("view"), views)
+
+
+def numbered(pictures, views):
+    """Returns rows of samples that have so many views each."""
+    table = pixels_table(pictures)
+    places = {"row": [i // views for i in range(len(pictures))]}
+    places["view"] = [i % views for i in range(len(pictures))]
+    for name, values in places.items():
+        at, kind = table.schema.get_field_index(name), table.schema.field(name)
+        table = table.set_column(at, kind, pa.array(values, kind.type))
+    return table
+
+
+@pytest.mark.parametrize("views", [3, 9])
+@pytest.mark.parametrize("bad", [{0}, {1}, {4}, {8}, {0, 1, 2}, {2, 3}, {1, 7}])
+@pytest.mark.parametrize(
+    ("encode", "reason"), [(die_at_bad, "codec_crashed"), (raise_at_bad, "codec_failed")]
+)
+def test_run_bounded_view_that_kills_or_fails_costs_itself_alone(views, bad, encode, reason):
+    """Whatever becomes of other views of its sample before and after it."""
+    pictures = images(9, bad)
+    table = numbered(pictures, views)
+    encoded, deaths = encode_with_deaths(table, encode, 40)
+    found = dict(enumerate(encoded["reason"].to_pylist()))
+    assert {place for place, said in found.items() if said} == bad
+    assert {found[place] for place in bad} == {reason}
+    assert encoded["codes"].is_null().to_pylist() == [place in bad for place in range(9)]
+    assert deaths == (ATTEMPTS * (1 + len(bad)) if encode is die_at_bad else 0)
+
+
+@pytest.mark.parametrize("bad", [{0}, {4}, {8}])
+def test_run_bounded_parts_of_one_sample_are_counted_each_for_itself(bad):
+    """A table that is measured goes through in batches, which begin and end in a sample."""
+    table, ledger, died = numbered(images(9, bad), 9), Surviving(), 0
+
+    def mortal(pixels):
+        ledger.is_dead = is_bad(pixels)
+        return die_at_bad(pixels)
+
+    def in_batches():
+        parts = (table.slice(at, 3) for at in (0, 3, 6))
+        return pa.concat_tables(run_bounded(part, stage(mortal), ledger, ITEM) for part in parts)
+
+    encoded = None
+    while encoded is None and died < 40:
+        ledger.is_dead = False
+        try:
+            encoded = in_batches()
+        except Died:
+            died += 1
+    assert died == 2 * ATTEMPTS
+    assert {place for place, said in enumerate(encoded["reason"].to_pylist()) if said} == bad
 
 
 BUG = LookupError("a bug")

@@ -22,6 +22,11 @@ Crop = Box
 """What is kept of an image, in pixels of it once it is upright."""
 
 
+def cuts_last(resize: Resize) -> bool:
+    """Tells whether views are cut of the resized image, and not of the image as it is."""
+    return resize in {"short-side", "adm"}
+
+
 class Cut(NamedTuple):
     """How a view is cut out of its image."""
 
@@ -55,7 +60,7 @@ class Frame(NamedTuple):
             shape: Height and width of each.
             image: Width and height of the upright image.
         """
-        if resize in {"short-side", "adm"}:
+        if cuts_last(resize):
             return cls._of_canvas(resize, kind, shape, image)
         whole = Field(0, 0, *image)
         largest = image if resize == "squash" else _largest(shape, *image)
@@ -74,7 +79,7 @@ class Frame(NamedTuple):
         """Returns the cut of a view that has a box of it, of an image of that width and height."""
         if self.covered is None:
             return Cut(box, flip)
-        crop = _scaled(box, image[0] / self.canvas[0], image[1] / self.canvas[1])
+        crop = _scaled(box, self.canvas, image)
         return Cut(crop, flip, self.covered, box)
 
 
@@ -112,7 +117,14 @@ def halved(covered: Size, image: Size) -> list[Size]:
     return [*sizes, (round(image[0] * scale), round(image[1] * scale))]
 
 
-def _scaled(box: Box, across: float, down: float) -> Crop:
-    """Returns a box in other pixels, rounded to whole ones, and at least one along each side."""
-    left, top = round(box[0] * across), round(box[1] * down)
-    return left, top, max(left + 1, round(box[2] * across)), max(top + 1, round(box[3] * down))
+def _scaled(box: Box, canvas: Size, image: Size) -> Crop:
+    """Returns a box of a canvas in pixels of the image, whole ones, and at least one each way."""
+    left, right = _span(box[0], box[2], canvas[0], image[0])
+    top, bottom = _span(box[1], box[3], canvas[1], image[1])
+    return left, top, right, bottom
+
+
+def _span(start: int, end: int, before: int, side: int) -> tuple[int, int]:
+    """Returns where a part of one side lies, to the pixel, on another that it was resized from."""
+    first = min(round(start * side / before), side - 1)
+    return first, max(first + 1, round(end * side / before))

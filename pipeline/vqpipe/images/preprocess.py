@@ -6,6 +6,7 @@ flipped. `resize` does what is said here.
 """
 
 import functools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple, Self
@@ -15,8 +16,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from vqpipe.images import crops
-from vqpipe.images.crops import MOST_VIEWS, Drawing, Draws, Kind, Spot
-from vqpipe.images.frame import RESIZES, Crop, Cut, Frame, Resize
+from vqpipe.images.crops import MOST_VIEWS, Drawing, Draws, Kind, Size, Spot
+from vqpipe.images.frame import RESIZES, Crop, Cut, Frame, Resize, cuts_last
 from vqpipe.images.shapes import Shape, find_bucket, find_inside
 from vqpipe.images.sizes import holds
 from vqpipe.rejections import LeftOut, Rejection
@@ -28,6 +29,8 @@ RESAMPLE = {
     "box": Image.Resampling.BOX,
 }
 Flip = Literal["none", "both", "random"]
+_LONG = 16
+"""Proportions up to which any image may be resized to cover a view, whatever `max_pixels` is."""
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -135,6 +138,22 @@ class Preprocess:
         unmet = (each for each in self.where if not holds(each, width, height))
         return next(map(LeftOut, unmet), None)
 
+    @functools.cached_property
+    def canvas_pixels(self) -> int:
+        """Most pixels of an image, and of what it is resized to before it is cut."""
+        scale = max(kind.scale for kind in self._kinds) if cuts_last(self.resize) else 0
+        most = max(int(height * scale) * int(width * scale) for height, width in self.shapes)
+        return max(self.max_pixels, _LONG * most)
+
+    def canvas_of(self, width: int, height: int) -> Size:
+        """Returns width and height of the largest that an image of a size is resized to.
+
+        Only to be cut, that is: the views themselves do not count.
+        """
+        shape = self.shape_of(width, height)
+        frames = (Frame.of(self.resize, kind, shape, (width, height)) for kind in self._kinds)
+        return max((frame.canvas for frame in frames), key=math.prod)
+
     def shape_of(self, width: int, height: int) -> Shape:
         """Returns height and width of the views of an image of a size."""
         if len(self.shapes) == 1:
@@ -192,13 +211,12 @@ def _check_views(how: Preprocess) -> None:
 
 def _contradictions(how: Preprocess, names: set[str]) -> Iterator[tuple[bool, str]]:
     """Yields what does not go together, and whether it is asked for."""
-    cuts_last = how.resize in {"short-side", "adm"}
     yield (
         how.resize == "squash" and names != {"center"},
         f"a whole image has one view, center, and not {', '.join(how.kinds)}",
     )
     yield (
-        cuts_last and "random-resized" in names,
+        cuts_last(how.resize) and "random-resized" in names,
         f"random-resized cuts before it resizes, and {how.resize} resizes before it cuts",
     )
     yield (

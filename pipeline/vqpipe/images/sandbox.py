@@ -46,6 +46,8 @@ from vqpipe.rejections import LeftOut, Reason, Rejection
 
 TIME_LIMIT_S = 60.0
 """Of processor time, for one image. The slowest honest ones, of 100 megapixels, take some."""
+VIEW_LIMIT_S = 3.0
+"""Of processor time besides, for each view after the first. Those of such images take up to one."""
 CLOCK_LIMITS = 2
 """So many times the limit may pass by the clock; what waits that long hangs, or has no processor
 that it could have in earnest."""
@@ -75,7 +77,7 @@ class Sandbox:
 
     def __init__(self, how: Preprocess, time_limit_s: float = TIME_LIMIT_S) -> None:
         self.how = how
-        self.time_limit_s = time_limit_s
+        self.time_limit_s = time_limit_s + VIEW_LIMIT_S * (how.views - 1)
         self._memories: list[Memory] = []
         self._child: _Child | None = None
 
@@ -174,8 +176,13 @@ def _open_or_reject(image: bytes, how: Preprocess, lot: int) -> Views | Rejectio
     try:
         return views_of(image, how, lot)
     except MemoryError:
-        limit = (how.max_pixels * BYTES_PER_PIXEL + SPARE_BYTES) / 2**20
+        limit = _most_bytes(how) / 2**20
         return Rejection(Reason.TOO_MUCH_MEMORY, f"opening it takes more than {limit:,.0f} MiB")
+
+
+def _most_bytes(how: Preprocess) -> int:
+    """Returns how much memory an image, its canvas and its views may take."""
+    return BYTES_PER_PIXEL * how.canvas_pixels + how.views * how.view_bytes + SPARE_BYTES
 
 
 class Prepared(NamedTuple):
@@ -339,7 +346,7 @@ def _end_with(lifeline: int) -> None:
 def _limit_memory(how: Preprocess) -> None:
     """Limits address space to what there is now and what one image may take."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * mmap.PAGESIZE + BYTES_PER_PIXEL * how.max_pixels + SPARE_BYTES
+    limit = pages * mmap.PAGESIZE + _most_bytes(how)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 

@@ -19,7 +19,7 @@ Shape = tuple[int, int]
 _MOST_RATIO = 2
 _LUMINA_STEP, _LUMINA_RATIO = 32, 4.0
 _LEAST, _MOST = 1, 2**14
-_SIZES = re.compile(r"(\d{1,5})x(\d{1,5})")
+_SIZES = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
 MOST_SHAPES = 256
 """Each is compiled by itself on a GPU."""
 
@@ -58,9 +58,9 @@ def parse_buckets(words: tuple[str, ...], multiple: int) -> tuple[Shape, ...]:
         ValueError: If they name none.
     """
     if len(words) == 1 and words[0].isdecimal():
-        shapes = _alike(int(words[0]), multiple)
+        shapes = _alike(_side(words[0]), multiple)
     elif len(words) == 1 and words[0].startswith("lumina:"):
-        shapes = _lumina(_side(words[0]))
+        shapes = _lumina(_side(words[0].partition(":")[2]))
     else:
         shapes = [parse_word(word) for word in words]
     found = tuple(sorted(set(shapes)))
@@ -81,7 +81,7 @@ def parse_fit(word: str, multiple: int) -> tuple[Shape, ...]:
     """
     if not word.startswith("inside:"):
         raise ValueError(f"{word!r} says nothing of how images fit; there is inside:SIDE")
-    side = _side(word) // multiple * multiple
+    side = _side(word.partition(":")[2]) // multiple * multiple
     if not side:
         raise ValueError(f"{word} is less than {multiple}, the pixels per code of this model")
     shorter = range(multiple, side + 1, multiple)
@@ -93,10 +93,9 @@ def parse_fit(word: str, multiple: int) -> tuple[Shape, ...]:
     return tuple(sorted(found))
 
 
-def _side(word: str) -> int:
-    said = word.partition(":")[2]
+def _side(said: str) -> int:
     if not said.isdecimal() or not _LEAST <= int(said) <= _MOST:
-        raise ValueError(f"{word!r} should say a side in pixels behind the colon, such as 512")
+        raise ValueError(f"{said!r} is no side of {_LEAST:,} to {_MOST:,} pixels, such as 512")
     return int(said)
 
 

@@ -150,13 +150,23 @@ def _check_end(image: Image.Image, data: bytes) -> None:
         raise OSError("the image data is truncated: it ends properly, and before the last row")
 
 
-def _views(image: Image.Image, how: Preprocess, data: bytes, lot: int) -> Views:
+def _reject_long(width: int, height: int, how: Preprocess) -> Rejection | None:
+    """Rejects an image of such proportions that little of it covers a view only if all is huge."""
+    across, down = how.canvas_of(width, height)
+    if across * down <= how.canvas_pixels:
+        return None
+    size = f"{width} x {height} pixels become {across} x {down} to cover a view"
+    return Rejection(Reason.TOO_MANY_PIXELS, f"{size}, more than {how.canvas_pixels} in all")
+
+
+def _views(image: Image.Image, how: Preprocess, data: bytes, lot: int) -> Views | Rejection:
     drafted = draft.shrink(image, data, how, lot) if how.draft else None
     image.load()
     _check_end(image, data)
     settled = _settle(image, data)
     flat = _flatten(settled if drafted else turn_of(settled).apply(settled), how.background)
-    return resize_views(flat, drafted or Decoded(*flat.size), how, lot)
+    decoded = drafted or Decoded(*flat.size)
+    return _reject_long(*decoded.upright, how) or resize_views(flat, decoded, how, lot)
 
 
 def _settle(image: Image.Image, data: bytes) -> Image.Image:

@@ -371,12 +371,21 @@ def _wrong_counts(shard: _Shard) -> str | None:
 def _wrong_histogram(run: EncodeRun, table: pa.Table, said: npt.NDArray[np.int64]) -> str | None:
     """Returns what is wrong with the counts of codes; of those left out the sum alone is known."""
     if run.identity.drop_codes:
-        codes = len(table) * run.facts.codes.length
+        codes = _count_places(table, run.facts.codes)
         is_right = len(said) == run.facts.codebook_size and said.sum() == codes
         return None if is_right else f"the footer's histogram does not count {codes} codes"
     histogram = count_codes(table, run.facts.codebook_size)
     is_equal = np.array_equal(histogram, said)
     return None if is_equal else "the footer's histogram is not that of the codes"
+
+
+def _count_places(table: pa.Table, codes: CodeLayout) -> int:
+    """Returns how many codes the images of a table have, by their grids where these differ."""
+    if not codes.differs:
+        return len(table) * codes.length
+    grids = zip(*(table[each.name].to_pylist() for each in GRID), strict=True)
+    shapes = (codes.shape_of(*grid) for grid in grids)
+    return sum(math.prod(shape) for shape in shapes if shape is not None)
 
 
 _SHARD_CHECKS: dict[str, Callable[[_Shard], str | None]] = {

@@ -107,8 +107,12 @@ def run_bounded(table: pa.Table, run: Run, ledger: Ledger, item: Item) -> pa.Tab
 
 
 def _name(table: pa.Table) -> str:
-    """Returns what the ledger calls some rows."""
-    first, last = (f"{table['shard'][i]}/{table['row'][i]}" for i in (0, len(table) - 1))
+    """Returns what the ledger calls some rows: views of one sample, too, have names of their own.
+
+    Under a name that two shared, the end of one would clear the beginnings of the other.
+    """
+    names = [name for name in ("shard", "row", "view") if name in table.column_names]
+    first, last = ("/".join(str(table[name][i]) for name in names) for i in (0, len(table) - 1))
     return f"run {first} to {last}"
 
 
@@ -201,7 +205,8 @@ def check_finite(made: pa.Table) -> pa.Table:
     Raises:
         CodecError: If so; only a fair sample of the data, not what was rejected before, tells.
     """
-    bad = pc.sum(pc.equal(made["reason"], Reason.NON_FINITE.value)).as_py() or 0
+    rows = made.filter(pc.equal(made["reason"], Reason.NON_FINITE.value))
+    bad = len(rows.select(["shard", "row"]).group_by(["shard", "row"]).aggregate([]))
     if bad >= FEWEST_TO_JUDGE and not has_good(made):
         raise CodecError(
             f"what the network makes of every one of {bad} images holds NaN or infinity, so that "
