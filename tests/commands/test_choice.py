@@ -241,7 +241,7 @@ def test_verify_deep_finds_what_is_left_out_and_should_not_be(source, tmp_path, 
     encode(source, tmp_path, "--where", "width > 30 and score < 0.8", "--limit", "10")
     deep = said("verify", tmp_path, "--deep", "--share", 1)
     assert (deep["breaches"], deep["deep"]["shards"]) == ([], 2)
-    assert (deep["deep"]["images"], deep["deep"]["unlike"]) == (success(tmp_path)["encoded"], 0)
+    assert (deep["deep"]["views"], deep["deep"]["unlike"]) == (success(tmp_path)["encoded"], 0)
 
     def of_no_condition(run, selection, kept):
         return SampleReader(selection, kept, cut=run.facts.limit_last)

@@ -49,9 +49,9 @@ def swap(values):
 def test_verify_deep_of_a_sound_sink_finds_equal_codes(sink, capsys):
     code, found = verify(sink, capsys)
     assert code == 0
-    assert found["deep"] == {"shards": 3, "images": 15, "codes": 15 * 256, "unlike": 0}
+    assert found["deep"] == {"shards": 3, "views": 15, "codes": 15 * 256, "unlike": 0}
     assert cli.main(["verify", str(sink), "--deep"]) == 0
-    assert "0 of 1,280 codes differ, in 5 images of 1 shard(s)" in capsys.readouterr().out
+    assert "0 of 1,280 codes differ, in 5 views of 1 shard(s)" in capsys.readouterr().out
 
 
 def test_verify_deep_of_drafted_photos_finds_equal_codes(tmp_path, capsys):
@@ -61,7 +61,7 @@ def test_verify_deep_of_drafted_photos_finds_equal_codes(tmp_path, capsys):
     for name, options in (("plain", ()), ("drafted", ("--draft",))):
         shell.encode(tmp_path / "source", tmp_path / name, *options)
         code, found = verify(tmp_path / name, capsys)
-        assert (code, found["deep"]["images"], found["deep"]["unlike"]) == (0, 3, 0)
+        assert (code, found["deep"]["views"], found["deep"]["unlike"]) == (0, 3, 0)
     assert shell.codes_by_key(tmp_path / "plain") != shell.codes_by_key(tmp_path / "drafted")
 
 

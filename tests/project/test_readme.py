@@ -7,6 +7,8 @@ import sys
 import uuid
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests import shell
@@ -40,6 +42,9 @@ def home(tmp_path_factory, s3_server):
     for i in range(2):
         members = {f"{i}.jpg": jpeg(60, 60, seed=i), f"{i}.txt": b"a caption"}
         (home / "tars" / f"{i:03d}.tar").write_bytes(tar_of(members))
+    (home / "laion").mkdir()
+    columns = {"image": [jpeg(300, 280, seed=i) for i in range(3)], "punsafe": [0.0, None, 0.4]}
+    pq.write_table(pa.table(columns), home / "laion" / "00000.parquet")
     shutil.copytree(shell.CHECKPOINT, home / "vqgan")
     compvis.write_taming(home / "taming")
     s3 = boto3.client("s3", endpoint_url=s3_server)

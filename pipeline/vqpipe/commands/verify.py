@@ -96,7 +96,7 @@ def _encode_again(job: Verify, sink: EncodeSink) -> Reencoded:
         for index in picked:
             total.add(reencode.compare_shard(sink, index, again))
             if not job.json:
-                said = f"  encoded {total.images:,} images of {total.shards:,} shard(s) again"
+                said = f"  encoded {total.views:,} views of {total.shards:,} shard(s) again"
                 stderr().print(said, style="dim")
     return total
 
@@ -123,7 +123,7 @@ def _open_again(job: Verify, found: EncodeRun, preprocess: Preprocess) -> Iterat
 
 
 def _count(again: Reencoded) -> dict[str, int]:
-    return {name: getattr(again, name) for name in ("shards", "images", "codes", "unlike")}
+    return {name: getattr(again, name) for name in ("shards", "views", "codes", "unlike")}
 
 
 def _print(
@@ -140,8 +140,8 @@ def _print(
         is_later = check in _ONLY_AT_THE_END and not is_complete
         fields += _describe(check, meaning, found, is_later=is_later)
     if again.shards:
-        said = f"{again.unlike:,} of {again.codes:,} codes differ, in {again.images:,} images"
-        said = said if again.codes else f"{again.images:,} images, whose codes were left out,"
+        said = f"{again.unlike:,} of {again.codes:,} codes differ, in {again.views:,} views"
+        said = said if again.codes else f"{again.views:,} views, whose codes were left out,"
         fields.append(("encoded again", f"{said} of {again.shards:,} shard(s)"))
     print_fields(stdout(), f"verify {sink}", fields)
 

@@ -71,9 +71,9 @@ class Again:
 
 @dataclass
 class Reencoded:
-    """What became of the samples that were encoded again."""
+    """What became of the views that were encoded again."""
 
-    images: int = 0
+    views: int = 0
     codes: int = 0
     unlike: int = 0
     """Codes that differ."""
@@ -82,7 +82,7 @@ class Reencoded:
 
     def add(self, other: "Reencoded") -> None:
         """Adds what another shard showed."""
-        self.images += other.images
+        self.views += other.views
         self.codes += other.codes
         self.unlike += other.unlike
         self.shards += other.shards
@@ -225,7 +225,7 @@ def _compare(uri: str, run: EncodeRun, stored: _Stored, rows: pa.Table, found: R
         found.breaches += _wrong(uri, run, stored, place, row)
         if row["codes"] is not None:
             pairs.append((number, place))
-            found.images += 1
+            found.views += 1
         if row["codes"] is not None and stored.codes is not None:
             found.codes += len(row["codes"])
             found.unlike += _count_unlike(stored.codes[place], row["codes"])
