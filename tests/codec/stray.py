@@ -48,9 +48,9 @@ class Stray(Codec):
 
     lose = staticmethod(write_beyond_the_end)
 
-    def _encode_batch(self, images):
+    def _encode_batch(self, images, vectors=()):
         self.lose()
-        return super()._encode_batch(images)
+        return super()._encode_batch(images, vectors)
 
 
 def main():

@@ -169,10 +169,10 @@ def small_memory(limit):
     """Returns a codec class whose device holds so many images and no more."""
 
     class SmallMemory(Codec):
-        def _encode_batch(self, images):
+        def _encode_batch(self, images, vectors=()):
             if len(images) > limit:
                 raise torch.OutOfMemoryError("out of memory")
-            return super()._encode_batch(images)
+            return super()._encode_batch(images, vectors)
 
     return SmallMemory
 
@@ -197,11 +197,11 @@ def test_codec_out_of_memory_midway_repeats_and_skips_nothing(model):
     class RunsFull(Codec):
         calls = 0
 
-        def _encode_batch(self, batch):
+        def _encode_batch(self, batch, vectors=()):
             self.calls += 1
             if self.calls in {2, 4}:
                 raise torch.OutOfMemoryError("out of memory")
-            return super()._encode_batch(batch)
+            return super()._encode_batch(batch, vectors)
 
     codec = codec_of(model, 8, RunsFull)
     assert np.array_equal(codec.encode(images)[0], oracle_codes(model, images))
@@ -536,7 +536,7 @@ def test_codec_tf32_is_float32_where_there_is_none_and_leaves_the_switches(model
 )
 def test_codec_device_that_fails_is_a_device_error(model, error):
     class Sick(Codec):
-        def _encode_batch(self, _):
+        def _encode_batch(self, *_, **__):
             raise error
 
     with pytest.raises(DeviceError) as caught:
@@ -548,10 +548,10 @@ def test_codec_device_that_fails_is_a_device_error(model, error):
 @pytest.mark.fault(9)
 def test_codec_out_of_memory_as_the_driver_calls_it_halves_the_batch(model):
     class SmallMemory(Codec):
-        def _encode_batch(self, images):
+        def _encode_batch(self, images, vectors=()):
             if len(images) > 1:
                 raise RuntimeError("CUDA error: out of memory")
-            return super()._encode_batch(images)
+            return super()._encode_batch(images, vectors)
 
     images = random_images(5)
     codec = codec_of(model, 4, SmallMemory)

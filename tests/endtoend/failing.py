@@ -62,12 +62,12 @@ class Sound(Codec):
 class Poisoned(Codec):
     """One that some images make raise or die."""
 
-    def encode(self, images, on_batch=lambda _: None):
+    def encode_vectors(self, images, vectors, on_batch=lambda _: None):
         if (images == RAISES).all((1, 2, 3)).any():
             raise LookupError("no code for red")
         if (images == KILLS).all((1, 2, 3)).any():
             ctypes.string_at(0)
-        return super().encode(images, on_batch)
+        return super().encode_vectors(images, vectors, on_batch)
 
 
 class Slow(Poisoned):
@@ -77,58 +77,58 @@ class Slow(Poisoned):
         super().__init__(*args, **how)
         pace.HAND_ON_S = 1.0
 
-    def encode(self, images, on_batch=lambda _: None):
+    def encode_vectors(self, images, vectors, on_batch=lambda _: None):
         time.sleep(0.2 * len(images))
-        return super().encode(images, on_batch)
+        return super().encode_vectors(images, vectors, on_batch)
 
 
 class Broken(Codec):
     """One that always raises."""
 
-    def encode(self, *_, **__):
+    def encode_vectors(self, *_, **__):
         raise LookupError("no codes today")
 
 
 class Killed(Codec):
     """One whose process always dies."""
 
-    def encode(self, *_, **__):
+    def encode_vectors(self, *_, **__):
         ctypes.string_at(0)
 
 
 class Sick(Codec):
     """One whose device has failed."""
 
-    def _encode_batch(self, _):
+    def _encode_batch(self, *_, **__):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
 
 class Astray(Codec):
     """One that loses its device once, in earnest if it is a GPU; a file says that it has."""
 
-    def _encode_batch(self, images):
+    def _encode_batch(self, images, vectors=()):
         try:
             Path(os.environ["VQPIPE_TEST_ASTRAY"]).touch(exist_ok=False)
         except FileExistsError:
-            return super()._encode_batch(images)
+            return super()._encode_batch(images, vectors)
         if images.is_cuda:
             write_beyond_the_end()
-            return super()._encode_batch(images)
+            return super()._encode_batch(images, vectors)
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
 
 class NotFinite(Codec):
     """One whose latents are never finite."""
 
-    def encode(self, images, on_batch=lambda _: None):
-        codes, finite = super().encode(images, on_batch)
-        return codes, np.zeros_like(finite)
+    def encode_vectors(self, images, vectors, on_batch=lambda _: None):
+        codes, finite, *found = super().encode_vectors(images, vectors, on_batch)
+        return codes, np.zeros_like(finite), *found
 
 
 class OutOfMemory(Codec):
     """One whose machine has no memory left."""
 
-    def encode(self, *_, **__):
+    def encode_vectors(self, *_, **__):
         raise MemoryError("nothing left")
 
 

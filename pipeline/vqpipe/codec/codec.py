@@ -112,7 +112,7 @@ class Codec:
             ConfigError: If not even one image fits into memory.
             DeviceError: If the device fails, for good in this process.
         """
-        codes, finite = self._run(self._encode_batch, images, on_batch)
+        codes, finite, *_ = self.encode_vectors(images, (), on_batch)
         return codes, finite
 
     def encode_vectors(
