@@ -151,10 +151,12 @@ def test_encode_whose_workers_are_killed_again_and_again_ends_as_if_nothing_had_
     large, tmp_path
 ):
     process = shell.start_encode(large / "source", tmp_path / "sink")
-    with Killer(descendants(process.pid), every_s=1.5, most=40) as killer:
+    # On one machine, with as many shards, whoever opens images reads them too: no `read` is there.
+    kinds = [kind for kind in KINDS if kind != "read"]
+    with Killer(descendants(process.pid), kinds, every_s=1.5, most=40) as killer:
         shell.finish(process, timeout_s=1500)
     # A commit is soon over, and may slip through; tests/sink/test_commit.py ends it at every call.
-    assert set(killer.count()) >= set(KINDS) - {"commit"}, killer.kills
+    assert set(killer.count()) >= set(kinds) - {"commit"}, killer.kills
     check_same(tmp_path / "sink", large)
 
 
