@@ -65,9 +65,25 @@ def test_verify_deep_of_drafted_photos_finds_equal_codes(tmp_path, capsys):
     assert shell.codes_by_key(tmp_path / "plain") != shell.codes_by_key(tmp_path / "drafted")
 
 
-@pytest.mark.parametrize(("column", "check"), [("codes", "codes_again"), ("key", "source_again")])
-def test_verify_deep_alone_catches_rows_that_were_swapped(sink, capsys, column, check):
-    rewrite(sink / "data" / "1.parquet", set_column(column, swap))
+def claim(value):
+    """Returns a change that has the first two rows say a value which is not theirs."""
+
+    def change(values):
+        values[:2] = [value, value]
+
+    return change
+
+
+CLAIMS = {"crop": [0, 0, 1, 1], "flip": True, "width": 61, "height": 41}
+SWAPPED = [("codes", swap, "codes_again"), ("key", swap, "source_again")]
+CLAIMED = [(column, claim(value), "source_again") for column, value in CLAIMS.items()]
+
+
+@pytest.mark.parametrize(("column", "change", "check"), SWAPPED + CLAIMED)
+def test_verify_deep_alone_catches_rows_that_are_not_their_images(
+    sink, capsys, column, change, check
+):
+    rewrite(sink / "data" / "1.parquet", set_column(column, change))
     (sink / "_SUCCESS").unlink()  # it knows the sizes of files
     assert cli.main(["verify", str(sink)]) == 2
     capsys.readouterr()

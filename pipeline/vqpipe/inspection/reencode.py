@@ -48,6 +48,10 @@ CHECKS = {
 
 BLOCK_ROWS = 64
 
+_NAMED = ("row", "view", "key")
+_TAKEN = ("width", "height", "crop", "flip")
+"""Columns that say which part of the image a view is, equal whatever machine opens it."""
+
 MOST_UNLIKE: dict[DType, float] = {
     "float32": 0.02,
     "tf32": 0.25,
@@ -193,6 +197,8 @@ class _Stored:
     keys: list[str]
     codes: list[npt.NDArray[np.integer]] | None
     """(h * w,) of each; None if the run left them out."""
+    taken: list[dict[str, Any]]
+    """Of each what `_TAKEN` has of it."""
     vectors: pa.Table
     """Columns of latents and quantized."""
     rejected: set[int]
@@ -206,6 +212,7 @@ class _Stored:
             {view: place for place, view in enumerate(views)},
             table["key"].to_pylist(),
             lists_in(table["codes"]) if "codes" in table.column_names else None,
+            table.select(_TAKEN).to_pylist(),
             table.select([name for name in COLUMNS if name in table.column_names]),
             set(rejected_of(found.asides)["row"].to_pylist()),
             set(left_out_of(found.asides)["row"].to_pylist()),
@@ -252,7 +259,7 @@ def _wrong_vectors(
         most = vectors.farthest(each.name, MOST_UNLIKE[run.identity.dtype])
         apart = vectors.distances(*columns, each)
         for place in np.flatnonzero(apart > most):
-            row = {name: rows[name][again[place].as_py()].as_py() for name in ("row", "key")}
+            row = {name: rows[name][again[place].as_py()].as_py() for name in _NAMED}
             message = (
                 f"{_name(row)}: its {each.name} are {apart[place]:.0%} of their length away from "
                 "those of its source"
@@ -281,6 +288,10 @@ def _wrong(
         message = f"{_name(row)} has codes, and is {what} now: {row['message']}"
         yield Breach("codes_again", uri, message)
         return
+    for name, had in stored.taken[place].items():
+        if row[name] != had:
+            message = f"{_name(row)}: its {name} is {row[name]}, and {had} is there"
+            yield Breach("source_again", uri, message)
     if stored.codes is None:
         return
     unlike = _count_unlike(stored.codes[place], row["codes"]) / len(row["codes"])
@@ -295,4 +306,6 @@ def _count_unlike(stored: npt.NDArray[np.integer], codes: list[int]) -> int:
 
 
 def _name(row: dict[str, Any]) -> str:
-    return f"row {row['row']}, key {row['key']!r}"
+    """Returns how a message calls a row, of one view or of several."""
+    view = f", view {row['view']}" if row.get("view") else ""
+    return f"row {row['row']}{view}, key {row['key']!r}"
