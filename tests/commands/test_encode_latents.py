@@ -166,10 +166,14 @@ def change(sink, table):
     (sink / "_SUCCESS").unlink()  # it knows sizes
 
 
+def found_in(sink, capsys, *options):
+    cli.main(["verify", str(sink), "--json", *options])
+    return json.loads(capsys.readouterr().out)["breaches"]
+
+
 def broken(sink, capsys, *options):
     """Returns the checks that find something."""
-    cli.main(["verify", str(sink), "--json", *options])
-    return {each["check"] for each in json.loads(capsys.readouterr().out)["breaches"]}
+    return {each["check"] for each in found_in(sink, capsys, *options)}
 
 
 def set_first(table, name, value):
@@ -202,6 +206,22 @@ def test_verify_finds_rows_that_are_gone_though_no_code_is_there(source, tmp_pat
     sink = run_encode(source, tmp_path / "sink", **CHOICES["alone"])
     change(sink, read(sink).slice(1))
     assert broken(sink, capsys) == {"rows", "counts"}
+
+
+def test_verify_counts_the_places_of_grids_that_differ_though_no_code_is_there(tmp_path, capsys):
+    (tmp_path / "source").mkdir()
+    sizes = [(90, 40), (40, 90), (60, 60), (60, 60)]
+    photos = {f"{i}.jpg": jpeg(*size, seed=i) for i, size in enumerate(sizes)}
+    (tmp_path / "source" / "a.tar").write_bytes(tar_of(photos))
+    how = {**CHOICES["half"], "resolution": None, "buckets": ("32",)}
+    sink = run_encode(tmp_path / "source", tmp_path / "sink", **how)
+    grids = read(sink).select(["grid_h", "grid_w"]).to_pylist()
+    assert len({tuple(grid.values()) for grid in grids}) == 3
+    assert broken(sink, capsys, "--deep", "--share", "1") == set()
+    table = read(sink)
+    heights = pa.array([1, *table["grid_h"].to_pylist()[1:]], pa.uint16())
+    change(sink, table.set_column(table.schema.get_field_index("grid_h"), "grid_h", heights))
+    assert "histogram does not count" in str(found_in(sink, capsys))
 
 
 @pytest.mark.parametrize("column", ["latents", "quantized"])
