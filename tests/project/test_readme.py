@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests import shell
+from tests import plain, shell
 from tests.makers import jpeg, tar_of
 from tests.vqgan import compvis
 from vqpipe.commands import cli
@@ -87,6 +87,21 @@ def test_readme_commands_and_snippets_run_in_order(home):
         done = subprocess.run(
             [sys.executable, "-c", snippet], cwd=home, capture_output=True, text=True
         )
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_readme_snippets_read_the_codes_of_its_first_command(home, monkeypatch):
+    monkeypatch.chdir(home)
+    first = next(command for command in COMMANDS if command.startswith("vqpipe encode "))
+    if not Path("codes").exists():  # made with Ray by the test of all commands, if that has run
+        assert plain.run([shlex.split(first)[1:]]) == [0]
+    readers = [
+        snippet for snippet in blocks("python") if '"codes/' in snippet or "'codes/" in snippet
+    ]
+    assert len(readers) == 2
+    for snippet in readers:
+        done = subprocess.run([sys.executable, "-c", snippet], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 
 
