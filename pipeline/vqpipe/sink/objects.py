@@ -15,9 +15,9 @@ import json
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Self, cast
+from typing import Any, BinaryIO, Self, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,9 @@ SPOOL_BYTES = 64 * 2**20
 """Larger objects are read and written in files of `TMPDIR`, not in memory."""
 _ATTEMPTS = 5
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, zlib.error)  # pyarrow's are among them
+
+
+_T = TypeVar("_T")
 
 
 class ObjectWriter:
@@ -184,6 +187,68 @@ def read_whole(uri: str, columns: list[str]) -> pa.Table:
     return found.table
 
 
+@dataclass(frozen=True)
+class OpenObject:
+    """A data object as a local file, all bytes of which have been held against its seal."""
+
+    uri: str
+    file: BinaryIO
+    """At its start."""
+    footer: Footer
+    seal: bytes
+    """SHA-256 of all that lies before the footer."""
+
+    def read_groups(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """Yields its rows, a row group at a time.
+
+        Codes, where they are among the columns, are counted on the way, and held against its
+        histogram at the end: what was yielded can be relied on once all of it was.
+
+        Args:
+            columns: Which to read; None is all.
+
+        Raises:
+            DamagedError: If it is not as it was written.
+        """
+        counts = np.zeros(len(self.footer.histogram), np.int64)
+        with _naming(self.uri):
+            parquet = pq.ParquetFile(self.file, page_checksum_verification=True)
+            names = parquet.schema_arrow.names if columns is None else columns
+        has_codes = CODES in names
+        for group in range(parquet.num_row_groups):
+            with _naming(self.uri):
+                table = parquet.read_row_group(group, columns)
+                counts = _add(counts, count_codes(table, len(counts))) if has_codes else counts
+            yield table
+        if has_codes:
+            _check_counts(self.uri, counts, self.footer)
+
+
+def _add(counts: npt.NDArray[np.int64], more: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Returns sums; codes that are too high make them longer."""
+    return np.pad(counts, (0, len(more) - len(counts))) + more
+
+
+@contextlib.contextmanager
+def open_sealed(file: File) -> Iterator[OpenObject]:
+    """Yields a data object as a local file, after all its bytes were held against its seal.
+
+    Raises:
+        SourceChangedError: If it is gone, or another one than was listed.
+        StorageError: If the store does not give it.
+        DamagedError: If it is not as it was written.
+    """
+    with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as spooled:
+        copy = cast(BinaryIO, spooled)
+        with storage.open_file(file) as stored:
+            shutil.copyfileobj(stored, copy, BLOCK_BYTES)
+        with _naming(file.uri):
+            found = seal.check_file(copy)
+            footer = parse_footer(pq.ParquetFile(copy).metadata.metadata or {})
+        copy.seek(0)
+        yield OpenObject(file.uri, copy, footer, found)
+
+
 @contextlib.contextmanager
 def open_object(file: File) -> Iterator[tuple[BinaryIO, Footer]]:
     """Yields a data object as a local file, and its footer, after all of it has been checked.
@@ -196,32 +261,42 @@ def open_object(file: File) -> Iterator[tuple[BinaryIO, Footer]]:
         StorageError: If the store does not give it.
         DamagedError: If it is not as it was written.
     """
-    with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as spooled:
-        copy = cast(BinaryIO, spooled)
-        with storage.open_file(file) as stored:
-            shutil.copyfileobj(stored, copy, BLOCK_BYTES)
+    with open_sealed(file) as opened:
         with _naming(file.uri):
-            seal.check_file(copy)
-            parquet = pq.ParquetFile(copy, page_checksum_verification=True)
-            footer = parse_footer(parquet.metadata.metadata or {})
-            if CODES in parquet.schema_arrow.names:
-                _check_counts(file.uri, _count_by_group(parquet, footer), footer)
-        copy.seek(0)
-        yield copy, footer
+            has_codes = CODES in pq.read_schema(opened.file).names
+        for _ in opened.read_groups([CODES]) if has_codes else ():
+            pass
+        opened.file.seek(0)
+        yield opened.file, opened.footer
 
 
-@contextlib.contextmanager
-def open_current(uri: str) -> Iterator[tuple[BinaryIO, Footer]]:
+def open_current(uri: str) -> contextlib.AbstractContextManager[tuple[BinaryIO, Footer]]:
     """Yields a data object as `open_object` does, whichever is there now.
 
     Raises:
         FileNotFoundError: If there is none.
     """
+    return _current(uri, open_object)
+
+
+def open_sealed_now(uri: str) -> contextlib.AbstractContextManager[OpenObject]:
+    """Yields a data object as `open_sealed` does, whichever is there now.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    return _current(uri, open_sealed)
+
+
+@contextlib.contextmanager
+def _current(
+    uri: str, opening: Callable[[File], contextlib.AbstractContextManager[_T]]
+) -> Iterator[_T]:
     with contextlib.ExitStack() as stack:
         for attempt in range(_ATTEMPTS):
             found = storage.stat(uri)
             try:
-                opened = stack.enter_context(open_object(found))
+                opened = stack.enter_context(opening(found))
             except SourceChangedError:  # another command has just replaced it
                 if attempt == _ATTEMPTS - 1:
                     raise
@@ -282,16 +357,6 @@ def digest(asides: bytes) -> str:
 def count_codes(table: pa.Table, bins: int) -> npt.NDArray[np.int64]:
     """Returns how often each code occurs in a table, of (bins,) or more if some are too high."""
     return np.bincount(flat_of(table[CODES]), minlength=bins)
-
-
-def _count_by_group(parquet: pq.ParquetFile, footer: Footer) -> npt.NDArray[np.int64]:
-    found = np.zeros(len(footer.histogram), np.int64)
-    for group in range(parquet.num_row_groups if len(found) else 0):
-        counts = count_codes(parquet.read_row_group(group, [CODES]), len(found))
-        if len(counts) > len(found):
-            return counts
-        found += counts
-    return found
 
 
 def _check_counts(uri: str, found: npt.NDArray[np.int64], footer: Footer) -> None:

@@ -95,6 +95,11 @@ class Plan:
         """Names of all shards, in order."""
         return cast(list[str], self.table["name"].to_pylist())
 
+    @functools.cached_property
+    def places(self) -> dict[str, int]:
+        """Place of each shard, by name."""
+        return {name: place for place, name in enumerate(self.names)}
+
     def name(self, index: int) -> str:
         """Returns the name of one shard."""
         return cast(str, self.table["name"][index].as_py())

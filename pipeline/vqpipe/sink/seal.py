@@ -73,8 +73,21 @@ def check_footer(tail: bytes) -> None:
         raise SealError("its footer is not the one that was written: its SHA-256 is another one")
 
 
-def check_file(file: BinaryIO) -> None:
+def body_digest(tail: bytes) -> bytes:
+    """Returns the SHA-256 of all before the seal, as the last bytes of an object say it.
+
+    Args:
+        tail: `tail_bytes` or more of them, of which the footer has been checked.
+    """
+    start = len(tail) - tail_bytes(tail) + len(_MARK)
+    return tail[start : start + _DIGEST_BYTES]
+
+
+def check_file(file: BinaryIO) -> bytes:
     """Checks all bytes of an object, and leaves the file at its start.
+
+    Returns:
+        The SHA-256 of all before the seal.
 
     Raises:
         SealError: If it is not as it was sealed.
@@ -88,9 +101,11 @@ def check_file(file: BinaryIO) -> None:
     tail = file.read()
     check_footer(tail)
     file.seek(0)
-    if _hash(file, body) != tail[len(_MARK) : len(_MARK) + _DIGEST_BYTES]:
+    found = _hash(file, body)
+    if found != body_digest(tail):
         raise SealError("it is not what was written: its SHA-256 is another one")
     file.seek(0)
+    return found
 
 
 def _hash(file: BinaryIO, size: int) -> bytes:

@@ -241,15 +241,14 @@ def read_totals(sink: Sink, some: Collection[File] | None = None) -> Totals:
     """
     listed = layout.list_committed(sink.uri) if some is None else {}
     files = listed.values() if some is None else some
-    places = {name: index for index, name in enumerate(sink.plan.names)}
     totals = Totals(
         np.zeros(_bins(sink.run), np.int64),
         sink.run.entry.made,
         listed=listed,
     )
     for file, footer in zip(files, map_ahead(read_footer, files, _READERS), strict=True):
-        index = places.get(footer.origin.get("shard", ""))
-        _check_footer(sink, file, footer)
+        index = sink.plan.places.get(footer.origin.get("shard", ""))
+        check_footer(sink, file, footer)
         if index is None:
             _refuse_unplanned(sink, file)
         elif not _is_outdated(sink, file, footer, index):
@@ -285,7 +284,12 @@ def check_plan(sink: Sink) -> None:
         raise IncompleteError("another command has added to the plan: run the same command again")
 
 
-def _check_footer(sink: Sink, file: File, footer: Footer) -> None:
+def check_footer(sink: Sink, file: File, footer: Footer) -> None:
+    """Checks that an object is of a run and adds up.
+
+    Raises:
+        StorageError: If it is of another run, a copy, or does not.
+    """
     origin = footer.origin
     if origin.get("fingerprint") != sink.run.fingerprint:
         raise StorageError(f"{file.uri} belongs to another run; remove it and run again")
