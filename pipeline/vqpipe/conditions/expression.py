@@ -1,4 +1,4 @@
-"""What `--where` or a reader's `filter` says: an expression in Python's own words, taken apart and never run.
+"""What `--where` says, or a reader's `filter`: an expression in Python's own words, never run.
 
 Its conditions are what `and` joins at the top; an image has to meet all of them. One is either of
 the image's own size, which is looked at as soon as its header is read (`images.sizes`), or of
