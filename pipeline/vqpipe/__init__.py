@@ -1,6 +1,7 @@
 """Image datasets to discrete VQ codes and back, with nothing lost and nothing twice.
 
     vqpipe.encode, vqpipe.decode, vqpipe.evaluate    commands as functions; each returns a Result
+    vqpipe.CodesDataset                              codes in batches, for a trainer
     vqpipe.VQModel                                   the network alone, as diffusers has it
 
 Each is imported when it is asked for: `import vqpipe` takes neither torch nor Ray.
@@ -12,13 +13,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vqpipe.commands.functions import decode, encode, evaluate
     from vqpipe.commands.result import Result
+    from vqpipe.dataset.dataset import CodesDataset
     from vqpipe.vqgan import VQModel
 
     __version__: str
 
-__all__ = ["Result", "VQModel", "__version__", "decode", "encode", "evaluate"]
+__all__ = ["CodesDataset", "Result", "VQModel", "__version__", "decode", "encode", "evaluate"]
 
 _HOMES = {
+    "CodesDataset": "vqpipe.dataset.dataset",
     "Result": "vqpipe.commands.result",
     "VQModel": "vqpipe.vqgan",
     "decode": "vqpipe.commands.functions",
