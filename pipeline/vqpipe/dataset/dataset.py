@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -127,6 +127,9 @@ class CodesDataset(IterableDataset[Batch]):
         """
         super().__init__()
         _check(batch_size=batch_size, window=window, threads=threads, cache_bytes=cache_bytes)
+        _check_word("views", views, Views)
+        _check_word("tail", tail, Tail)
+        _check_word("dtype", dtype, DType)
         self.seed, self.batch_size, self.tail = seed, batch_size, tail
         self.rank, self.world = _find_rank(rank, world)
         self._dtype, self._as_numpy = dtype, as_numpy
@@ -298,6 +301,11 @@ def _check(**numbers: int | None) -> None:
     for name, number in numbers.items():
         if number is not None and number < 1:
             raise ConfigError(f"{name} is {number}; it must be at least 1")
+
+
+def _check_word(name: str, word: str, known: Any) -> None:  # noqa: ANN401 (a Literal)
+    if word not in get_args(known):
+        raise ConfigError(f"{name} is {word!r}; it must be one of {', '.join(get_args(known))}")
 
 
 def _find_rank(rank: int | None, world: int | None) -> tuple[int, int]:

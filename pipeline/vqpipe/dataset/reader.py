@@ -13,7 +13,7 @@ from vqpipe.dataset.cache import Cache, Place
 from vqpipe.dataset.columns import Column
 from vqpipe.dataset.index import Index
 from vqpipe.dataset.order import Order, Picked
-from vqpipe.dataset.segment import Segment
+from vqpipe.dataset.segment import Segment, naming_full_disk
 from vqpipe.permutation import Numbers
 from vqpipe.picks import hash_of
 
@@ -104,7 +104,8 @@ class Reader:
         if held is None:
             place = self._source.cache.open(key, self._source.bytes_of(shards))
             source = self._source
-            held = place, Segment(place.path, source.index, source.columns, shards)
+            with naming_full_disk():
+                held = place, Segment(place.path, source.index, source.columns, shards)
         self._held[key] = held  # the last used last
         while len(self._held) > HELD:
             self._held.pop(next(iter(self._held)))

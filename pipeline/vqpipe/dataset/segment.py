@@ -100,7 +100,7 @@ class Segment:
         """
         with self._locked(place, waits=waits) as is_mine:
             if is_mine and not self._done.array[place]:
-                with _naming_full_disk():
+                with naming_full_disk():
                     self._decode(place)
         return bool(self._done.array[place])
 
@@ -215,7 +215,8 @@ def _plain(values: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 @contextlib.contextmanager
-def _naming_full_disk() -> Iterator[None]:
+def naming_full_disk() -> Iterator[None]:
+    """Makes of what a full disk causes an error that says what to do."""
     try:
         yield
     except OSError as error:
