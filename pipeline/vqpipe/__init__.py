@@ -4,7 +4,8 @@
     vqpipe.CodesDataset                              codes in batches, for a trainer
     vqpipe.VQModel                                   the network alone, as diffusers has it
 
-Each is imported when it is asked for: `import vqpipe` takes neither torch nor Ray.
+Each is imported when it is asked for: `import vqpipe` takes neither torch nor Ray. All but
+`CodesDataset` need what the extra `pipeline` installs.
 """
 
 import importlib
@@ -37,7 +38,13 @@ if not TYPE_CHECKING:  # else every name would be there, of any type
             return importlib.import_module("importlib.metadata").version("vqpipe")
         if name not in _HOMES:
             raise AttributeError(f"module 'vqpipe' has no attribute {name!r}")
-        return getattr(importlib.import_module(_HOMES[name]), name)
+        try:
+            return getattr(importlib.import_module(_HOMES[name]), name)
+        except ModuleNotFoundError as error:
+            from vqpipe.extras import explain_missing  # noqa: PLC0415 (seldom needed)
+
+            said = explain_missing(error, f"vqpipe.{name} needs")
+            raise ModuleNotFoundError(said, name=error.name) from error
 
 
 def __dir__() -> list[str]:
