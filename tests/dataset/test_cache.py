@@ -88,12 +88,12 @@ def test_cache_at_its_cap_gives_way_to_what_is_read_now(tmp_path, folder):
 
 def test_cache_that_is_too_small_says_what_to_do(tmp_path, folder):
     make(tmp_path / "codes", [500], layout=WIDE)
-    data = CodesDataset(
-        str(tmp_path / "codes"), cache=folder, columns=["codes"], cache_bytes=900_000
-    )
+    how = {"cache": folder, "columns": ["codes"], "cache_bytes": 900_000}
 
     with pytest.raises(ConfigError, match=r"0\.9 MB, and 1\.0 MB are needed.*cache_bytes.*window"):
-        list(data)
+        CodesDataset(str(tmp_path / "codes"), **how)
+    with pytest.raises(ConfigError, match="window"):
+        CodesDataset(str(tmp_path / "codes"), **how, window=499)
 
 
 def test_cache_that_others_are_reading_stays(tmp_path, folder):
@@ -157,6 +157,18 @@ def test_readers_at_once_all_have_every_row(tmp_path, folder):
 
     assert failed == []
     assert found == dict.fromkeys(range(6), True)
+
+
+def test_counts_that_take_reading_are_kept(tmp_path, folder, monkeypatch):
+    make(tmp_path / "codes", [50, 30])
+    how = {"cache": folder, "filter": "label < 3", "columns": ["codes"]}
+    first = CodesDataset(str(tmp_path / "codes"), **how)
+    monkeypatch.setattr("vqpipe.dataset.index._count", None)  # nobody counts any more
+
+    again = CodesDataset(str(tmp_path / "codes"), **how)
+
+    assert again.samples == first.samples == 24
+    assert again.digest == first.digest
 
 
 READ = """

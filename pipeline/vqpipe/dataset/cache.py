@@ -1,6 +1,7 @@
 """A folder for what was decoded: below a cap, shared by all processes of a machine.
 
     <cache>/lock            who makes room
+    <cache>/<key>.counts    what was counted (`kept`), and .lock, who counts
     <cache>/<key>/use       locked, shared, by who reads; the older, the sooner it goes
     <cache>/<key>/...       a segment (`segment`)
 
@@ -10,12 +11,18 @@ their process, however it ends.
 
 import contextlib
 import fcntl
+import io
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
+import numpy as np
+import numpy.typing as npt
+
+from vqpipe import storage
 from vqpipe.errors import ConfigError
 
 _GONE = ".gone-"
@@ -46,18 +53,46 @@ class Cache:
                 if place.is_there():
                     return place
 
+    def kept(self, key: str, make: Callable[[], npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
+        """Returns numbers that are made once on this machine.
+
+        Args:
+            key: What they are called.
+            make: Makes them, in the one process that comes first.
+        """
+        path = self.folder / f"{key}.counts"
+        with self._alone(f"{key}.lock"):
+            try:
+                data = path.read_bytes()
+            except FileNotFoundError:
+                buffer = io.BytesIO()
+                np.save(buffer, make(), allow_pickle=False)
+                data = buffer.getvalue()
+                storage.publish(str(path), data)
+        numbers: npt.NDArray[np.int64] = np.load(io.BytesIO(data), allow_pickle=False)
+        return numbers
+
+    def check(self, size: int) -> None:
+        """Checks that so many bytes fit below the cap, whatever is there now.
+
+        Raises:
+            ConfigError: If they do not.
+        """
+        if size > self.most_bytes:
+            self._refuse(size, "")
+
     def _make(self, key: str, size: int) -> None:
-        with self._alone():
+        with self._alone("lock"):
             path = self.folder / key
             if not path.exists():
                 self._make_room(size)
                 path.mkdir()
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _alone(self, name: str) -> Iterator[None]:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            file = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            file = os.open(self.folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise ConfigError(
                 f"the reader's cache {self.folder} cannot be made: {error.strerror}. Name another "
@@ -83,17 +118,20 @@ class Cache:
     def _check_room(self, size: int, total: int) -> None:
         if total + size > self.most_bytes:
             used = f", {_gigabytes(total)} of which others are reading" if total else ""
-            raise ConfigError(
-                f"the reader's cache {self.folder} may have {_gigabytes(self.most_bytes)}{used}, "
-                f"and {_gigabytes(size)} are needed: give more by cache_bytes, or read in windows "
-                "of fewer samples by window"
-            )
+            self._refuse(size, used)
         if size > self._free():
             raise ConfigError(
                 f"{_gigabytes(size)} are needed for the reader's cache {self.folder}, whose disk "
                 f"has {_gigabytes(self._free())} left: name another by cache, or read in windows "
                 "of fewer samples by window"
             )
+
+    def _refuse(self, size: int, used: str) -> NoReturn:
+        raise ConfigError(
+            f"the reader's cache {self.folder} may have {_gigabytes(self.most_bytes)}{used}, and "
+            f"{_gigabytes(size)} are needed: give more by cache_bytes, or read in windows of fewer "
+            "samples by window"
+        )
 
     def _free(self) -> int:
         return shutil.disk_usage(self.folder).free

@@ -21,7 +21,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from vqpipe.dataset.cache import Cache, default_folder
 from vqpipe.dataset.columns import CODES, Column, default_names, find_columns
-from vqpipe.dataset.index import Index, Views, count, make_sorter
+from vqpipe.dataset.index import Index, Views, make_index, make_sorter
 from vqpipe.dataset.loader import SEEN, Batch, CodesLoader
 from vqpipe.dataset.order import Order, Ordering, Picked
 from vqpipe.dataset.pictures import PIXELS, Pictures
@@ -137,10 +137,11 @@ class CodesDataset(IterableDataset[Batch]):
         types = data_types(found)
         names = tuple(columns) if columns is not None else default_names(types)
         sorter = make_sorter(found, types, views, filter)
-        index = Index(found, views, sorter, count(found, sorter))
         read = find_columns(types, names, found.run.facts.vectors)
-        place = Path(cache) if cache is not None else default_folder()
-        self._source = Source(index, read, Cache(place, cache_bytes), threads)
+        place = Cache(Path(cache) if cache is not None else default_folder(), cache_bytes)
+        index = make_index(found, views, sorter, place)
+        self._source = Source(index, read, place, threads)
+        self._source.check_room(window)
         self._ordering = _ordering(index, batch_size, window, tail, is_shuffled=shuffle)
         _check_columns(read, decodes=decode)
         self._pictures = Pictures.of(found, model, device) if decode else None
@@ -239,17 +240,16 @@ class CodesDataset(IterableDataset[Batch]):
         return self._batches(order, shares, range(first, shares.steps(self.rank), stride))
 
     def _batches(self, order: Order, shares: Shares, steps: range) -> Iterator[Batch]:
-        lot = lot_of(self.seed, self.epoch)
-        with Reader(self._source) as reader:
+        with Reader(self._source, order, lot_of(self.seed, self.epoch)) as reader:
             for step in steps:
-                batch = self._batch(reader, order, shares.block(self.rank, step), lot)
+                batch = self._batch(reader, order, shares.block(self.rank, step))
                 batch[SEEN] = shares.behind(step)
                 self._next = shares.behind(step + steps.step - 1)  # before this worker's next one
                 yield batch
 
-    def _batch(self, reader: Reader, order: Order, block: Block, lot: int) -> Batch:
+    def _batch(self, reader: Reader, order: Order, block: Block) -> Batch:
         picked = list(_pick(order, block, self._ordering.unit, fills=self.tail == "pad"))
-        found = reader.take(order, picked, lot)
+        found = reader.take(picked)
         shape = self.shapes[picked[0].pool]
         if self._pictures is not None:
             found[PIXELS] = self._pictures.decode(found[CODES], shape)

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from vqpipe import storage
 from vqpipe.conditions.expression import parse_stored
 from vqpipe.conditions.judge import judge
+from vqpipe.dataset.cache import Cache
 from vqpipe.dataset.columns import Shape
 from vqpipe.errors import ConfigError, DamagedError, MismatchError
 from vqpipe.schema import GRID
@@ -99,11 +100,8 @@ class Index:
     counts: npt.NDArray[np.int64]
     """(shards, pools): samples."""
 
-    @functools.cached_property
-    def digest(self) -> str:
-        """Digest of which samples there are, in which order; hexadecimal."""
-        said = [self.snapshot.digest, self.views, self.sorter.condition]
-        return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+    digest: str
+    """Of which samples there are, in which order; hexadecimal."""
 
     @property
     def samples(self) -> int:
@@ -146,6 +144,23 @@ def _check_names(asked: Iterable[str], types: pa.Schema, views: int) -> None:
                 f"filter names {name!r}, in which the views of an image differ: read them one by "
                 'one, views="all", or leave it out'
             )
+
+
+def make_index(snapshot: Snapshot, views: Views, sorter: Sorter, cache: Cache) -> Index:
+    """Returns what there is to read; what takes reading to be known is kept in the cache.
+
+    Raises:
+        MismatchError: If a shard is not what it was.
+        StorageError: If the store does not give it.
+        ConfigError: If the cache cannot be made.
+    """
+    said = [snapshot.digest, views, sorter.condition]
+    digest = hashlib.sha256(json.dumps(said).encode()).hexdigest()
+    if sorter.columns:
+        counts = cache.kept(digest[:32], lambda: count(snapshot, sorter))
+    else:
+        counts = count(snapshot, sorter)
+    return Index(snapshot, views, sorter, counts, digest)
 
 
 def count(snapshot: Snapshot, sorter: Sorter) -> npt.NDArray[np.int64]:

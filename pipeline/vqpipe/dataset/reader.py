@@ -2,7 +2,7 @@
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Self
@@ -19,8 +19,10 @@ from vqpipe.picks import hash_of
 
 _LAYOUT = "1"
 """Of what lies in the cache."""
-HELD = 3
-"""Segments of a process: that of a batch, the one before, which others may be in, and the next."""
+_HELD = 2
+"""Segments of a process: that of a batch, and the next."""
+_WINDOWS = 3
+"""Of which segments are held by processes of which some are ahead of others."""
 SAMPLE, REPEAT = "__sample__", "__repeat__"
 """Of a batch: numbers of its samples among all there are, and which are there a second time."""
 
@@ -45,6 +47,22 @@ class Source:
         ]
         return sum(fixed)
 
+    def check_room(self, window: int | None) -> None:
+        """Checks that what is held at a time fits into the cache.
+
+        Args:
+            window: About how many samples a segment has; None is all.
+
+        Raises:
+            ConfigError: If it does not.
+        """
+        counts = self.index.counts.sum(axis=1)
+        size = self.bytes_of(np.arange(len(counts)))
+        if window is not None and len(counts):
+            share = (window + int(counts.max())) / max(int(counts.sum()), 1)
+            size = min(size, int(size * share * _WINDOWS))
+        self.cache.check(size)
+
     def key(self, shards: Numbers) -> str:
         """Returns what their segment is called: whoever reads the same rows finds it."""
         said = f"{_LAYOUT} {self.index.digest} {self.columns!r} {self.index.sorter.views}"
@@ -61,11 +79,18 @@ def _row_bytes(column: Column, shape: tuple[int, ...]) -> int:
 
 
 class Reader:
-    """Takes rows, in the process that made it and its threads."""
+    """Takes rows of one epoch, in the process that made it and its threads."""
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self._held: dict[str, tuple[Place, Segment]] = {}
+    def __init__(self, source: Source, order: Order, lot: int) -> None:
+        """Takes what is read.
+
+        Args:
+            source: Which rows, and how.
+            order: Of the epoch.
+            lot: 64 bits that draw the view of each image, with its key.
+        """
+        self._source, self._order, self._lot = source, order, lot
+        self._held: dict[int, tuple[Place, Segment]] = {}
         self._pool = ThreadPoolExecutor(source.threads, "vqpipe-decode")
         self._ahead: set[Future[bool]] = set()
 
@@ -75,67 +100,57 @@ class Reader:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def take(self, order: Order, picked: Sequence[Picked], lot: int) -> dict[str, Any]:
+    def take(self, picked: Sequence[Picked]) -> dict[str, Any]:
         """Returns the columns of samples that go into one batch, and which samples they are.
 
         Args:
-            order: That they stand in.
-            picked: Where: all of one shape.
-            lot: 64 bits that draw the view of each image, with its key.
+            picked: Where they stand: all of one shape.
         """
-        parts = [self._take(order, each, lot) for each in picked]
-        self._run_ahead(order, picked[-1].window)
+        parts = [self._take(each) for each in picked]
+        self._run_ahead(picked[-1].window)
         if len(parts) == 1:
             return parts[0]
         return {name: _join([part[name] for part in parts]) for name in parts[0]}
 
-    def _take(self, order: Order, picked: Picked, lot: int) -> dict[str, Any]:
-        segment = self._segment(order.windows[picked.window])
+    def _take(self, picked: Picked) -> dict[str, Any]:
+        segment = self._segment(picked.window)
         self._fill(segment, segment.missing(picked.pool, picked.numbers))
         return {
-            **segment.take(picked.pool, picked.numbers, lot),
+            **segment.take(picked.pool, picked.numbers, self._lot),
             SAMPLE: segment.number_of_all(picked.pool, picked.numbers),
             REPEAT: picked.is_repeat,
         }
 
-    def _segment(self, shards: Numbers) -> Segment:
-        key = self._source.key(shards)
-        held = self._held.pop(key, None)
-        if held is None:
-            place = self._source.cache.open(key, self._source.bytes_of(shards))
-            source = self._source
-            with naming_full_disk():
-                held = place, Segment(place.path, source.index, source.columns, shards)
-        self._held[key] = held  # the last used last
-        while len(self._held) > HELD:
+    def _segment(self, window: int) -> Segment:
+        held = self._held.pop(window, None) or self._open(window)
+        self._held[window] = held  # the last used last
+        while len(self._held) > _HELD:
             self._held.pop(next(iter(self._held)))
         return held[1]
 
+    def _open(self, window: int) -> tuple[Place, Segment]:
+        source, shards = self._source, self._order.windows[window]
+        place = source.cache.open(source.key(shards), source.bytes_of(shards))
+        with naming_full_disk():
+            return place, Segment(place.path, source.index, source.columns, shards)
+
     def _fill(self, segment: Segment, places: list[int]) -> None:
         """Decodes shards that are asked for; those that others are at come last."""
-        busy = [
-            place
-            for place, is_there in zip(places, self._map(segment, places), strict=True)
-            if not is_there
-        ]
-        for place in busy:
+        if len(places) > 1:
+            done = self._pool.map(lambda place: segment.fill(place, waits=False), places)
+            places = [place for place, is_there in zip(places, done, strict=True) if not is_there]
+        for place in places:
             segment.fill(place)
 
-    def _map(self, segment: Segment, places: list[int]) -> Iterator[bool]:
-        if len(places) < 2:
-            return iter([False] * len(places))
-        return self._pool.map(lambda place: segment.fill(place, waits=False), places)
-
-    def _run_ahead(self, order: Order, window: int) -> None:
+    def _run_ahead(self, window: int) -> None:
         """Has threads decode what is not asked for yet: of this window, then of the next."""
         self._ahead = {each for each in self._ahead if not _is_done(each)}
-        if len(self._ahead) >= self._source.threads:
-            return
-        for each in order.windows[window : window + 2]:
+        free = self._source.threads - len(self._ahead)
+        for each in range(window, min(window + 2, len(self._order.windows))):
             segment = self._segment(each)
-            for place in segment.missing()[: self._source.threads - len(self._ahead)]:
-                self._ahead.add(self._pool.submit(segment.fill, place, waits=False))
-            if self._ahead:
+            places = segment.missing()[:free]
+            self._ahead |= {self._pool.submit(segment.fill, p, waits=False) for p in places}
+            if places:
                 return
 
 
