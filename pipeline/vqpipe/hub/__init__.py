@@ -1,0 +1,5 @@
+"""The Hugging Face hub, through its own client: the only room that knows it.
+
+names       what things are called there
+downloads   files of models come from there
+"""
