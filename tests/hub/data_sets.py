@@ -8,7 +8,7 @@ import hashlib
 import json
 import socket
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -73,10 +73,10 @@ class Hub:
         self.readers = set()
 
     def fail(self, route, *answers, after=0):
-        """Has the next requests of a route answered otherwise: a status, `drop`, or `lose`.
+        """Has requests of a route answered otherwise, one after the other.
 
-        `drop` closes the connection, and `lose` does what is asked before it does that. A function
-        is called instead, and the connection closed.
+        With a status, or one and headers; by `drop`, which closes the connection, or `lose`, which
+        does what is asked before; or by a call of a function, and the connection is closed then.
         """
         left, passed = list(answers), [after]
 
@@ -94,7 +94,7 @@ class Hub:
         return self.data_sets[name].branches[branch]
 
 
-ROUTES = ("revision", "tree", "paths-info", "preupload", "commit", "branch")
+READ = ("revision", "tree", "paths-info", "resolve")
 
 
 def parse(path):
@@ -107,86 +107,99 @@ def parse(path):
         return "batch", "/".join(parts[1:3]).removesuffix(".git"), []
     if parts[:1] == ["datasets"] and parts[3:4] == ["resolve"]:
         return "resolve", "/".join(parts[1:3]), [parts[4], "/".join(parts[5:])]
+    if parts[0] == "lfs":
+        return "put", None, parts[1:]
     return "/".join(parts[:2]), None, parts[2:]
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        self.take()
+
+    def do_HEAD(self):
+        self.take()
+
+    def do_POST(self):
+        self.take()
+
+    def do_PUT(self):
+        self.take()
+
+    def take(self):
+        hub, url, body = self.server.hub, urlsplit(self.path), self.read_body()
+        route, name, rest = parse(url.path)
+        hub.requests.append((self.command, route))
+        wrong = next((each for fault in hub.faults if (each := fault(route))), None)
+        if isinstance(wrong, tuple | int):
+            status, *headers = wrong if isinstance(wrong, tuple) else (wrong, {"Retry-After": "1"})
+            self.reply(status, *headers, b'{"error": "told to fail"}')
+            return
+        if wrong in {None, "lose"}:
+            answered = self.answer(route, name, rest, url, body)
+            if wrong is None:
+                self.reply(*answered)
+                return
+        elif callable(wrong):
+            wrong()
+        self.close_connection = True
+        self.connection.shutdown(socket.SHUT_RDWR)
+
+    def read_body(self):
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        found = b""
+        while size := int(self.rfile.readline(), 16):
+            found += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return found
+
+    def answer(self, route, name, rest, url, body):
+        refused = self.refuse_stranger(route)
+        if refused:
+            return refused
+        query = {key: values[0] for key, values in parse_qs(url.query).items()}
+        host = f"http://{self.headers['Host']}"
+        return respond(self.server.hub, route, name, rest, query, body, host)
+
+    def refuse_stranger(self, route):
+        hub = self.server.hub
+        token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
+        if route == "put":  # whoever has the address may
+            return None
+        if token not in hub.writers | hub.readers:
+            return 401, {"X-Error-Message": "Invalid credentials in Authorization header"}, b"{}"
+        if route not in READ and token not in hub.writers:
+            return 403, {"X-Error-Message": "You don't have the rights to write"}, b"{}"
+        return None
+
+    def reply(self, status, headers, body):
+        self.send_response(status)
+        for key, value in (headers | {"Content-Length": str(len(body))}).items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+    def handle(self):
+        with suppress(OSError):  # whoever asked was killed
+            super().handle()
 
 
 @contextmanager
 def serve():
     """Yields the endpoint and the hub behind it."""
-    hub = Hub()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do(self):
-            length = int(self.headers.get("Content-Length") or 0)
-            body = self.rfile.read(length) if length else self.chunks()
-            url = urlsplit(self.path)
-            route, name, rest = parse(url.path)
-            if route.startswith("lfs/"):
-                route, rest = "put", [route[4:]]
-            hub.requests.append((self.command, route))
-            wrong = next((each for fault in hub.faults if (each := fault(route))), None)
-            if wrong is not None:
-                if wrong == "lose":
-                    self.answer(route, name, rest, url, body)
-                if callable(wrong):
-                    wrong()
-                if not isinstance(wrong, int):
-                    self.close_connection = True
-                    self.connection.shutdown(socket.SHUT_RDWR)
-                    return
-                self.reply(wrong, {"Retry-After": "1"}, b'{"error": "told to fail"}')
-                return
-            self.reply(*self.answer(route, name, rest, url, body))
-
-        do_GET = do_HEAD = do_POST = do_PUT = do
-
-        def chunks(self):
-            found = b""
-            if self.headers.get("Transfer-Encoding") == "chunked":
-                while size := int(self.rfile.readline(), 16):
-                    found += self.rfile.read(size)
-                    self.rfile.readline()
-                self.rfile.readline()
-            return found
-
-        def answer(self, route, name, rest, url, body):
-            writes = self.command != "GET" and self.command != "HEAD" and route != "paths-info"
-            token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
-            if route != "put":
-                if token not in hub.writers | hub.readers:
-                    said = "Invalid credentials in Authorization header"
-                    return 401, {"X-Error-Message": said}, b"{}"
-                if writes and token not in hub.writers:
-                    return 403, {"X-Error-Message": "You don't have the rights to write"}, b"{}"
-            query = {key: values[0] for key, values in parse_qs(url.query).items()}
-            host = f"http://{self.headers['Host']}"
-            return respond(hub, route, name, rest, query, body, host)
-
-        def reply(self, status, headers, body):
-            self.send_response(status)
-            for key, value in (headers | {"Content-Length": str(len(body))}).items():
-                self.send_header(key, value)
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
-
-        def log_message(self, *_):
-            pass
-
-        def handle(self):
-            try:
-                super().handle()
-            except (ConnectionError, OSError):  # whoever asked was killed
-                self.close_connection = True
-
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server.hub, server.daemon_threads = Hub(), True
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}", hub
+        yield f"http://127.0.0.1:{server.server_port}", server.hub
     finally:
         server.shutdown()
         server.server_close()
@@ -202,21 +215,39 @@ def refuse(status, code):
 
 
 def respond(hub, route, name, rest, query, body, host):
-    if route == "api/validate-yaml":
-        licence = "no-such-licence" in json.loads(body)["content"]
-        errors = [{"message": '"license" must be one of [...]'}] if licence else []
-        status, headers, said = answer_json({"errors": errors, "warnings": []})
-        return (400 if errors else status), headers, said
-    if route == "api/repos":
-        return create(hub, json.loads(body), host)
-    if route == "put":
-        return store(hub, rest[0], query, body)
+    if name is None:
+        return respond_outside(hub, route, rest, query, body, host)
     data_set = hub.data_sets.get(name)
     if data_set is None:
         return refuse(404, "RepoNotFound")
     if route == "batch":
         return batch(hub, json.loads(body), host)
-    return of_data_set(hub, data_set, route, name, rest, query, body, host)
+    if route == "branch":
+        data_set.branches[rest[0]] = data_set.branches["main"]
+        return answer_json({})
+    commit = data_set.branches.get(rest[0], rest[0])
+    if commit not in data_set.commits:
+        return refuse(404, "RevisionNotFound")
+    page = f"{host}/datasets/{name}"
+    if route == "commit":
+        return make_commit(hub, data_set, rest[0], commit, body, page)
+    return of_files(data_set, name, commit, route, rest, query, body, host)
+
+
+def respond_outside(hub, route, rest, query, body, host):
+    if route == "put":
+        return store(hub, rest[0], query, body)
+    if route == "api/validate-yaml":
+        return validate(json.loads(body)["content"])
+    assert route == "api/repos", route
+    return create(hub, json.loads(body), host)
+
+
+def validate(card):
+    if "no-such-licence" not in card:
+        return answer_json({"errors": [], "warnings": [{"message": "no language"}]})
+    said = {"errors": [{"message": '"license" must be one of [...]'}], "warnings": []}
+    return 400, {}, json.dumps(said).encode()
 
 
 def create(hub, asked, host):
@@ -246,13 +277,7 @@ def store(hub, oid, query, body):
     return 200, {}, b""
 
 
-def of_data_set(hub, data_set, route, name, rest, query, body, host):
-    if route == "branch":
-        data_set.branches[rest[0]] = data_set.branches["main"]
-        return answer_json({})
-    commit = data_set.branches.get(rest[0], rest[0])
-    if commit not in data_set.commits:
-        return refuse(404, "RevisionNotFound")
+def of_files(data_set, name, commit, route, rest, query, body, host):
     files = data_set.commits[commit]
     if route == "revision":
         siblings = [{"rfilename": path} for path in files]
@@ -261,14 +286,12 @@ def of_data_set(hub, data_set, route, name, rest, query, body, host):
     if route == "tree":
         return tree(files, rest[1:], query, f"{host}/api/datasets/{name}/tree/{rest[0]}")
     if route == "paths-info":
-        asked = parse_qs(body.decode())["paths"] if body[:1] != b"{" else json.loads(body)["paths"]
+        asked = json.loads(body)["paths"] if body[:1] == b"{" else parse_qs(body.decode())["paths"]
         return answer_json([entry(path, files[path]) for path in asked if path in files])
     if route == "preupload":
         return answer_json({"files": [plan(each, files) for each in json.loads(body)["files"]]})
-    if route == "resolve":
-        return resolve(files, rest[1], commit)
-    assert route == "commit", route
-    return make_commit(hub, data_set, rest[0], commit, body, f"{host}/datasets/{name}")
+    assert route == "resolve", route
+    return resolve(files, rest[1], commit)
 
 
 def is_apart(path):

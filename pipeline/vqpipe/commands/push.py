@@ -1,7 +1,6 @@
 """Make a data set on the Hugging Face hub of a finished sink."""
 
-from pathlib import Path
-
+from vqpipe import storage
 from vqpipe.commands.console import (
     Fields,
     Prose,
@@ -15,8 +14,9 @@ from vqpipe.commands.shipment import Shipment
 from vqpipe.errors import ConfigError, IncompleteError, MismatchError
 from vqpipe.hub.names import parse_data_set
 from vqpipe.hub.repository import MOST_FILE_BYTES, MOST_IN_FOLDER, Digests, Entry, Repository
+from vqpipe.sink import layout
 from vqpipe.sink.hub_card import Cards, HubPlace, has_licence, set_licence, write_hub_card
-from vqpipe.sink.parcel import CARD, PLAN, RUN, Parcel, find_card, find_parcel, folder_sizes, take
+from vqpipe.sink.parcel import CARD, PLAN, RUN, Parcel, find_card, find_parcel, folder_sizes
 from vqpipe.sink.plan import Plan, load_plan, parse_plan
 from vqpipe.sink.run import open_sink, parse_run
 from vqpipe.sink.snapshot import data_types
@@ -32,7 +32,7 @@ def run(job: Push) -> None:
     place = _find_place(job)
     repository = Repository(place.name, place.branch)
     parcel = find_parcel(job.sink, allow_incomplete=job.allow_incomplete)
-    _check_limits(parcel)
+    check_limits(parcel)
     head = repository.open(create=job.create, private=job.private)
     there = repository.list_files(head)
     _check_same_run(parcel, repository, head, there)
@@ -54,7 +54,7 @@ def _find_place(job: Push) -> HubPlace:
     return HubPlace(name, job.revision or branch or "main")
 
 
-def _check_limits(parcel: Parcel) -> None:
+def check_limits(parcel: Parcel) -> None:
     """Checks that the hub takes it.
 
     Raises:
@@ -86,8 +86,7 @@ def _check_same_run(
     if RUN not in there:
         _check_empty(repository, there)
         return
-    ours = take(next(item for item in parcel.items if item.path == RUN), Path(), "")
-    if not there[RUN].holds(Digests(ours.size, ours.sha256, ours.git)):
+    if not there[RUN].holds(Digests.of(storage.read(layout.run_uri(parcel.uri)))):
         raise MismatchError(
             f"{repository.url} holds another run: {_name_run(repository, head)}, and "
             f"{parcel.uri} is run {parcel.snapshot.run.fingerprint}. Runs are never mixed: give "

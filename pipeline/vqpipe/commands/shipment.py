@@ -4,7 +4,6 @@
 can see that more is to come. A commit is made on top of the one before, or not at all.
 """
 
-import hashlib
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -67,8 +66,7 @@ class Shipment:
         self._check()
 
     def _send_card(self, card: bytes) -> None:
-        git = hashlib.sha1(b"blob %d\0%b" % (len(card), card), usedforsecurity=False).hexdigest()
-        digests = Digests(len(card), hashlib.sha256(card).hexdigest(), git)
+        digests = Digests.of(card)
         if not self._is_there(CARD, digests):
             self._send([(CARD, digests, card)])
 

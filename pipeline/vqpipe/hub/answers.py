@@ -4,6 +4,7 @@ No message repeats a token, or the query of a URL: large files go to addresses t
 """
 
 import re
+from typing import Any
 
 from vqpipe.errors import ConfigError, IncompleteError, StorageError, VqpipeError, in_one_line
 
@@ -20,9 +21,14 @@ def is_passing(error: Exception) -> bool:
     return _is_unanswered(error) if status is None else status in _PASSING
 
 
+def is_of_token(error: Exception) -> bool:
+    """Tells whether the hub refused the token itself."""
+    return _status_of(error) == 401
+
+
 def wait_of(error: Exception) -> float:
     """Returns for how many seconds the hub asks to be left alone; 0 if it does not say."""
-    response = getattr(_root_of(error), "response", None)
+    response = _response_of(error)
     said = response.headers.get("Retry-After", "") if response is not None else ""
     return float(said) if said.isdigit() else 0.0
 
@@ -40,18 +46,18 @@ def explain(error: Exception, repository: str) -> VqpipeError | None:
         return ConfigError(f"hf://{repository} is no name that a data set can have: {error}")
     if isinstance(error, errors.OfflineModeIsEnabled):
         return ConfigError("HF_HUB_OFFLINE is set, and so nothing is sent: unset it")
+    if "Invalid metadata in README.md" in str(error):
+        return ConfigError(
+            f"the hub does not take the front matter of README.md ({_said(error)}): mend it in the "
+            "sink's card or on the hub, or give another --license"
+        )
     status = _status_of(error)
-    if status is not None:
+    if status is not None and _is_of_hub(error):
         return _explain_status(status, _said(error), repository, wait_of(error))
     if _is_unanswered(error):
         return StorageError(
             f"the Hugging Face hub is out of reach ({_said(error)}); what has been sent stays "
             "there: look at the network, then run the same command again"
-        )
-    if "Invalid metadata in README.md" in str(error):
-        return ConfigError(
-            f"the hub does not take the front matter of README.md ({_said(error)}): mend it in the "
-            "sink's card or on the hub, or give another --license"
         )
     if isinstance(error, OSError | ValueError | RuntimeError):
         return StorageError(
@@ -90,6 +96,14 @@ def _explain_status(status: int, said: str, repository: str, wait: float) -> Vqp
     return StorageError(f"the Hugging Face hub refused what was sent to {repository}: {said}")
 
 
+def _is_of_hub(error: Exception) -> bool:
+    """Tells whether the hub itself has answered, and not the store that files are sent to."""
+    from huggingface_hub import constants  # noqa: PLC0415 (heavy)
+
+    url = str(_response_of(error).request.url)
+    return url.startswith((f"{constants.ENDPOINT}/api/", f"{constants.ENDPOINT}/datasets/"))
+
+
 def _said(error: Exception) -> str:
     """Returns what the server, or else the client, says, with nothing secret in it."""
     root = _root_of(error)
@@ -117,8 +131,12 @@ def _root_of(error: BaseException) -> BaseException:
     return error
 
 
+def _response_of(error: BaseException) -> Any:  # noqa: ANN401 (the HTTP client's, or None)
+    return getattr(_root_of(error), "response", None)
+
+
 def _status_of(error: BaseException) -> int | None:
-    response = getattr(_root_of(error), "response", None)
+    response = _response_of(error)
     return None if response is None else int(response.status_code)
 
 

@@ -4,6 +4,7 @@ A file is sent first and committed later: one that was sent is not sent again. F
 keeps apart (large ones, Parquet) are known there by their SHA-256, all others by git's digest.
 """
 
+import hashlib
 import logging
 import tempfile
 import time
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from vqpipe.errors import ConfigError, IncompleteError
 from vqpipe.hub import answers
@@ -24,6 +25,9 @@ MOST_IN_FOLDER = 10_000
 MOST_FILE_BYTES = 50 * 10**9
 """The largest file that is taken (the same page)."""
 _PAUSES_S = (1, 2, 4, 8, 16)
+"""Seconds before a request is made again."""
+_FIRST_PAUSES_S = (1, 2)
+"""... before the first answer: nothing is lost, something is wrong."""
 _LONGEST_WAIT_S = 60
 _PATHS_AT_ONCE = 500
 
@@ -39,6 +43,12 @@ class Digests:
     sha256: str
     git: str
     """Git's SHA-1 of it as a blob."""
+
+    @classmethod
+    def of(cls, data: bytes) -> Self:
+        """Returns those of bytes."""
+        git = hashlib.sha1(b"blob %d\0%b" % (len(data), data), usedforsecurity=False)
+        return cls(len(data), hashlib.sha256(data).hexdigest(), git.hexdigest())
 
 
 @dataclass(frozen=True)
@@ -85,6 +95,7 @@ class Repository:
         from huggingface_hub import HfApi, get_token  # noqa: PLC0415 (heavy)
 
         self.name, self.branch, self._api = name, branch, HfApi()
+        self._has_answered = False
         with self._explained():
             token = get_token()
         if token is None:
@@ -133,7 +144,7 @@ class Repository:
         from huggingface_hub import errors  # noqa: PLC0415 (heavy)
 
         is_there = isinstance(error, errors.RevisionNotFoundError)
-        if isinstance(error, errors.GatedRepoError):
+        if isinstance(error, errors.GatedRepoError) or answers.is_of_token(error):
             raise answers.explain(error, self.name) or error
         if not create:
             what = f"branch {self.branch!r} of the data set" if is_there else "data set"
@@ -266,15 +277,18 @@ class Repository:
         self, request: Callable[[], Result], passed_on: tuple[type[Exception], ...] = ()
     ) -> Result:
         """Returns the answer to a request; asks again where that may help."""
-        for pause in _PAUSES_S:
+        for pause in _PAUSES_S if self._has_answered else _FIRST_PAUSES_S:
             try:
-                return request()
+                answer = request()
             except passed_on:
                 raise
             except Exception as error:
                 wait = max(pause, answers.wait_of(error))
                 if not answers.is_passing(error) or wait > _LONGEST_WAIT_S:
                     raise answers.explain(error, self.name) or error from error
+            else:
+                self._has_answered = True
+                return answer
             time.sleep(wait)
         with self._explained():
             return request()
