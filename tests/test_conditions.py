@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from vqpipe.conditions import NO_WHERE, columns_of, parse
+from vqpipe.conditions.expression import NO_WHERE, columns_of, parse
 from vqpipe.errors import ConfigError
 from vqpipe.images.sizes import holds
 

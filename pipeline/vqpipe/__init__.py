@@ -1,9 +1,11 @@
 """Image datasets to discrete VQ codes and back, with nothing lost and nothing twice.
 
     vqpipe.encode, vqpipe.decode, vqpipe.evaluate    commands as functions; each returns a Result
+    vqpipe.CodesDataset                              codes in batches, for a trainer
     vqpipe.VQModel                                   the network alone, as diffusers has it
 
-Each is imported when it is asked for: `import vqpipe` takes neither torch nor Ray.
+Each is imported when it is asked for: `import vqpipe` takes neither torch nor Ray. All but
+`CodesDataset` need what the extra `pipeline` installs.
 """
 
 import importlib
@@ -12,13 +14,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vqpipe.commands.functions import decode, encode, evaluate
     from vqpipe.commands.result import Result
+    from vqpipe.dataset.dataset import CodesDataset
     from vqpipe.vqgan import VQModel
 
     __version__: str
 
-__all__ = ["Result", "VQModel", "__version__", "decode", "encode", "evaluate"]
+__all__ = ["CodesDataset", "Result", "VQModel", "__version__", "decode", "encode", "evaluate"]
 
 _HOMES = {
+    "CodesDataset": "vqpipe.dataset.dataset",
     "Result": "vqpipe.commands.result",
     "VQModel": "vqpipe.vqgan",
     "decode": "vqpipe.commands.functions",
@@ -34,7 +38,13 @@ if not TYPE_CHECKING:  # else every name would be there, of any type
             return importlib.import_module("importlib.metadata").version("vqpipe")
         if name not in _HOMES:
             raise AttributeError(f"module 'vqpipe' has no attribute {name!r}")
-        return getattr(importlib.import_module(_HOMES[name]), name)
+        try:
+            return getattr(importlib.import_module(_HOMES[name]), name)
+        except ModuleNotFoundError as error:
+            from vqpipe.extras import explain_missing  # noqa: PLC0415 (seldom needed)
+
+            said = explain_missing(error, f"vqpipe.{name} needs")
+            raise ModuleNotFoundError(said, name=error.name) from error
 
 
 def __dir__() -> list[str]:

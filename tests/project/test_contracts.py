@@ -26,7 +26,7 @@ BREACHES = {
     "only the engine knows Ray": [
         ("stages/bad.py", "def late():\n    import ray", "vqpipe.stages.bad -> ray"),
     ],
-    "only networks, the codec and the judges know torch": [
+    "only networks, the codec, the judges and the reader for trainers know torch": [
         ("sources/bad.py", "from torch import Tensor", "vqpipe.sources.bad -> torch"),
     ],
     "only storage opens anything remote": [

@@ -7,12 +7,13 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from vqpipe.conditions import columns_of, parse
+from vqpipe.conditions.expression import columns_of, parse
+from vqpipe.conditions.judge import check, judge
 from vqpipe.errors import ConfigError
 from vqpipe.rejections import UNKNOWN, Reason, Rejection
 from vqpipe.schema import KEPT, Sample
 from vqpipe.sink.ranges import Staged
-from vqpipe.stages.conditions import Conditions, check, judge
+from vqpipe.stages.conditions import Conditions
 from vqpipe.stages.read import read_rows
 
 DAYS = [datetime.date(2020, 1, 1), None, datetime.date(1999, 1, 1), datetime.date(2024, 5, 5)]

@@ -22,11 +22,11 @@ from vqpipe.sink.ranges import Staged
 from vqpipe.sink.run import start_run
 from vqpipe.sink.writer import Writer
 from vqpipe.sources import codes, kept_schema, list_shards, read_shard
-from vqpipe.sources.texts import documents, texts
 from vqpipe.stages.decode import ImagesProduct
 from vqpipe.stages.encode import CodesProduct
 from vqpipe.stages.quarantine import read_quarantined
 from vqpipe.stages.read import read_rows
+from vqpipe.texts import documents, texts
 
 IMAGE = "image"
 LAYOUT = CodeLayout.grid(1, 2, 16)

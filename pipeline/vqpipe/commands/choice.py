@@ -8,7 +8,8 @@ from vqpipe.commands.console import Fields, Prose
 from vqpipe.commands.description import describe_limit, describe_where
 from vqpipe.commands.jobs import Encode
 from vqpipe.commands.kept import begun_asking
-from vqpipe.conditions import SIZES, Where, columns_of, parse
+from vqpipe.conditions.expression import SIZES, Where, columns_of, parse
+from vqpipe.conditions.judge import check
 from vqpipe.errors import ConfigError
 from vqpipe.schema import Selection
 from vqpipe.sink.identity import EncodeIdentity
@@ -17,7 +18,7 @@ from vqpipe.sink.run import EncodeRun, Run
 from vqpipe.sources import asked_schema
 from vqpipe.sources.limits import Cut, first_samples, first_shards
 from vqpipe.sources.listing import Listing
-from vqpipe.stages.conditions import Conditions, check
+from vqpipe.stages.conditions import Conditions
 
 
 def take_first(

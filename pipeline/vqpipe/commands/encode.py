@@ -27,7 +27,7 @@ from vqpipe.commands.progress import announce
 from vqpipe.commands.result import Result
 from vqpipe.commands.runs import now, versions
 from vqpipe.commands.views import codes_of, identify, settle_views
-from vqpipe.conditions import parse
+from vqpipe.conditions.expression import parse
 from vqpipe.errors import ConfigError
 from vqpipe.images import Preprocess
 from vqpipe.schema import Selection

@@ -27,7 +27,7 @@ from vqpipe.commands.options import (
     check_uris,
 )
 from vqpipe.commands.recipes import RecipeName
-from vqpipe.conditions import parse
+from vqpipe.conditions.expression import parse
 from vqpipe.errors import ConfigError
 from vqpipe.hub.names import parse_data_set
 from vqpipe.vector_layout import ASKED, AskedVectors, VectorDType

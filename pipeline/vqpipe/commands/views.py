@@ -9,7 +9,7 @@ from vqpipe.codec.weights import Weights
 from vqpipe.commands.jobs import Encode
 from vqpipe.commands.model import layout_of
 from vqpipe.commands.recipes import PLAIN, RECIPES, Recipe
-from vqpipe.conditions import parse
+from vqpipe.conditions.expression import parse
 from vqpipe.errors import ConfigError
 from vqpipe.images import Preprocess, square
 from vqpipe.images.shapes import Shape, parse_buckets, parse_fit, word_of

@@ -7,7 +7,7 @@ import ast
 import operator
 from collections.abc import Callable
 
-from vqpipe.conditions import LISTS, SIZES, tree
+from vqpipe.conditions.expression import LISTS, SIZES, tree
 
 _Value = float | bool | None
 _COMPARE: dict[type[ast.cmpop], Callable[[float, float], bool]] = {

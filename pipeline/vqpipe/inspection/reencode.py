@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from vqpipe import schema, storage
 from vqpipe.codec.config import DType
-from vqpipe.conditions import parse
+from vqpipe.conditions.expression import parse
 from vqpipe.images import Preprocess, square
 from vqpipe.images.shapes import parse_word
 from vqpipe.inspection import vectors

@@ -11,8 +11,8 @@ from vqpipe.schema import File, Sample, Selection, Shard
 from vqpipe.sources.contents import is_image
 from vqpipe.sources.damage import ARROW_ERRORS
 from vqpipe.sources.parquet_footer import extension_name, fetch_schema
-from vqpipe.sources.texts import is_bytes
 from vqpipe.storage.ahead import map_ahead
+from vqpipe.texts import is_bytes
 
 Read = Callable[[Shard, Selection, pa.Schema], Iterator[Sample]]
 """`read_shard`, here or in a process of its own."""

@@ -16,8 +16,8 @@ from vqpipe.sources.columns import Read, find_schema, looks_like_images, may_hol
 from vqpipe.sources.listing import Listing
 from vqpipe.sources.names import RESERVED
 from vqpipe.sources.parquet_footer import extension_name
-from vqpipe.sources.texts import is_bytes
 from vqpipe.storage.ahead import map_ahead
+from vqpipe.texts import is_bytes
 
 _READERS = 32
 _TEXTS = {

@@ -5,7 +5,7 @@ import pyarrow as pa
 from vqpipe.rejections import Reason, Rejection
 from vqpipe.schema import Sample
 from vqpipe.sources.damage import brief
-from vqpipe.sources.texts import is_binary, is_text, texts
+from vqpipe.texts import is_binary, is_text, texts
 
 MAX_VALUE_BYTES = 16 * 2**20
 """Larger keys and kept values are rejected (16 MiB)."""

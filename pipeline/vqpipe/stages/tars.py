@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from vqpipe.sink.filenames import safe_name
-from vqpipe.sources.texts import documents, is_text
+from vqpipe.texts import documents, is_text
 
 
 def write_tar(members: Iterable[tuple[str, bytes]]) -> bytes:

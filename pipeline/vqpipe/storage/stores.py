@@ -6,6 +6,7 @@ there, and lets its client's errors fly: `vqpipe.storage.refusals` knows them.
 
 import functools
 import importlib
+import os
 from typing import NamedTuple, Protocol, cast
 
 from vqpipe.errors import ConfigError
@@ -124,3 +125,6 @@ def find_store(uri: str) -> tuple[Store, str]:
 def forget() -> None:
     """Has the next request make its client anew, from what the environment says then."""
     _store.cache_clear()
+
+
+os.register_at_fork(after_in_child=forget)  # clients have threads, which a forked process lacks

@@ -1,8 +1,8 @@
-"""What `--where` says: an expression in Python's own words, taken apart and never run.
+"""What `--where` says, or a reader's `filter`: an expression in Python's own words, never run.
 
 Its conditions are what `and` joins at the top; an image has to meet all of them. One is either of
 the image's own size, which is looked at as soon as its header is read (`images.sizes`), or of
-stored columns, which Arrow looks at before that (`stages.conditions`). They travel as text.
+stored columns, which Arrow looks at before that (`conditions.judge`). They travel as text.
 
 Both take arithmetic for that of float64. What is unknown is neither true nor false, as in SQL: what
 is made of a null, or of a division by zero.
@@ -67,17 +67,18 @@ def parse(text: str | None) -> Where:
     """
     if text is None:
         return NO_WHERE
-    whole = _parsed(text)
-    _check(text, whole)
+    said = _Said("--where", text)
+    whole = _parsed(said)
+    _check(said, whole)
     sizes, stored = list[str](), list[str]()
     for part in _conjuncts(whole):
-        names, said = set(_names(part)), ast.unparse(part)
+        names, told = set(_names(part)), ast.unparse(part)
         columns = {name for is_size, name in names if not is_size}
         if not names:
-            _refuse(text, part, "this is the same for all images; leave it out")
+            _refuse(said, part, "this is the same for all images; leave it out")
         if columns and len(columns) < len(names):
-            _refuse(text, part, _MIXED)
-        (stored if columns else sizes).append(said)
+            _refuse(said, part, _MIXED)
+        (stored if columns else sizes).append(told)
     return Where(ast.unparse(whole), tuple(sizes), tuple(stored))
 
 
@@ -85,6 +86,28 @@ _MIXED = (
     "this has both the image's own width or height and stored columns. Join them by and, each in a "
     'part of its own; where the source has the size stored, column["width"] is that'
 )
+
+
+def parse_stored(option: str, text: str) -> tuple[str, tuple[str, ...]]:
+    """Returns an expression of which every name is a stored column, and these names.
+
+    Args:
+        option: What the operator calls it, for messages.
+        text: What was said.
+
+    Returns:
+        All of it, however it was spaced; the names, each once.
+
+    Raises:
+        ConfigError: If it has anything that is not allowed; says what, and where.
+    """
+    said = _Said(option, text)
+    whole = _parsed(said)
+    _check(said, whole)
+    names = tuple(dict.fromkeys(name for _, name in _names(whole)))
+    if not names:
+        _refuse(said, whole, "this is the same for all rows; leave it out")
+    return ast.unparse(whole), names
 
 
 def columns_of(condition: str) -> tuple[str, ...]:
@@ -136,19 +159,33 @@ def _conjuncts(node: ast.expr) -> Iterator[ast.expr]:
         yield node
 
 
-def _parsed(text: str) -> ast.expr:
+@dataclass(frozen=True)
+class _Said:
+    """An expression, and what it was said to."""
+
+    option: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.option} {_brief(self.text)}"
+
+
+def _parsed(said: _Said) -> ast.expr:
     """Returns an expression as Python takes it apart, whatever is in it."""
+    text = said.text
     if len(text) > _MOST_LETTERS:
-        raise ConfigError(f"--where has {len(text):,} letters; at most {_MOST_LETTERS:,} are read")
+        raise ConfigError(
+            f"{said.option} has {len(text):,} letters; at most {_MOST_LETTERS:,} are read"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of escapes in strings
             return ast.parse(_one_line(text), mode="eval").body
     except SyntaxError as error:
         at = f", at character {error.offset}" if error.offset else ""
-        raise ConfigError(f"--where {_brief(text)}{at}: {error.msg}. {_ALLOWED}") from None
+        raise ConfigError(f"{said}{at}: {error.msg}. {_ALLOWED}") from None
     except (ValueError, RecursionError, MemoryError):
-        raise ConfigError(f"--where {_brief(text)}: this cannot be read. {_ALLOWED}") from None
+        raise ConfigError(f"{said}: this cannot be read. {_ALLOWED}") from None
 
 
 def _one_line(text: str) -> str:
@@ -161,16 +198,16 @@ def _brief(text: str) -> str:
     return repr(text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}...")
 
 
-def _check(text: str, whole: ast.expr) -> None:
+def _check(said: _Said, whole: ast.expr) -> None:
     """Checks that an expression has nothing but what is allowed."""
     left: list[tuple[ast.AST, int]] = [(whole, 1)]
     while left:
         node, depth = left.pop()
         if depth > _MOST_DEPTH:
-            _refuse(text, whole, "parts of it lie too deep in one another")
+            _refuse(said, whole, "parts of it lie too deep in one another")
         fault = _fault(node)
         if fault:
-            _refuse(text, node, fault)
+            _refuse(said, node, fault)
         left += [(each, depth + 1) for each in _below(node)]
 
 
@@ -185,15 +222,15 @@ def _below(node: ast.AST) -> Iterator[ast.AST]:
         yield from ast.iter_child_nodes(each)
 
 
-def _refuse(text: str, node: ast.AST, why: str) -> NoReturn:
+def _refuse(said: _Said, node: ast.AST, why: str) -> NoReturn:
     """Raises an error that names a place in an expression."""
     where = ""
     if isinstance(node, ast.expr):
-        said = _one_line(text).encode()
-        before, there = said[: node.col_offset], said[node.col_offset : node.end_col_offset]
+        line = _one_line(said.text).encode()
+        before, there = line[: node.col_offset], line[node.col_offset : node.end_col_offset]
         at = len(before.decode("utf-8", "replace")) + 1
         where = f", at character {at}, {_brief(there.decode('utf-8', 'replace'))}"
-    raise ConfigError(f"--where {_brief(text)}{where}: {why}. {_ALLOWED}")
+    raise ConfigError(f"{said}{where}: {why}. {_ALLOWED}")
 
 
 def _fault(node: ast.AST) -> str | None:

@@ -1,0 +1,193 @@
+"""Columns of a segment's rows in files: written in pieces by any process, read by all.
+
+Numbers lie in one file, row behind row, and are read through a memory map. What has no fixed length
+lies in a heap, in whichever order it came, and a file of numbers says where.
+"""
+
+import fcntl
+import json
+import mmap
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from vqpipe.dataset.columns import Column, Kind, Shape
+from vqpipe.errors import ConfigError
+from vqpipe.picks import hash_of
+from vqpipe.texts import documents
+
+Rows = npt.NDArray[np.int64]
+_NONE = -1
+"""Length of what is null."""
+_MODE = 0o644
+
+
+class Array(Protocol):
+    """One column of one pool."""
+
+    def write(self, first: int, values: pa.ChunkedArray) -> None:
+        """Writes values of rows from `first` on; the same ones may be written again."""
+
+    def sync(self) -> None:
+        """Has what was written outlive a machine that goes down."""
+
+    def take(self, rows: Rows) -> Any:  # noqa: ANN401 (an array, or a list of anything)
+        """Returns the values of rows."""
+
+
+class NumbersFile:
+    """Numbers of a file, (rows, *shape)."""
+
+    def __init__(self, path: Path, rows: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        """Opens the file, which is made, as long as it will be and empty, if it is not there."""
+        self._row_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        self._file = open_sized(path, rows * self._row_bytes)
+        size = rows * self._row_bytes
+        buffer = mmap.mmap(self._file, size, prot=mmap.PROT_READ) if size else b""
+        self.array = np.frombuffer(buffer, dtype).reshape(rows, *shape)
+
+    def write(self, first: int, values: npt.NDArray[Any]) -> None:
+        """Writes rows from `first` on."""
+        write_all(self._file, np.ascontiguousarray(values).data, first * self._row_bytes)
+
+    def sync(self) -> None:
+        """Has what was written outlive a machine that goes down."""
+        os.fdatasync(self._file)
+
+    def take(self, rows: Rows) -> npt.NDArray[Any]:
+        """Returns rows: (n, *shape)."""
+        return self.array.take(rows, axis=0)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            os.close(self._file)
+
+
+def open_sized(path: Path, size: int) -> int:
+    """Returns the descriptor of a file of a size; what is new of it is zeros that take no room."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)
+    if os.fstat(file).st_size < size:
+        os.ftruncate(file, size)
+    return file
+
+
+def write_all(file: int, data: memoryview | bytes, place: int) -> None:
+    """Writes all bytes at a place of a file."""
+    left = memoryview(data).cast("B")
+    while len(left):
+        written = os.pwrite(file, left, place)
+        left, place = left[written:], place + written
+
+
+class NumbersColumn:
+    """A column of numbers."""
+
+    def __init__(self, folder: Path, column: Column, rows: int, shape: Shape) -> None:
+        """Opens it in a folder, made if it is not there; of so many rows, codes of that shape."""
+        self._column, self._shape = column, column.numbers(shape)
+        path = folder / f"{_file_name(column.name)}.numbers"
+        self._file = NumbersFile(path, rows, self._shape, np.dtype(column.dtype))
+        self.sync, self.take = self._file.sync, self._file.take
+
+    def write(self, first: int, values: pa.ChunkedArray) -> None:
+        """Writes values of rows from `first` on.
+
+        Raises:
+            ConfigError: If a whole number or a truth is null: an array has no sign for it.
+        """
+        array, dtype = values.combine_chunks(), np.dtype(self._column.dtype)
+        numbers = array.flatten() if self._column.is_list else array
+        if array.null_count > (dtype.kind == "f" and not self._column.is_list) * len(array) or (
+            numbers.null_count and dtype.kind != "f"
+        ):
+            raise ConfigError(
+                f"column {self._column.name!r} has nulls, which arrays of {dtype.name} cannot "
+                f'hold: leave such rows out by filter="{self._column.name} is not None", or the '
+                "column, by columns"
+            )
+        found = numbers.to_numpy(zero_copy_only=False).astype(dtype, copy=False)
+        self._file.write(first, found.reshape(-1, *self._shape))
+
+
+class HeapColumn:
+    """A column of what has no fixed length."""
+
+    def __init__(self, folder: Path, column: Column, rows: int) -> None:
+        """Opens it in a folder, made if it is not there; of so many rows."""
+        self._pack, self._unpack = _PACKINGS[column.kind]
+        name = _file_name(column.name)
+        self._places = NumbersFile(folder / f"{name}.places", rows, (2,), np.dtype("<i8"))
+        self._heap = open_sized(folder / f"{name}.heap", 0)
+        self._lock = threading.Lock()
+
+    def write(self, first: int, values: pa.ChunkedArray) -> None:
+        """Puts values on the heap, each distinct one once, and says where each is."""
+        packed = self._pack(values.combine_chunks())
+        pieces = [value for value in dict.fromkeys(packed) if value is not None]
+        end = self._append(b"".join(pieces))
+        sizes = np.array([len(each) for each in pieces], np.int64)
+        starts = end - sizes[::-1].cumsum()[::-1]
+        places = dict(zip(pieces, zip(starts.tolist(), sizes.tolist(), strict=True), strict=True))
+        found = [(0, _NONE) if value is None else places[value] for value in packed]
+        self._places.write(first, np.array(found, np.int64).reshape(-1, 2))
+
+    def _append(self, data: bytes) -> int:
+        """Returns where on the heap data end that no other writer's are in between of."""
+        with self._lock:  # of threads; the other of processes
+            fcntl.flock(self._heap, fcntl.LOCK_EX)
+            try:
+                start = os.fstat(self._heap).st_size
+                write_all(self._heap, data, start)
+            finally:
+                fcntl.flock(self._heap, fcntl.LOCK_UN)
+        return start + len(data)
+
+    def sync(self) -> None:
+        """Has what was written outlive a machine that goes down."""
+        os.fdatasync(self._heap)
+        self._places.sync()
+
+    def take(self, rows: Rows) -> list[Any]:
+        """Returns the values of rows."""
+        return [
+            None if size == _NONE else self._unpack(os.pread(self._heap, size, start))
+            for start, size in self._places.take(rows).tolist()
+        ]
+
+    def __del__(self) -> None:
+        if hasattr(self, "_heap"):
+            os.close(self._heap)
+
+
+def open_array(folder: Path, column: Column, rows: int, shape: Shape) -> Array:
+    """Returns a column of one pool in a folder; its files are made if they are not there."""
+    if column.kind == "numbers":
+        return NumbersColumn(folder, column, rows, shape)
+    return HeapColumn(folder, column, rows)
+
+
+def _pack_bytes(values: pa.Array) -> list[bytes | None]:
+    return list(values.cast(pa.large_binary()).to_pylist())
+
+
+def _pack_documents(values: pa.Array) -> list[bytes | None]:
+    return [None if each is None else json.dumps(each).encode() for each in documents(values)]
+
+
+_Pack = Callable[[pa.Array], list[bytes | None]]
+_PACKINGS: dict[Kind, tuple[_Pack, Callable[[bytes], Any]]] = {
+    "text": (_pack_bytes, bytes.decode),
+    "bytes": (_pack_bytes, bytes),
+    "document": (_pack_documents, json.loads),
+}
+
+
+def _file_name(name: str) -> str:
+    """Returns what a column's files are called, whatever is in its name."""
+    return hash_of(name, what_for=b"column ").hex()

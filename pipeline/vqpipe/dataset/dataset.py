@@ -1,0 +1,352 @@
+"""Codes as a trainer takes them: an iterable of batches, in an order that is a function.
+
+    (seed, epoch, places behind)  ->  the same samples in the same order, in any world of ranks and
+                                      workers, which may change in the middle of an epoch
+
+What happened is four numbers, the same on all ranks, and all that a checkpoint has to keep.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from vqpipe.dataset.cache import Cache, default_folder
+from vqpipe.dataset.columns import CODES, Column, default_names, find_columns
+from vqpipe.dataset.index import Index, Views, count, make_sorter
+from vqpipe.dataset.loader import SEEN, Batch, CodesLoader
+from vqpipe.dataset.order import Order, Ordering, Picked
+from vqpipe.dataset.pictures import PIXELS, Pictures
+from vqpipe.dataset.reader import REPEAT, SAMPLE, Reader, Source, lot_of
+from vqpipe.dataset.shares import Block, Shares, Tail
+from vqpipe.errors import ConfigError, MismatchError
+from vqpipe.sink.snapshot import (
+    Snapshot,
+    data_types,
+    keep_snapshot,
+    load_snapshot,
+    take_snapshot,
+)
+
+DType = Literal["int64", "int32", "stored"]
+
+SHAPE = "__shape__"
+"""Of a batch: the shape of an image's codes."""
+_ORDER = "1"
+"""Version of what the order is a function of."""
+_CACHE_BYTES = 200 * 10**9
+
+
+class CodesDataset(IterableDataset[Batch]):
+    """Codes of a sink of `vqpipe encode`, in batches.
+
+        data = vqpipe.CodesDataset("codes/", batch_size=256, seed=1)
+        for batch in data.loader(num_workers=4):
+            batch["codes"]  # (256, n) int64
+
+    A batch has an entry for each column, and `__sample__`, (B,): which samples these are, the same
+    numbers in every epoch; `__repeat__`, (B,): which of them fill up the epoch and were there
+    before; `__seen__`: how many places of the epoch are behind once all ranks have this batch; and
+    `__shape__`, that of an image's codes, such as (h, w).
+    """
+
+    def __init__(  # noqa: PLR0913 (what a trainer may say)
+        self,
+        sink: str,
+        *,
+        batch_size: int = 256,
+        columns: Sequence[str] | None = None,
+        filter: str | None = None,  # noqa: A002 (the word that readers of tables have)
+        views: Views = "one",
+        seed: int = 0,
+        shuffle: bool = True,
+        tail: Tail = "pad",
+        rank: int | None = None,
+        world: int | None = None,
+        window: int | None = None,
+        dtype: DType = "int64",
+        as_numpy: bool = False,
+        decode: bool = False,
+        model: str | None = None,
+        device: str = "cpu",
+        cache: str | os.PathLike[str] | None = None,
+        cache_bytes: int = _CACHE_BYTES,
+        threads: int = 4,
+        generation: int | None = None,
+        allow_incomplete: bool = False,
+        snapshot: str | None = None,
+    ) -> None:
+        """Opens a sink: reads its plan and a footer of each object.
+
+        Args:
+            sink: Folder or s3://bucket/prefix.
+            batch_size: Samples of a batch, on each rank.
+            columns: Which columns come along; None is codes and all that was kept.
+            filter: Which samples there are, an expression in the words of `--where`, such as
+                `label < 10 and width >= 256`; None is all.
+            views: Of images with several views, `one`, drawn by seed, epoch and key, or `all`, each
+                a sample of its own.
+            seed: Of all that is drawn.
+            shuffle: Whether samples come in an order drawn by lot, or as they lie.
+            tail: What becomes of samples at the end of an epoch that do not fill a batch on all
+                ranks: `pad` fills it with samples of the beginning, marked in `__repeat__`; `drop`
+                leaves them out; `uneven` shares them out, so that some batches are smaller and,
+                where there are fewer samples than ranks, some ranks have one batch less.
+            rank: This process's place among those that share the batches; None is that of
+                torch.distributed, or of the environment of torchrun, or 0.
+            world: How many they are.
+            window: Draw the order in windows of about so many samples, of shards drawn by lot,
+                three of which are on the disk at a time; None has all samples there.
+            dtype: Of codes; `stored` is that of the sink.
+            as_numpy: Give arrays of numpy instead of tensors.
+            decode: Decode codes, into `pixels`, (B, 3, H, W) uint8.
+            model: For that, where the model is now, if not where the run had it.
+            device: For that, where it runs, as torch calls it.
+            cache: Folder for decoded rows, on a disk of this machine; None is `VQPIPE_CACHE`, or
+                vqpipe/codes in the user's folder of caches.
+            cache_bytes: Most bytes of all that is in it.
+            threads: That decode shards, in each process.
+            generation: Leave out what was planned later (`vqpipe encode --extend`).
+            allow_incomplete: Read what is committed of a run that is not complete.
+            snapshot: File that says which objects are read: made of what is there now unless it is
+                there, so that every rank, and every later start, reads the same.
+
+        Raises:
+            ConfigError: If an option is not possible; names it.
+            MismatchError: If `sink` is none of `vqpipe encode`.
+            IncompleteError: If it is not complete.
+            StorageError: If it has objects of another run, or the store does not answer.
+        """
+        super().__init__()
+        _check(batch_size=batch_size, window=window, threads=threads, cache_bytes=cache_bytes)
+        _check_word("views", views, Views)
+        _check_word("tail", tail, Tail)
+        _check_word("dtype", dtype, DType)
+        self.seed, self.batch_size, self.tail = seed, batch_size, tail
+        self.rank, self.world = _find_rank(rank, world)
+        self._dtype, self._as_numpy = dtype, as_numpy
+        found = _find_snapshot(sink, snapshot, generation, allow_incomplete=allow_incomplete)
+        types = data_types(found)
+        names = tuple(columns) if columns is not None else default_names(types)
+        sorter = make_sorter(found, types, views, filter)
+        index = Index(found, views, sorter, count(found, sorter))
+        read = find_columns(types, names, found.run.facts.vectors)
+        place = Path(cache) if cache is not None else default_folder()
+        self._source = Source(index, read, Cache(place, cache_bytes), threads)
+        self._ordering = _ordering(index, batch_size, window, tail, is_shuffled=shuffle)
+        _check_columns(read, decodes=decode)
+        self._pictures = Pictures.of(found, model, device) if decode else None
+        self._now = _shared(2)  # epoch, places behind
+        self._next: int | None = None  # places behind, of a pass that has begun in this process
+        self._is_of_worker = False  # whether places behind are those of one worker's next batch
+
+    @property
+    def samples(self) -> int:
+        """How many samples an epoch has."""
+        return self._source.index.samples
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes that codes of an image may have: one, unless images differ."""
+        return self._source.index.sorter.shapes
+
+    @property
+    def digest(self) -> int:
+        """63 bits that tell which samples there are and what their order is a function of."""
+        ordering = self._ordering
+        said = [_ORDER, self._source.index.digest, ordering.is_shuffled, ordering.window]
+        if len(self.shapes) > 1:
+            said += [ordering.unit, ordering.drops_short]
+        data = hashlib.sha256(json.dumps(said).encode()).digest()
+        return int.from_bytes(data[:8], "big") >> 1
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that comes next, or is under way."""
+        return int(self._now[0])
+
+    def set_epoch(self, epoch: int) -> None:
+        """Has the next pass be an epoch from its beginning, each in an order of its own.
+
+        Workers that are already there are told as well.
+        """
+        self._set(epoch, 0)
+
+    def _set(self, epoch: int, seen: int) -> None:
+        self._now[0], self._now[1] = epoch, seen
+        self._next, self._is_of_worker = None, False
+
+    def state_dict(self, batch: Batch | None = None) -> dict[str, int]:
+        """Returns what a checkpoint has to keep: four numbers, the same on all ranks.
+
+        Args:
+            batch: The last one that was used, where workers make them, who are ahead of that; None
+                is the last one that was made in this process.
+        """
+        seen = self._next if batch is None else batch[SEEN]
+        seen = int(self._now[1]) if seen is None else seen
+        state = {"seed": self.seed, "epoch": self.epoch, "seen": seen, "digest": self.digest}
+        worker = get_worker_info()
+        return state if worker is None else {**state, "worker": worker.id}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Has the next pass go on where a state was taken, whatever the world and the workers are.
+
+        Raises:
+            MismatchError: If it is of other samples, or of another order.
+        """
+        if state["digest"] != self.digest:
+            raise MismatchError(
+                "the state is of another order of samples: "
+                f"{self._source.index.snapshot.uri} had other rows when it was taken, or filter, "
+                "views, shuffle or window were others (or, where codes differ in their shapes, "
+                "batch_size or tail)"
+            )
+        if state["seen"] % self._ordering.unit:
+            raise MismatchError(
+                f"the state has {state['seen']} samples, which are no whole batches"
+            )
+        self.seed = state["seed"]
+        self._set(state["epoch"], state["seen"])
+        self._is_of_worker = "worker" in state
+
+    def __len__(self) -> int:
+        """Returns how many batches this rank gets in what is left of the epoch."""
+        return self._shares(self._order()).steps(self.rank)
+
+    def _order(self) -> Order:
+        return self._ordering.epoch(self.seed, self.epoch)
+
+    def _shares(self, order: Order) -> Shares:
+        seen, batch, unit = int(self._now[1]), self.batch_size, self._ordering.unit
+        return Shares(order.size, seen, batch, self.world, self.tail, unit)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Returns the batches of this rank, and of this worker among those of a DataLoader."""
+        order, worker = self._order(), get_worker_info()
+        first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        first = 0 if self._is_of_worker else first
+        shares = self._shares(order)
+        self._next, self._is_of_worker = shares.behind(first - 1), False
+        return self._batches(order, shares, range(first, shares.steps(self.rank), stride))
+
+    def _batches(self, order: Order, shares: Shares, steps: range) -> Iterator[Batch]:
+        lot = lot_of(self.seed, self.epoch)
+        with Reader(self._source) as reader:
+            for step in steps:
+                batch = self._batch(reader, order, shares.block(self.rank, step), lot)
+                batch[SEEN] = shares.behind(step)
+                self._next = shares.behind(step + steps.step - 1)  # before this worker's next one
+                yield batch
+
+    def _batch(self, reader: Reader, order: Order, block: Block, lot: int) -> Batch:
+        picked = list(_pick(order, block, self._ordering.unit, fills=self.tail == "pad"))
+        found = reader.take(order, picked, lot)
+        shape = self.shapes[picked[0].pool]
+        if self._pictures is not None:
+            found[PIXELS] = self._pictures.decode(found[CODES], shape)
+        found[REPEAT] = found[REPEAT] | _is_behind_end(order, block, len(found[REPEAT]))
+        if CODES in found and self._dtype != "stored":
+            found[CODES] = found[CODES].astype(self._dtype)
+        if not self._as_numpy:
+            found = {name: self._tensor(name, value) for name, value in found.items()}
+        return {**found, SHAPE: shape}
+
+    def _tensor(self, name: str, value: Any) -> Any:  # noqa: ANN401 (arrays, or lists)
+        if isinstance(value, list):
+            return value
+        tensor = torch.from_numpy(value)
+        is_bits = any(each.name == name and each.is_bfloat16 for each in self._source.columns)
+        return tensor.view(torch.bfloat16) if is_bits else tensor
+
+    def loader(self, num_workers: int = 0, **options: Any) -> CodesLoader:  # noqa: ANN401
+        """Returns these batches made by workers, and knows which of them were given out.
+
+        Args:
+            num_workers: Processes that make them; 0 is this one.
+            **options: Of `torch.utils.data.DataLoader`, such as `pin_memory`.
+        """
+        return CodesLoader(self, num_workers, **options)
+
+
+def _pick(order: Order, block: Block, unit: int, *, fills: bool) -> Iterator[Picked]:
+    """Yields what stands in a block; places behind the end are those of the beginning."""
+    places = np.arange(block.first, block.last, unit) % order.size
+    return order.pick(places, fills=fills)
+
+
+def _is_behind_end(order: Order, block: Block, samples: int) -> npt.NDArray[np.bool_]:
+    """Returns which samples of a block stand behind the end of the epoch: (samples,)."""
+    if order.unit > 1:
+        return np.full(samples, block.first >= order.size)
+    return block.first + np.arange(samples) >= order.size
+
+
+def _shared(size: int) -> torch.Tensor:
+    """Returns whole numbers that workers see as they are now; in memory without a name."""
+    numbers = torch.zeros(size, dtype=torch.int64)
+    numbers.share_memory_()  # type: ignore[no-untyped-call]
+    return numbers
+
+
+def _check(**numbers: int | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise ConfigError(f"{name} is {number}; it must be at least 1")
+
+
+def _check_word(name: str, word: str, known: Any) -> None:  # noqa: ANN401 (a Literal)
+    if word not in get_args(known):
+        raise ConfigError(f"{name} is {word!r}; it must be one of {', '.join(get_args(known))}")
+
+
+def _find_rank(rank: int | None, world: int | None) -> tuple[int, int]:
+    """Returns rank and number of ranks: as said, or as torch or its launcher knows them."""
+    if (rank is None) != (world is None):
+        raise ConfigError("rank and world go together: give both, or neither")
+    if rank is None or world is None:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        else:
+            rank = int(os.environ.get("RANK", "0"))
+            world = int(os.environ.get("WORLD_SIZE", "1"))
+    if not 0 <= rank < world:
+        raise ConfigError(f"rank is {rank} and world {world}; it must be 0 <= rank < world")
+    return rank, world
+
+
+def _find_snapshot(
+    sink: str, kept: str | None, generation: int | None, *, allow_incomplete: bool
+) -> Snapshot:
+    if kept is not None:
+        with contextlib.suppress(FileNotFoundError):
+            return load_snapshot(kept, sink)
+    found = take_snapshot(sink, generation=generation, allow_incomplete=allow_incomplete)
+    return found if kept is None else keep_snapshot(kept, found)
+
+
+def _ordering(
+    index: Index, batch_size: int, window: int | None, tail: Tail, *, is_shuffled: bool
+) -> Ordering:
+    unit = batch_size if len(index.sorter.shapes) > 1 else 1
+    drops_short = unit > 1 and tail == "drop"
+    return Ordering(index.counts, unit, window, is_shuffled, drops_short)
+
+
+def _check_columns(columns: Sequence[Column], *, decodes: bool) -> None:
+    names = {each.name for each in columns}
+    if not names:
+        raise ConfigError("columns is empty; name at least one column")
+    taken = names & {SAMPLE, REPEAT, SEEN, SHAPE, *([PIXELS] if decodes else [])}
+    if taken:
+        raise ConfigError(f"columns has {taken.pop()!r}, which batches have for something else")
+    if decodes and CODES not in names:
+        raise ConfigError("decode needs codes: they are not among columns")
