@@ -404,7 +404,7 @@ def item(path, size=10):
     [
         ([item(f"data/{i:05d}.parquet") for i in range(10_000)], "codes/data has 10,000 entries"),
         ([item(f"data/{i:05d}/a.parquet") for i in range(10_000)], "codes/data has 10,000"),
-        ([item("data/a.parquet", 60 * 10**9)], "data/a.parquet is 60.0 GB large"),
+        ([item("data/a.parquet", 600 * 10**9)], "data/a.parquet is 600.0 GB large"),
     ],
 )
 def test_push_of_what_the_hub_does_not_take_is_refused_by_name(items, said):

@@ -14,8 +14,9 @@ from vqpipe.hub.repository import Digests, Entry, Repository, Sent
 from vqpipe.sink.parcel import CARD, SUCCESS, Parcel, Taken, is_of_run, take
 from vqpipe.storage.ahead import map_ahead
 
-COMMIT_FILES = 500
-"""Most files of a commit. The hub advises against many more, and it has a quota of commits."""
+COMMIT_FILES = 250
+"""Most files of a commit. The hub checks each of them before it answers, and it has a quota of
+commits: with so many its own client begins, too."""
 COMMIT_BYTES = 20 * 10**9
 """... and bytes. Who is killed before a commit has them read again, but not sent again."""
 _BUNCH_FILES, _BUNCH_BYTES = 50, 256 * 2**20

@@ -26,6 +26,11 @@ def is_of_token(error: Exception) -> bool:
     return _status_of(error) == 401
 
 
+def is_overtaken(error: Exception) -> bool:
+    """Tells whether the branch does not end with the commit that it had to end with."""
+    return _status_of(error) == 412
+
+
 def wait_of(error: Exception) -> float:
     """Returns for how many seconds the hub asks to be left alone; 0 if it does not say."""
     response = _response_of(error)

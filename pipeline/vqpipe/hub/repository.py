@@ -20,9 +20,8 @@ from vqpipe.hub import answers
 
 KIND = "dataset"
 MOST_IN_FOLDER = 10_000
-"""Entries of a folder, from there on too many
-(https://huggingface.co/docs/hub/repositories-recommendations)."""
-MOST_FILE_BYTES = 50 * 10**9
+"""Entries of a folder, from there on too many (https://huggingface.co/docs/hub/storage-limits)."""
+MOST_FILE_BYTES = 500 * 10**9
 """The largest file that is taken (the same page)."""
 _PAUSES_S = (1, 2, 4, 8, 16)
 """Seconds before a request is made again."""
@@ -224,17 +223,22 @@ class Repository:
         for pause in (*_PAUSES_S, None):
             try:
                 return self._commit(sent, removed, parent)
-            except Exception as error:
-                if pause is None or not answers.is_passing(error):
-                    raise answers.explain(error, self.name) or error from error
-                wait = max(pause, answers.wait_of(error))
-                if wait > _LONGEST_WAIT_S:
-                    raise answers.explain(error, self.name) or error from error
+            except Exception as error:  # noqa: BLE001 (raised again unless it may pass)
+                wait = self._wait_for(error, pause)
             time.sleep(wait)
             head = str(self._ask(self._look).sha)
             if head != parent:
                 return self._check_made(sent, removed, head)
         raise AssertionError("the last attempt returns or raises")
+
+    def _wait_for(self, error: Exception, pause: int | None) -> float:
+        """Returns after how many seconds it is worth looking what became of a commit."""
+        if answers.is_overtaken(error):  # maybe by the one whose answer was lost
+            return 0
+        wait = max(pause or 0, answers.wait_of(error))
+        if pause is None or not answers.is_passing(error) or wait > _LONGEST_WAIT_S:
+            raise answers.explain(error, self.name) or error from error
+        return wait
 
     def _commit(self, sent: Sequence[Sent], removed: Sequence[str], parent: str) -> str:
         from huggingface_hub import CommitOperationDelete  # noqa: PLC0415 (heavy)

@@ -1,7 +1,7 @@
 """What of a sink goes out to others: which objects, in which order, and each as it was promised.
 
     run.json    first: it says whose the rest is
-    plans/, plan.parquet, left_out/, rejected/, data/
+    plan.parquet, plans/ and snapshot/, which it is made of; left_out/, rejected/, data/
     evaluation.json, report.html, summary.json
     _SUCCESS    last: with it all of the rest is there
 
@@ -27,7 +27,9 @@ from vqpipe.storage.content import BLOCK_BYTES
 
 CARD = "README.md"
 RUN, SUCCESS, PLAN = "run.json", "_SUCCESS", "plan.parquet"
-FOLDERS = ("plans", *sorted(AREAS), "data")
+_ORIGINS = ("plans", "snapshot")
+"""Folders with what a run was made of."""
+FOLDERS = (*_ORIGINS, *sorted(AREAS), "data")
 """Whose every object is of the run."""
 _SINGLE = (RUN, PLAN, "evaluation.json", "report.html", "summary.json", SUCCESS)
 _IN_MEMORY_BYTES = 8 * 2**20
@@ -104,7 +106,7 @@ def _goes(path: str, seals: dict[str, bytes]) -> bool:
     folder, _, rest = path.partition("/")
     if not rest:
         return path in _SINGLE
-    return folder == "plans" or (folder in FOLDERS and rest.removesuffix(".parquet") in seals)
+    return folder in _ORIGINS or (folder in FOLDERS and rest.removesuffix(".parquet") in seals)
 
 
 def _seal_of(path: str, seals: dict[str, bytes]) -> bytes | None:
