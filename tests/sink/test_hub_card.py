@@ -10,7 +10,7 @@ from tests.sink import sinks
 from tests.sink.test_card import encoded
 from vqpipe.code_layout import CodeLayout
 from vqpipe.errors import ConfigError
-from vqpipe.sink.hub_card import Cards, HubPlace, has_licence, set_licence, write_hub_card
+from vqpipe.sink.hub_card import Cards, HubPlace, Rows, has_licence, set_licence, write_hub_card
 from vqpipe.sink.snapshot import data_types, take_snapshot
 from vqpipe.sink.totals import read_totals
 
@@ -21,7 +21,9 @@ def write(writer, ours=None, theirs=None, place=MAIN, rows=None):
     totals = read_totals(writer.sink)
     totals.rows = totals.rows if rows is None else rows
     columns = data_types(take_snapshot(writer.sink.uri, allow_incomplete=True))
-    return write_hub_card(writer.sink, totals, columns, place, Cards(ours, theirs))
+    facts = writer.sink.run.facts
+    of_rows = Rows(columns, facts.codes, facts.kept)
+    return write_hub_card(writer.sink, totals, of_rows, place, Cards(ours, theirs))
 
 
 @pytest.fixture(scope="module")

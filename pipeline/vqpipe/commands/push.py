@@ -15,7 +15,7 @@ from vqpipe.errors import ConfigError, IncompleteError, MismatchError
 from vqpipe.hub.names import parse_data_set
 from vqpipe.hub.repository import MOST_FILE_BYTES, MOST_IN_FOLDER, Digests, Entry, Repository
 from vqpipe.sink import layout
-from vqpipe.sink.hub_card import Cards, HubPlace, has_licence, set_licence, write_hub_card
+from vqpipe.sink.hub_card import Cards, HubPlace, Rows, has_licence, set_licence, write_hub_card
 from vqpipe.sink.parcel import CARD, PLAN, RUN, Parcel, find_card, find_parcel, folder_sizes
 from vqpipe.sink.plan import Plan, load_plan, parse_plan
 from vqpipe.sink.run import open_sink, parse_run
@@ -140,9 +140,10 @@ def _generations(plan: Plan) -> dict[str, int]:
 
 
 def _write_card(job: Push, parcel: Parcel, place: HubPlace, theirs: bytes | None) -> bytes:
-    sink = open_sink(parcel.uri, parcel.snapshot.run)
-    columns, cards = data_types(parcel.snapshot), Cards(find_card(parcel.uri), theirs)
-    card = write_hub_card(sink, read_totals(sink), columns, place, cards)
+    run = parcel.snapshot.run
+    sink, cards = open_sink(parcel.uri, run), Cards(find_card(parcel.uri), theirs)
+    rows = Rows(data_types(parcel.snapshot), run.facts.codes, run.facts.kept)
+    card = write_hub_card(sink, read_totals(sink), rows, place, cards)
     return set_licence(card, job.license) if job.license else card
 
 

@@ -6,6 +6,7 @@ fields of the front matter, and a card without our part but for what its front m
 """
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ import yaml
 from vqpipe.code_layout import CodeLayout
 from vqpipe.errors import ConfigError
 from vqpipe.sink.card import BEGIN, END, FRONT, LICENCE, blank_card, cell, describe
-from vqpipe.sink.run import EncodeSink
+from vqpipe.sink.run import Sink
 from vqpipe.sink.totals import Totals
 
 _FRONT = re.compile(r"\A---\n(.*?)^---\s*?$\n?", re.DOTALL | re.MULTILINE)
@@ -95,6 +96,16 @@ class HubPlace:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """What the rows of `data/` are."""
+
+    columns: pa.Schema
+    codes: CodeLayout
+    kept: Collection[str]
+    """Names of the columns that are the source's."""
+
+
+@dataclass(frozen=True)
 class Cards:
     """What cards there are before."""
 
@@ -104,15 +115,13 @@ class Cards:
     """On the hub."""
 
 
-def write_hub_card(
-    sink: EncodeSink, totals: Totals, columns: pa.Schema, place: HubPlace, cards: Cards
-) -> bytes:
+def write_hub_card(sink: Sink, totals: Totals, rows: Rows, place: HubPlace, cards: Cards) -> bytes:
     """Returns the card.
 
     Args:
         sink: Where the run is.
         totals: What was added up.
-        columns: Of `data/`.
+        rows: What they are.
         place: Where the card goes.
         cards: What there is before.
 
@@ -127,7 +136,7 @@ def write_hub_card(
     head, begin, rest = body.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if begin and end:
-        reading = _reading(sink.run.facts.codes, columns, place)
+        reading = _reading(rows, place)
         body = f"{head}{begin}\n{describe(sink, totals, reading)}\n{end}{tail}"
     front = _merge(fronts, totals.rows)
     said = yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
@@ -191,8 +200,9 @@ def _front(card: str, whose: str) -> dict[str, Any]:
     return said or {}
 
 
-def _reading(codes: CodeLayout, columns: pa.Schema, place: HubPlace) -> str:
-    lines = [f"| {' | '.join(_describe_column(each))} |" for each in columns]
+def _reading(rows: Rows, place: HubPlace) -> str:
+    columns, codes = rows.columns, rows.codes
+    lines = [f"| {' | '.join(_describe_column(each, rows.kept))} |" for each in columns]
     shape = "" if codes.differs else f".reshape{codes.shape}".replace(",)", ")")
     grid = 'rows[0]["grid_h"], rows[0]["grid_w"]'
     taken = 'rows.with_format("numpy")[0]["codes"]'
@@ -207,16 +217,10 @@ def _reading(codes: CodeLayout, columns: pa.Schema, place: HubPlace) -> str:
     )
 
 
-_VECTORS = ("latents", "quantized")
-
-
-def _describe_column(field: pa.Field) -> list[str]:
-    meaning = "see above" if field.name in _VECTORS else "kept from the source"
-    return [
-        cell(field.name),
-        cell(_describe_type(field.type)),
-        _MEANINGS.get(field.name, meaning),
-    ]
+def _describe_column(field: pa.Field, kept: Collection[str]) -> list[str]:
+    own = _MEANINGS.get(field.name, "see above")
+    meaning = "kept from the source" if field.name in kept else own
+    return [cell(field.name), cell(_describe_type(field.type)), meaning]
 
 
 def _describe_type(kind: pa.DataType) -> str:
