@@ -165,6 +165,8 @@ def test_push_is_the_sink_byte_for_byte_and_datasets_loads_its_rows(hub, tmp_pat
         assert names == ["cat", "dog"]
         assert rows == truth
     assert cli.main(["verify", str(tmp_path / "down")]) == 0
+    left = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [path for path in left if b"canary" in path.read_bytes()]
 
 
 def test_push_again_sends_nothing(hub, tmp_path, sink):
