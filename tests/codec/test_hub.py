@@ -8,11 +8,11 @@ import pytest
 from safetensors.torch import load, save
 
 from tests import shell
-from tests.codec import hub_server
+from tests.hub import server as hub_server
 from tests.makers import jpeg
 from tests.vqgan import compvis
-from vqpipe.codec.hub_names import is_repository, parse_hub_file
 from vqpipe.codec.weights import Weights
+from vqpipe.hub.names import is_repository, parse_hub_file
 from vqpipe.vqgan.files import CONFIG_FILE, PICKLE_FILE, WEIGHTS_FILE
 
 DEMO = {name: (shell.CHECKPOINT / name).read_bytes() for name in (CONFIG_FILE, WEIGHTS_FILE)}

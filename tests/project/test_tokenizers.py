@@ -22,8 +22,8 @@ import torch
 from PIL import Image
 
 from tests import shell
-from tests.codec import hub_server
 from tests.codec.models import make_unit
+from tests.hub import server as hub_server
 from tests.tokenizers.published import (
     chameleon,
     ibq,

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from tests.codec import hub_server
+from tests.hub import server as hub_server
 from vqpipe.errors import CheckpointError
 from vqpipe.quality.judges import Judge, build_network, load_same, read_state
 from vqpipe.vqgan.tensors import digest_tensors

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from vqpipe import storage
 from vqpipe.codec import hub
-from vqpipe.codec.hub_names import HubFile, is_repository, parse_hub_file
 from vqpipe.errors import CheckpointError, ConfigError
+from vqpipe.hub.names import HubFile, is_repository, parse_hub_file
 from vqpipe.vqgan.files import CONFIG_FILE, STEM, WEIGHTS_FILE, choose_weights
 from vqpipe.vqgan.tensors import TRAINED
 

@@ -83,3 +83,13 @@ def printable(text: str, limit: int = 160) -> str:
     """Returns text from the data as one harmless line of a bounded length."""
     safe = harmless(text).replace("\n", "\\n")
     return safe if len(safe) <= limit else safe[: limit - 3] + "..."
+
+
+def describe_bytes(count: int) -> str:
+    """Returns bytes in units of a thousand: `12.4 kB`, `45.1 GB`."""
+    size, unit = float(count), "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:,.1f} {unit}"

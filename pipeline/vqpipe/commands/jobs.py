@@ -29,6 +29,7 @@ from vqpipe.commands.options import (
 from vqpipe.commands.recipes import RecipeName
 from vqpipe.conditions.expression import parse
 from vqpipe.errors import ConfigError
+from vqpipe.hub.names import parse_data_set
 from vqpipe.vector_layout import ASKED, AskedVectors, VectorDType
 
 AskedKeys = Literal["auto", "first-dot", "last-dot"]
@@ -438,6 +439,45 @@ class Verify(ModelOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Push:
+    """Make a data set on the Hugging Face hub of a finished sink.
+
+    Sends data/, what was rejected and left out, plan, run.json, summary and report, which has
+    pictures in it; README.md becomes the card. What is there already is not sent again, so that the
+    same command goes on where it was stopped. Signs in as `hf auth login` or HF_TOKEN says. Needs
+    no Ray and no model.
+
+    Example: vqpipe push codes/ hf://org/name --create --private
+    """
+
+    sink: tyro.conf.Positional[str]
+    """Folder or s3://bucket/prefix that vqpipe encode wrote."""
+    to: tyro.conf.Positional[str]
+    """The data set: hf://org/name. One that holds another run, or other files, is refused."""
+    create: bool = False
+    """Make the data set, or the branch, if it is not there yet; a data set is public unless
+    --private is given or its organisation wants it otherwise."""
+    private: bool = False
+    """Make it private; one that is there and public is refused."""
+    revision: str | None = None
+    """Branch to send to; main if not given."""
+    license: str | None = None
+    """Licence to name in the card, such as cc-by-4.0: images and model decide which it can be."""
+    allow_incomplete: bool = False
+    """Send what is there of a run that is not complete; it gets no _SUCCESS."""
+
+    def __post_init__(self) -> None:
+        found = parse_data_set(self.to)
+        if found is None:
+            raise ConfigError(
+                "the second argument names no data set on the Hugging Face hub: give hf://org/name;"
+                " credentials belong in HF_TOKEN, not in a URL"
+            )
+        if found[1] and self.revision and found[1] != self.revision:
+            raise ConfigError(f"--revision is {self.revision}, and hf://...@ says {found[1]}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Submit:
     """Run a command as a job of a Ray cluster, follow its log, and end with its exit code.
 
@@ -466,7 +506,7 @@ class Submit:
             )
 
 
-Job = Encode | Decode | Evaluate | Doctor | Convert | Inspect | Diff | Verify | Submit
+Job = Encode | Decode | Evaluate | Doctor | Convert | Inspect | Diff | Verify | Push | Submit
 
 JOBS: dict[str, type[Job]] = {
     "encode": Encode,
@@ -476,6 +516,7 @@ JOBS: dict[str, type[Job]] = {
     "convert": Convert,
     "inspect": Inspect,
     "diff": Diff,
+    "push": Push,
     "submit": Submit,
     "verify": Verify,
 }

@@ -4,11 +4,11 @@ from typing import Any
 
 from vqpipe import storage
 from vqpipe.code_layout import CodeLayout
-from vqpipe.codec.hub_names import parse_hub_file
 from vqpipe.codec.weights import Weights
 from vqpipe.commands.console import Prose
 from vqpipe.commands.options import ModelOptions
 from vqpipe.errors import ConfigError, MismatchError
+from vqpipe.hub.names import parse_hub_file
 from vqpipe.sink.run import EncodeRun
 from vqpipe.tokenizers.families import FAMILIES
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
 from vqpipe.codec.config import Device
-from vqpipe.codec.hub_names import parse_hub_file
 from vqpipe.errors import ConfigError
+from vqpipe.hub.names import parse_hub_file
 from vqpipe.tokenizers.family_names import FamilyName, Which
 
 

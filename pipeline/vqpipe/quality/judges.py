@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from vqpipe import storage
 from vqpipe.codec import hub
-from vqpipe.codec.hub_names import parse_hub_file
 from vqpipe.errors import CheckpointError
+from vqpipe.hub.names import parse_hub_file
 from vqpipe.vqgan.tensors import check_tensors, digest_tensors, parse_weights
 
 Network = TypeVar("Network", bound=nn.Module)

@@ -7,4 +7,6 @@ asides    samples that have no row in data/: rejected, or left out
 objects   how each object is written and read: footer, seal
 layout    where everything is; ranges, filenames, beside  what names say
 totals    all of it added up: losses, success, card
+snapshot  which objects there are, for who reads them for months
+parcel    what of it goes out to others; hub_card  its README.md there
 """

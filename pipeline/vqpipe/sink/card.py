@@ -13,8 +13,8 @@ from vqpipe import storage
 from vqpipe.sink.run import DecodeRun, EncodeRun, Run, Sink
 from vqpipe.sink.totals import Totals
 
-_BEGIN, _END = "<!-- vqpipe writes this part anew -->", "<!-- from here on it is yours -->"
-_FRONT = {
+BEGIN, END = "<!-- vqpipe writes this part anew -->", "<!-- from here on it is yours -->"
+FRONT: dict[str, Any] = {
     "configs": [
         {
             "config_name": "default",
@@ -23,7 +23,7 @@ _FRONT = {
     ],
     "tags": ["vqpipe"],
 }
-_LICENCE = """## Licence
+LICENCE = """## Licence
 
 That of the images and of the model, which what wrote this cannot know: say it here, and as
 `license:` at the top.
@@ -71,27 +71,35 @@ def write_card(sink: Sink, totals: Totals) -> None:
     try:
         before = storage.read(uri)
     except FileNotFoundError:
-        before = _empty()
-    head, begin, rest = before.partition(_BEGIN.encode())
-    _, end, tail = rest.partition(_END.encode())
-    ours = f"\n{_describe(sink, totals)}\n".encode()
+        before = blank_card()
+    head, begin, rest = before.partition(BEGIN.encode())
+    _, end, tail = rest.partition(END.encode())
+    ours = f"\n{describe(sink, totals, _READ)}\n".encode()
     card = head + begin + ours + end + tail
     if begin and end and card != before:
         storage.replace(uri, card)
 
 
-def _empty() -> bytes:
-    front = yaml.safe_dump(_FRONT, sort_keys=False)
-    return f"---\n{front}---\n\n{_BEGIN}\n{_END}\n\n{_LICENCE}".encode()
+def blank_card() -> bytes:
+    """Returns a card that has nothing in our part."""
+    front = yaml.safe_dump(FRONT, sort_keys=False)
+    return f"---\n{front}---\n\n{BEGIN}\n{END}\n\n{LICENCE}".encode()
 
 
-def _describe(sink: Sink, totals: Totals) -> str:
+def describe(sink: Sink, totals: Totals, reading: str) -> str:
+    """Returns our part of a card.
+
+    Args:
+        sink: Where the run is.
+        totals: What was added up.
+        reading: What it says of how to read the rows, behind what it says of the run.
+    """
     run, shards = sink.run, f"{totals.shards:,} of {len(sink.plan):,}"
     facts = _facts(run, totals) | {"shards": shards}
-    lines = [f"| {name} | {_cell(said)} |" for name, said in facts.items() if said is not None]
+    lines = [f"| {name} | {cell(said)} |" for name, said in facts.items() if said is not None]
     table = "\n".join(["| | |", "|---|---|", *lines])
     rows = _describe_rows(run) if isinstance(run, EncodeRun) else ""
-    return f"# {run.entry.title}\n\n{table}\n\n{rows}{_READ}"
+    return f"# {run.entry.title}\n\n{table}\n\n{rows}{reading}"
 
 
 def _describe_rows(run: EncodeRun) -> str:
@@ -147,7 +155,7 @@ def _describe_choice(run: EncodeRun) -> str | None:
     return ", ".join(parts) or None
 
 
-def _cell(said: object) -> str:
+def cell(said: object) -> str:
     """Returns text that stays in its cell of a table, whatever it holds."""
     letters = (each if each.isprintable() else f"\\u{ord(each):04x}" for each in str(said))
     return "".join(letters).replace("|", "\\|").replace("<", "&lt;")

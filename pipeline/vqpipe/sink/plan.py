@@ -273,7 +273,7 @@ def load_plan(sink: str) -> Plan:
     """
     uri = layout.plan_uri(sink)
     try:
-        return _parse(uri, storage.read(uri))
+        return parse_plan(uri, storage.read(uri))
     except FileNotFoundError:
         return load_first_plan(sink)
 
@@ -294,7 +294,7 @@ def load_first_plan(sink: str) -> Plan:
         ) from error
     uri = layout.first_plan_uri(sink, sha256)
     try:
-        return _parse(uri, storage.read(uri))
+        return parse_plan(uri, storage.read(uri))
     except FileNotFoundError:
         raise StorageError(
             f"{sink} has a run.json, and its plan is gone: bring back {layout.plan_uri(sink)} or "
@@ -302,7 +302,12 @@ def load_first_plan(sink: str) -> Plan:
         ) from None
 
 
-def _parse(uri: str, data: bytes) -> Plan:
+def parse_plan(uri: str, data: bytes) -> Plan:
+    """Returns the plan that a `plan.parquet` has, wherever that is.
+
+    Raises:
+        MismatchError: If it is none of ours.
+    """
     try:
         return Plan(pq.read_table(io.BytesIO(data)).cast(PLAN))
     except (pa.ArrowException, ValueError, OSError) as error:

@@ -7,6 +7,11 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _FILE = re.compile(r"hf://(?P<repository>[^/@]+/[^/@]+)(?:@(?P<revision>[^/@:]+))?/(?P<name>.+)")
 
 
+_DATA_SET = re.compile(
+    r"hf://(?:datasets/)?(?P<repository>[^/@]+/[^/@]+)(?:@(?P<branch>[^@:\s]+))?"
+)
+
+
 class HubFile(NamedTuple):
     """One file of a repository."""
 
@@ -32,3 +37,14 @@ def parse_hub_file(where: str) -> HubFile | None:
     if parts is None or not is_repository(parts["repository"]):
         return None
     return HubFile(parts["repository"], parts["revision"], parts["name"])
+
+
+def parse_data_set(where: str) -> tuple[str, str | None] | None:
+    """Returns what `hf://org/name[@branch]` names, and its branch; None of anything else.
+
+    Credentials in it make it something else.
+    """
+    parts = _DATA_SET.fullmatch(where.rstrip("/"))
+    if parts is None or not is_repository(parts["repository"]):
+        return None
+    return parts["repository"], parts["branch"]
