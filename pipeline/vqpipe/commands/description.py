@@ -197,3 +197,13 @@ def describe_limit(identity: EncodeIdentity) -> str | None:
         *([f"the first {shards:,} shards"] if shards else []),
     ]
     return " of ".join(parts) or None
+
+
+def describe_size(count: int) -> str:
+    """Returns bytes in units of a thousand: `12.4 kB`, `45.1 GB`."""
+    size, unit = float(count), "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:,.1f} {unit}"

@@ -8,7 +8,12 @@ from typing import Any
 from vqpipe import storage
 from vqpipe.commands.console import Fields, Prose, print_fields, printable, stdout
 from vqpipe.commands.contents import Contents, describe_evaluation, find_stage
-from vqpipe.commands.description import describe_left_out, describe_missing, read_command
+from vqpipe.commands.description import (
+    describe_left_out,
+    describe_missing,
+    describe_size,
+    read_command,
+)
 from vqpipe.commands.jobs import Inspect
 from vqpipe.commands.progress import announce
 from vqpipe.commands.runs import load_run
@@ -132,7 +137,7 @@ def _describe(found: _Found) -> Fields:
     seen, totals, contents = found.survey, found.count.totals, found.contents
     run, stage = seen.sink.run, find_stage(seen.sink.run)
     size = totals["data_bytes"] + totals.get(IMAGE_BYTES, 0)
-    sizes = f"{_size(size)}, {totals['bytes_per_image']:,.1f} bytes an image"
+    sizes = f"{describe_size(size)}, {totals['bytes_per_image']:,.1f} bytes an image"
     return [
         *_describe_readiness(stage.question, found.readiness),
         ("run", f"{run.stage} {run.fingerprint[:12]}, {run.facts.created}"),
@@ -220,16 +225,6 @@ def _describe_pace(found: _Found) -> Fields:
 def _clock(seconds: float) -> str:
     """Returns a time as people write it: `59 s`, `0:03:20`, `2 days, 1:00:00`."""
     return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
-
-
-def _size(count: int) -> str:
-    """Returns bytes in units of a thousand: `12.4 kB`, `45.1 GB`."""
-    size, unit = float(count), "bytes"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if size < 1000:
-            break
-        size, unit = size / 1000, larger
-    return f"{size:,.1f} {unit}"
 
 
 def _describe_rejections(found: _Found) -> Fields:

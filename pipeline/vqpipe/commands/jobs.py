@@ -437,6 +437,45 @@ class Verify(ModelOptions):
             raise ValueError(f"--share is {self.share}; it must be above 0 and at most 1")
 
 
+ExportFormat = Literal["npy"]
+"""The formats of `vqpipe export`, by name (`export.format.FORMATS`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write the codes of a sink in the format that a trainer takes.
+
+    From any store to any other, in processes of this machine, with every row checked as it is read.
+    Run the same command again to resume: shards that are done are not read again. Needs no model
+    and no Ray.
+
+    Example: vqpipe export codes/ codes-npy/ --to npy
+    """
+
+    sink: tyro.conf.Positional[str]
+    """Folder or s3://bucket/prefix that vqpipe encode wrote."""
+    out: tyro.conf.Positional[str]
+    """Folder or s3://bucket/prefix to write to: an empty one, or one that this export began in."""
+    to: ExportFormat
+    """The format: npy is one array of all codes for loaders of your own."""
+    label: str | None = None
+    """Kept column of whole numbers that are labels; label or cls if that is the one there is. Of
+    npy."""
+    workers: int | None = None
+    """Processes, each at a shard of its own; by default one for every core."""
+    generation: int | None = None
+    """Leave out shards that the sink gained after this generation of its plan."""
+    allow_incomplete: bool = False
+    """Export what is committed of a sink that is not complete."""
+    json: bool = False
+    """Print one JSON object instead of a table."""
+
+    def __post_init__(self) -> None:
+        check_least(self, "workers")
+        check_least(self, "generation", least=0)
+        check_uris(self, "sink", "out")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Submit:
     """Run a command as a job of a Ray cluster, follow its log, and end with its exit code.
@@ -466,7 +505,7 @@ class Submit:
             )
 
 
-Job = Encode | Decode | Evaluate | Doctor | Convert | Inspect | Diff | Verify | Submit
+Job = Encode | Decode | Evaluate | Doctor | Convert | Inspect | Diff | Verify | Export | Submit
 
 JOBS: dict[str, type[Job]] = {
     "encode": Encode,
@@ -476,6 +515,7 @@ JOBS: dict[str, type[Job]] = {
     "convert": Convert,
     "inspect": Inspect,
     "diff": Diff,
+    "export": Export,
     "submit": Submit,
     "verify": Verify,
 }
