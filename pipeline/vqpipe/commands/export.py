@@ -67,6 +67,11 @@ def make_format(job: Export) -> Format:
             raise ConfigError(
                 f"{option} is no option of --to {job.to}, but of {_takers(each.name)}"
             )
+    if "seen_at" in own and job.seen_at is None and not storage.is_on_disk(job.out):
+        raise ConfigError(
+            f"--to {job.to} says in a list where its files are, for a trainer that opens paths: "
+            f"say by --seen-at under which path it will see {job.out}"
+        )
     return kind(**{name: getattr(job, name) for name in own})
 
 

@@ -437,7 +437,7 @@ class Verify(ModelOptions):
             raise ValueError(f"--share is {self.share}; it must be above 0 and at most 1")
 
 
-ExportFormat = Literal["npy"]
+ExportFormat = Literal["emu3", "halton", "llamagen", "lumina", "npy", "rar"]
 """The formats of `vqpipe export`, by name (`export.format.FORMATS`)."""
 
 
@@ -457,10 +457,21 @@ class Export:
     out: tyro.conf.Positional[str]
     """Folder or s3://bucket/prefix to write to: an empty one, or one that this export began in."""
     to: ExportFormat
-    """The format: npy is one array of all codes for loaders of your own."""
+    """The format: npy is one array of all codes, for loaders of your own; all others are named
+    after what trains on them: Emu3, Halton-MaskGIT, LlamaGen, Lumina-DiMOO, RAR (and TiTok)."""
     label: str | None = None
     """Kept column of whole numbers that are labels; label or cls if that is the one there is. Of
-    npy."""
+    halton, llamagen, npy, rar."""
+    caption: str | None = None
+    """Kept column of text; txt, caption or text if that is the one there is. Of emu3, lumina."""
+    pickle: bool = False
+    """Write pickles, which the trainer reads as it is, instead of npz or JSON, for which a line of
+    its reader has to be changed. Of emu3, halton, lumina."""
+    seen_at: str | None = None
+    """Path under which the trainer will see what is written, if that is not OUT. Of emu3,
+    lumina."""
+    set_name: str = "imagenet"
+    """Begins the names of the folders. Of llamagen."""
     workers: int | None = None
     """Processes, each at a shard of its own; by default one for every core."""
     generation: int | None = None

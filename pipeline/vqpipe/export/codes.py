@@ -1,11 +1,14 @@
-"""What a format asks of the codes of a sink, and the rows of whole samples."""
+"""What a format asks of the codes of a sink, and codes as the arrays that trainers take."""
 
 from collections.abc import Iterator
 
 import pyarrow as pa
 
 from vqpipe.errors import ConfigError
+from vqpipe.export.arrays import Array
 from vqpipe.export.subject import Subject
+from vqpipe.schema import GRID, lists_in, numbers_of
+from vqpipe.sink.objects import CODES
 
 
 def check_codes(subject: Subject) -> None:
@@ -59,3 +62,27 @@ def whole_samples(groups: Iterator[pa.Table], views: int) -> Iterator[pa.Table]:
         yield rows.slice(0, whole)
         rest = rows.slice(whole).combine_chunks()
     assert not rest, "samples are committed with all of their views"
+
+
+def grid_columns(subject: Subject) -> list[str]:
+    """Returns the columns that `grids_of` and `names_of` read."""
+    sides = [field.name for field in GRID] if subject.layout.differs else []
+    return ["key", "view", CODES, *sides]
+
+
+def grids_of(table: pa.Table, subject: Subject) -> Iterator[Array]:
+    """Yields the codes of each row, (h, w), of the type that the sink has."""
+    if not subject.layout.differs:
+        yield from numbers_of(table[CODES]).reshape(-1, *subject.layout.shape)
+        return
+    sides = (table[field.name].to_pylist() for field in GRID)
+    for codes, height, width in zip(lists_in(table[CODES]), *sides, strict=True):
+        yield codes.reshape(height, width)
+
+
+def names_of(table: pa.Table, subject: Subject) -> list[str]:
+    """Returns what each row is called: its key, and its view where samples have several."""
+    keys: list[str] = table["key"].to_pylist()
+    if subject.views == 1:
+        return keys
+    return [f"{key}/{view}" for key, view in zip(keys, table["view"].to_pylist(), strict=True)]

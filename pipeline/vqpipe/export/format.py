@@ -78,7 +78,12 @@ class Format(Protocol):
 
 
 FORMATS = {
+    "emu3": "vqpipe.export.emu3:Emu3",
+    "halton": "vqpipe.export.halton:Halton",
+    "llamagen": "vqpipe.export.llamagen:LlamaGen",
+    "lumina": "vqpipe.export.lumina:Lumina",
     "npy": "vqpipe.export.npy:Npy",
+    "rar": "vqpipe.export.rar:Rar",
 }
 """By the name that `--to` takes: module and class."""
 

@@ -9,12 +9,10 @@
 The format of `.npy` is https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html.
 """
 
-import io
 import json
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,13 +22,15 @@ import pyarrow.parquet as pq
 from vqpipe import storage
 from vqpipe.errors import ConfigError
 from vqpipe.export import place
+from vqpipe.export.arrays import npy_header
 from vqpipe.export.codes import check_same_shape
 from vqpipe.export.columns import find_label, labels_of
+from vqpipe.export.files import publish_file, spool
 from vqpipe.export.format import Made
 from vqpipe.export.pieces import join_pieces
 from vqpipe.export.subject import Subject
 from vqpipe.schema import code_type, numbers_of
-from vqpipe.sink.objects import CODES, SPOOL_BYTES
+from vqpipe.sink.objects import CODES
 
 _CODES, _LABELS, _META = "codes.npy", "labels.npy", "meta.json"
 _SAMPLE = "sample"
@@ -60,7 +60,7 @@ class Npy:
         label = find_label(subject, self.label)
         place_of_keys = storage.join_uri(out, "keys", f"{index:08d}.parquet")
         rows, sample = 0, subject.first_sample(index)
-        with _spool() as codes, _spool() as labels, _spool() as keys:
+        with spool() as codes, spool() as labels, spool() as keys:
             with pq.ParquetWriter(keys, _keys_schema(subject), compression="zstd") as writer:
                 for table in groups:
                     codes.write(_codes_of(table, subject).tobytes())
@@ -68,18 +68,18 @@ class Npy:
                         labels.write(_labels_of(table, label, subject).tobytes())
                     writer.write_table(_keys_of(table, subject, sample + rows // subject.views))
                     rows += len(table)
-            _publish(place.piece_uri(out, _CODES, index), codes)
+            publish_file(place.piece_uri(out, _CODES, index), codes)
             if label:
-                _publish(place.piece_uri(out, _LABELS, index), labels)
-            return Made(rows, files=1, bytes=_publish(place_of_keys, keys))
+                publish_file(place.piece_uri(out, _LABELS, index), labels)
+            return Made(rows, files=1, bytes=publish_file(place_of_keys, keys))
 
     def finish(self, subject: Subject, out: str) -> Made:
         """Joins the arrays, and says what they are."""
         made = join_pieces(
-            out, _CODES, len(subject), _header(_codes_type(subject), _shape(subject))
+            out, _CODES, len(subject), npy_header(_codes_type(subject), _shape(subject))
         )
         if find_label(subject, self.label):
-            head = _header(np.dtype("<i8"), (subject.samples,))
+            head = npy_header(np.dtype("<i8"), (subject.samples,))
             made += join_pieces(out, _LABELS, len(subject), head)
         meta = json.dumps(self._describe(subject), indent=2).encode() + b"\n"
         storage.publish(storage.join_uri(out, _META), meta)
@@ -113,17 +113,6 @@ class Npy:
         return f'numpy.load("{codes}", mmap_mode="r"): {shape}, {_codes_type(subject).name}'
 
 
-def _spool() -> BinaryIO:
-    return cast(BinaryIO, tempfile.SpooledTemporaryFile(SPOOL_BYTES))
-
-
-def _publish(uri: str, file: BinaryIO) -> int:
-    """Writes a file of a shard; returns its bytes."""
-    content = storage.FileContent(file)
-    storage.publish(uri, content)
-    return len(content)
-
-
 def _shape(subject: Subject) -> tuple[int, int, int]:
     return subject.samples, subject.views, subject.layout.length
 
@@ -131,14 +120,6 @@ def _shape(subject: Subject) -> tuple[int, int, int]:
 def _codes_type(subject: Subject) -> np.dtype[Any]:
     kind: type[np.generic] = code_type(subject.layout.codebook_size).to_pandas_dtype()
     return np.dtype(kind).newbyteorder("<")
-
-
-def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
-    """Returns what stands before the numbers of an array."""
-    file = io.BytesIO()
-    said = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, said)
-    return file.getvalue()
 
 
 def _codes_of(table: pa.Table, subject: Subject) -> npt.NDArray[Any]:
