@@ -33,14 +33,14 @@ def caption_of(key):
     return f'"{key}", ä 🐈\nline 2'
 
 
-def _describe(rows):
+def describe(rows):
     for row in rows:
         if row["reason"] is None:
             key = row["key"]
             row |= {"kept.label": label_of(key), "kept.txt": caption_of(key), "kept.score": 0.5}
 
 
-def make_sink(uri, counts=COUNTS, views=1, change=_describe, *, is_complete=True, **how):
+def make_sink(uri, counts=COUNTS, views=1, change=describe, *, is_complete=True, **how):
     """Makes a complete sink of codes, anywhere; returns its URI."""
     writer = sinks.begin(uri, tuple(counts), **({"kept": KEPT, "count": views} | how))
     for index, name in enumerate(writer.sink.plan.names):

@@ -86,20 +86,21 @@ def test_npy_without_labels_writes_none_and_takes_the_column_that_is_named(tmp_p
 
 
 def _only_text(rows):
-    exports._describe(rows)
+    exports.describe(rows)
     for row in rows:
         row.pop("kept.label", None)
 
 
-def test_npy_label_that_is_null_is_named_and_nothing_is_complete(tmp_path, capsys):
+def test_npy_label_that_is_null_is_minus_one(tmp_path):
     sink = make_sink(tmp_path / "codes", change=_without_one)
-    assert export(sink, tmp_path / "out", "npy") == 4
-    assert "'a/2' has no label" in capsys.readouterr().err
-    assert not Path(tmp_path / "out" / "_SUCCESS").exists()
+    assert export(sink, tmp_path / "out", "npy") == 0
+    expected = [-1 if row["key"] == "a/2" else row["label"] for row in rows_of(sink)]
+    assert np.load(tmp_path / "out" / "labels.npy").tolist() == expected
+    assert -1 in expected
 
 
 def _without_one(rows):
-    exports._describe(rows)
+    exports.describe(rows)
     for row in rows:
         if row["key"] == "a/2":
             row["kept.label"] = None

@@ -5,7 +5,15 @@ import linecache
 
 import pytest
 
-from tests.export.exports import check_kills, check_totals, export, files_of, make_sink, rows_of
+from tests.export.exports import (
+    check_kills,
+    check_totals,
+    describe,
+    export,
+    files_of,
+    make_sink,
+    rows_of,
+)
 
 
 def read(path):
@@ -37,3 +45,17 @@ def test_rar_takes_a_label_by_its_name_and_refuses_options_of_others(tmp_path, c
     assert export(sink, tmp_path / "out", "rar", "--label", "label") == 0
     assert export(sink, tmp_path / "out", "rar", "--caption", "txt") == 4
     assert "--caption is no option of --to rar, but of emu3, lumina" in capsys.readouterr().err
+
+
+def test_rar_label_that_is_null_is_named_and_nothing_is_complete(tmp_path, capsys):
+    sink = make_sink(tmp_path / "codes", change=_without_one)
+    assert export(sink, tmp_path / "out", "rar") == 4
+    assert "'a/2' has no label" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
+
+
+def _without_one(rows):
+    describe(rows)
+    for row in rows:
+        if row["key"] == "a/2":
+            row["kept.label"] = None

@@ -157,6 +157,14 @@ def _write(path):
     path.write_bytes(b"other")
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_export_of_a_sink_without_rows_is_complete_and_says_so(tmp_path, name):
+    sink = make_sink(tmp_path / "codes", {"a": 0, "b": 0}, grid=(3, 3))
+    assert export(sink, tmp_path / "out", name) == 0
+    assert success_of(tmp_path / "out")["rows"] == 0
+    check_totals(sink, tmp_path / "out")
+
+
 def test_export_as_json_says_what_success_says_and_where(tmp_path, capsys):
     sink = make_sink(tmp_path / "codes")
     assert export(sink, tmp_path / "out", "npy", "--json") == 0

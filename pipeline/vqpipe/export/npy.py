@@ -1,7 +1,7 @@
 """Plain arrays, for whoever has a loader of their own: numpy opens them without reading them.
 
     codes.npy            (N, V, T), of the type that the sink has: code t of view v of sample n
-    labels.npy           (N,) int64, where there is a column of labels
+    labels.npy           (N,) int64, where there is a column of labels; -1 where that is null
     keys/<shard>.parquet what else is known of each row: `sample` and `view` say where its codes
                          are, then all columns but codes and vectors; in order of `sample`
     meta.json            shapes, layout and codebook, and how to read them
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vqpipe import storage
@@ -128,7 +129,8 @@ def _codes_of(table: pa.Table, subject: Subject) -> npt.NDArray[Any]:
 
 def _labels_of(table: pa.Table, label: str, subject: Subject) -> npt.NDArray[Any]:
     """Returns one label a sample."""
-    return labels_of(table, label)[:: subject.views].astype("<i8", copy=False)
+    filled = table.select([label]).set_column(0, label, pc.fill_null(table[label], pa.scalar(-1)))
+    return labels_of(filled, label)[:: subject.views].astype("<i8", copy=False)
 
 
 def _keys_schema(subject: Subject) -> pa.Schema:
