@@ -67,6 +67,7 @@ bench: $(STAMP)
 # SOAK=--seed 7 has the same faults again.
 soak: $(STAMP) $(AZURITE)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt transformers==5.24.0 || echo "no transformers: not compared"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt megatron-core==0.16.1 || echo "no Megatron: not compared"
 	$(BIN)/python -m pytest -m soak --timeout 1800
 	$(BIN)/python -m tests.faults.soak $(SOAK)
 

@@ -25,7 +25,7 @@ ODD_KEYS = ("a.b/c.png", ".", "..", "/", "", "ä 🐈", "x\ny\t", "50%", "a~b", 
 KEPT = pa.schema([pa.field("label", pa.int64()), pa.field("txt", pa.string())])
 
 
-def make_sink(uri, layout, counts=(("a", 3), ("b", 5)), table=None):
+def make_sink(uri, layout, counts=(("a", 3), ("b", 5)), table=None, **product):
     """Makes a complete sink of codes in a layout; each row has the highest code of each codebook.
 
     Args:
@@ -33,6 +33,7 @@ def make_sink(uri, layout, counts=(("a", 3), ("b", 5)), table=None):
         layout: Of the codes.
         counts: Of each shard its name and its rows.
         table: Of one shard, kept columns instead of a label and a caption.
+        product: What else is in rows, as `CodesProduct` has it.
     """
     kept = KEPT if table is None else table.schema
     listed = Plan.of(tar_shard(name) for name, _ in counts)
@@ -40,7 +41,7 @@ def make_sink(uri, layout, counts=(("a", 3), ("b", 5)), table=None):
     asked = make_run(plan_sha256=listed.sha256(), facts=facts)
     field = schema.codes_field(layout)
     opened = start_run(str(uri), asked, listed, Growth())
-    writer = Writer(opened, CodesProduct(kept, field, layout))
+    writer = Writer(opened, CodesProduct(kept, field, layout, **product))
     for index, (name, count) in enumerate(counts):
         rows = [_row(layout, index, f"{name}/{i}", i, count) for i in range(count)]
         made = pa.Table.from_pylist(rows, schema=writer.product.rows)
@@ -70,6 +71,7 @@ def _row(layout, index, key, number, total):
         "crop": [25, 0, 75, 50],
         "flip": False,
         "codes": codes.tolist(),
+        "latents": [0.5] * 12,  # where the schema has a column of them
         "kept.label": number,
         "kept.txt": f"caption of {key}",
         **({"grid_h": shape[0], "grid_w": shape[1]} if layout.differs else {}),

@@ -108,7 +108,7 @@ def test_array_record_label_of_64_bits_is_refused_and_the_image_named(tmp_path, 
 
 
 def test_array_record_killed_at_any_storage_call_ends_with_the_same_bytes(tmp_path):
-    check_kills(make_sink(tmp_path / "codes"), tmp_path, "array_record")
+    check_kills(make_sink(tmp_path / "codes"), tmp_path, "array_record", step=3)
 
 
 def test_array_record_of_processes_has_the_same_bytes_as_of_one(tmp_path):

@@ -116,7 +116,7 @@ def _without_one(rows):
 
 
 def test_litdata_killed_at_any_storage_call_ends_with_the_same_bytes(tmp_path):
-    check_kills(make_sink(tmp_path / "codes"), tmp_path, "litdata")
+    check_kills(make_sink(tmp_path / "codes"), tmp_path, "litdata", step=3)
 
 
 def test_litdata_of_processes_has_the_same_bytes_as_of_one(tmp_path):

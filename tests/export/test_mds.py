@@ -127,7 +127,7 @@ def _without_one(rows):
 
 
 def test_mds_killed_at_any_storage_call_ends_with_the_same_bytes(tmp_path):
-    check_kills(make_sink(tmp_path / "codes"), tmp_path, "mds", *NAMED)
+    check_kills(make_sink(tmp_path / "codes"), tmp_path, "mds", *NAMED, step=3)
 
 
 def test_mds_of_processes_has_the_same_bytes_as_of_one(tmp_path):

@@ -126,7 +126,7 @@ def _without_one(rows):
 
 
 def test_webdataset_killed_at_any_storage_call_ends_with_the_same_bytes(tmp_path):
-    check_kills(make_sink(tmp_path / "codes"), tmp_path, "webdataset")
+    check_kills(make_sink(tmp_path / "codes"), tmp_path, "webdataset", step=3)
 
 
 def test_webdataset_of_processes_has_the_same_bytes_as_of_one(tmp_path):
