@@ -503,8 +503,7 @@ class Export:
     eod_token: int | None = None
     """Id of a token at the end of each document, which is a view of an image. Of megatron."""
     rows_per_file: int = 10_000_000
-    """Documents that a pair of files has at most, but for a pair of one shard: a pair has whole
-    shards. Of megatron."""
+    """Documents of a pair of files, about: a pair has whole shards. Of megatron."""
     workers: int | None = None
     """Processes, each at a shard of its own; by default one for every core."""
     generation: int | None = None

@@ -29,6 +29,7 @@ from vqpipe.export.codes import check_codes
 from vqpipe.export.columns import find_caption, find_label
 from vqpipe.export.example import Feature, pack_example
 from vqpipe.export.extras import need
+from vqpipe.export.files import publish_file
 from vqpipe.export.format import Made
 from vqpipe.export.records import Record, records
 from vqpipe.export.subject import Subject
@@ -74,7 +75,9 @@ class ArrayRecord:
                     rows += len(table)
             if not rows:
                 return Made()
-            return Made(rows, files=1, bytes=_publish(path, subject.shard(index).name, out))
+            uri = storage.join_uri(out, f"{subject.shard(index).name}.array_record")
+            with path.open("rb") as file:
+                return Made(rows, files=1, bytes=publish_file(uri, file))
 
     def finish(self, subject: Subject, out: str) -> Made:
         """Writes what the codes are; files know how many records they have."""
@@ -100,11 +103,3 @@ def _example(record: Record, label: str | None, caption: str | None) -> bytes:
     rest = record.facts_without(label, caption)
     features["json"] = json.dumps(rest, ensure_ascii=False).encode()
     return pack_example(features)
-
-
-def _publish(path: Path, name: str, out: str) -> int:
-    """Publishes the file of a shard; returns its bytes."""
-    with path.open("rb") as file:
-        content = storage.FileContent(file)
-        storage.publish(storage.join_uri(out, f"{name}.array_record"), content)
-        return len(content)

@@ -14,6 +14,7 @@ say (`_merge_no_wait` of
 https://github.com/Lightning-AI/litData/blob/d0abc80ce142c55fb02fd0f0ff06e61f639870b6/src/litdata/streaming/writer.py).
 """
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Iterator
@@ -75,7 +76,10 @@ class LitData:
     def write_shard(
         self, subject: Subject, index: int, groups: Iterator[pa.Table], out: str
     ) -> Made:
-        """Writes the chunks of a shard, and as a piece what litdata says of them."""
+        """Writes the chunks of a shard, and as a piece what litdata says of them.
+
+        Either replaces what a killed command has left, maybe of another version of litdata.
+        """
         named = find_named(subject, self.label, self.caption)
         samples = (_sample(record, named) for table in groups for record in records(subject, table))
         with tempfile.TemporaryDirectory() as folder:
@@ -86,20 +90,24 @@ class LitData:
                 chunk["filename"] = f"chunk-{index}-{number}.bin"
                 with path.open("rb") as file:
                     content = storage.FileContent(file)
-                    storage.publish(storage.join_uri(out, chunk["filename"]), content)
+                    storage.replace(storage.join_uri(out, chunk["filename"]), content)
                 made += Made(chunk["chunk_size"], files=1, bytes=len(content))
-        storage.publish(place.piece_uri(out, _INDEX, index), json.dumps(said).encode())
+        storage.replace(place.piece_uri(out, _INDEX, index), json.dumps(said).encode())
         return made
 
     def finish(self, subject: Subject, out: str) -> Made:
-        """Writes the index, and what the codes are."""
+        """Writes the index, and what the codes are.
+
+        `updated_at`, elsewhere a time, is what litdata knows chunks by that it has downloaded.
+        """
         chunks: list[dict[str, Any]] = []
         config: dict[str, Any] | None = None
         for data in pieces.read_pieces(out, _INDEX, len(subject)):
             said = json.loads(data)
             chunks += said["chunks"]
             config = _same(config, said["config"], out)
-        index = {"chunks": chunks, "config": config, "updated_at": "0"}
+        index: dict[str, Any] = {"chunks": chunks, "config": config}
+        index["updated_at"] = _digest(index, subject)
         document = json.dumps(index, sort_keys=True).encode()
         storage.publish(storage.join_uri(out, _INDEX), document)
         made = Made(files=1, bytes=len(document))
@@ -133,6 +141,12 @@ def _write(folder: Path, samples: Iterator[dict[str, Any]]) -> dict[str, Any]:
     writer.done()
     found = [json.loads(path.read_bytes()) for path in folder.glob("*.index.json")]
     return dict(found[0]) if found else {"chunks": [], "config": None}
+
+
+def _digest(index: dict[str, Any], subject: Subject) -> str:
+    """Returns the digest of what is in the chunks; hexadecimal."""
+    said = json.dumps([index, subject.snapshot.digest], sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()
 
 
 def _same(

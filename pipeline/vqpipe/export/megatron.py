@@ -17,10 +17,9 @@ https://github.com/NVIDIA/Megatron-LM/blob/93261d7033e00196131ba9596651c32d38dd2
 
 import itertools
 import struct
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,13 +31,14 @@ from vqpipe.export import pieces, place
 from vqpipe.export.about import write_meta
 from vqpipe.export.codes import check_codes
 from vqpipe.export.columns import need_caption
+from vqpipe.export.files import spool
 from vqpipe.export.format import Made
 from vqpipe.export.records import codes_of
 from vqpipe.export.sequences import Marks, Tokens, Vocabulary
 from vqpipe.export.subject import Subject
 from vqpipe.export.words import read_words
 from vqpipe.schema import GRID
-from vqpipe.sink.objects import CODES, SPOOL_BYTES
+from vqpipe.sink.objects import CODES
 
 ROWS_PER_FILE = 10_000_000
 """Documents of 256 tokens of 16 bits make 5 GB."""
@@ -121,17 +121,18 @@ class Megatron:
         self._keep_tokenizer(out)
         kind = _find_type(self._largest(subject))
         rows, lengths = 0, []
-        with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as spooled:
+        pair = _pair_of(subject, self.rows_per_file, index)
+        number = index - pair.shards[0]
+        with spool() as tokens:
             for table in groups:
                 found = self._documents(subject, table)
-                spooled.write(_pack(found, kind))
+                tokens.write(_pack(found, kind))
                 lengths.append(np.array([len(each) for each in found], "<i4").tobytes())
                 rows += len(table)
-            pair = _pair_of(subject, self.rows_per_file, index)
-            uri = place.piece_uri(out, pair.name("bin"), index - pair.shards[0])
-            storage.publish(uri, storage.FileContent(cast(BinaryIO, spooled)))
-        uri = place.piece_uri(out, pair.name("idx"), index - pair.shards[0])
-        storage.publish(uri, b"".join(lengths))
+            uri = place.piece_uri(out, pair.name("bin"), number)
+            storage.replace(uri, storage.FileContent(tokens))  # what a killed command left is of
+        uri = place.piece_uri(out, pair.name("idx"), number)  # another version of tokenizers, maybe
+        storage.replace(uri, b"".join(lengths))
         return Made(rows)
 
     def _documents(self, subject: Subject, table: pa.Table) -> list[Tokens]:
@@ -182,7 +183,7 @@ class Megatron:
             "documents": {each.stem: int(rows[each.shards].sum()) for each in pairs},
             "dtype": _find_type(self._largest(subject)).name,
             "vocabulary_size": self._largest(subject) + 1,
-            "text": read_words(self.tokenizer).size if self.tokenizer else 0,
+            "text_ids": [0, read_words(self.tokenizer).size - 1] if self.tokenizer else None,
             "code_ids": [ids.codes[0], ids.codes[-1]],
             "marks": asdict(ids.marks),
         }
@@ -212,21 +213,26 @@ class _Pair:
         return f"{self.stem}.{suffix}"
 
 
+def _numbers(subject: Subject, most: int) -> npt.NDArray[np.intp]:
+    """Returns the pair of each shard, (shards,): the one that its last row falls into."""
+    lasts = np.maximum(subject.snapshot.starts[1:] - 1, 0)
+    numbers: npt.NDArray[np.intp] = np.unique(lasts // most, return_inverse=True)[1]
+    return numbers
+
+
 def _pairs(subject: Subject, most: int) -> list[_Pair]:
-    """Returns pairs of whole shards, of at least one each and of as many rows as they may have."""
-    bounds, rows = [0], 0
-    for index, count in enumerate(subject.snapshot.rows.tolist()):
-        if rows and rows + count > most:
-            bounds.append(index)
-            rows = 0
-        rows += count
-    bounds.append(len(subject))
+    """Returns pairs of whole shards, of about as many rows as they may have."""
+    counts = np.bincount(_numbers(subject, most))
+    bounds = np.append(0, np.cumsum(counts)).tolist()
     found = (range(first, last) for first, last in itertools.pairwise(bounds))
     return [_Pair(number, shards) for number, shards in enumerate(found)]
 
 
 def _pair_of(subject: Subject, most: int, index: int) -> _Pair:
-    return next(each for each in _pairs(subject, most) if index in each.shards)
+    numbers = _numbers(subject, most)
+    number = int(numbers[index])
+    first, last = np.searchsorted(numbers, [number, number + 1]).tolist()
+    return _Pair(number, range(first, last))
 
 
 def _find_type(largest: int) -> np.dtype[np.integer[Any]]:

@@ -88,9 +88,10 @@ def find_named(subject: Subject, label: str | None, caption: str | None) -> Name
 
 def records(subject: Subject, table: pa.Table) -> Iterator[Record]:
     """Yields rows of a shard, one by one."""
-    columns = [_documents(table[name]) for name in subject.facts]
+    names = subject.facts
+    columns = [_documents(table[name]) for name in names]
     for codes, *values in zip(codes_of(subject.layout, table), *columns, strict=True):
-        facts = dict(zip(subject.facts, values, strict=True))
+        facts = dict(zip(names, values, strict=True))
         yield Record(facts["key"], facts["view"], codes, facts)
 
 

@@ -17,26 +17,24 @@ https://github.com/webdataset/webdataset/blob/e0953f9bba17b416d5792d5a263b171c26
 https://github.com/mlfoundations/open_clip/blob/555513d4074b682c1fed925b37e87b8e062af3cd/src/open_clip_train/data.py
 """
 
-import io
 import json
 import re
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, cast
 
-import numpy as np
 import pyarrow as pa
 
 from vqpipe import storage
 from vqpipe.export.about import write_meta
+from vqpipe.export.arrays import to_npy
 from vqpipe.export.codes import check_codes
 from vqpipe.export.columns import find_caption, find_label
 from vqpipe.export.extras import need
+from vqpipe.export.files import publish_file, spool
 from vqpipe.export.format import Made
-from vqpipe.export.records import Codes, Record, records
+from vqpipe.export.records import Record, records
 from vqpipe.export.subject import Subject
-from vqpipe.sink.objects import CODES, SPOOL_BYTES
+from vqpipe.sink.objects import CODES
 
 _SIZES = "sizes.json"
 _UNSAFE = re.compile(r"[%./\\~\x00-\x1f\x7f]")
@@ -71,16 +69,16 @@ class WebDataset:
 
         label, caption = find_label(subject, self.label), find_caption(subject, self.caption)
         rows = 0
-        with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as spooled:
-            with TarWriter(spooled, encoder=False, mtime=0) as tar:
+        with spool() as file:
+            with TarWriter(file, encoder=False, mtime=0) as tar:
                 for table in groups:
                     for record in records(subject, table):
                         tar.write(_sample(record, subject.views, label, caption))
                     rows += len(table)
-            content = storage.FileContent(cast(BinaryIO, spooled))
-            if rows:
-                storage.publish(storage.join_uri(out, _file(subject, index)), content)
-        return Made(rows, files=1, bytes=len(content)) if rows else Made()
+            if not rows:
+                return Made()
+            uri = storage.join_uri(out, _file(subject, index))
+            return Made(rows, files=1, bytes=publish_file(uri, file))
 
     def finish(self, subject: Subject, out: str) -> Made:
         """Writes how many samples each tar has."""
@@ -102,7 +100,7 @@ def _sample(
     """Returns what webdataset writes: the name of the members, and bytes by extension."""
     rest = record.facts_without(label, caption)
     members = {
-        "codes.npy": _npy(record.codes),
+        "codes.npy": to_npy(record.codes),
         "cls": _text(record.label(label)),
         "txt": _text(record.caption(caption)),
         "json": json.dumps(rest, ensure_ascii=False).encode(),
@@ -117,13 +115,6 @@ def _file(subject: Subject, index: int) -> str:
 
 def _text(value: object) -> bytes | None:
     return None if value is None else str(value).encode()
-
-
-def _npy(codes: Codes) -> bytes:
-    """Returns an array as a `.npy` file."""
-    buffer = io.BytesIO()
-    np.save(buffer, codes, allow_pickle=False)
-    return buffer.getvalue()
 
 
 def member_name(record: Record, views: int) -> str:
