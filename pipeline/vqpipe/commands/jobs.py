@@ -18,6 +18,7 @@ from vqpipe.commands.options import (
     OneOrMore,
     Places,
     RunOptions,
+    Shown,
     Source,
     Speed,
     What,
@@ -468,11 +469,10 @@ class Export:
     """Folder or s3://bucket/prefix that vqpipe encode wrote."""
     out: tyro.conf.Positional[str]
     """Folder or s3://bucket/prefix to write to: an empty one, or one that this export began in."""
-    to: ExportFormat
-    """The format. Of loaders for any data: array_record (of Grain), litdata, mds (of
-    mosaicml-streaming), webdataset, and npy, which is one array of all codes. All others are named
-    after what trains on them: Emu3, Halton-MaskGIT, LlamaGen, Lumina-DiMOO, Megatron, RAR (and
-    TiTok)."""
+    to: Annotated[ExportFormat, Shown("FORMAT")]
+    """array_record (of Grain), litdata, mds (of mosaicml-streaming), webdataset and npy, one array
+    of all codes, are for loaders of any data. emu3, halton, llamagen, lumina (Lumina-DiMOO),
+    megatron and rar (RAR and TiTok) are what these train on."""
     label: str | None = None
     """Kept column of whole numbers that are labels; label or cls if that is the one there is, but
     of litdata and mds only if it is named: each row has to have one. Of array_record, halton,
