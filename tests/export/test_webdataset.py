@@ -1,6 +1,7 @@
 """Tars as webdataset reads them, against the rows of the sink."""
 
 import gc
+import glob
 import json
 import warnings
 from urllib.parse import unquote
@@ -134,3 +135,17 @@ def test_webdataset_of_processes_has_the_same_bytes_as_of_one(tmp_path):
     assert export(sink, tmp_path / "one", "webdataset") == 0
     assert export(sink, tmp_path / "two", "webdataset", workers=2) == 0
     assert exports.files_of(tmp_path / "one") == exports.files_of(tmp_path / "two")
+
+
+def test_webdataset_line_that_says_how_to_read_it_reads_it(tmp_path, capsys):
+    sink = make_sink(tmp_path / "codes")
+    capsys.readouterr()
+    assert export(sink, tmp_path / "out", "webdataset", "--json") == 0
+    line = json.loads(capsys.readouterr().out)["read_with"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the order of shards, and of files left open
+        found = eval(line, {"webdataset": webdataset, "glob": glob})
+        keys = sorted(each["json"]["key"] for each in found)
+        del found
+        gc.collect()
+    assert keys == sorted(row["key"] for row in rows_of(sink))

@@ -21,6 +21,18 @@ def write_meta(subject: Subject, out: str, more: dict[str, Any]) -> Made:
     return Made(files=1, bytes=len(document))
 
 
+def on_disk(line: str, out: str) -> str:
+    """Returns how a reader of folders reads an export.
+
+    Args:
+        line: That, with `{}` for where the export is.
+        out: Where it is, maybe in a store.
+    """
+    if storage.is_on_disk(out):
+        return line.replace("{}", out)
+    return f"once {out}/ is copied to a folder, " + line.replace("{}", "FOLDER")
+
+
 def _describe(subject: Subject) -> dict[str, Any]:
     run = subject.snapshot.run
     return {

@@ -24,7 +24,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from vqpipe import storage
-from vqpipe.export.about import write_meta
+from vqpipe.export.about import on_disk, write_meta
 from vqpipe.export.codes import check_codes
 from vqpipe.export.columns import find_caption, find_label
 from vqpipe.export.example import Feature, pack_example
@@ -85,8 +85,8 @@ class ArrayRecord:
 
     def read_with(self, subject: Subject, out: str) -> str:  # noqa: ARG002 (of the protocol)
         """Returns how Grain reads the files."""
-        files = f"sorted(glob('{out}/**/*.array_record', recursive=True))"
-        return f"grain.sources.ArrayRecordDataSource({files}), each a tf.train.Example"
+        files = "sorted(glob.glob('{}/**/*.array_record', recursive=True))"
+        return on_disk(f"grain.sources.ArrayRecordDataSource({files})", out)
 
 
 def _example(record: Record, label: str | None, caption: str | None) -> bytes:

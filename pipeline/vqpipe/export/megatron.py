@@ -28,7 +28,7 @@ import pyarrow as pa
 from vqpipe import storage
 from vqpipe.errors import AccountingError, ConfigError, MismatchError
 from vqpipe.export import pieces, place
-from vqpipe.export.about import write_meta
+from vqpipe.export.about import on_disk, write_meta
 from vqpipe.export.codes import check_codes
 from vqpipe.export.columns import need_caption
 from vqpipe.export.files import spool
@@ -191,10 +191,10 @@ class Megatron:
     def read_with(self, subject: Subject, out: str) -> str:
         """Returns what Megatron is told."""
         pairs = _pairs(subject, self.rows_per_file)
-        prefixes = " ".join(storage.join_uri(out, each.stem) for each in pairs[:_MOST_NAMED])
+        prefixes = " ".join(f"{{}}/{each.stem}" for each in pairs[:_MOST_NAMED])
         more = f" (and {len(pairs) - _MOST_NAMED:,} more)" if len(pairs) > _MOST_NAMED else ""
         size = self._largest(subject) + 1
-        return f"--data-path {prefixes}{more}, with a vocabulary of {size:,} tokens at least"
+        return on_disk(f"--data-path {prefixes}{more}, {size:,} tokens in the vocabulary", out)
 
 
 @dataclass(frozen=True)

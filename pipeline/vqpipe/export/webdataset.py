@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from vqpipe import storage
-from vqpipe.export.about import write_meta
+from vqpipe.export.about import on_disk, write_meta
 from vqpipe.export.arrays import to_npy
 from vqpipe.export.codes import check_codes
 from vqpipe.export.columns import find_caption, find_label
@@ -91,7 +91,11 @@ class WebDataset:
 
     def read_with(self, subject: Subject, out: str) -> str:  # noqa: ARG002 (of the protocol)
         """Returns how webdataset reads the tars."""
-        return f"webdataset.WebDataset(sorted(glob('{out}/**/*.tar', recursive=True))).decode()"
+        if out.startswith("s3://"):
+            tars = f"f'pipe:aws s3 cp {out}/{{tar}} -' for tar in json.load(open('{_SIZES}'))"
+            return f"webdataset.WebDataset([{tars}]).decode(), with the {_SIZES} of there"
+        tars = "sorted(glob.glob('{}/**/*.tar', recursive=True))"
+        return on_disk(f"webdataset.WebDataset({tars}).decode()", out)
 
 
 def _sample(
