@@ -18,6 +18,7 @@ from vqpipe.commands.options import (
     OneOrMore,
     Places,
     RunOptions,
+    Shown,
     Source,
     Speed,
     What,
@@ -437,7 +438,19 @@ class Verify(ModelOptions):
             raise ValueError(f"--share is {self.share}; it must be above 0 and at most 1")
 
 
-ExportFormat = Literal["emu3", "halton", "llamagen", "lumina", "npy", "rar"]
+ExportFormat = Literal[
+    "array_record",
+    "emu3",
+    "halton",
+    "litdata",
+    "llamagen",
+    "lumina",
+    "mds",
+    "megatron",
+    "npy",
+    "rar",
+    "webdataset",
+]
 """The formats of `vqpipe export`, by name (`export.format.FORMATS`)."""
 
 
@@ -456,14 +469,18 @@ class Export:
     """Folder or s3://bucket/prefix that vqpipe encode wrote."""
     out: tyro.conf.Positional[str]
     """Folder or s3://bucket/prefix to write to: an empty one, or one that this export began in."""
-    to: ExportFormat
-    """The format: npy is one array of all codes, for loaders of your own; all others are named
-    after what trains on them: Emu3, Halton-MaskGIT, LlamaGen, Lumina-DiMOO, RAR (and TiTok)."""
+    to: Annotated[ExportFormat, Shown("FORMAT")]
+    """array_record (of Grain), litdata, mds (of mosaicml-streaming), webdataset and npy, one array
+    of all codes, are for loaders of any data. emu3, halton, llamagen, lumina (Lumina-DiMOO),
+    megatron and rar (RAR and TiTok) are what these train on."""
     label: str | None = None
-    """Kept column of whole numbers that are labels; label or cls if that is the one there is. Of
-    halton, llamagen, npy, rar."""
+    """Kept column of whole numbers that are labels; label or cls if that is the one there is, but
+    of litdata and mds only if it is named: each row has to have one. Of array_record, halton,
+    litdata, llamagen, mds, npy, rar, webdataset."""
     caption: str | None = None
-    """Kept column of text; txt, caption or text if that is the one there is. Of emu3, lumina."""
+    """Kept column of text; txt, caption or text if that is the one there is, but of litdata and mds
+    only if it is named: each row has to have one. Of array_record, emu3, litdata, lumina, mds,
+    megatron, webdataset."""
     pickle: bool = False
     """Write pickles, which the trainer reads as it is, instead of npz or JSON, for which a line of
     its reader has to be changed. Of emu3, halton, lumina."""
@@ -472,6 +489,21 @@ class Export:
     lumina."""
     set_name: str = "imagenet"
     """Begins the names of the folders. Of llamagen."""
+    tokenizer: str | None = None
+    """tokenizer.json of Hugging Face's tokenizers, a file or s3:// object: the tokens of an image's
+    caption come before its codes; without one there is no text. Of megatron."""
+    offset: int | None = None
+    """Id of code 0 among all tokens; 0 if there is no --tokenizer. Of megatron."""
+    begin_token: int | None = None
+    """Id of a token before the codes of each image. Of megatron."""
+    row_token: int | None = None
+    """Id of a token behind each row of codes, the last one too. Of megatron."""
+    end_token: int | None = None
+    """Id of a token behind the codes of each image. Of megatron."""
+    eod_token: int | None = None
+    """Id of a token at the end of each document, which is a view of an image. Of megatron."""
+    rows_per_file: int = 10_000_000
+    """Documents of a pair of files, about: a pair has whole shards. Of megatron."""
     workers: int | None = None
     """Processes, each at a shard of its own; by default one for every core."""
     generation: int | None = None
@@ -484,6 +516,9 @@ class Export:
     def __post_init__(self) -> None:
         check_least(self, "workers")
         check_least(self, "generation", least=0)
+        check_least(self, "rows_per_file")
+        for name in ("offset", "begin_token", "row_token", "end_token", "eod_token"):
+            check_least(self, name, least=0)
         check_uris(self, "sink", "out")
 
 

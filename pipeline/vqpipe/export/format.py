@@ -78,12 +78,17 @@ class Format(Protocol):
 
 
 FORMATS = {
+    "array_record": "vqpipe.export.array_record:ArrayRecord",
     "emu3": "vqpipe.export.emu3:Emu3",
     "halton": "vqpipe.export.halton:Halton",
+    "litdata": "vqpipe.export.litdata:LitData",
     "llamagen": "vqpipe.export.llamagen:LlamaGen",
     "lumina": "vqpipe.export.lumina:Lumina",
+    "mds": "vqpipe.export.mds:Mds",
+    "megatron": "vqpipe.export.megatron:Megatron",
     "npy": "vqpipe.export.npy:Npy",
     "rar": "vqpipe.export.rar:Rar",
+    "webdataset": "vqpipe.export.webdataset:WebDataset",
 }
 """By the name that `--to` takes: module and class."""
 

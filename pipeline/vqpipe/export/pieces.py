@@ -54,6 +54,16 @@ def join_pieces(
     return Made(files=1, bytes=size)
 
 
+def read_pieces(out: str, name: str, shards: int) -> Iterator[bytes]:
+    """Yields pieces that are small, in order of their shards.
+
+    Raises:
+        IncompleteError: If some are not there.
+    """
+    found = _list_pieces(out, name, shards)
+    yield from map_ahead(lambda file: storage.read(file.uri), found, _AHEAD)
+
+
 def _list_pieces(out: str, name: str, shards: int) -> list[File]:
     base = place.pieces_uri(out, name)
     found = {file.uri: file for file in storage.list_files(base, recursive=False)}
