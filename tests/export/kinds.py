@@ -80,7 +80,7 @@ def _row(layout, index, key, number, total):
 
 def with_odd_keys(rows):
     """Has rows of a shard have keys that mean something elsewhere."""
-    exports._describe(rows)
+    exports.describe(rows)
     for row in rows:
         row["key"] = ODD_KEYS[row["row"] % len(ODD_KEYS)]
 

@@ -97,7 +97,7 @@ def test_array_record_null_label_and_caption_have_no_feature(tmp_path):
 
 
 def _without_one(rows):
-    exports._describe(rows)
+    exports.describe(rows)
     rows[2] |= {"kept.label": None, "kept.txt": None}
 
 

@@ -111,7 +111,7 @@ def test_litdata_named_column_with_a_null_is_refused_and_the_image_named(tmp_pat
 
 
 def _without_one(rows):
-    exports._describe(rows)
+    exports.describe(rows)
     rows[2]["kept.txt"] = None
 
 

@@ -122,7 +122,7 @@ def test_mds_named_column_with_a_null_is_refused_and_the_image_named(tmp_path, c
 
 
 def _without_one(rows):
-    exports._describe(rows)
+    exports.describe(rows)
     rows[2]["kept.label"] = None
 
 

@@ -200,7 +200,7 @@ def test_megatron_null_caption_is_no_text(tmp_path, tokenizer):
 
 
 def _without_one(rows):
-    exports._describe(rows)
+    exports.describe(rows)
     rows[2]["kept.txt"] = None
 
 

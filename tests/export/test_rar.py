@@ -44,7 +44,9 @@ def test_rar_takes_a_label_by_its_name_and_refuses_options_of_others(tmp_path, c
     sink = make_sink(tmp_path / "codes")
     assert export(sink, tmp_path / "out", "rar", "--label", "label") == 0
     assert export(sink, tmp_path / "out", "rar", "--caption", "txt") == 4
-    assert "--caption is no option of --to rar, but of emu3, lumina" in capsys.readouterr().err
+    assert (
+        "--caption is no option of --to rar, but of array_record, emu3, " in capsys.readouterr().err
+    )
 
 
 def test_rar_label_that_is_null_is_named_and_nothing_is_complete(tmp_path, capsys):

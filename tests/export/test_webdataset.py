@@ -76,7 +76,7 @@ def test_webdataset_of_several_images_a_sample_names_each(tmp_path):
 
 
 def _pairs(rows):
-    exports._describe(rows)
+    exports.describe(rows)
     for row in rows:
         row["key"] = f"k{row['row'] // 2}"
         row["kept.image"] = "right" if row["row"] % 2 else "left.png"
@@ -122,7 +122,7 @@ def test_webdataset_null_label_and_caption_have_no_member(tmp_path):
 
 
 def _without_one(rows):
-    exports._describe(rows)
+    exports.describe(rows)
     rows[2] |= {"kept.label": None, "kept.txt": None}
 
 

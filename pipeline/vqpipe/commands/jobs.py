@@ -445,6 +445,7 @@ ExportFormat = Literal[
     "litdata",
     "llamagen",
     "lumina",
+    "lumina_mgpt",
     "mds",
     "megatron",
     "npy",
@@ -472,30 +473,33 @@ class Export:
     to: Annotated[ExportFormat, Shown("FORMAT")]
     """array_record (of Grain), litdata, mds (of mosaicml-streaming), webdataset and npy, one array
     of all codes, are for loaders of any data. emu3, halton, llamagen, lumina (Lumina-DiMOO),
-    megatron and rar (RAR and TiTok) are what these train on."""
+    lumina_mgpt (Lumina-mGPT, 2.0 as well), megatron and rar (RAR and TiTok) are what these train
+    on."""
     label: str | None = None
     """Kept column of whole numbers that are labels; label or cls if that is the one there is, but
     of litdata and mds only if it is named: each row has to have one. Of array_record, halton,
     litdata, llamagen, mds, npy, rar, webdataset."""
     caption: str | None = None
     """Kept column of text; txt, caption or text if that is the one there is, but of litdata and mds
-    only if it is named: each row has to have one. Of array_record, emu3, litdata, lumina, mds,
-    megatron, webdataset."""
+    only if it is named: each row has to have one. Of array_record, emu3, litdata, lumina,
+    lumina_mgpt, mds, megatron, webdataset."""
     pickle: bool = False
     """Write pickles, which the trainer reads as it is, instead of npz or JSON, for which a line of
-    its reader has to be changed. Of emu3, halton, lumina."""
+    its reader has to be changed. Of emu3, halton, lumina; of lumina_mgpt, whose one list
+    of all else gets large."""
     seen_at: str | None = None
-    """Path under which the trainer will see what is written, if that is not OUT. Of emu3,
-    lumina."""
+    """Path under which the trainer will see what is written, if that is not OUT. Of emu3, lumina,
+    lumina_mgpt."""
     set_name: str = "imagenet"
     """Begins the names of the folders. Of llamagen."""
     tokenizer: str | None = None
     """tokenizer.json of Hugging Face's tokenizers, a file or s3:// object: the tokens of an image's
-    caption come before its codes; without one there is no text. Of megatron."""
+    caption come before its codes; of megatron, without one there is no text. Of
+    lumina_mgpt, megatron."""
     offset: int | None = None
     """Id of code 0 among all tokens; 0 if there is no --tokenizer. Of megatron."""
     begin_token: int | None = None
-    """Id of a token before the codes of each image. Of megatron."""
+    """Id of a token before the codes of each image, of megatron; of lumina_mgpt, before all."""
     row_token: int | None = None
     """Id of a token behind each row of codes, the last one too. Of megatron."""
     end_token: int | None = None

@@ -84,6 +84,7 @@ FORMATS = {
     "litdata": "vqpipe.export.litdata:LitData",
     "llamagen": "vqpipe.export.llamagen:LlamaGen",
     "lumina": "vqpipe.export.lumina:Lumina",
+    "lumina_mgpt": "vqpipe.export.lumina_mgpt:LuminaMgpt",
     "mds": "vqpipe.export.mds:Mds",
     "megatron": "vqpipe.export.megatron:Megatron",
     "npy": "vqpipe.export.npy:Npy",

@@ -26,7 +26,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from vqpipe import storage
-from vqpipe.errors import AccountingError, ConfigError, MismatchError
+from vqpipe.errors import AccountingError, ConfigError
 from vqpipe.export import pieces, place
 from vqpipe.export.about import on_disk, write_meta
 from vqpipe.export.codes import check_codes
@@ -36,13 +36,12 @@ from vqpipe.export.format import Made
 from vqpipe.export.records import codes_of
 from vqpipe.export.sequences import Marks, Tokens, Vocabulary
 from vqpipe.export.subject import Subject
-from vqpipe.export.words import read_words
+from vqpipe.export.words import keep_words, read_words
 from vqpipe.schema import GRID
 from vqpipe.sink.objects import CODES
 
 ROWS_PER_FILE = 10_000_000
 """Documents of 256 tokens of 16 bits make 5 GB."""
-_TOKENIZER = "tokenizer.json"
 _HEAD, _VERSION = b"MMIDIDX\x00\x00", 1
 _MOST_NAMED = 3
 _DTYPES: dict[int, np.dtype[np.integer[Any]]] = {8: np.dtype("<u2"), 4: np.dtype("<i4")}
@@ -148,20 +147,8 @@ class Megatron:
         return [np.concatenate(each) for each in zip(texts, images, strict=True)]
 
     def _keep_tokenizer(self, out: str) -> Made:
-        """Puts the tokenizer beside the tokens that it has made; none if there are no captions.
-
-        Raises:
-            MismatchError: If another one has made those that are there.
-        """
-        if not self.tokenizer:
-            return Made()
-        data, uri = read_words(self.tokenizer).data, storage.join_uri(out, _TOKENIZER)
-        if not storage.publish(uri, data) and storage.read(uri) != data:
-            raise MismatchError(
-                f"{self.tokenizer} is not what it was when this export began (see {uri}): give "
-                "that one, or another place for the export"
-            )
-        return Made(files=1, bytes=len(data))
+        """Puts the tokenizer beside the tokens that it has made; none if there are no captions."""
+        return keep_words(self.tokenizer, out) if self.tokenizer else Made()
 
     def finish(self, subject: Subject, out: str) -> Made:
         """Joins the tokens of each pair, writes its index, and says what ids there are."""

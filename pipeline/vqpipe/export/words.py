@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from vqpipe import storage
-from vqpipe.errors import ConfigError
+from vqpipe.errors import ConfigError, MismatchError
 from vqpipe.export.extras import need
+from vqpipe.export.format import Made
 from vqpipe.export.sequences import Tokens
 
 
@@ -36,6 +37,11 @@ class Words:
     def size(self) -> int:
         """One more than its largest id."""
         return 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+
+    def id_of(self, token: str) -> int | None:
+        """Returns the id of a token; None if there is no such one."""
+        found: int | None = self._tokenizer.token_to_id(token)
+        return found
 
     def tokens(self, texts: Sequence[str]) -> list[Tokens]:
         """Returns the tokens of each text, without those that a model wants around it."""
@@ -62,3 +68,18 @@ def read_words(uri: str) -> Words:
             f"--tokenizer: {uri} is no tokenizer.json of Hugging Face's tokenizers: {error}"
         ) from error
     return words
+
+
+def keep_words(tokenizer: str, out: str) -> Made:
+    """Puts a tokenizer beside the tokens that it has made.
+
+    Raises:
+        MismatchError: If another one has made those that are there.
+    """
+    data, uri = read_words(tokenizer).data, storage.join_uri(out, "tokenizer.json")
+    if not storage.publish(uri, data) and storage.read(uri) != data:
+        raise MismatchError(
+            f"{tokenizer} is not what it was when this export began (see {uri}): give that one, or "
+            "another place for the export"
+        )
+    return Made(files=1, bytes=len(data))
