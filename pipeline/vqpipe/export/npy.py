@@ -9,7 +9,6 @@
 The format of `.npy` is https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,7 @@ import pyarrow.parquet as pq
 from vqpipe import storage
 from vqpipe.errors import ConfigError
 from vqpipe.export import place
+from vqpipe.export.about import write_meta
 from vqpipe.export.arrays import npy_header
 from vqpipe.export.codes import check_same_shape
 from vqpipe.export.columns import find_label, labels_of
@@ -33,7 +33,7 @@ from vqpipe.export.subject import Subject
 from vqpipe.schema import code_type, numbers_of
 from vqpipe.sink.objects import CODES
 
-_CODES, _LABELS, _META = "codes.npy", "labels.npy", "meta.json"
+_CODES, _LABELS = "codes.npy", "labels.npy"
 _SAMPLE = "sample"
 
 
@@ -82,25 +82,13 @@ class Npy:
         if find_label(subject, self.label):
             head = npy_header(np.dtype("<i8"), (subject.samples,))
             made += join_pieces(out, _LABELS, len(subject), head)
-        meta = json.dumps(self._describe(subject), indent=2).encode() + b"\n"
-        storage.publish(storage.join_uri(out, _META), meta)
-        return made + Made(files=1, bytes=len(meta))
+        return made + write_meta(subject, out, self._describe(subject))
 
     def _describe(self, subject: Subject) -> dict[str, Any]:
-        run, shape = subject.snapshot.run, _shape(subject)
+        shape = _shape(subject)
         return {
-            "samples": subject.samples,
-            "views": subject.views,
             "codes": {"file": _CODES, "shape": shape, "dtype": _codes_type(subject).name},
             "labels": find_label(subject, self.label),
-            "classes": run.facts.classes,
-            "layout": subject.layout.document(),
-            "codebook_size": run.facts.codebook_size,
-            "codebook_sha256": run.facts.codebook_sha256,
-            "model": run.facts.model,
-            "model_sha256": run.identity.model_sha256,
-            "fingerprint": run.fingerprint,
-            "snapshot": subject.snapshot.digest,
             "read": [
                 'codes = numpy.load("codes.npy", mmap_mode="r")  # codes[sample, view]',
                 'keys = pyarrow.dataset.dataset("keys").to_table()  # sample, view, key, ...',
