@@ -15,11 +15,13 @@ help:
 	@echo "make jobs    write the job definitions in jobs/ anew, after a change of options"
 	@echo "make clean   remove .venv and the demo's output"
 
+# Two libraries want torchvision, and one numpy below 2.2; what tests use of them needs neither.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[pipeline,test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps litdata mosaicml-streaming
 	@touch $(STAMP)
 
 # The emulator of Azure's Blob Storage that tests run; without npm, they are skipped and say so.
@@ -65,6 +67,7 @@ bench: $(STAMP)
 # SOAK=--seed 7 has the same faults again.
 soak: $(STAMP) $(AZURITE)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt transformers==5.24.0 || echo "no transformers: not compared"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt megatron-core==0.16.1 || echo "no Megatron: not compared"
 	$(BIN)/python -m pytest -m soak --timeout 1800
 	$(BIN)/python -m tests.faults.soak $(SOAK)
 

@@ -43,7 +43,8 @@ def documents(values: pa.Array) -> list[Any]:
         numbers = values.cast(pa.float64()).to_pylist()
         return [each if each is None or math.isfinite(each) else None for each in numbers]
     if is_binary(kind):
-        return [each and base64.b64encode(each).decode() for each in values.to_pylist()]
+        found = values.to_pylist()  # of these b"" is one too
+        return [None if each is None else base64.b64encode(each).decode() for each in found]
     if pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind):
         return list(values.to_pylist())
     return list(texts(values))

@@ -106,7 +106,9 @@ def test_help_of_encode_begins_with_what_everybody_needs(capsys):
     assert flags.index("resolution") < flags.index("resample") < flags.index("max-rejected")
 
 
-@pytest.mark.parametrize("command", ["convert", "diff", "doctor", "inspect", "submit", "verify"])
+@pytest.mark.parametrize(
+    "command", ["convert", "diff", "doctor", "export", "inspect", "submit", "verify"]
+)
 def test_help_of_a_small_command_begins_with_what_has_no_name(command, capsys):
     lines = printed(capsys, command, "--help").splitlines()
     first = lines[lines.index("options:") + 1]

@@ -8,7 +8,11 @@ from typing import Any
 from vqpipe import storage
 from vqpipe.commands.console import Fields, Prose, describe_bytes, print_fields, printable, stdout
 from vqpipe.commands.contents import Contents, describe_evaluation, find_stage
-from vqpipe.commands.description import describe_left_out, describe_missing, read_command
+from vqpipe.commands.description import (
+    describe_left_out,
+    describe_missing,
+    read_command,
+)
 from vqpipe.commands.jobs import Inspect
 from vqpipe.commands.progress import announce
 from vqpipe.commands.runs import load_run

@@ -18,6 +18,7 @@ from vqpipe.commands.options import (
     OneOrMore,
     Places,
     RunOptions,
+    Shown,
     Source,
     Speed,
     What,
@@ -438,6 +439,94 @@ class Verify(ModelOptions):
             raise ValueError(f"--share is {self.share}; it must be above 0 and at most 1")
 
 
+ExportFormat = Literal[
+    "array_record",
+    "emu3",
+    "halton",
+    "litdata",
+    "llamagen",
+    "lumina",
+    "lumina_mgpt",
+    "mds",
+    "megatron",
+    "npy",
+    "rar",
+    "webdataset",
+]
+"""The formats of `vqpipe export`, by name (`export.format.FORMATS`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write the codes of a sink in the format that a trainer takes.
+
+    From any store to any other, in processes of this machine, with every row checked as it is read.
+    Run the same command again to resume: shards that are done are not read again. Needs no model
+    and no Ray.
+
+    Example: vqpipe export codes/ codes-npy/ --to npy
+    """
+
+    sink: tyro.conf.Positional[str]
+    """Folder or s3://bucket/prefix that vqpipe encode wrote."""
+    out: tyro.conf.Positional[str]
+    """Folder or s3://bucket/prefix to write to: an empty one, or one that this export began in."""
+    to: Annotated[ExportFormat, Shown("FORMAT")]
+    """array_record (of Grain), litdata, mds (of mosaicml-streaming), webdataset and npy, one array
+    of all codes, are for loaders of any data. emu3, halton, llamagen, lumina (Lumina-DiMOO),
+    lumina_mgpt (Lumina-mGPT, 2.0 as well), megatron and rar (RAR and TiTok) are what these train
+    on."""
+    label: str | None = None
+    """Kept column of whole numbers that are labels; label or cls if that is the one there is, but
+    of litdata and mds only if it is named: each row has to have one. Of array_record, halton,
+    litdata, llamagen, mds, npy, rar, webdataset."""
+    caption: str | None = None
+    """Kept column of text; txt, caption or text if that is the one there is, but of litdata and mds
+    only if it is named: each row has to have one. Of array_record, emu3, litdata, lumina,
+    lumina_mgpt, mds, megatron, webdataset."""
+    pickle: bool = False
+    """Write pickles, which the trainer reads as it is, instead of npz or JSON, for which a line of
+    its reader has to be changed. Of emu3, halton, lumina; of lumina_mgpt, whose one list
+    of all else gets large."""
+    seen_at: str | None = None
+    """Path under which the trainer will see what is written, if that is not OUT. Of emu3, lumina,
+    lumina_mgpt."""
+    set_name: str = "imagenet"
+    """Begins the names of the folders. Of llamagen."""
+    tokenizer: str | None = None
+    """tokenizer.json of Hugging Face's tokenizers, a file or s3:// object: the tokens of an image's
+    caption come before its codes; of megatron, without one there is no text. Of
+    lumina_mgpt, megatron."""
+    offset: int | None = None
+    """Id of code 0 among all tokens; 0 if there is no --tokenizer. Of megatron."""
+    begin_token: int | None = None
+    """Id of a token before the codes of each image, of megatron; of lumina_mgpt, before all."""
+    row_token: int | None = None
+    """Id of a token behind each row of codes, the last one too. Of megatron."""
+    end_token: int | None = None
+    """Id of a token behind the codes of each image. Of megatron."""
+    eod_token: int | None = None
+    """Id of a token at the end of each document, which is a view of an image. Of megatron."""
+    rows_per_file: int = 10_000_000
+    """Documents of a pair of files, about: a pair has whole shards. Of megatron."""
+    workers: int | None = None
+    """Processes, each at a shard of its own; by default one for every core."""
+    generation: int | None = None
+    """Leave out shards that the sink gained after this generation of its plan."""
+    allow_incomplete: bool = False
+    """Export what is committed of a sink that is not complete."""
+    json: bool = False
+    """Print one JSON object instead of a table."""
+
+    def __post_init__(self) -> None:
+        check_least(self, "workers")
+        check_least(self, "generation", least=0)
+        check_least(self, "rows_per_file")
+        for name in ("offset", "begin_token", "row_token", "end_token", "eod_token"):
+            check_least(self, name, least=0)
+        check_uris(self, "sink", "out")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Push:
     """Make a data set on the Hugging Face hub of a finished sink.
@@ -506,7 +595,9 @@ class Submit:
             )
 
 
-Job = Encode | Decode | Evaluate | Doctor | Convert | Inspect | Diff | Verify | Push | Submit
+Job = (
+    Encode | Decode | Evaluate | Doctor | Convert | Inspect | Diff | Verify | Export | Push | Submit
+)
 
 JOBS: dict[str, type[Job]] = {
     "encode": Encode,
@@ -516,6 +607,7 @@ JOBS: dict[str, type[Job]] = {
     "convert": Convert,
     "inspect": Inspect,
     "diff": Diff,
+    "export": Export,
     "push": Push,
     "submit": Submit,
     "verify": Verify,

@@ -5,6 +5,7 @@ A snapshot is made of one listing and a footer of each object, or read from a fi
 one was kept (`keep_snapshot`).
 """
 
+import contextlib
 import functools
 import hashlib
 import io
@@ -23,7 +24,7 @@ from vqpipe.errors import IncompleteError, MismatchError, StorageError
 from vqpipe.schema import File
 from vqpipe.sink import layout, seal
 from vqpipe.sink.footer import Footer, read_tail
-from vqpipe.sink.objects import open_sealed_now
+from vqpipe.sink.objects import CODES, OpenObject, open_sealed_now
 from vqpipe.sink.run import EncodeRun, EncodeSink, find_run, open_sink
 from vqpipe.sink.totals import check_footer
 from vqpipe.storage.ahead import map_ahead
@@ -314,17 +315,42 @@ def read_part(
         StorageError: If the store does not give it.
         DamagedError: If it is not as it was written.
     """
-    part = snapshot.part(index)
-    try:
-        with open_sealed_now(part.uri) as opened:
-            if opened.seal != part.seal:
-                raise MismatchError(
-                    f"{part.uri} is not the object that it was when this reader began: its shard "
-                    "was encoded again since. Begin anew, with what is there now"
-                )
-            yield from opened.read_groups(columns)
-    except FileNotFoundError:
-        raise MismatchError(f"{part.uri} is gone; restore it from a copy") from None
+    with _open_part(snapshot.part(index)) as opened:
+        yield from opened.read_groups(columns)
+
+
+@contextlib.contextmanager
+def open_part(snapshot: Snapshot, index: int, columns: list[str]) -> Iterator[Iterator[pa.Table]]:
+    """Yields what yields the rows of one shard, of which all has been checked by then.
+
+    The object is fetched once, and its codes are decoded once more than by `read_part`: who acts on
+    rows one by one need not wait for the last of them. As that, else.
+
+    Raises:
+        MismatchError: If another object is there now, or none.
+        StorageError: If the store does not give it.
+        DamagedError: If it is not as it was written.
+    """
+    with _open_part(snapshot.part(index)) as opened:
+        if CODES in pq.read_schema(opened.file).names:
+            for _ in opened.read_groups([CODES]):
+                pass
+        yield opened.read_groups(columns)
+
+
+@contextlib.contextmanager
+def _open_part(part: Part) -> Iterator[OpenObject]:
+    with contextlib.ExitStack() as stack:
+        try:
+            opened = stack.enter_context(open_sealed_now(part.uri))
+        except FileNotFoundError:
+            raise MismatchError(f"{part.uri} is gone; restore it from a copy") from None
+        if opened.seal != part.seal:
+            raise MismatchError(
+                f"{part.uri} is not the object that it was when this reader began: its shard was "
+                "encoded again since. Begin anew, with what is there now"
+            )
+        yield opened
 
 
 def data_types(snapshot: Snapshot) -> pa.Schema:
