@@ -7,15 +7,21 @@ import contextlib
 import json
 import sys
 
+import pyarrow as pa
+
 from vqpipe.codec.codec import Codec
 from vqpipe.commands import cli, launch
 from vqpipe.sink.commit import commit_rows
+from vqpipe.stages import compact
 from vqpipe.stages.open import open_rows
 
 
 def work(prepared):
     """Does all the work of a command."""
     asked = prepared.work
+    if isinstance(asked, compact.Compaction):
+        put_into_files(asked)
+        return
     plan = asked.writer.sink.plan
     ready = asked.step.prepare(lambda how, _: Codec(asked.weights, how))
     for index, staged in asked.todo.items():
@@ -25,6 +31,16 @@ def work(prepared):
             if asked.after:
                 done = asked.after.function(done, *asked.after.arguments)
             commit_rows(done, asked.writer)
+
+
+def put_into_files(asked):
+    """Commits all files that are left, a shuffle in one go."""
+    if asked.arrangement.shuffle is None:
+        for first, last in compact.file_runs(asked, 1, 2**20):
+            list(compact.write_files(asked, first, last))
+    else:
+        placed = list(compact.place_rows(asked, range(len(asked.snapshot))))
+        list(compact.write_placed(asked, pa.concat_tables(placed)))
 
 
 @contextlib.contextmanager

@@ -174,7 +174,7 @@ def _finished(job: Decode, source: str, run: EncodeRun) -> list[Shard]:
     return [Shard(name, job.kind, (file,)) for name, file in files.items()]
 
 
-def _prepare(job: Decode) -> Prepared:
+def _prepare(job: Decode) -> Prepared[Work]:
     """Returns what is to be done, with plan and identity frozen in the sink."""
     sink = storage.normalise_uri(job.sink)
     source = _Source.of(job)
