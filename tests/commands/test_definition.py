@@ -19,7 +19,15 @@ PLACES = {
     "encode": ("--source", "/a", "--sink", "/b", "--model", "/c"),
     "decode": ("--source", "/a", "--sink", "/b"),
     "evaluate": ("--source", "/a"),
+    "compact": ("/a", "/b", "--rows-per-file", "3"),
 }
+NAMED = {
+    "encode": {"source", "sink", "model"},
+    "decode": {"source", "sink"},
+    "evaluate": {"source"},
+    "compact": {"source", "sink", "rows_per_file"},
+}
+"""What these say, which no definition with the defaults does."""
 
 
 def printed(capsys, *arguments):
@@ -51,7 +59,7 @@ def test_jobs_have_every_option_with_its_default_and_a_word_on_it(stage):
     for name, value in said.items():
         expected = getattr(whole, name)
         expected = list(expected) if isinstance(expected, tuple) else expected
-        assert value == (None if f"--{name}" in PLACES[stage] else expected)
+        assert value == (None if name in NAMED[stage] else expected)
     lines = text.splitlines()
     for name in options:
         at = next(i for i, line in enumerate(lines) if line.startswith(f"{name}:"))
@@ -69,7 +77,7 @@ def test_jobs_as_they_are_still_ask_for_what_is_required(stage, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.parse([stage, "--job", str(FOLDER / f"{stage}.yaml")])
     assert ended.value.code == 4
-    assert "--source" in capsys.readouterr().err
+    assert "source" in capsys.readouterr().err.lower()
 
 
 ODD = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)

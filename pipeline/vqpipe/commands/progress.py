@@ -87,6 +87,12 @@ class Progress:
         self.shards = len(self.committed)
 
     @property
+    def has_begun(self) -> bool:
+        """Whether a worker was ready: a codec, or where there is none, one that reads."""
+        reads = self.images_known is not None and self.start_up_s is not None
+        return bool(self.devices) or reads
+
+    @property
     def rejected(self) -> int:
         """Rejections of this command."""
         return self.reasons.total()

@@ -139,7 +139,7 @@ def _describe_work(progress: Progress, speed: dict[str, Any]) -> Fields:
     """Returns the lines that say how fast a command was, or that it did nothing."""
     if progress.shards_before == progress.shards_total:
         return [("this run", "nothing was left to do")]
-    if progress.start_up_s is None:
+    if not progress.has_begun:
         return [("this run", f"no worker was ready within its {speed['seconds']:,.1f} s")]
     seconds, start = speed["seconds"], speed["start_up_seconds"]
     done = f"{progress.durable:,} images in {seconds:,.1f} s"

@@ -247,24 +247,11 @@ def in_batches(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
 
 def _alike(tables: Sequence[pa.Table]) -> pa.Table:
     """Returns tables as one that was sent and received: slices are cut, needless masks are gone."""
-    whole = pa.concat_tables(tables)
-    columns = [_plainly(each) for each in whole.columns]
-    whole = pa.table(columns, schema=whole.schema).combine_chunks()
+    whole = pa.concat_tables(tables).combine_chunks()
     sent = pa.BufferOutputStream()
     with pa.ipc.new_stream(sent, whole.schema) as stream:
         stream.write_table(whole)
     return pa.ipc.open_stream(sent.getvalue()).read_all()
-
-
-def _plainly(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Returns a column whose dictionary, if it has one, is in the order in which values come."""
-    if not pa.types.is_dictionary(column.type):
-        return column
-    kind, found = column.type, column.cast(column.type.value_type).combine_chunks()
-    encoded = found.dictionary_encode()
-    indices = encoded.indices.cast(kind.index_type)
-    again = pa.DictionaryArray.from_arrays(indices, encoded.dictionary, ordered=kind.ordered)
-    return pa.chunked_array([again])
 
 
 def write_file(work: Compaction, file: int, tables: Iterable[pa.Table]) -> None:
