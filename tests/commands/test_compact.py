@@ -506,6 +506,26 @@ def test_decode_of_a_compacted_sink_gives_the_images_of_its_source(encoded, tmp_
     assert len(rows) == len(before)
 
 
+def test_compact_keeps_the_names_of_classes_that_datasets_shows(photos, tmp_path):
+    said = '{"info": {"features": {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}}}'
+    images = [jpeg(50, 50, seed=seed) for seed in range(4)]
+    table = pa.table({"image": images, "id": list("abcd"), "label": [0, 1, None, 1]})
+    (tmp_path / "source").mkdir()
+    pq.write_table(
+        table.replace_schema_metadata({"huggingface": said}), tmp_path / "source" / "a.parquet"
+    )
+    words = ["encode", "--source", tmp_path / "source", "--sink", tmp_path / "codes", "--key", "id"]
+    words += ["--model", photos / "model", "--pixel-range", "signed", "--skip-doctor"]
+    assert plain.run([[*words, "--keep", "label", "--resolution", 32]]) == [0]
+    assert run(tmp_path / "codes", tmp_path / "flat", 3, "--shuffle", 1) == 0
+    found = datasets.load_dataset(
+        str(tmp_path / "flat"), split="train", cache_dir=str(tmp_path / "cache")
+    )
+    assert found.features["label"].names == ["cat", "dog"]
+    by_key = dict(zip(found["key"], found["label"], strict=True))
+    assert by_key == {"a": 0, "b": 1, "c": None, "d": 1}
+
+
 def test_evaluate_of_a_compacted_sink_names_the_one_that_its_rows_are_from(tmp_path, capsys):
     make(tmp_path / "codes")
     assert run(tmp_path / "codes", tmp_path / "flat", 4) == 0

@@ -294,3 +294,29 @@ def test_to_arguments_leave_out_what_has_its_default():
         "--sink=/b",
         "--model=/c",
     ]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "source: /a\nsink: /b\nrows_per_file: 100\n",
+        "source: /a\nsink: s3://b/c\nrows_per_file: 7\nshuffle: -3\nallow_incomplete: true\n",
+    ],
+)
+def test_submit_compact_by_a_file_or_by_words_asks_for_the_same_job(tmp_path, said):
+    """What has no name on a command line has one in a file, and loses it on its way."""
+    path = write(tmp_path, said)
+    head = ("submit", "compact", "--address", "http://head:8265")
+    words = cli.parse([*head, "--job", path]).arguments
+    job = cli.parse(["compact", *words])
+    assert job == cli.parse(["compact", "--job", path])
+    assert {name: getattr(job, name) for name in yaml.safe_load(said)} == yaml.safe_load(said)
+    assert cli.parse([*head, "--", *words]).arguments == words
+
+
+def test_submit_compact_of_a_place_that_looks_like_an_option_exits_4(tmp_path, capsys):
+    path = write(tmp_path, "source: -a\nsink: /b\nrows_per_file: 1\n")
+    head = ("submit", "compact", "--address", "http://head:8265")
+    with pytest.raises(ConfigError, match="which no command line can say"):
+        cli.parse([*head, "--job", path])
+    capsys.readouterr()

@@ -20,10 +20,12 @@ def write_runs(
 ) -> Iterator[pa.Table]:
     """Commits runs of files; yields a receipt for each file."""
     known = cast(Compaction, ray.get(work))
+
+    def tell(rows: int) -> None:
+        counter.moved.remote(rows // known.arrangement.views)
+
     for row in todo.to_pylist():
-        for receipt in write_files(known, row["first"], row["last"]):
-            counter.moved.remote(receipt["good"][0].as_py())
-            yield receipt
+        yield from write_files(known, row["first"], row["last"], tell)
 
 
 def place(

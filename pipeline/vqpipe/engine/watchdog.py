@@ -175,17 +175,20 @@ def _check_devices(counts: Tally) -> None:
 def _describe_end(
     timeout_s: float, seen: _Seen, commits: Committer | Receipts, needs: Needs | None
 ) -> str:
-    if needs and isinstance(commits, Committer):
+    if needs:
         return _describe_stall(timeout_s, seen, commits, needs)
     return (
         f"nothing was read or committed for {timeout_s:g} s. So far {seen.counts.read:,} images "
         f"were read and {seen.durable:,} committed. The cluster has {_describe_free()}: look at "
-        "the stores of source and sink, and at the disks that Ray spills to. Everything committed "
-        "is safe: run the same command again when that is mended (--stall-timeout-s waits longer)"
+        "the stores of source and sink, at the disks that Ray spills to, and whether a worker has "
+        "memory for thrice the rows of a file. Everything committed is safe: run the same command "
+        "again when that is mended (--stall-timeout-s waits longer)"
     )
 
 
-def _describe_stall(timeout_s: float, seen: _Seen, commits: Committer, needs: Needs) -> str:
+def _describe_stall(
+    timeout_s: float, seen: _Seen, commits: Committer | Receipts, needs: Needs
+) -> str:
     counts, before = seen.counts, seen.before
     moved = (
         f"{counts.read:,} images were read ({counts.read - before.read:,} of them since), "
@@ -201,7 +204,7 @@ def _describe_stall(timeout_s: float, seen: _Seen, commits: Committer, needs: Ne
     )
 
 
-def _describe_waiting(counts: Tally, commits: Committer, needs: Needs) -> str:
+def _describe_waiting(counts: Tally, commits: Committer | Receipts, needs: Needs) -> str:
     """Returns what waits for what, in a sentence, from the end of the graph to its start."""
     if not commits.is_idle:
         return "Finished rows wait to be committed: look at the store of the sink."

@@ -13,7 +13,7 @@ so that whoever makes it makes the same bytes.
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -313,20 +313,23 @@ class _Rows:
             pass
 
 
-def write_files(work: Compaction, first: int, last: int) -> Iterator[pa.Table]:
+def write_files(
+    work: Compaction, first: int, last: int, tell: Callable[[int], object] = lambda _: None
+) -> Iterator[pa.Table]:
     """Commits neighbouring files of the snapshot's own order; yields a receipt for each.
 
     Args:
         work: What is done; nothing is shuffled.
         first: The first file.
         last: The one after the last.
+        tell: Is told of rows that were read, table by table.
     """
     per_file, starts = work.arrangement.rows_per_file, work.snapshot.starts
     start, end = first * per_file, min(last * per_file, int(starts[-1]))
     shards = range(
         int(np.searchsorted(starts, start, "right")) - 1, int(np.searchsorted(starts, end, "left"))
     )
-    rows = _Rows(table for _, table in read_shards(work, shards))
+    rows = _Rows(_told(read_shards(work, shards), tell))
     rows.pass_over(start - int(starts[shards[0]]))
     for file in range(first, last):
         count = work.arrangement.rows(file)
@@ -335,6 +338,14 @@ def write_files(work: Compaction, first: int, last: int) -> Iterator[pa.Table]:
         else:
             write_file(work, file, rows.take(count))
         yield _receipt(work, file)
+
+
+def _told(
+    tables: Iterator[tuple[int, pa.Table]], tell: Callable[[int], object]
+) -> Iterator[pa.Table]:
+    for _, table in tables:
+        tell(len(table))
+        yield table
 
 
 def file_runs(work: Compaction, cores: float, most_bytes: int) -> list[tuple[int, int]]:
