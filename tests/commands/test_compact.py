@@ -28,7 +28,7 @@ from vqpipe.sink.commit import commit_rows
 from vqpipe.sink.footer import HISTOGRAM, pack_histogram
 from vqpipe.sink.run import load_run, open_sink
 from vqpipe.sink.snapshot import data_types, read_part, take_snapshot
-from vqpipe.stages import compact
+from vqpipe.stages import compact, neighbours
 
 COUNTS = {"a": 5, "b/c": 1, "d": 0, "e": 12, "f": 3}
 """Samples of each shard; a shard without any is there, too, all of it rejected."""
@@ -239,17 +239,40 @@ def test_compact_makes_a_file_that_is_lost_again_and_nothing_else(tmp_path):
     assert content(tmp_path / "flat") == before
 
 
+def test_compact_whose_snapshot_is_lost_takes_it_again_and_one_of_others_is_refused(
+    tmp_path, capsys
+):
+    codes, flat = tmp_path / "codes", tmp_path / "flat"
+    make(codes)
+    assert run(codes, flat, 4) == 0
+    (kept,) = (flat / "snapshot").iterdir()
+    before = kept.read_bytes()
+    kept.unlink()
+    assert run(codes, flat, 4) == 0
+    assert kept.read_bytes() == before
+    make(tmp_path / "other", {"a": 3, "b": 9}, {})
+    assert run(tmp_path / "other", tmp_path / "else", 4) == 0
+    (strange,) = (tmp_path / "else" / "snapshot").iterdir()
+    kept.write_bytes(strange.read_bytes())
+    assert "is a snapshot of another run" in refused(capsys, codes, flat, 4)
+    assert cli.main(["verify", str(flat)]) == 1
+    fewer = pq.read_table(io.BytesIO(before)).slice(1)
+    pq.write_table(fewer, kept)
+    assert "is not the snapshot that the run began with" in refused(capsys, codes, flat, 4)
+    assert cli.main(["verify", str(flat)]) == 1
+
+
 def test_compact_of_two_at_once_is_that_of_one(tmp_path, monkeypatch):
     """Another command commits all files while this one is about to write its first."""
     make(tmp_path / "codes")
-    real = compact.write_file
+    real = neighbours.write_file
 
     def write_file(*given):
-        monkeypatch.setattr(compact, "write_file", real)
+        monkeypatch.setattr(neighbours, "write_file", real)
         assert run(tmp_path / "codes", tmp_path / "flat", 4) == 0
         real(*given)
 
-    monkeypatch.setattr(compact, "write_file", write_file)
+    monkeypatch.setattr(neighbours, "write_file", write_file)
     assert run(tmp_path / "codes", tmp_path / "flat", 4) == 0
     same_rows(tmp_path / "codes", tmp_path / "flat")
     assert cli.main(["verify", str(tmp_path / "flat")]) == 0

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from vqpipe.sink.arrangement import Arrangement
 from vqpipe.sink.objects import ObjectWriter
-from vqpipe.stages.compact import file_runs, in_batches
+from vqpipe.stages.compact import in_batches
+from vqpipe.stages.neighbours import file_runs
 
 
 @dataclass

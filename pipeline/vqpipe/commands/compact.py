@@ -1,5 +1,6 @@
 """Put the rows of a sink into evenly sized Parquet files in a new sink, shuffled if asked to."""
 
+import contextlib
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -98,7 +99,8 @@ def _find_source(job: Compact, uri: str, sink: str) -> _Source:
     """
     found, begun = find_codes(uri), find_run(sink)
     if isinstance(begun, CompactRun) and begun.identity.codes == found.fingerprint:
-        return _go_on(job, begun, uri, sink)
+        with contextlib.suppress(FileNotFoundError):  # else it is taken again, and held against it
+            return _go_on(job, begun, uri, sink)
     announce("adding up", len(layout.list_committed(uri)))
     snapshot, totals = count_snapshot(uri, allow_incomplete=job.allow_incomplete)
     if not snapshot.samples:

@@ -9,7 +9,9 @@ import pyarrow as pa
 import ray
 from ray.actor import ActorHandle
 
-from vqpipe.stages.compact import FILE, Compaction, place_rows, write_files, write_placed
+from vqpipe.stages.compact import Compaction
+from vqpipe.stages.neighbours import write_files
+from vqpipe.stages.shuffled import FILE, place_rows, write_placed
 
 KEY = "partition"
 """Column by which rows come together."""

@@ -33,7 +33,8 @@ from vqpipe.engine.counter import make_counter
 from vqpipe.engine.graph import TASKS, Resources, set_up_data
 from vqpipe.engine.portions import TASK_BYTES, portions
 from vqpipe.engine.watchdog import Tick, watch
-from vqpipe.stages.compact import Compaction, file_runs
+from vqpipe.stages.compact import Compaction
+from vqpipe.stages.neighbours import file_runs
 
 _BLOCK_BYTES = 64 * 2**20
 """About the most of a block of rows on their way."""

@@ -1,10 +1,11 @@
 """The compact stage: rows of a snapshot's objects in files of as many rows, in an order of its own.
 
     read_shards    objects of the source, checked, as rows that travel (`CompactProduct.carried`)
-    write_files    neighbouring files of the snapshot's own order: shards are read one by one
-    place_rows     rows with the file and the spot in it that they go to, for a shuffle
-    write_placed   files of which all rows have come together
+    write_file     rows that have come together, committed
     CompactProduct its product: what rows become in the sink
+
+What comes between the two is `stages.neighbours` where files have the order of the source, and
+`stages.shuffled` where they have another.
 
 A file is committed as a shard of any stage is (`sink.publication`), as the existence of its object,
 and what is there is not made again. Its rows come in batches that depend on nothing but the file,
@@ -13,7 +14,7 @@ so that whoever makes it makes the same bytes.
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +22,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from vqpipe.errors import AccountingError
 from vqpipe.schema import HEAD, KEPT
 from vqpipe.sink.arrangement import Arrangement
 from vqpipe.sink.commit import RECEIPT
 from vqpipe.sink.footer import HISTOGRAM, pack_histogram
 from vqpipe.sink.product import Facts, Finished, Write
-from vqpipe.sink.publication import is_there, publish_shard
+from vqpipe.sink.publication import publish_shard
 from vqpipe.sink.snapshot import Snapshot, read_part
 from vqpipe.sink.writer import Writer
 from vqpipe.stages.encode import CodesProduct
@@ -37,13 +37,8 @@ from vqpipe.vector_layout import document_of
 ROW, SHARD = "from.row", "from.shard"
 """Columns in which a row's place in the source travels: its number in its shard, and that's name.
 No other column has a dot after `from`."""
-FILE, SPOT = "file", "spot"
-"""Columns that say where a row goes: the file, and which of its rows it is to be."""
-
 _BATCH_ROWS, _BATCH_BYTES = 8192, 8 * 2**20
 """Most rows of a batch, by number and by about how many bytes."""
-_BLOCK_BATCHES = 4
-"""Batches that are handed on together on their way through a shuffle."""
 _SMALL_BYTES, _READERS = 4 * 2**20, 8
 """Objects up to this size are read several at a time, ahead of their turn."""
 _ROW_BYTES = 256
@@ -102,9 +97,10 @@ class CompactProduct:
 
     def _bytes_of(self, column: pa.Field) -> int:
         bits: int = column.type.value_type.bit_width
-        fixed = pa.types.is_fixed_size_list(column.type)
-        most = self.codes.layout.length * (1 if column.name == "codes" else _CHANNELS)
-        return (column.type.list_size if fixed else most) * bits // 8
+        if pa.types.is_fixed_size_list(column.type):
+            return int(column.type.list_size) * bits // 8
+        channels = {each.name: int(each.shape[0]) for each in self.codes.vectors}
+        return self.codes.layout.length * channels.get(column.name, 1) * bits // 8
 
     @property
     def batch_rows(self) -> int:
@@ -158,8 +154,6 @@ class CompactProduct:
 
 
 _MADE = {"codes", "latents", "quantized"}
-_CHANNELS = 256
-"""Of vectors whose number differs from image to image, about the most."""
 
 
 @dataclass(frozen=True)
@@ -288,160 +282,8 @@ def _with_heads(tables: Iterable[pa.Table], file: int, views: int) -> Iterator[p
         first += size
 
 
-class _Rows:
-    """Rows in order, of which any number can be taken; what is not needed is never read."""
-
-    def __init__(self, tables: Iterator[pa.Table]) -> None:
-        self._tables = filter(len, tables)
-        self._head: pa.Table | None = None
-
-    def take(self, count: int) -> Iterator[pa.Table]:
-        """Yields so many rows, or all that are left if these are fewer."""
-        while count:
-            self._head = self._head or next(self._tables, None)
-            if self._head is None:
-                return
-            taken = self._head.slice(0, count)
-            rest = len(self._head) - len(taken)
-            self._head = self._head.slice(len(taken)) if rest else None
-            count -= len(taken)
-            yield taken
-
-    def pass_over(self, count: int) -> None:
-        """Leaves so many rows out."""
-        for _ in self.take(count):
-            pass
-
-
-def write_files(
-    work: Compaction, first: int, last: int, tell: Callable[[int], object] = lambda _: None
-) -> Iterator[pa.Table]:
-    """Commits neighbouring files of the snapshot's own order; yields a receipt for each.
-
-    Args:
-        work: What is done; nothing is shuffled.
-        first: The first file.
-        last: The one after the last.
-        tell: Is told of rows that were read, table by table.
-    """
-    per_file, starts = work.arrangement.rows_per_file, work.snapshot.starts
-    start, end = first * per_file, min(last * per_file, int(starts[-1]))
-    shards = range(
-        int(np.searchsorted(starts, start, "right")) - 1, int(np.searchsorted(starts, end, "left"))
-    )
-    rows = _Rows(_told(read_shards(work, shards), tell))
-    rows.pass_over(start - int(starts[shards[0]]))
-    for file in range(first, last):
-        count = work.arrangement.rows(file)
-        if is_there(work.writer.slot(file)):
-            rows.pass_over(count)
-        else:
-            write_file(work, file, rows.take(count))
-        yield _receipt(work, file)
-
-
-def _told(
-    tables: Iterator[tuple[int, pa.Table]], tell: Callable[[int], object]
-) -> Iterator[pa.Table]:
-    for _, table in tables:
-        tell(len(table))
-        yield table
-
-
-def file_runs(work: Compaction, cores: float, most_bytes: int) -> list[tuple[int, int]]:
-    """Returns the files left as runs of neighbours, each one's work: the first, and past the last.
-
-    A shard that lies on both sides of a cut is read on both. So a run goes on until it has more
-    bytes than the shard that the cut would lie in: no more is read twice than once.
-
-    Args:
-        work: What is done; nothing is shuffled.
-        cores: How many share the work.
-        most_bytes: About the most that a run has, unless a shard has more.
-    """
-    sizes = work.snapshot.table["bytes"].to_numpy().astype(np.int64)
-    starts, per_file = work.snapshot.starts, work.arrangement.rows_per_file
-    before = np.append(0, np.cumsum(sizes))
-    edges = np.minimum(np.arange(len(work.arrangement) + 1) * per_file, starts[-1])
-    at = np.interp(edges, starts, before)  # bytes of the source before each file
-    least = min(most_bytes, float(np.diff(at)[list(work.todo)].sum()) / (_PARTS * max(1, cores)))
-    inside = np.searchsorted(starts, edges, "right") - 1  # the shard that each edge lies in, if any
-    is_inside = (edges != starts[inside]) & (edges < starts[-1])
-    torn = np.where(is_inside, sizes[np.minimum(inside, len(sizes) - 1)], 0)
-    runs: list[tuple[int, int]] = []
-    for file in work.todo:
-        first, last = runs[-1] if runs else (-1, -1)
-        taken = at[file] - at[first]
-        if last == file and (taken < least or taken < torn[file]):
-            runs[-1] = (first, file + 1)
-        else:
-            runs.append((file, file + 1))
-    return runs
-
-
-_PARTS = 4
-"""A run has at most one in so many of a core's share of what is left."""
-
-
-def place_rows(work: Compaction, indices: Iterable[int]) -> Iterator[pa.Table]:
-    """Yields rows of some objects that go to files that are left, with where they go.
-
-    Args:
-        work: What is done.
-        indices: Places of objects in the snapshot.
-    """
-    placed = (_place(work, first, table) for first, table in read_shards(work, indices))
-    yield from in_batches(placed, _BLOCK_BATCHES * work.product.batch_rows)
-
-
-def _place(work: Compaction, first: int, table: pa.Table) -> pa.Table:
-    arrangement, views = work.arrangement, work.arrangement.views
-    rows = np.arange(first, first + len(table), dtype=np.int64)
-    files, samples = np.divmod(arrangement.places_of(rows // views), arrangement.samples_per_file)
-    found = table.append_column(FILE, pa.array(files, pa.int32()))
-    found = found.append_column(SPOT, pa.array(samples * views + rows % views, pa.int64()))
-    is_left = work.is_left[files]
-    return found if is_left.all() else found.filter(pa.array(is_left))
-
-
-def write_placed(work: Compaction, table: pa.Table) -> Iterator[pa.Table]:
-    """Commits the files whose rows, all of them, have come together; yields a receipt for each.
-
-    Args:
-        work: What is done.
-        table: Rows with where they go, in any order.
-
-    Raises:
-        AccountingError: If rows of a file are elsewhere; it is not committed.
-    """
-    files, spots = (table[name].to_numpy() for name in (FILE, SPOT))
-    order = np.lexsort((spots, files))
-    cuts = np.flatnonzero(np.diff(files[order])) + 1
-    rows = table.select(work.product.carried.names).combine_chunks()
-    for places in np.split(order, cuts) if len(order) else ():
-        file = int(files[places[0]])
-        if not is_there(work.writer.slot(file)):
-            _check_spots(work, file, spots[places])
-            write_file(work, file, _taken(rows, places, work.product.batch_rows))
-        yield _receipt(work, file)
-
-
-def _check_spots(work: Compaction, file: int, spots: npt.NDArray[np.int64]) -> None:
-    """Checks that a file's rows are all there, each once: what lies in them does not tell."""
-    if not np.array_equal(spots, np.arange(work.arrangement.rows(file))):
-        name, rows = work.arrangement.names[file], work.arrangement.rows(file)
-        raise AccountingError(
-            f"{name} should have {rows:,} rows, each once, and {len(spots):,} of them came "
-            "together; it was not committed"
-        )
-
-
-def _taken(rows: pa.Table, places: npt.NDArray[np.int64], batch: int) -> Iterator[pa.Table]:
-    for first in range(0, len(places), batch):
-        yield rows.take(pa.array(places[first : first + batch]))
-
-
-def _receipt(work: Compaction, file: int) -> pa.Table:
+def receipt_of(work: Compaction, file: int) -> pa.Table:
+    """Returns what a writer reports of a file that is there (`commit.RECEIPT`)."""
     first, last = work.arrangement.places(file)
     row = {
         **dict.fromkeys(("rejected", "left_out", "rejected_images"), 0),
