@@ -40,7 +40,7 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 jobs: $(STAMP)
-	for stage in encode decode evaluate; do $(BIN)/vqpipe $$stage --print-job > jobs/$$stage.yaml || exit 1; done
+	for stage in encode decode evaluate compact; do $(BIN)/vqpipe $$stage --print-job > jobs/$$stage.yaml || exit 1; done
 
 # Ray takes the whole machine for itself; what needs none goes on two cores at once, torch on one each.
 test: lint $(AZURITE)

@@ -7,15 +7,23 @@ import contextlib
 import json
 import sys
 
+import pyarrow as pa
+
 from vqpipe.codec.codec import Codec
 from vqpipe.commands import cli, launch
 from vqpipe.sink.commit import commit_rows
+from vqpipe.stages.compact import Compaction
+from vqpipe.stages.neighbours import file_runs, write_files
 from vqpipe.stages.open import open_rows
+from vqpipe.stages.shuffled import place_rows, write_placed
 
 
 def work(prepared):
     """Does all the work of a command."""
     asked = prepared.work
+    if isinstance(asked, Compaction):
+        put_into_files(asked)
+        return
     plan = asked.writer.sink.plan
     ready = asked.step.prepare(lambda how, _: Codec(asked.weights, how))
     for index, staged in asked.todo.items():
@@ -25,6 +33,16 @@ def work(prepared):
             if asked.after:
                 done = asked.after.function(done, *asked.after.arguments)
             commit_rows(done, asked.writer)
+
+
+def put_into_files(asked):
+    """Commits all files that are left, a shuffle in one go."""
+    if asked.arrangement.shuffle is None:
+        for first, last in file_runs(asked, 1, 2**20):
+            list(write_files(asked, first, last))
+    else:
+        placed = list(place_rows(asked, range(len(asked.snapshot))))
+        list(write_placed(asked, pa.concat_tables(placed)))
 
 
 @contextlib.contextmanager

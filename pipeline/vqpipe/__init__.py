@@ -1,8 +1,8 @@
 """Image datasets to discrete VQ codes and back, with nothing lost and nothing twice.
 
-    vqpipe.encode, vqpipe.decode, vqpipe.evaluate    commands as functions; each returns a Result
-    vqpipe.CodesDataset                              codes in batches, for a trainer
-    vqpipe.VQModel                                   the network alone, as diffusers has it
+    vqpipe.encode, .decode, .evaluate, .compact    commands as functions; each returns a Result
+    vqpipe.CodesDataset                            codes in batches, for a trainer
+    vqpipe.VQModel                                 the network alone, as diffusers has it
 
 Each is imported when it is asked for: `import vqpipe` takes neither torch nor Ray. All but
 `CodesDataset` need what the extra `pipeline` installs.
@@ -12,19 +12,29 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vqpipe.commands.functions import decode, encode, evaluate
+    from vqpipe.commands.functions import compact, decode, encode, evaluate
     from vqpipe.commands.result import Result
     from vqpipe.dataset.dataset import CodesDataset
     from vqpipe.vqgan import VQModel
 
     __version__: str
 
-__all__ = ["CodesDataset", "Result", "VQModel", "__version__", "decode", "encode", "evaluate"]
+__all__ = [
+    "CodesDataset",
+    "Result",
+    "VQModel",
+    "__version__",
+    "compact",
+    "decode",
+    "encode",
+    "evaluate",
+]
 
 _HOMES = {
     "CodesDataset": "vqpipe.dataset.dataset",
     "Result": "vqpipe.commands.result",
     "VQModel": "vqpipe.vqgan",
+    "compact": "vqpipe.commands.functions",
     "decode": "vqpipe.commands.functions",
     "encode": "vqpipe.commands.functions",
     "evaluate": "vqpipe.commands.functions",

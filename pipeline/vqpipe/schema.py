@@ -28,6 +28,11 @@ Of `vqpipe evaluate`, which reads images that were picked, and the codes that a 
     picture  `HEAD`, place, scores, original, decoded (JPEGs); also what `staging/` holds
     commit   `data/`: key, row, place, scores, original, decoded
 
+Of `vqpipe compact`, which reads what a sink of codes has:
+
+    read    columns of `data/` but row, kept.*, from.row, from.shard; for a shuffle file and spot
+    commit  `data/`: as the source has it, with row from from.row, then the shard
+
 A rejected sample stays in the stream as a row whose `reason` is set and whose image, pixels, codes
 or latents are null, so that no row of a shard is ever missing. One such row may stand for many
 images (`Loss`), above all the last one of a shard that cannot be read to its end. A sample that the

@@ -145,7 +145,7 @@ def test_function_says_what_it_takes(stage):
     fields = {field.name: field for field in dataclasses.fields(JOBS[stage])}
     assert taken.keys() == fields.keys() | {"verbose"}
     assert all(each.kind is inspect.Parameter.KEYWORD_ONLY for each in taken.values())
-    assert taken["device"].default == fields["device"].default
+    assert taken["address"].default == fields["address"].default
     assert taken["source"].annotation is str  # as help prints it, without what the command's needs
     assert (function.__name__, function.__doc__.splitlines()[0]) == (
         stage,

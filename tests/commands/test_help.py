@@ -96,8 +96,10 @@ def test_help_of_a_stage_has_its_groups_in_order_and_every_option_once(stage, ca
     expected = ["what", "how", "when", "where", "speed", "options"]
     assert [group for group in groups if group in expected] == expected
     flags = re.findall(r"^  --([\w-]+)", text, re.MULTILINE)
+    unnamed = re.findall(r"^  ([A-Z]+)  ", text, re.MULTILINE)
     options = [*JOBS[stage].__dataclass_fields__, "job", "print_job"]
-    assert sorted(flags) == sorted(option.replace("_", "-") for option in options)
+    found = [*flags, *map(str.lower, unnamed)]
+    assert sorted(found) == sorted(option.replace("_", "-") for option in options)
 
 
 def test_help_of_encode_begins_with_what_everybody_needs(capsys):

@@ -187,3 +187,11 @@ def test_open_views_says_from_time_to_time_how_many_are_through(eight, monkeypat
     said.clear()
     assert open_views(table, how, counter).equals(opened)
     assert said == [8]
+
+
+def test_watch_of_a_graph_without_codecs_says_what_was_read_and_where_to_look(monkeypatch, alone):  # noqa: ARG001
+    polls = itertools.chain([Tally(read=5, opened=5)], itertools.repeat(Tally(read=9, opened=9)))
+    ticks, said = watch(monkeypatch, polls, needs=None)
+    assert len(ticks) > 2
+    assert "9 images were read and 0 committed" in said
+    assert "codec" not in said

@@ -51,6 +51,15 @@ IDENTITY = {
     },
     "evaluate": {"source": "codes/", "codes": "f1" * 32, "model_sha256": "5e" * 32},
 }
+IDENTITY["compact"] = {
+    "source": "codes/",
+    "codes": "f1" * 32,
+    "snapshot": "5a" * 32,
+    "rows_per_file": 100,
+    "shuffle": 3,
+    "encode": {"stage": "encode", **IDENTITY["encode"]},
+    "model_sha256": "5e" * 32,
+}
 """What `run.json` says of each stage's choices."""
 _MADE = {"created": "2026-01-02T03:04:05Z", "versions": {"torch": "2.13.0", "pillow": "13.0"}}
 FACTS = {
@@ -65,6 +74,13 @@ FACTS = {
     },
     "decode": {"size": [8, 8], "model": "vqgan/", "kept": {}, **_MADE},
     "evaluate": {"picture_px": 8, **_MADE, "networks": {"lpips": None, "inception": None}},
+}
+FACTS["compact"] = {
+    **FACTS["encode"],
+    "shard_column": "shard",
+    "source_run": {"stage": "encode", "fingerprint": "f1" * 32, **_MADE},
+    "source_totals": {"shards": 2, "encoded": 7, "rejected": 1},
+    "source_histogram": "c0" * 32,
 }
 """What it says besides."""
 

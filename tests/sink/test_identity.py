@@ -27,6 +27,11 @@ NEEDED = {
     "evaluate": {
         *("source", "codes", "model_sha256", "picture_px", "networks", "created", "versions"),
     },
+    "compact": {
+        *("source", "codes", "snapshot", "rows_per_file", "shuffle", "encode", "model_sha256"),
+        *("layout", "codebook_size", "codebook_sha256", "model", "model_options", "kept"),
+        *("source_run", "source_totals", "source_histogram", "created", "versions"),
+    },
 }
 """Without which a `run.json` is refused."""
 

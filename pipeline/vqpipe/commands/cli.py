@@ -4,7 +4,7 @@ import difflib
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import MISSING, replace
 from importlib.metadata import version
 from typing import Annotated, Any, NoReturn, Union
 
@@ -196,18 +196,20 @@ def _find_definition(words: list[str]) -> str | None:
 def _define(name: str, words: list[str]) -> str:
     """Returns the definition of the job that a command line asks for, which may lack its places."""
     kind = JOBS[name]
-    job = _fill(name, words, _unnamed(kind) | (_find_settings(name, words) or {}))
+    unnamed = _unnamed(kind)
+    job = _fill(name, words, unnamed | (_find_settings(name, words) or {}))
     values = {option.name: getattr(job, option.name) for option in options_of(kind)}
-    named = {option: value for option, value in values.items() if value != _UNNAMED}
+    named = {name: value for name, value in values.items() if value != unnamed.get(name, MISSING)}
     return write_definition(kind, named).rstrip("\n")
 
 
-_UNNAMED = "<to be named>"
-"""What stands for a required option where it may be missing."""
+_UNNAMED: dict[Any, Any] = {str: "<to be named>", int: 2**62 + 1}
+"""What stands for a required option where it may be missing, by its type."""
 
 
 def _unnamed(kind: type[Job]) -> dict[str, Any]:
-    return {option.name: _UNNAMED for option in options_of(kind) if option.is_required}
+    required = (option for option in options_of(kind) if option.is_required)
+    return {option.name: _UNNAMED[option.kind] for option in required}
 
 
 def _pass_on(job: Submit, words: list[str]) -> Submit:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vqpipe import schema
-from vqpipe.commands.console import Fields, Prose
+from vqpipe.commands.console import Fields, Prose, printable
 from vqpipe.commands.description import (
     describe_limit,
     describe_psnr,
@@ -18,7 +18,8 @@ from vqpipe.commands.description import (
 )
 from vqpipe.inspection.readiness import Remark, check_codes
 from vqpipe.inspection.survey import Evaluated
-from vqpipe.sink.run import DecodeRun, EncodeRun, Run
+from vqpipe.sink.run import CodesRun, CompactRun, DecodeRun, Run
+from vqpipe.sink.totals import made
 
 
 @dataclass(frozen=True)
@@ -53,15 +54,17 @@ def find_stage(run: Run) -> Stage:
 
 
 def _check_codes(contents: Contents) -> list[Remark]:
-    assert isinstance(contents.run, EncodeRun)
+    assert isinstance(contents.run, CodesRun)
     evaluated = contents.evaluation
     said = evaluated.said if evaluated and not evaluated.outdated else None
+    if "codebook_usage" not in contents.totals:
+        return []  # codes were left out before their rows came into these files
     return check_codes(contents.run.facts, contents.totals, said)
 
 
 def _explain_codes(contents: Contents) -> dict[str, Any]:
-    assert isinstance(contents.run, EncodeRun)
-    facts, identity = contents.run.facts, contents.run.identity
+    assert isinstance(contents.run, CodesRun)
+    facts, identity = contents.run.facts, contents.run.encoding
     vectors = {"latents": dict(facts.latents or {}), "has_codes": not identity.drop_codes}
     return {
         "codes_dtype": str(schema.code_type(facts.codebook_size)),
@@ -78,8 +81,8 @@ def _explain_codes(contents: Contents) -> dict[str, Any]:
 
 
 def _describe_codes(contents: Contents) -> Fields:
-    assert isinstance(contents.run, EncodeRun)
-    facts, identity = contents.run.facts, contents.run.identity
+    assert isinstance(contents.run, CodesRun)
+    facts, identity = contents.run.facts, contents.run.encoding
     reader = _explain_codes(contents)
     codes = (
         f"{facts.codes.count} {facts.unit} ({facts.codes.describe()}), {reader['codes_dtype']}, of "
@@ -105,7 +108,7 @@ def _describe_codes(contents: Contents) -> Fields:
 
 def _describe_use(contents: Contents) -> Fields:
     totals = contents.totals
-    if not totals["encoded"]:
+    if not made(totals) or "codebook_usage" not in totals:
         return []
     usage, perplexity = totals["codebook_usage"], totals["codebook_perplexity"]
     least = "at least " if contents.about else ""  # more shards may use more entries
@@ -115,11 +118,51 @@ def _describe_use(contents: Contents) -> Fields:
 
 def _describe_audit(contents: Contents) -> Fields:
     totals = contents.totals
-    if totals["flip_rate"] is None:
+    if totals.get("flip_rate") is None:
         return []
     share, images = totals["flip_rate"], totals["audited"]
     said = f"{share:.2%} of the codes, measured on {contents.about}{images:,} image(s)"
     return [("unlike float32", Prose(said))]
+
+
+def _explain_files(contents: Contents) -> dict[str, Any]:
+    assert isinstance(contents.run, CompactRun)
+    identity, facts = contents.run.identity, contents.run.facts
+    return {
+        **_explain_codes(contents),
+        "rows_per_file": identity.rows_per_file,
+        "shuffle": identity.shuffle,
+        "shard_column": facts.shard_column,
+        "source_run": dict(facts.source_run),
+        "source_totals": dict(facts.source_totals),
+    }
+
+
+def _describe_files(contents: Contents) -> Fields:
+    assert isinstance(contents.run, CompactRun)
+    identity, facts, said = contents.run.identity, contents.run.facts, describe_source(contents.run)
+    order = "as in the source, shards by name"
+    if identity.shuffle is not None:
+        order = f"shuffled over all files, seed {identity.shuffle}"
+    return [
+        ("made from", Prose(printable(said, 500))),
+        ("rows of a file", f"{identity.rows_per_file:,}"),
+        ("order", order),
+        ("column", Prose(printable(f"{facts.shard_column} has the name of each row's shard"))),
+        *_describe_codes(contents),
+    ]
+
+
+def describe_source(run: CompactRun) -> str:
+    """Returns what a compacted sink was made of, and what of it has no rows, in words."""
+    said, source = run.facts.source_totals, run.facts.source_run
+    aside = {"rejected": said["rejected"], "left out": said.get("left_out", 0)}
+    parts = [f"{count:,} {what}" for what, count in aside.items() if count]
+    without = f", beside {' and '.join(parts)}" if parts else ""
+    return (
+        f"run {str(source['fingerprint'])[:12]} of {source['created']}: {made(dict(said)):,} "
+        f"samples in {said['shards']:,} shards{without}"
+    )
 
 
 def _explain_images(contents: Contents) -> dict[str, Any]:
@@ -156,6 +199,7 @@ def _describe_px(size: tuple[int, int] | None) -> str:
 
 _STAGES = {
     "encode": Stage("train on it", _check_codes, _explain_codes, _describe_codes),
+    "compact": Stage("train on it", _check_codes, _explain_files, _describe_files),
     "decode": Stage("use it", lambda _: [], _explain_images, _describe_images),
 }
 _PLAIN = Stage("use it", lambda _: [], lambda _: {}, lambda _: [])

@@ -18,14 +18,14 @@ from vqpipe.commands.model import load_for_codes, record_model
 from vqpipe.commands.places import check_lengths, check_places
 from vqpipe.commands.progress import announce
 from vqpipe.commands.result import Result
-from vqpipe.commands.runs import check_encoded, now, versions
+from vqpipe.commands.runs import check_codes, now, versions
 from vqpipe.errors import ConfigError
 from vqpipe.images import ImageFormat
 from vqpipe.schema import IMAGE, Selection, Shard
 from vqpipe.sink import layout, todo
 from vqpipe.sink.identity import DecodeFacts, DecodeIdentity
 from vqpipe.sink.plan import Plan, find_plan
-from vqpipe.sink.run import DecodeRun, EncodeRun, find_run, is_complete, start_run
+from vqpipe.sink.run import CodesRun, CompactRun, DecodeRun, find_run, is_complete, start_run
 from vqpipe.sink.writer import Writer
 from vqpipe.sources import count_rows
 from vqpipe.sources.agreement import Begun
@@ -52,7 +52,7 @@ class _Source:
     """What is decoded, as far as it is known of it."""
 
     uri: str
-    run: EncodeRun | None
+    run: CodesRun | None
     """That made it, if it is a sink of `vqpipe encode`."""
     shards: tuple[Shard, ...]
     followed: tuple[str, ...] = ()
@@ -64,7 +64,7 @@ class _Source:
         uri = storage.normalise_uri(job.source)
         found = None if uri.endswith(".parquet") else find_run(uri)
         if found:
-            run = check_encoded(found, uri)
+            run = check_codes(found, uri)
             _check_column(job, run, uri)
             return cls(uri, run, tuple(_finished(job, uri, run)))
         listing = list_shards(uri, job.kind)
@@ -101,7 +101,8 @@ class _Source:
         if self.run is None or job.key is not None:
             return ()
         several = (IMAGE,) if self.run.identity.has_several_images else ()
-        return (*several, *(("view",) if self.run.facts.views > 1 else ()))
+        shard = (self.run.facts.shard_column,) if isinstance(self.run, CompactRun) else ()
+        return (*several, *(("view",) if self.run.facts.views > 1 else ()), *shard)
 
     def form(self, job: Decode, weights: Weights) -> Form:
         """Returns what the codes or latents of an image look like."""
@@ -153,14 +154,14 @@ class _Source:
         return fitting[0]
 
 
-def _check_column(job: Decode, run: EncodeRun, source: str) -> None:
+def _check_column(job: Decode, run: CodesRun, source: str) -> None:
     """Refuses to decode codes of a run that left them out."""
     if run.identity.drop_codes and (job.kind, job.codes) == ("codes", "codes"):
         names = " or ".join(f"--latents {each.name}" for each in run.facts.vectors)
         raise ConfigError(f"the run in {source} left its codes out (--drop-codes): add {names}")
 
 
-def _finished(job: Decode, source: str, run: EncodeRun) -> list[Shard]:
+def _finished(job: Decode, source: str, run: CodesRun) -> list[Shard]:
     """Returns the shards that a run has codes of.
 
     Codes of an earlier version of a shard, which wait to be replaced, are taken only where the
@@ -174,7 +175,7 @@ def _finished(job: Decode, source: str, run: EncodeRun) -> list[Shard]:
     return [Shard(name, job.kind, (file,)) for name, file in files.items()]
 
 
-def _prepare(job: Decode) -> Prepared:
+def _prepare(job: Decode) -> Prepared[Work]:
     """Returns what is to be done, with plan and identity frozen in the sink."""
     sink = storage.normalise_uri(job.sink)
     source = _Source.of(job)
@@ -216,14 +217,14 @@ def _begun(sink: str, selection: Selection) -> Begun | None:
 
 
 def _settle_codec(
-    job: Decode, run: EncodeRun | None, weights: Weights
+    job: Decode, run: CodesRun | None, weights: Weights
 ) -> tuple[CodecConfig, dict[str, Any] | None]:
     """Returns how codes become pixels, and what the doctor found out about it."""
     findings = None
     if not run or (job.model and job.pixel_range != "auto"):
         settled, findings = doctor.check_start(weights, "float32", job.pixel_range)
     else:
-        settled = run.identity.pixel_range
+        settled = run.encoding.pixel_range
         if job.pixel_range not in {"auto", settled}:
             raise ConfigError(
                 f"--pixel-range is {job.pixel_range}, and the run used its model with {settled}: "

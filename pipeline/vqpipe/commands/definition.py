@@ -255,6 +255,9 @@ def to_arguments(job: Job) -> list[str]:
 def _words(option: Option, value: Any) -> list[str]:  # noqa: ANN401 (of whatever type)
     if value is True:
         return [option.flag]
+    if option.is_positional:
+        _check_word(option, str(value), str(value).startswith("-"))
+        return [str(value)]
     if not isinstance(value, tuple):
         _check_word(option, str(value), value == "None")
         return [f"{option.flag}={value}"]

@@ -11,7 +11,7 @@ from vqpipe.commands.console import Fields, Prose, printable
 from vqpipe.sink.beside import LAYOUTS
 from vqpipe.sink.identity import EncodeIdentity
 from vqpipe.sink.losses import describe_losses
-from vqpipe.sink.run import DecodeRun, EncodeRun, Run
+from vqpipe.sink.run import CodesRun, DecodeRun, Run
 from vqpipe.sink.totals import made, verb
 
 
@@ -54,7 +54,7 @@ def _python() -> str:
     return "python" if is_ours else shlex.quote(sys.executable)
 
 
-def describe_vectors(run: EncodeRun) -> Fields:
+def describe_vectors(run: CodesRun) -> Fields:
     """Returns what stands beside the codes of a run, or instead of them; nothing where they do."""
     said = "; ".join(each.describe() for each in run.facts.vectors)
     left_out = "; codes are left out" if run.identity.drop_codes else ""
@@ -76,7 +76,7 @@ def describe_totals(totals: dict[str, Any], run: Run) -> Fields:
         *((f"  {reason}", f"{count:,}") for reason, count in reasons),
         *describe_left_out(totals),
         *describe_missing(totals),
-        *(_describe_codes(totals, run.facts.codes) if isinstance(run, EncodeRun) else ()),
+        *(_describe_codes(totals, run.facts.codes) if isinstance(run, CodesRun) else ()),
         ("bytes per image", f"{totals['bytes_per_image']:,.1f}"),
     ]
 
@@ -132,12 +132,13 @@ def _describe_nulls(totals: dict[str, Any]) -> Fields:
 
 
 def _describe_codes(totals: dict[str, Any], codes: CodeLayout) -> Fields:
+    name = "codes per view" if "rows" in totals else "codes per image"
+    shape = (name, f"{codes.count} ({codes.describe()})")
+    if "codebook_usage" not in totals:  # they were left out, and are counted nowhere here
+        return [shape]
     usage, perplexity = totals["codebook_usage"], totals["codebook_perplexity"]
     return [
-        (
-            "codes per view" if "rows" in totals else "codes per image",
-            f"{codes.count} ({codes.describe()})",
-        ),
+        shape,
         ("codebook usage", f"{usage:.1%} of the entries, perplexity {perplexity:,.1f}"),
         *_describe_audit(totals),
     ]

@@ -15,7 +15,7 @@ from vqpipe.inspection import difference, survey
 from vqpipe.inspection.difference import Compared, Shards
 from vqpipe.inspection.survey import Count, Evaluated, Sum, Survey
 from vqpipe.picks import pick_names
-from vqpipe.sink.run import EncodeRun, Run
+from vqpipe.sink.run import CodesRun, Run
 from vqpipe.sink.totals import made, verb
 
 _SHOWN = 5
@@ -84,7 +84,7 @@ def _find(job: Diff, first: _Side, second: _Side) -> _Difference:
         picked = pick_names(both, job.most(len(both)))
         announce("comparing the codes of", len(picked))
         run, uris = first.run, [each.survey.sink.uri for each in (first, second)]
-        are_several = isinstance(run, EncodeRun) and run.identity.has_several_images
+        are_several = isinstance(run, CodesRun) and run.identity.has_several_images
         codes = difference.compare_codes(uris[0], uris[1], picked, are_several=are_several)
     return _Difference(
         sides=(first, second),

@@ -60,7 +60,7 @@ def run(job: Encode) -> Result:
     return result
 
 
-def _prepare(job: Encode) -> Prepared:
+def _prepare(job: Encode) -> Prepared[Work]:
     """Returns what is to be done, with plan and identity frozen in the sink."""
     source, sink = storage.normalise_uri(job.source), storage.normalise_uri(job.sink)
     check_places(source, sink)

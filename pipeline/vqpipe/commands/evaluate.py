@@ -88,7 +88,7 @@ def run(job: Evaluate) -> Result:
         return replace(result, evaluation=_finish(measured, scores))
 
 
-def _prepare(job: Evaluate, codes: EncodeSink) -> Prepared:
+def _prepare(job: Evaluate, codes: EncodeSink) -> Prepared[Work]:
     """Returns what is to be done, with plan and identity frozen in the evaluation's own sink."""
     identity = codes.run.identity
     weights = load_recorded(job, codes.run)

@@ -16,7 +16,7 @@ from vqpipe.commands import command
 from vqpipe.commands.catalogue import options_of, paragraphs_of
 from vqpipe.commands.console import silence
 from vqpipe.commands.definition import convert
-from vqpipe.commands.jobs import JOBS, Decode, Encode, Evaluate, Job
+from vqpipe.commands.jobs import JOBS, Compact, Decode, Encode, Evaluate, Job
 from vqpipe.commands.result import Result
 from vqpipe.errors import ConfigError
 
@@ -44,6 +44,11 @@ class _Decode(_Call, Decode):
 @dataclass(frozen=True, kw_only=True)
 class _Evaluate(_Call, Evaluate):
     """What `evaluate` takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Compact(_Call, Compact):
+    """What `compact` takes."""
 
 
 def _as_function(name: str, taken: Callable[P, _Call]) -> Callable[P, Result]:
@@ -116,3 +121,4 @@ def _plain(value: object) -> object:
 encode = _as_function("encode", _Encode)
 decode = _as_function("decode", _Decode)
 evaluate = _as_function("evaluate", _Evaluate)
+compact = _as_function("compact", _Compact)

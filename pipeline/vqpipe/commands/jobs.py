@@ -11,6 +11,7 @@ import tyro
 
 from vqpipe.codec.config import AUDIT_SHARE, AskedRange, Device, DType
 from vqpipe.commands.options import (
+    ClusterOptions,
     DefinitionFile,
     GrowthOptions,
     How,
@@ -310,6 +311,39 @@ class Evaluate(RunOptions, ModelOptions, Source):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Compact(ClusterOptions, Places):
+    """Put the rows of a sink into evenly sized Parquet files in a new sink, shuffled if asked to.
+
+    No code changes, nothing is lost and nothing is there twice: counts and code histograms of the
+    new sink are held against those of the old one before it is complete. Column shard says which
+    shard a row is of. Run the same command again to resume: files that are there are not made
+    again. What source and sink hold, how many rows a file has and the order belong to the new
+    sink's identity.
+
+    Example: vqpipe compact codes/ codes-flat/ --rows-per-file 100000 --shuffle 0
+    """
+
+    source: What[tyro.conf.Positional[str]]
+    """The sink whose rows are taken, of vqpipe encode or compact; it stays as it is."""
+    sink: What[tyro.conf.Positional[str]]
+    """Where the new files go: a folder or s3://bucket/prefix. One run, one sink."""
+    rows_per_file: How[int]
+    """Rows of every file but the last. All views of a sample stay together, so that it is rounded
+    up to a multiple of their number."""
+    shuffle: How[int | None] = None
+    """Seed, a whole number: samples come in a random order, over all files, which depends on it and
+    on their number alone. By default they come as the source has them, shards by name."""
+    allow_incomplete: When[bool] = False
+    """Take what is there of a source that is not complete, or lost images in damaged shards. What
+    it gains later is left out, also by the same command run again."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_least(self, "rows_per_file")
+        check_uris(self, "source", "sink")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Doctor(ModelOptions):
     """Say what a checkpoint is and what it bears: pixel range, code grid, safe precisions.
 
@@ -365,7 +399,7 @@ class Inspect:
     """
 
     sink: tyro.conf.Positional[str]
-    """Folder or s3://bucket/prefix of a run: of vqpipe encode, decode or evaluate."""
+    """Folder or s3://bucket/prefix of a run: of vqpipe encode, decode, evaluate or compact."""
     rejected: bool = False
     """Say why samples were rejected, with the first few of each reason."""
     exact: bool = False
@@ -422,7 +456,7 @@ class Verify(ModelOptions):
     """
 
     sink: tyro.conf.Positional[str]
-    """Folder or s3://bucket/prefix that vqpipe encode or decode wrote."""
+    """Folder or s3://bucket/prefix that vqpipe encode, decode or compact wrote."""
     deep: bool = False
     """Encode some shards again from their source, on this machine, and compare the codes."""
     share: float = 0.01
@@ -577,7 +611,7 @@ class Submit:
     --sink s3://bucket/codes --model s3://bucket/vqgan
     """
 
-    command: tyro.conf.Positional[Literal["encode", "decode", "evaluate"]]
+    command: tyro.conf.Positional[Literal["encode", "decode", "evaluate", "compact"]]
     """What to run there."""
     address: str
     """Address of the cluster's dashboard, such as http://head:8265."""
@@ -596,13 +630,25 @@ class Submit:
 
 
 Job = (
-    Encode | Decode | Evaluate | Doctor | Convert | Inspect | Diff | Verify | Export | Push | Submit
+    Encode
+    | Decode
+    | Evaluate
+    | Compact
+    | Doctor
+    | Convert
+    | Inspect
+    | Diff
+    | Verify
+    | Export
+    | Push
+    | Submit
 )
 
 JOBS: dict[str, type[Job]] = {
     "encode": Encode,
     "decode": Decode,
     "evaluate": Evaluate,
+    "compact": Compact,
     "doctor": Doctor,
     "convert": Convert,
     "inspect": Inspect,
@@ -620,5 +666,5 @@ def command_of(kind: type[Job]) -> str:
     return next(name for name, each in JOBS.items() if each is kind)
 
 
-STAGES = ("encode", "decode", "evaluate")
+STAGES = ("encode", "decode", "evaluate", "compact")
 """The commands that run on Ray, can be submitted, and have job definitions."""

@@ -4,13 +4,13 @@ Names of types are for people and other readers; Arrow's own schema beside them 
 """
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
 from vqpipe.errors import MismatchError
 from vqpipe.sink.plan import Plan
-from vqpipe.sink.run import DecodeRun, EncodeRun, Run
+from vqpipe.sink.run import CodesRun, DecodeRun, EncodeRun, Run
 from vqpipe.sources.agreement import Begun
 from vqpipe.sources.parquet_footer import parse_schema
 
@@ -60,6 +60,20 @@ def _parse(packed: str | None) -> pa.Schema | None:
         return parse_schema(base64.b64decode(packed or "", validate=True))
     except (TypeError, ValueError, OSError):
         return None
+
+
+def kept_of(run: CodesRun, find_types: Callable[[], pa.Schema]) -> pa.Schema:
+    """Returns the kept columns of a run, with what they say of themselves.
+
+    Args:
+        run: The run.
+        find_types: Returns the columns of one of its objects; asked where `run.json` has no types.
+    """
+    known = _parse(run.facts.kept_schema)
+    if known is not None:
+        return known
+    found = find_types()
+    return pa.schema([found.field(name) for name in run.facts.kept])
 
 
 def check_kept(run: EncodeRun | DecodeRun, kept: pa.Schema) -> None:

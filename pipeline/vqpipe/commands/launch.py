@@ -1,28 +1,32 @@
 """What all stages have in common: the run on Ray with its display, and the summary."""
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
+from typing import Generic, TypeVar
 
 from rich.console import Console
 
 from vqpipe.commands import summary
 from vqpipe.commands.console import Fields, harmless, print_fields, printable, stderr
-from vqpipe.commands.options import GrowthOptions, RunOptions
+from vqpipe.commands.options import ClusterOptions, GrowthOptions, RunOptions
 from vqpipe.commands.progress import Display, Progress
 from vqpipe.commands.result import Result
 from vqpipe.commands.summary import Allowance
-from vqpipe.engine import cluster, graph
+from vqpipe.engine import cluster, compaction, graph
 from vqpipe.engine.counter import Tally
 from vqpipe.engine.graph import Resources
 from vqpipe.engine.watchdog import Tick
 from vqpipe.errors import IncompleteError, stopped_by
 from vqpipe.sink.plan import Growth
 from vqpipe.sink.run import Sink, check_creates_once
+from vqpipe.sink.writer import Writer
+from vqpipe.stages.compact import Compaction
 from vqpipe.stages.work import Work
 
+AnyWork = TypeVar("AnyWork", Work, Compaction)
 _ENOUGH_TO_JUDGE = 1000
 """Images seen before a fraction of rejections can end a run early."""
 
@@ -40,10 +44,10 @@ def growth_of(options: GrowthOptions) -> Growth:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class Prepared(Generic[AnyWork]):
     """What a command is about to do."""
 
-    work: Work
+    work: AnyWork
     introduction: Fields
     """What is said of it before it begins."""
     can_judge_early: bool = True
@@ -53,8 +57,8 @@ class Prepared:
 
 
 def run_stage(
-    name: str, options: RunOptions, prepare: Callable[[], Prepared]
-) -> tuple[Work, Result]:
+    name: str, options: ClusterOptions, prepare: Callable[[], Prepared[AnyWork]]
+) -> tuple[AnyWork, Result]:
     """Does what is left of a stage, prints a summary; returns what the work was and how it ended.
 
     Raises:
@@ -67,31 +71,35 @@ def run_stage(
         return prepared.work, _run(name, options, prepared, console)
 
 
-def _run(name: str, options: RunOptions, prepared: Prepared, console: Console) -> Result:
+def _run(
+    name: str, options: ClusterOptions, prepared: Prepared[AnyWork], console: Console
+) -> Result:
     work, plan = prepared.work, prepared.work.writer.sink.plan
     progress = Progress(
         shards_total=len(plan),
         shards_before=len(plan) - len(work.todo),
         bytes_total=sum(plan.size(index) for index in work.todo),
+        images_known=work.samples_left if isinstance(work, Compaction) else None,
     )
     error: IncompleteError | None = None
     if work.todo:
         try:
             _work(name, options, prepared, progress, console)
-            _check_revised(work, progress)
+            _check_revised(work.writer, progress)
         except IncompleteError as stopped:  # the summary says how far it came
             error = stopped
     progress.end()
-    allowed = Allowance(options.max_rejected, prepared.allows_damage)
+    most = options.max_rejected if isinstance(options, RunOptions) else 0.0
+    allowed = Allowance(most, prepared.allows_damage)
     return summary.finish(work.writer, progress, allowed, error)
 
 
-def _check_revised(work: Work, progress: Progress) -> None:
+def _check_revised(writer: Writer, progress: Progress) -> None:
     """Checks that every shard whose rejected samples were tried again is through.
 
     All of them had their objects before, so that the totals do not show it.
     """
-    attempt = work.writer.attempt
+    attempt = writer.attempt
     left = len(attempt.revisions.keys() - progress.committed) if attempt else 0
     if left:
         raise IncompleteError(
@@ -101,19 +109,17 @@ def _check_revised(work: Work, progress: Progress) -> None:
 
 
 def _work(
-    name: str, options: RunOptions, prepared: Prepared, progress: Progress, console: Console
+    name: str,
+    options: ClusterOptions,
+    prepared: Prepared[Work] | Prepared[Compaction],
+    progress: Progress,
+    console: Console,
 ) -> None:
     """Runs the graph to its end and keeps the display and the error budget."""
-    resources = Resources(
-        address=cluster.find_address(options.address),
-        device=options.device,
-        actors=options.actors,
-        batch_size=options.batch_size,
-        stall_timeout_s=options.stall_timeout_s,
-    )
+    resources = _resources(options)
     with cluster.connect(resources.address) as logs:
         console.print(f"  {logs}", style="dim", markup=False, soft_wrap=True)
-        running = closing(graph.run(prepared.work, resources))
+        running = closing(_begin(prepared.work, resources))
         with Display(console, name) as display, running as ticks:
             display.show(progress)
             for tick in ticks:
@@ -127,8 +133,33 @@ def _work(
                     console.print(f"  {harmless(said)}", style="yellow", markup=False)
                 progress.note()
                 display.show(progress)
-                if prepared.can_judge_early and _can_judge(options, progress):
-                    _check_budget(options, progress)
+                if isinstance(options, RunOptions) and prepared.can_judge_early:
+                    _judge(options, progress)
+
+
+def _resources(options: ClusterOptions) -> Resources:
+    """Returns where to run."""
+    where = Resources(
+        address=cluster.find_address(options.address), stall_timeout_s=options.stall_timeout_s
+    )
+    if not isinstance(options, RunOptions):
+        return where
+    return replace(
+        where, device=options.device, actors=options.actors, batch_size=options.batch_size
+    )
+
+
+def _begin(work: Work | Compaction, resources: Resources) -> Generator[Tick, None, None]:
+    """Returns the graph of some work, to be run to its end."""
+    if isinstance(work, Compaction):
+        return compaction.run(work, resources)
+    return graph.run(work, resources)
+
+
+def _judge(options: RunOptions, progress: Progress) -> None:
+    """Checks the error budget as soon as what was seen says something of the run."""
+    if _can_judge(options, progress):
+        _check_budget(options, progress)
 
 
 def _check_budget(options: RunOptions, progress: Progress) -> None:
@@ -153,7 +184,8 @@ def _describe_devices(counts: Tally) -> str:
 
 
 def _count(progress: Progress, tick: Tick) -> None:
-    if tick.counts.devices and progress.start_up_s is None:
+    is_ready = tick.counts.devices or (progress.images_known is not None and tick.counts.read)
+    if is_ready and progress.start_up_s is None:
         progress.start_up_s = progress.seconds
     progress.devices = tick.counts.devices
     progress.encoded = tick.counts.encoded

@@ -9,7 +9,7 @@ from vqpipe.commands.console import Prose
 from vqpipe.commands.options import ModelOptions
 from vqpipe.errors import ConfigError, MismatchError
 from vqpipe.hub.names import parse_hub_file
-from vqpipe.sink.run import EncodeRun
+from vqpipe.sink.run import CodesRun
 from vqpipe.tokenizers.families import FAMILIES
 
 
@@ -75,7 +75,7 @@ def record_model(asked: ModelOptions, weights: Weights) -> dict[str, Any]:
     }
 
 
-def load_recorded(asked: ModelOptions, run: EncodeRun) -> Weights:
+def load_recorded(asked: ModelOptions, run: CodesRun) -> Weights:
     """Returns the weights that a run was made with, from where it had them unless told otherwise.
 
     Raises:
@@ -108,7 +108,7 @@ def _check_alone(asked: ModelOptions) -> None:
             raise ConfigError(f"--{option} says more of --model, and there is none: add --model")
 
 
-def load_for_codes(asked: ModelOptions, run: EncodeRun | None, source: str) -> Weights:
+def load_for_codes(asked: ModelOptions, run: CodesRun | None, source: str) -> Weights:
     """Returns weights that codes of a run can be decoded with.
 
     Args:

@@ -87,8 +87,23 @@ class ModelOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """How a stage runs; nothing here changes a result."""
+class ClusterOptions:
+    """Where a stage runs; nothing here changes a result."""
+
+    address: Where[str | None] = None
+    """Ray cluster to join, such as auto or head:6379; default: RAY_ADDRESS, else this
+    machine alone."""
+    stall_timeout_s: Speed[float] = 900.0
+    """Seconds without any progress before the run gives up with exit code 5."""
+
+    def __post_init__(self) -> None:
+        if not self.stall_timeout_s > 0:
+            raise ValueError(f"--stall-timeout-s is {self.stall_timeout_s}; it must be above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(ClusterOptions):
+    """How a stage with a codec runs; nothing here changes a result."""
 
     device: Where[Device] = "auto"
     """Where the codec works; auto takes GPUs if the cluster has any."""
@@ -99,18 +114,12 @@ class RunOptions:
     max_rejected: When[float] = 0.1
     """Most rejected images before the run ends with exit code 2: a fraction below 1, a
     count from 1."""
-    address: Where[str | None] = None
-    """Ray cluster to join, such as auto or head:6379; default: RAY_ADDRESS, else this
-    machine alone."""
-    stall_timeout_s: Speed[float] = 900.0
-    """Seconds without any progress before the run gives up with exit code 5."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_least(self, "batch_size", "actors")
         if not self.max_rejected >= 0:
             raise ValueError(f"--max-rejected is {self.max_rejected}; it must be 0 or more")
-        if not self.stall_timeout_s > 0:
-            raise ValueError(f"--stall-timeout-s is {self.stall_timeout_s}; it must be above 0")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,6 +73,9 @@ class Progress:
     curve: list[tuple[float, int]] = field(default_factory=list)
     """Seconds since the start and images that were through then; `CURVE_POINTS` at most, the first
     where the first codec was ready."""
+    images_known: int | None = None
+    """Images that this command has to do, of a stage that only reads and writes them; None of one
+    with a codec, which nobody can tell before."""
     committed: set[int] = field(default_factory=set)
     """Places in the plan of the shards that this command has committed."""
     _curve_step_s: float = 1.0
@@ -82,6 +85,12 @@ class Progress:
         """Counts a committed shard; two writers may both report one."""
         self.committed.add(shard)
         self.shards = len(self.committed)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a worker was ready: a codec, or where there is none, one that reads."""
+        reads = self.images_known is not None and self.start_up_s is not None
+        return bool(self.devices) or reads
 
     @property
     def rejected(self) -> int:
@@ -103,6 +112,8 @@ class Progress:
     @property
     def images_total(self) -> int | None:
         """Images of this command, judged from the bytes of those read; None before any."""
+        if self.images_known is not None:
+            return self.images_known
         if not self.read_bytes:
             return None
         if self.is_through:
@@ -183,6 +194,8 @@ class Progress:
         """Returns the parts of the line that is shown."""
         if not self.images:
             doing = "waiting for the first images" if self.devices else "starting workers"
+            if self.images_known is not None and self.read:
+                doing = f"read {self.read:,}/{self.images_known:,} images"
             return (f"{doing}, {_clock(self.seconds)}",)
         total, left_s = self.images_total, self.left_s
         shards = f"{self.shards_before + self.shards:,}/{self.shards_total:,} shards"

@@ -6,7 +6,7 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 
 from vqpipe.errors import ConfigError
-from vqpipe.sink.run import EncodeRun, Run, find_run
+from vqpipe.sink.run import CodesRun, EncodeRun, Run, find_run
 
 
 def load_run(sink: str) -> Run:
@@ -30,7 +30,22 @@ def check_encoded(run: Run, sink: str) -> EncodeRun:
     Raises:
         ConfigError: If it is of another stage.
     """
-    if not isinstance(run, EncodeRun):
+    found = check_codes(run, sink)
+    if not isinstance(found, EncodeRun):
+        raise ConfigError(
+            f"{sink} is a sink of vqpipe {run.stage}, whose rows are not in the shards of their "
+            f"images: give the sink that they are from, which was {run.identity.source}"
+        )
+    return found
+
+
+def check_codes(run: Run, sink: str) -> CodesRun:
+    """Returns a run that has codes: of `vqpipe encode`, or of `vqpipe compact`.
+
+    Raises:
+        ConfigError: If it is of another stage.
+    """
+    if not isinstance(run, CodesRun):
         raise ConfigError(f"{sink} is a sink of vqpipe {run.stage}, which holds no codes")
     return run
 

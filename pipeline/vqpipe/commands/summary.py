@@ -139,7 +139,7 @@ def _describe_work(progress: Progress, speed: dict[str, Any]) -> Fields:
     """Returns the lines that say how fast a command was, or that it did nothing."""
     if progress.shards_before == progress.shards_total:
         return [("this run", "nothing was left to do")]
-    if not progress.devices:
+    if not progress.has_begun:
         return [("this run", f"no worker was ready within its {speed['seconds']:,.1f} s")]
     seconds, start = speed["seconds"], speed["start_up_seconds"]
     done = f"{progress.durable:,} images in {seconds:,.1f} s"
@@ -150,7 +150,7 @@ def _describe_work(progress: Progress, speed: dict[str, Any]) -> Fields:
         *([("not safe", lost)] if ahead else []),
         *([("images/s", f"{speed['images_per_second']:,.1f}")] if progress.durable else []),
         *([("bound by", speed["bound_by"])] if speed["bound_by"] else []),
-        ("device", ", ".join(speed["devices"])),
+        *([("device", ", ".join(speed["devices"]))] if speed["devices"] else []),
     ]
 
 

@@ -29,7 +29,7 @@ from vqpipe.sink.losses import describe_losses
 from vqpipe.sink.run import EncodeRun, EncodeSink, Sink, is_complete, open_sink
 
 _SHOWN = 10
-_ONLY_AT_THE_END = {"complete", "rejected", "left_out", "totals"}
+_ONLY_AT_THE_END = {"complete", "rejected", "left_out", "totals", "same"}
 
 
 def run(job: Verify) -> None:

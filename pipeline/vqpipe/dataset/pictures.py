@@ -40,7 +40,7 @@ class Pictures:
         """
         facts = snapshot.run.facts
         options = dict(facts.model_options) if model is None else {"model": model}
-        return cls(options, facts.codebook_sha256, snapshot.run.identity.pixel_range, device)
+        return cls(options, facts.codebook_sha256, snapshot.run.encoding.pixel_range, device)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_codec": None}  # each process has its own

@@ -121,3 +121,33 @@ class Committer:
             ended, self._at_work = ray.wait(self._at_work, num_returns=1, timeout=wait_s)
         for receipts in ray.get(ended):
             yield cast(pa.Table, receipts)
+
+
+class Receipts:
+    """Takes a `Committer`'s place where blocks are receipts: rows were committed on their way."""
+
+    def __init__(self) -> None:
+        self._waiting: list[Any] = []
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether all that was added has been handed on."""
+        return not self._waiting
+
+    @property
+    def is_full(self) -> bool:
+        """Whether what comes is more than can be taken; never."""
+        return False
+
+    def widen(self, cores: float) -> None:
+        """Does nothing: the graph is as wide as it is."""
+
+    def add(self, block: Block) -> None:
+        """Takes a block of receipts in."""
+        self._waiting.append(block.ref)
+
+    def work(self, *, at_once: bool, wait_s: float) -> Iterator[pa.Table]:  # noqa: ARG002 (a committer's)
+        """Yields what has come."""
+        waiting, self._waiting = self._waiting, []
+        for receipts in ray.get(waiting):
+            yield cast(pa.Table, receipts)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, cast
 
 import ray
 from ray.actor import ActorHandle
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vqpipe.stages.attempts import Notes
 
@@ -70,6 +71,11 @@ class Counter(Notes):
         """Counts images that are opened."""
         self._counts = self._counts._replace(opened=self._counts.opened + images)
 
+    def moved(self, samples: int) -> None:
+        """Counts samples that were read, where that alone shows that work goes on."""
+        self.saw(samples, 0)
+        self.opened(samples)
+
     def agree(self, rows: int) -> int:
         """Returns how many rows a codec hands on together: what the first that asked would have."""
         self._part_rows = self._part_rows or rows
@@ -91,6 +97,13 @@ class Counter(Notes):
     def read(self) -> Tally:
         """Returns the counts so far."""
         return self._counts
+
+
+def make_counter() -> ActorHandle[Any]:
+    """Returns a new counter, on the driver's own node: others may be reclaimed."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    place = {"num_cpus": 0, "scheduling_strategy": here}
+    return cast(ActorHandle[Any], ray.remote(Counter).options(**place).remote())
 
 
 class RemoteLedger:

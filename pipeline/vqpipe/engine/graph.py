@@ -31,7 +31,6 @@ import ray.data
 from ray.actor import ActorHandle
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 from ray.util.annotations import RayDeprecationWarning
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vqpipe.codec.codec import Codec
 from vqpipe.codec.config import CodecConfig, Device, batch_size_for
@@ -40,7 +39,7 @@ from vqpipe.codec.weights import Weights
 from vqpipe.engine import capacity
 from vqpipe.engine.blocks import keep_blocks
 from vqpipe.engine.committer import Committer
-from vqpipe.engine.counter import Counter, RemoteLedger
+from vqpipe.engine.counter import RemoteLedger, make_counter
 from vqpipe.engine.outlet import remember_executors
 from vqpipe.engine.pace import Pace, hand_on
 from vqpipe.engine.portions import are_enough, portions
@@ -114,9 +113,7 @@ def run(
     """
     gpus = int(capacity.resources().get("GPU", 0))
     kind = "cuda" if resources.device == "cuda" or (resources.device == "auto" and gpus) else "cpu"
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    place = {"num_cpus": 0, "scheduling_strategy": here}  # not on a node that may be reclaimed
-    counter = cast(ActorHandle[Any], ray.remote(Counter).options(**place).remote())
+    counter = make_counter()
     shapes = len(work.opens.shapes) if work.opens else 1
     batch_size = resources.batch_size or batch_size_for(kind, shapes)
     weights = ray.put(replace(work.weights))  # a copy without the parsed tensors
@@ -176,7 +173,7 @@ def _graph(
     (setup, _, counter), writer = arguments, ray.put(work.writer)
     row_bytes, views = work.step.row_bytes, work.opens.views if work.opens else 1
     rows = _rows_of_block(setup, row_bytes, BLOCK_IMAGES[kind])
-    _set_up_data(rows * row_bytes)
+    set_up_data(rows * row_bytes)
     source = (writer, work.reader, max(1, rows // views), counter)
     sizes, processors = _sizes_left(work), cores or capacity.count_cores()
     if work.opens and are_enough(sizes, processors):
@@ -244,7 +241,7 @@ def _map(data: Any, stage: TableFunction, cores: float = 1, most: int | None = N
     return data.map_batches(stage.function, compute=TaskPoolStrategy(most), **how, **TASKS)
 
 
-def _set_up_data(block_bytes: int) -> None:
+def set_up_data(block_bytes: int) -> None:
     """Sets what Ray Data has no argument for.
 
     Args:

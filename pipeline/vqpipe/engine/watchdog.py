@@ -13,7 +13,7 @@ import ray.data
 from ray.actor import ActorHandle
 
 from vqpipe.engine import capacity
-from vqpipe.engine.committer import Committer
+from vqpipe.engine.committer import Committer, Receipts
 from vqpipe.engine.counter import Tally
 from vqpipe.engine.failures import explain
 from vqpipe.engine.head import Head
@@ -52,10 +52,10 @@ class Needs:
 
 def watch(
     dataset: ray.data.Dataset,
-    commits: Committer,
+    commits: Committer | Receipts,
     counter: ActorHandle[Any],
     stall_timeout_s: float,
-    needs: "Needs",
+    needs: "Needs | None",
 ) -> Generator[Tick, None, None]:
     """Yields ticks until all is committed, and gives up when nothing has moved for too long.
 
@@ -64,7 +64,7 @@ def watch(
         commits: What commits them.
         counter: What the workers report to.
         stall_timeout_s: Seconds without progress after which the run is given up.
-        needs: What the graph cannot do without.
+        needs: What the graph cannot do without; None where no codec is in it.
 
     Raises:
         NoProgressError: If nothing moves for that long, or devices fail again and again.
@@ -82,10 +82,10 @@ def watch(
 
 def _rounds(
     outlet: Outlet,
-    commits: Committer,
+    commits: Committer | Receipts,
     counter: ActorHandle[Any],
     stall_timeout_s: float,
-    needs: "Needs",
+    needs: "Needs | None",
 ) -> Iterator[Tick]:
     counts, head, seen, has_ended, asked = Tally(), Head(), _Seen(), False, 0.0
     while not (has_ended and commits.is_idle):
@@ -102,7 +102,7 @@ def _rounds(
         yield Tick(None, counts)
         _check_devices(counts)
         if seen.idle_s > stall_timeout_s:
-            raise NoProgressError(_describe_stall(stall_timeout_s, seen, commits, needs))
+            raise NoProgressError(_describe_end(stall_timeout_s, seen, commits, needs))
 
 
 class _Seen:
@@ -135,7 +135,7 @@ class _Seen:
         self.moved, self.before = time.monotonic(), self.counts
 
 
-def _take(outlet: Outlet, commits: Committer) -> bool:
+def _take(outlet: Outlet, commits: Committer | Receipts) -> bool:
     """Hands over all finished blocks, after a while of waiting if there are none.
 
     What became durable is not to wait for the counter's answers, which take long on a busy machine:
@@ -150,7 +150,7 @@ def _take(outlet: Outlet, commits: Committer) -> bool:
     return has_ended
 
 
-def _work(commits: Committer, *, at_once: bool) -> Iterator[pa.Table]:
+def _work(commits: Committer | Receipts, *, at_once: bool) -> Iterator[pa.Table]:
     """Has commits started, and returns the receipts of those that have ended."""
     wait_s = _POLL_S if at_once or commits.is_full else 0.0
     return commits.work(at_once=at_once, wait_s=wait_s)
@@ -172,7 +172,23 @@ def _check_devices(counts: Tally) -> None:
         )
 
 
-def _describe_stall(timeout_s: float, seen: _Seen, commits: Committer, needs: Needs) -> str:
+def _describe_end(
+    timeout_s: float, seen: _Seen, commits: Committer | Receipts, needs: Needs | None
+) -> str:
+    if needs:
+        return _describe_stall(timeout_s, seen, commits, needs)
+    return (
+        f"nothing was read or committed for {timeout_s:g} s. So far {seen.counts.read:,} images "
+        f"were read and {seen.durable:,} committed. The cluster has {_describe_free()}: look at "
+        "the stores of source and sink, at the disks that Ray spills to, and whether a worker has "
+        "memory for thrice the rows of a file. Everything committed is safe: run the same command "
+        "again when that is mended (--stall-timeout-s waits longer)"
+    )
+
+
+def _describe_stall(
+    timeout_s: float, seen: _Seen, commits: Committer | Receipts, needs: Needs
+) -> str:
     counts, before = seen.counts, seen.before
     moved = (
         f"{counts.read:,} images were read ({counts.read - before.read:,} of them since), "
@@ -188,7 +204,7 @@ def _describe_stall(timeout_s: float, seen: _Seen, commits: Committer, needs: Ne
     )
 
 
-def _describe_waiting(counts: Tally, commits: Committer, needs: Needs) -> str:
+def _describe_waiting(counts: Tally, commits: Committer | Receipts, needs: Needs) -> str:
     """Returns what waits for what, in a sentence, from the end of the graph to its start."""
     if not commits.is_idle:
         return "Finished rows wait to be committed: look at the store of the sink."

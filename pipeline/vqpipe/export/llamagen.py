@@ -90,5 +90,5 @@ class LlamaGen:
 
 def _side(subject: Subject) -> int:
     """Returns pixels along a side of what was encoded."""
-    identity = subject.snapshot.run.identity
+    identity = subject.snapshot.run.encoding
     return int(identity.shapes[0].partition("x")[0]) if identity.shapes else identity.resolution

@@ -15,7 +15,7 @@ from vqpipe.schema import IMAGE, lists_in, numbers_of
 from vqpipe.sink import layout
 from vqpipe.sink.objects import read_whole
 from vqpipe.sink.plan import Plan
-from vqpipe.sink.run import EncodeRun, Run
+from vqpipe.sink.run import CodesRun, CompactRun, Run
 from vqpipe.storage.ahead import map_ahead
 
 _COLUMNS = ["key", "view", "codes"]
@@ -31,11 +31,40 @@ def compare_fields(first: Run, second: Run) -> dict[str, tuple[Any, Any]]:
     What only one of them has is None in the other. Identity comes first.
     """
     found: dict[str, tuple[Any, Any]] = {}
-    for mine, theirs in ((first.identity, second.identity), (first.facts, second.facts)):
-        a, b = _flatten(mine.document()), _flatten(theirs.document())
+    pairs = (
+        (_identity_of(first), _identity_of(second)),
+        (_facts_of(first), _facts_of(second)),
+    )
+    for mine, theirs in pairs:
+        a, b = _flatten(mine), _flatten(theirs)
         names = [name for name in {**a, **b} if name not in _MOMENT and a.get(name) != b.get(name)]
         found |= {name: (a.get(name), b.get(name)) for name in names}
     return found
+
+
+def _identity_of(run: Run) -> dict[str, Any]:
+    """Returns a run's choices; of a compacted one, those that its codes were made with first."""
+    said = run.identity.document()
+    if not isinstance(run, CompactRun):
+        return said
+    own = {name: value for name, value in said.items() if name not in _OF_CODES}
+    return {**run.encoding.document(), "stage": run.stage, "compact": own}
+
+
+_OF_CODES = {"stage", "encode", "model_sha256"}
+"""What a compacted run's identity says of its codes, beside what it says of itself."""
+
+
+def _facts_of(run: Run) -> dict[str, Any]:
+    """Returns what else a run says; of a compacted one, what its codes were made with."""
+    said = run.facts.document()
+    if not isinstance(run, CompactRun):
+        return said
+    facts = {name: value for name, value in said.items() if not name.startswith("source_")}
+    source = run.facts.source_run
+    while source.get("stage") == run.stage:
+        source = source["source_run"]
+    return {**facts, "versions": source["versions"]}
 
 
 def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -87,10 +116,12 @@ def _versions(plan: Plan) -> dict[str, tuple[Any, ...]]:
 
 def why_incomparable(first: Run, second: Run) -> str | None:
     """Returns why codes of two runs cannot be compared; None if they can."""
-    if not isinstance(first, EncodeRun):
+    if not isinstance(first, CodesRun):
         return f"a run of stage {first.stage} has no codes"
-    if not isinstance(second, EncodeRun):
+    if not isinstance(second, CodesRun):
         return f"a run of stage {second.stage} has no codes"
+    if _are_in_other_files(first, second):
+        return "their rows are in other files: what codes there are, and how many, is compared"
     if first.identity.drop_codes or second.identity.drop_codes:
         return "one of them left its codes out (--drop-codes)"
     a, b = first.facts, second.facts
@@ -101,6 +132,15 @@ def why_incomparable(first: Run, second: Run) -> str | None:
     if first.identity.has_several_images != second.identity.has_several_images:
         return "one of them has several images of a sample, and the other one has not"
     return None
+
+
+def _are_in_other_files(first: CodesRun, second: CodesRun) -> bool:
+    """Tells whether files of one name have rows of other samples in two runs."""
+    order = [
+        (run.identity.rows_per_file, run.identity.shuffle) if isinstance(run, CompactRun) else None
+        for run in (first, second)
+    ]
+    return order[0] != order[1]
 
 
 @dataclass

@@ -117,7 +117,7 @@ def check_codes(
     if unlike is not None and unlike > MOST_UNLIKE:
         concerns.append(Remark("unlike", f"{unlike:.1%} of the codes are unlike float32's"))
     size, usage = facts.codebook_size, totals["codebook_usage"]
-    codes = totals["encoded"] * facts.codes.length
+    codes = made(totals) * facts.codes.length
     if codes >= ENOUGH_CODES * size and (usage < LEAST_USAGE or totals["codebook_perplexity"] < 2):
         message = f"only {usage:.2%} of the codebook is used: see vqpipe doctor"
         concerns.append(Remark("usage", message))

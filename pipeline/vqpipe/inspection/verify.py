@@ -21,6 +21,7 @@ from vqpipe import schema, storage
 from vqpipe.code_layout import CodeLayout
 from vqpipe.errors import DamagedError, StorageError, VqpipeError
 from vqpipe.inspection import gallery, vectors
+from vqpipe.inspection.provenance import Provenance
 from vqpipe.schema import GRID, IMAGE, File, flat_of
 from vqpipe.sink import layout
 from vqpipe.sink.asides import AREAS, count_left_out, left_out_of, rejected_of
@@ -30,11 +31,11 @@ from vqpipe.sink.footer import read_footer
 from vqpipe.sink.losses import find_damage, least_images
 from vqpipe.sink.objects import Object, count_codes, read_asides, read_object
 from vqpipe.sink.plan import Plan
-from vqpipe.sink.run import DecodeRun, EncodeRun, EvaluateRun, Run, Sink
+from vqpipe.sink.run import CodesRun, CompactRun, DecodeRun, EvaluateRun, Run, Sink
 from vqpipe.sink.samples import first_views
 from vqpipe.sink.slot import Slot
 from vqpipe.sink.success import describe_success
-from vqpipe.sink.totals import read_totals
+from vqpipe.sink.totals import find_loss, read_totals
 from vqpipe.storage.ahead import map_ahead
 
 _READERS, _IMAGE_READERS = 8, 2
@@ -68,23 +69,24 @@ CHECKS = {
     "rejected": "rejected/ says what data/ says",
     "left_out": "left_out/ says what data/ says",
     "totals": "_SUCCESS says what the objects add up to",
+    "same": "samples, rows and codes are those that the source had, each code as often",
 }
 """What is checked, by name."""
 
-_ONLY_OF = {"codes": "encode", "latents": "encode", "images": "decode"}
-"""Checks of what one stage makes."""
+_ONLY_OF = {"codes": CodesRun, "latents": CodesRun, "images": DecodeRun, "same": CompactRun}
+"""Checks of what some stages make."""
 
 
 def checks_of(run: Run) -> dict[str, str]:
     """Returns what is checked of a run's sink, by name."""
     lacks = set()
-    if isinstance(run, EncodeRun):
+    if isinstance(run, CodesRun):
         has = {"codes": not run.identity.drop_codes, "latents": bool(run.facts.vectors)}
         lacks = {name for name, is_there in has.items() if not is_there}
     return {
         name: said
         for name, said in CHECKS.items()
-        if _ONLY_OF.get(name, run.stage) == run.stage and name not in lacks
+        if isinstance(run, _ONLY_OF.get(name, Run)) and name not in lacks
     }
 
 
@@ -94,6 +96,8 @@ class _Shard:
 
     slot: Slot
     object: Object
+    provenance: Provenance | None
+    """Of a compacted sink: which rows it is to have."""
 
     @property
     def table(self) -> pa.Table:
@@ -117,6 +121,8 @@ class _Checked:
     is_complete: bool
     places: dict[str, str | None] = field(default_factory=dict)
     """Where the images of each shard lie, as its object says; None where that cannot be read."""
+    provenance: Provenance | None = None
+    """Of a compacted sink: which rows its files are to have."""
 
 
 def verify(sink: Sink, *, is_complete: bool) -> Iterator[Breach]:
@@ -132,11 +138,17 @@ def verify(sink: Sink, *, is_complete: bool) -> Iterator[Breach]:
     uri, plan = sink.uri, sink.plan
     if plan.first().sha256() != sink.run.plan_sha256:
         yield Breach("plan", layout.plan_uri(uri), "it is another plan, or a damaged one")
+    provenance = None
+    if isinstance(sink.run, CompactRun):
+        try:
+            provenance = Provenance.load(uri, sink.run)
+        except (VqpipeError, FileNotFoundError) as error:
+            yield Breach("plan", layout.snapshot_uri(uri, sink.run.identity.snapshot), str(error))
     data, asides = _list(uri, "data"), {area: _list(uri, area) for area in AREAS}
     yield from _check_listing(uri, plan, data, asides, is_complete=is_complete)
     there = ((index, data[name]) for index, name in enumerate(plan.names) if name in data)
-    checked = _Checked(sink, is_complete)
-    readers = _READERS if isinstance(sink.run, EncodeRun) else _IMAGE_READERS
+    checked = _Checked(sink, is_complete, provenance=provenance)
+    readers = _READERS if isinstance(sink.run, CodesRun) else _IMAGE_READERS
     for breaches in map_ahead(lambda each: list(_check_object(checked, *each)), there, readers):
         yield from breaches
     yield from _check_places(checked)
@@ -218,7 +230,7 @@ def _check_object(checked: _Checked, index: int, file: File) -> Iterator[Breach]
     checked.places[slot.name] = origin.get(PLACE, "")
     if not checked.is_complete and origin["generation"] < slot.generation:
         return  # it waits to be replaced
-    shard = _Shard(slot, found)
+    shard = _Shard(slot, found, checked.provenance)
     problem = _wrong_schema(shard)
     if problem:
         yield Breach("schema", file.uri, problem)
@@ -234,6 +246,9 @@ def _wrong_schema(shard: _Shard) -> str | None:
     found = shard.table.schema
     kept = _kept_of(shard.run)
     names = [*own.names, *kept]
+    if isinstance(shard.run, CompactRun):
+        own = own.append(pa.field(shard.run.facts.shard_column, pa.string()))
+        names.append(shard.run.facts.shard_column)
     if found.names != names:
         return f"columns are {', '.join(found.names)}; they must be {', '.join(names)}"
     wrong = [field.name for field in own if not _is_field(found.field(field.name), field)]
@@ -249,7 +264,7 @@ def _is_field(found: pa.Field, wanted: pa.Field) -> bool:
 
 def _kept_of(run: Run) -> Mapping[str, str]:
     """Returns the kept columns of a run's `data/`: names of types by name."""
-    return run.facts.kept if isinstance(run, EncodeRun | DecodeRun) else {}
+    return run.facts.kept if isinstance(run, CodesRun | DecodeRun) else {}
 
 
 def _is_type(found: pa.DataType, name: str) -> bool:
@@ -260,7 +275,7 @@ def _is_type(found: pa.DataType, name: str) -> bool:
 def _own_schema(run: Run, found: pa.Schema) -> pa.Schema:
     """Returns the columns that `data/` has without kept ones."""
     none = pa.schema([])
-    if isinstance(run, EncodeRun):
+    if isinstance(run, CodesRun):
         codes = None if run.identity.drop_codes else schema.codes_field(run.facts.codes)
         return schema.data_schema(none, codes, list(map(schema.vectors_field, run.facts.vectors)))
     if isinstance(run, DecodeRun):
@@ -280,6 +295,11 @@ def _wrong_source(shard: _Shard) -> str | None:
 
 def _wrong_rows(shard: _Shard) -> str | None:
     views, seen = _views_of(shard.run), shard.said["seen"]
+    if isinstance(shard.run, CompactRun):
+        if shard.provenance is None:
+            return None  # the snapshot that says it is a breach of its own
+        column = shard.run.facts.shard_column
+        return shard.provenance.find_fault(shard.slot.index, shard.table, column)
     good, aside = (
         part["row"].to_numpy(zero_copy_only=False) for part in (shard.table, shard.object.asides)
     )
@@ -296,7 +316,7 @@ def _wrong_rows(shard: _Shard) -> str | None:
 
 def _views_of(run: Run) -> int:
     """Returns how many rows a good sample has."""
-    return run.facts.views if isinstance(run, EncodeRun) else 1
+    return run.facts.views if isinstance(run, CodesRun) else 1
 
 
 def _wrong_keys(shard: _Shard) -> str | None:
@@ -308,13 +328,14 @@ def _wrong_keys(shard: _Shard) -> str | None:
 
 def _parts_of_keys(run: Run) -> list[str]:
     """Returns the columns that tell apart the rows of a sample."""
-    if isinstance(run, EncodeRun):
-        return ["view", *([IMAGE] if run.identity.has_several_images else [])]
+    if isinstance(run, CodesRun):
+        shard = [run.facts.shard_column] if isinstance(run, CompactRun) else []
+        return ["view", *([IMAGE] if run.identity.has_several_images else []), *shard]
     return [schema.PLACE.name] if isinstance(run, EvaluateRun) else []
 
 
 def _wrong_codes(shard: _Shard) -> str | None:
-    assert isinstance(shard.run, EncodeRun), "no other sink's codes are checked"
+    assert isinstance(shard.run, CodesRun), "no other sink's codes are checked"
     codes, size = flat_of(shard.table["codes"]), shard.run.facts.codebook_size
     if shard.table["codes"].null_count:
         return f"{shard.table['codes'].null_count} images have none"
@@ -338,7 +359,7 @@ def _wrong_grids(table: pa.Table, codes: CodeLayout) -> str | None:
 
 
 def _wrong_latents(shard: _Shard) -> str | None:
-    assert isinstance(shard.run, EncodeRun), "no other sink's latents are checked"
+    assert isinstance(shard.run, CodesRun), "no other sink's latents are checked"
     return vectors.find_fault(shard.table, shard.run.facts.vectors)
 
 
@@ -363,13 +384,15 @@ def _wrong_counts(shard: _Shard) -> str | None:
     wrong = [name for name, value in counted.items() if said.get(name) != value]
     if wrong:
         return f"the footer is wrong about {', '.join(wrong)}"
-    if not isinstance(run, EncodeRun):
+    if not isinstance(run, CodesRun):
         return None
     return _wrong_histogram(run, shard.table, shard.object.footer.histogram)
 
 
-def _wrong_histogram(run: EncodeRun, table: pa.Table, said: npt.NDArray[np.int64]) -> str | None:
+def _wrong_histogram(run: CodesRun, table: pa.Table, said: npt.NDArray[np.int64]) -> str | None:
     """Returns what is wrong with the counts of codes; of those left out the sum alone is known."""
+    if run.identity.drop_codes and isinstance(run, CompactRun):
+        return "the footer counts codes, which were left out" if len(said) else None
     if run.identity.drop_codes:
         codes = _count_places(table, run.facts.codes)
         is_right = len(said) == run.facts.codebook_size and said.sum() == codes
@@ -425,7 +448,8 @@ def _check_area(
 def _check_totals(sink: Sink) -> Iterator[Breach]:
     uri = layout.success_uri(sink.uri)
     try:
-        expected = describe_success(sink.plan, read_totals(sink))
+        found = read_totals(sink)
+        expected = describe_success(sink.plan, found)
         said = dict(json.loads(storage.read(uri)))
     except (VqpipeError, TypeError, ValueError) as error:
         yield Breach("totals", uri, f"it cannot be held against the objects: {error}")
@@ -433,3 +457,6 @@ def _check_totals(sink: Sink) -> Iterator[Breach]:
     wrong = [name for name, value in expected.items() if said.get(name) != value]
     if wrong:
         yield Breach("totals", uri, f"it is wrong about {', '.join(wrong)}")
+    loss = find_loss(sink.run, found) if isinstance(sink.run, CompactRun) else None
+    if loss:
+        yield Breach("same", sink.uri, loss)

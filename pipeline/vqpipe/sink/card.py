@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from vqpipe import storage
-from vqpipe.sink.run import DecodeRun, EncodeRun, Run, Sink
+from vqpipe.sink.run import CodesRun, CompactRun, DecodeRun, Run, Sink
 from vqpipe.sink.totals import Totals
 
 BEGIN, END = "<!-- vqpipe writes this part anew -->", "<!-- from here on it is yours -->"
@@ -53,6 +53,8 @@ _BITS = (
     "`(x.astype('uint32') << 16).view('float32')`"
 )
 _GRIDS = "; `grid_h` and `grid_w` are the rows and columns of it"
+_SHARDS = """;
+`{column}` is the shard that a row was encoded in, and `row` its place there"""
 _SIZES = """; `width` and `height` are
 those of the image, and `crop` is what of it was encoded, in its pixels; `flip` says whether it was
 mirrored.
@@ -98,11 +100,11 @@ def describe(sink: Sink, totals: Totals, reading: str) -> str:
     facts = _facts(run, totals) | {"shards": shards}
     lines = [f"| {name} | {cell(said)} |" for name, said in facts.items() if said is not None]
     table = "\n".join(["| | |", "|---|---|", *lines])
-    rows = _describe_rows(run) if isinstance(run, EncodeRun) else ""
+    rows = _describe_rows(run) if isinstance(run, CodesRun) else ""
     return f"# {run.entry.title}\n\n{table}\n\n{rows}{reading}"
 
 
-def _describe_rows(run: EncodeRun) -> str:
+def _describe_rows(run: CodesRun) -> str:
     """Returns what columns hold."""
     said = [] if run.identity.drop_codes else [_CODES.format(order=run.facts.codes.order)]
     for each in run.facts.vectors:
@@ -110,7 +112,9 @@ def _describe_rows(run: EncodeRun) -> str:
         known = {"name": each.name, "meaning": each.meaning, "numbers": numbers, "axes": each.axes}
         said.append(_VECTORS.format(**known) + (_BITS if each.dtype == "bfloat16" else ""))
     grids = _GRIDS if run.facts.codes.differs else ""
-    return ";\n".join(said) + grids + _SIZES
+    column = run.facts.shard_column if isinstance(run, CompactRun) else None
+    shards = _SHARDS.format(column=column) if column else ""
+    return ";\n".join(said) + grids + shards + _SIZES
 
 
 def _facts(run: Run, totals: Totals) -> dict[str, Any]:
@@ -119,34 +123,49 @@ def _facts(run: Run, totals: Totals) -> dict[str, Any]:
         totals.made: f"{totals.good:,}",
         "rejected": f"{totals.rejected:,}, which `rejected/` names" if totals.rejected else "0",
         "left out": f"{totals.left_out:,}, which `left_out/` names" if totals.left_out else None,
-        "model": run.facts.model if isinstance(run, EncodeRun | DecodeRun) else None,
+        "model": run.facts.model if isinstance(run, CodesRun | DecodeRun) else None,
         "model, SHA-256": run.identity.model_sha256,
-        **(_facts_of_codes(run, totals) if isinstance(run, EncodeRun) else {}),
+        **(_facts_of_codes(run, totals) if isinstance(run, CodesRun) else {}),
         "made from": run.identity.source,
         "run": run.fingerprint,
     }
 
 
-def _facts_of_codes(run: EncodeRun, totals: Totals) -> dict[str, object]:
+def _facts_of_codes(run: CodesRun, totals: Totals) -> dict[str, object]:
     codes = run.facts.codes
     left_out = "; left out" if run.identity.drop_codes else ""
+    used = f", {totals.codebook_usage:.1%} of them used" if len(totals.histogram) else ""
     return {
+        **(_facts_of_files(run) if isinstance(run, CompactRun) else {}),
         "taken": _describe_choice(run),
-        "pixels": f"{run.identity.sizing}, {run.identity.resizing}",
+        "pixels": f"{run.encoding.sizing}, {run.encoding.resizing}",
         "views of an image": _views(run),
         f"codes of {run.facts.unit}": f"{codes.count}, {codes.describe()}{left_out}",
-        "codebook": f"{codes.codebook_size:,} entries, {totals.codebook_usage:.1%} of them used",
+        "codebook": f"{codes.codebook_size:,} entries{used}",
     }
 
 
-def _views(run: EncodeRun) -> str | None:
-    said = run.identity.viewing
+def _facts_of_files(run: CompactRun) -> dict[str, object]:
+    """Returns how rows are put into files, and what of their source is not among them."""
+    said, seed = run.facts.source_totals, run.identity.shuffle
+    aside = {"rejected": said["rejected"], "left out": said.get("left_out", 0)}
+    parts = ", ".join(f"{count:,} {what}" for what, count in aside.items() if count)
+    return {
+        "rows of a file": f"{run.identity.rows_per_file:,}, the last one's are fewer",
+        "order": "of the source" if seed is None else f"shuffled over all files, seed {seed}",
+        "not taken": f"{parts} in the source" if parts else None,
+        "images": run.encoding.source,
+    }
+
+
+def _views(run: CodesRun) -> str | None:
+    said = run.encoding.viewing
     return None if said == "center" else f"{run.facts.views:,}: {said}"
 
 
-def _describe_choice(run: EncodeRun) -> str | None:
+def _describe_choice(run: CodesRun) -> str | None:
     """Returns which samples of the source were taken; None if all were."""
-    said = run.identity
+    said = run.encoding
     parts = [
         *([f"the first {said.limit:,} samples"] if said.limit else []),
         *([f"the first {said.limit_shards:,} shards"] if said.limit_shards else []),

@@ -367,3 +367,60 @@ class EvaluateFacts(Facts):
     versions: Mapping[str, str]
     networks: Mapping[str, str | None]
     """Where the weights of `lpips` and `inception` were; None of one that was not at hand."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompactIdentity(Identity):
+    """What the files of `vqpipe compact` depend on."""
+
+    stage: Literal["compact"] = field(default="compact", init=False)
+    source: str
+    """URI of the sink whose rows they hold."""
+    codes: str
+    """Fingerprint of its run."""
+    snapshot: str
+    """Digest of which objects of it there were, and what they held (`sink.snapshot`)."""
+    rows_per_file: int
+    """Rows of every file but the last, whole samples; from 1."""
+    shuffle: int | None
+    """Seed of the order of samples (`permutation`); None is that of shards by name, then rows."""
+    encode: Mapping[str, Any]
+    """Identity of the run of `vqpipe encode` that made the codes."""
+    model_sha256: str
+
+    @classmethod
+    def find_wrong(cls, said: Mapping[str, Any]) -> list[str]:
+        """Returns which fields a JSON object lacks, or has of a wrong type, those inside too."""
+        inner = said.get("encode")
+        wrong = EncodeIdentity.find_wrong(inner) if isinstance(inner, Mapping) else []
+        return [*super().find_wrong(said), *(f"encode.{name}" for name in wrong)]
+
+    @property
+    def encoding(self) -> EncodeIdentity:
+        """How the codes were made."""
+        return EncodeIdentity.read(self.encode)
+
+    @property
+    def drop_codes(self) -> bool:
+        """Whether codes were left out of `data/`."""
+        return self.encoding.drop_codes
+
+    @property
+    def has_several_images(self) -> bool:
+        """As in `EncodeIdentity`."""
+        return self.encoding.has_several_images
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompactFacts(EncodeFacts):
+    """What a reader of codes needs, as the run that made them has it, and where they were."""
+
+    shard_column: str = "shard"
+    """Column with the name of the shard that a row is of: `row` is its place there."""
+    source_run: Mapping[str, Any]
+    """Of the run whose rows these are: its fingerprint, when it began, and with what versions."""
+    source_totals: Mapping[str, Any]
+    """What the objects of the snapshot add up to, as a summary has it: what was rejected or left
+    out, and what an audit found, is told here alone."""
+    source_histogram: str
+    """SHA-256 of how often they have each code, little-endian int64 by code."""

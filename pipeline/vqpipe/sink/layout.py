@@ -6,6 +6,7 @@
     staging/<shard>/<first>-<last>[-of-<total>][.<edition>].parquet   rows of one that is not yet;
                     [-cut-<total>]                           the last one stands for what is lost
     plans/<sha256>.parquet                                   the plan that run.json names
+    snapshot/<digest>.parquet                                what a compacted sink is made of
     plan.parquet, run.json, summary.json, README.md, _SUCCESS
 
 What is done is written down nowhere: it is what `data/` and `staging/` hold.
@@ -47,6 +48,11 @@ def plan_uri(sink: str) -> str:
 def first_plan_uri(sink: str, sha256: str) -> str:
     """Returns where the plan is that a run began with; nothing ever replaces it."""
     return storage.join_uri(sink, "plans", f"{sha256}.parquet")
+
+
+def snapshot_uri(sink: str, digest: str) -> str:
+    """Returns where it is kept what a compacted sink is made of; nothing ever replaces it."""
+    return storage.join_uri(sink, "snapshot", f"{digest}.parquet")
 
 
 def data_uri(sink: str, name: str) -> str:

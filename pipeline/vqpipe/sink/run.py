@@ -15,6 +15,8 @@ from vqpipe.errors import IncompleteError, MismatchError, StorageError
 from vqpipe.schema import File
 from vqpipe.sink import layout
 from vqpipe.sink.identity import (
+    CompactFacts,
+    CompactIdentity,
     DecodeFacts,
     DecodeIdentity,
     EncodeFacts,
@@ -68,11 +70,34 @@ class Run:
 
 
 @dataclass(frozen=True)
-class EncodeRun(Run):
+class CodesRun(Run):
+    """A run whose rows hold codes: of `vqpipe encode`, or put together from one."""
+
+    identity: EncodeIdentity | CompactIdentity
+    facts: EncodeFacts
+
+    @property
+    def encoding(self) -> EncodeIdentity:
+        """How the codes were made."""
+        if isinstance(self.identity, CompactIdentity):
+            return self.identity.encoding
+        return self.identity
+
+
+@dataclass(frozen=True)
+class EncodeRun(CodesRun):
     """A run of `vqpipe encode`."""
 
     identity: EncodeIdentity
     facts: EncodeFacts
+
+
+@dataclass(frozen=True)
+class CompactRun(CodesRun):
+    """A run of `vqpipe compact`."""
+
+    identity: CompactIdentity
+    facts: CompactFacts
 
 
 @dataclass(frozen=True)
@@ -125,6 +150,13 @@ STAGES = {
         facts=EvaluateFacts,
         made="evaluated",
         title="Images and what their codes decode to, compared, one row an image",
+    ),
+    "compact": Entry(
+        run=CompactRun,
+        identity=CompactIdentity,
+        facts=CompactFacts,
+        made="compacted",
+        title="Images as discrete codes, in files of as many rows, one row a view of an image",
     ),
 }
 """Every stage, by the name of its command."""
@@ -193,8 +225,12 @@ class Opened(Generic[_R_co]):
 
 Sink = Opened[Run]
 """Of any stage."""
+CodesSink = Opened[CodesRun]
+"""With rows of codes."""
 EncodeSink = Opened[EncodeRun]
 """Of `vqpipe encode`."""
+CompactSink = Opened[CompactRun]
+"""Of `vqpipe compact`."""
 EvaluateSink = Opened[EvaluateRun]
 """Of `vqpipe evaluate`."""
 

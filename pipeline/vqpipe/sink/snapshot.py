@@ -25,8 +25,8 @@ from vqpipe.schema import File
 from vqpipe.sink import layout, seal
 from vqpipe.sink.footer import Footer, read_tail
 from vqpipe.sink.objects import CODES, OpenObject, open_sealed_now
-from vqpipe.sink.run import EncodeRun, EncodeSink, find_run, open_sink
-from vqpipe.sink.totals import check_footer
+from vqpipe.sink.run import CodesRun, CodesSink, find_run, open_sink
+from vqpipe.sink.totals import Totals, begin_totals, check_footer
 from vqpipe.storage.ahead import map_ahead
 
 SNAPSHOT = pa.schema(
@@ -63,7 +63,7 @@ class Part:
 class Snapshot:
     """Which objects of a run there are; cheap to send anywhere, being one Arrow table."""
 
-    def __init__(self, uri: str, run: EncodeRun, table: pa.Table) -> None:
+    def __init__(self, uri: str, run: CodesRun, table: pa.Table) -> None:
         """Takes what `take_snapshot` found.
 
         Args:
@@ -73,7 +73,7 @@ class Snapshot:
         """
         self.uri, self.run, self.table = uri, run, table
 
-    def __reduce__(self) -> tuple[type["Snapshot"], tuple[str, EncodeRun, pa.Table]]:
+    def __reduce__(self) -> tuple[type["Snapshot"], tuple[str, CodesRun, pa.Table]]:
         return Snapshot, (self.uri, self.run, self.table)
 
     def __len__(self) -> int:
@@ -102,12 +102,7 @@ class Snapshot:
     @functools.cached_property
     def digest(self) -> str:
         """Digest of the run and of what its objects hold, wherever they are; hexadecimal."""
-        found = hashlib.sha256(self.run.fingerprint.encode())
-        for name in self.table["name"].to_pylist():
-            found.update(name.encode() + b"\0")
-        found.update(self.rows.astype("<i8").tobytes())
-        found.update(b"".join(self.table["seal"].to_pylist()))
-        return found.hexdigest()
+        return digest_of(self.run.fingerprint, self.table)
 
     def part(self, index: int) -> Part:
         """Returns one shard."""
@@ -123,10 +118,27 @@ class Snapshot:
         return buffer.getvalue()
 
 
+def digest_of(fingerprint: str, table: pa.Table) -> str:
+    """Returns the digest of a snapshot of a run, by its rows."""
+    found = hashlib.sha256(fingerprint.encode())
+    for name in table["name"].to_pylist():
+        found.update(name.encode() + b"\0")
+    found.update(table["rows"].to_numpy().astype("<i8").tobytes())
+    found.update(b"".join(table["seal"].to_pylist()))
+    return found.hexdigest()
+
+
 def take_snapshot(
     uri: str, *, generation: int | None = None, allow_incomplete: bool = False
 ) -> Snapshot:
-    """Returns what of a sink of `vqpipe encode` is committed now.
+    """Returns what of a sink of codes is committed now; as `count_snapshot`."""
+    return count_snapshot(uri, generation=generation, allow_incomplete=allow_incomplete)[0]
+
+
+def count_snapshot(
+    uri: str, *, generation: int | None = None, allow_incomplete: bool = False
+) -> tuple[Snapshot, Totals]:
+    """Returns what of a sink of codes is committed now, and what its objects add up to.
 
     Args:
         uri: The sink.
@@ -136,7 +148,7 @@ def take_snapshot(
 
     Raises:
         ConfigError: If `uri` is none.
-        MismatchError: If it is no sink of `vqpipe encode`.
+        MismatchError: If it is no sink of codes.
         IncompleteError: If some of it is not there, and that is not allowed.
         StorageError: If `data/` has something else, named, such as an object of another run.
         DamagedError: If a footer is not as it was written.
@@ -154,15 +166,19 @@ def take_snapshot(
     wanted = _wanted(sink, generation)
     files = {name: listed[name] for name in wanted if name in listed}
     tails = map_ahead(_look, files.values(), _READERS)
-    rows = [_row(sink, file, found) for file, found in zip(files.values(), tails, strict=True)]
+    rows, totals = [], begin_totals(run)
+    for file, found in zip(files.values(), tails, strict=True):
+        rows.append(_row(sink, file, found))
+        if rows[-1]["is_current"]:
+            totals.add(found[0], found[1].size)
     if not allow_incomplete:
         _check_complete(sink, wanted, rows)
     current = [_told(row) for row in rows if row["is_current"]]
-    return Snapshot(uri, run, pa.Table.from_pylist(current, schema=SNAPSHOT))
+    return Snapshot(uri, run, pa.Table.from_pylist(current, schema=SNAPSHOT)), totals
 
 
-def find_codes(uri: str) -> EncodeRun:
-    """Returns the run of a sink of `vqpipe encode`.
+def find_codes(uri: str) -> CodesRun:
+    """Returns the run of a sink of `vqpipe encode`, or of `vqpipe compact`.
 
     Raises:
         MismatchError: If it is none; says what it is, if it is something.
@@ -172,14 +188,14 @@ def find_codes(uri: str) -> EncodeRun:
         raise MismatchError(
             f"{uri} is no sink of vqpipe encode: it has no run.json; give the --sink of one"
         )
-    if not isinstance(run, EncodeRun):
+    if not isinstance(run, CodesRun):
         raise MismatchError(
             f"{uri} is a sink of vqpipe {run.stage}, which has no codes: give that of vqpipe encode"
         )
     return run
 
 
-def _wanted(sink: EncodeSink, generation: int | None) -> dict[str, int]:
+def _wanted(sink: CodesSink, generation: int | None) -> dict[str, int]:
     """Returns the shards that were planned by then, with the generation of each, in order.
 
     Raises:
@@ -209,7 +225,7 @@ def _look(file: File) -> tuple[Footer, File, bytes]:
     return footer, found, seal.body_digest(tail)
 
 
-def _row(sink: EncodeSink, listed: File, found: tuple[Footer, File, bytes]) -> dict[str, Any]:
+def _row(sink: CodesSink, listed: File, found: tuple[Footer, File, bytes]) -> dict[str, Any]:
     """Returns what is said of one object, once it is known to be one of this run."""
     footer, file, body = found
     check_footer(sink, listed, footer)
@@ -228,7 +244,7 @@ def _row(sink: EncodeSink, listed: File, found: tuple[Footer, File, bytes]) -> d
     }
 
 
-def _is_current(sink: EncodeSink, file: File, footer: Footer) -> bool:
+def _is_current(sink: CodesSink, file: File, footer: Footer) -> bool:
     """Tells whether an object is of its shard as it is planned now; an earlier one waits."""
     index = sink.plan.places[footer.origin["shard"]]
     planned = sink.plan.generation(index)
@@ -243,14 +259,15 @@ def _told(row: dict[str, Any]) -> dict[str, Any]:
     return {name: row[name] for name in SNAPSHOT.names}
 
 
-def _check_complete(sink: EncodeSink, wanted: dict[str, int], rows: list[dict[str, Any]]) -> None:
+def _check_complete(sink: CodesSink, wanted: dict[str, int], rows: list[dict[str, Any]]) -> None:
     current = {row["name"] for row in rows if row["is_current"]}
     missing = [name for name in wanted if name not in current]
     damaged = [row["name"] for row in rows if row["is_damaged"]]
     if missing:
         raise IncompleteError(
             f"{sink.uri} is not complete: {len(missing):,} of {len(wanted):,} shards are not there "
-            f"({_some(missing)}). Run its vqpipe encode to its end, or allow an incomplete sink"
+            f"({_some(missing)}). Run its vqpipe {sink.run.stage} to its end, or allow an "
+            "incomplete sink"
         )
     if damaged:
         raise IncompleteError(
@@ -286,15 +303,28 @@ def load_snapshot(uri: str, sink: str) -> Snapshot:
     """
     uri, sink = storage.normalise_uri(uri), storage.normalise_uri(sink)
     data, run = storage.read(uri), find_codes(sink)
-    try:
-        table = pq.read_table(io.BytesIO(data))
-        said = (table.schema.metadata or {})[_FINGERPRINT].decode()
-        table = table.replace_schema_metadata(None).cast(SNAPSHOT)
-    except (pa.ArrowException, ValueError, KeyError, OSError) as error:
-        raise MismatchError(f"{uri} is no snapshot of a sink; give another file") from error
+    said, table = parse_snapshot(uri, data)
     if said != run.fingerprint:
         raise MismatchError(f"{uri} is a snapshot of another run than that of {sink}")
     return Snapshot(sink, run, table)
+
+
+def parse_snapshot(uri: str, data: bytes) -> tuple[str, pa.Table]:
+    """Returns of which run, by its fingerprint, a stored snapshot is, and its rows (`SNAPSHOT`).
+
+    Args:
+        uri: Where it was, for messages.
+        data: What was there.
+
+    Raises:
+        MismatchError: If it is none.
+    """
+    try:
+        table = pq.read_table(io.BytesIO(data))
+        said = (table.schema.metadata or {})[_FINGERPRINT].decode()
+        return said, table.replace_schema_metadata(None).cast(SNAPSHOT)
+    except (pa.ArrowException, ValueError, KeyError, OSError) as error:
+        raise MismatchError(f"{uri} is no snapshot of a sink; give another file") from error
 
 
 def read_part(
@@ -348,7 +378,7 @@ def _open_part(part: Part) -> Iterator[OpenObject]:
         if opened.seal != part.seal:
             raise MismatchError(
                 f"{part.uri} is not the object that it was when this reader began: its shard was "
-                "encoded again since. Begin anew, with what is there now"
+                "made again since. Begin anew, with what is there now"
             )
         yield opened
 

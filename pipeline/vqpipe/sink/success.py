@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from vqpipe import storage
-from vqpipe.errors import DamagedError, IncompleteError, VqpipeError
+from vqpipe.errors import AccountingError, DamagedError, IncompleteError, VqpipeError
 from vqpipe.schema import File
 from vqpipe.sink import beside, layout
 from vqpipe.sink.asides import AREAS
@@ -12,8 +12,8 @@ from vqpipe.sink.filenames import safe_folder
 from vqpipe.sink.footer import read_footer
 from vqpipe.sink.plan import Plan
 from vqpipe.sink.publication import settle_asides
-from vqpipe.sink.run import Sink
-from vqpipe.sink.totals import Totals, check_plan
+from vqpipe.sink.run import CompactRun, Sink
+from vqpipe.sink.totals import Totals, check_plan, find_loss
 from vqpipe.storage.ahead import map_ahead
 
 _READERS = 32
@@ -51,11 +51,13 @@ def mark_success(sink: Sink, totals: Totals, tag: str | None = None) -> None:
     Raises:
         IncompleteError: If a shard of the plan is not committed, or something else than what was
             added up is there by now.
+        AccountingError: If it is compacted, and does not hold what its source does.
     """
     left = len(sink.plan) - totals.shards
     if left:
         raise IncompleteError(f"{left:,} shards are not committed yet: run the same command again")
     check_plan(sink)
+    _check_source(sink, totals)
     for area in AREAS:
         _settle_area(sink.uri, area, totals)
     _sweep_staging(sink.uri, totals, tag)
@@ -68,6 +70,20 @@ def mark_success(sink: Sink, totals: Totals, tag: str | None = None) -> None:
     except VqpipeError:
         _withdraw(sink.uri, document)
         raise
+
+
+def _check_source(sink: Sink, totals: Totals) -> None:
+    """Checks that a compacted sink has what its source has.
+
+    Raises:
+        AccountingError: If not: `_SUCCESS` is not written.
+    """
+    loss = find_loss(sink.run, totals) if isinstance(sink.run, CompactRun) else None
+    if loss:
+        raise AccountingError(
+            f"{sink.uri} is not what it was made of: {loss}. It is not marked as complete: see "
+            "vqpipe verify, and compact into another sink"
+        )
 
 
 def _write_success(sink: Sink, totals: Totals, document: bytes) -> None:

@@ -23,7 +23,7 @@ from vqpipe.sink.beside import PLACE
 from vqpipe.sink.footer import EXAMPLES, IMAGE_BYTES, Footer, Histogram, read_footer
 from vqpipe.sink.layout import Order
 from vqpipe.sink.plan import load_plan
-from vqpipe.sink.run import STAGES, EncodeRun, Run, Sink
+from vqpipe.sink.run import STAGES, CodesRun, CompactRun, Run, Sink
 from vqpipe.storage.ahead import map_ahead
 
 
@@ -241,11 +241,8 @@ def read_totals(sink: Sink, some: Collection[File] | None = None) -> Totals:
     """
     listed = layout.list_committed(sink.uri) if some is None else {}
     files = listed.values() if some is None else some
-    totals = Totals(
-        np.zeros(_bins(sink.run), np.int64),
-        sink.run.entry.made,
-        listed=listed,
-    )
+    totals = begin_totals(sink.run)
+    totals.listed = listed
     for file, footer in zip(files, map_ahead(read_footer, files, _READERS), strict=True):
         index = sink.plan.places.get(footer.origin.get("shard", ""))
         check_footer(sink, file, footer)
@@ -256,9 +253,20 @@ def read_totals(sink: Sink, some: Collection[File] | None = None) -> Totals:
     return totals
 
 
+def begin_totals(run: Run) -> Totals:
+    """Returns the sums over no object of a run."""
+    return Totals(np.zeros(_bins(run), np.int64), run.entry.made)
+
+
 def _bins(run: Run) -> int:
-    """Returns the length of the code histogram in each footer; 0 where the stage makes no codes."""
-    return run.facts.codebook_size if isinstance(run, EncodeRun) else 0
+    """Returns the length of the code histogram in each footer; 0 where there is none.
+
+    Codes that were left out are counted by the run that made them, shard by shard: nobody can tell
+    how many of them the rows of other files have.
+    """
+    if isinstance(run, CompactRun) and run.identity.drop_codes:
+        return 0
+    return run.facts.codebook_size if isinstance(run, CodesRun) else 0
 
 
 def _is_outdated(sink: Sink, file: File, footer: Footer, index: int) -> bool:
@@ -276,6 +284,32 @@ def _is_outdated(sink: Sink, file: File, footer: Footer, index: int) -> bool:
 def _refuse_unplanned(sink: Sink, file: File) -> NoReturn:
     check_plan(sink)
     raise StorageError(f"{file.uri} belongs to no shard of the plan; remove it and run again")
+
+
+def digest_of_counts(histogram: Histogram) -> str:
+    """Returns the digest of how often each code occurs, in hexadecimal."""
+    return hashlib.sha256(histogram.astype("<i8").tobytes()).hexdigest()
+
+
+def find_loss(run: CompactRun, found: Totals) -> str | None:
+    """Returns what a compacted sink has lost or gained of its source, in words; None for nothing.
+
+    Args:
+        run: Its run, which says what the source had.
+        found: What all its objects add up to.
+    """
+    said = run.facts.source_totals
+    samples = made(dict(said))
+    rows = int(said.get("rows", samples))
+    if (found.good, found.rows) != (samples, rows):
+        return (
+            f"the source has {samples:,} samples in {rows:,} rows, and its files have "
+            f"{found.good:,} in {found.rows:,}"
+        )
+    is_counted = bool(len(found.histogram))
+    if is_counted and digest_of_counts(found.histogram) != run.facts.source_histogram:
+        return "codes occur in it more or less often than in its source"
+    return None
 
 
 def check_plan(sink: Sink) -> None:

@@ -186,8 +186,8 @@ class CodesProduct:
         without = 0
         audits = _Audits(*(before.get(name, 0) for name in _Audits._fields))
         for table in good:
-            self._check_vectors(table)
-            histogram += np.bincount(self._flat(table), minlength=self.codebook_size)
+            self.check_vectors(table)
+            histogram += self.count(table)
             without += table[self.codes.name].null_count
             audits = audits.add(table)
             write(table)
@@ -210,7 +210,20 @@ class CodesProduct:
             return np.zeros(self.codebook_size, np.int64), 0
         return before[HISTOGRAM].copy(), before["good"] * before.get("views", 1)
 
-    def _check_vectors(self, good: pa.Table) -> None:
+    def count(self, good: pa.Table) -> npt.NDArray[np.int64]:
+        """Returns how often some rows have each code, after checking number and range of these.
+
+        Raises:
+            AccountingError: If codes are missing, or none of the codebook's.
+        """
+        return np.bincount(self._flat(good), minlength=self.codebook_size)
+
+    def check_vectors(self, good: pa.Table) -> None:
+        """Checks that no row lacks its latents or quantized, where these are there.
+
+        Raises:
+            AccountingError: If one does.
+        """
         for each in self.vectors:
             missing = good[each.name].null_count
             if missing:
