@@ -59,6 +59,7 @@ bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.codec
 	$(BIN)/python -m tests.benchmarks.nearest
 	$(BIN)/python -m tests.benchmarks.audit
+	$(BIN)/python -m tests.benchmarks.compacting
 	$(BIN)/python -m tests.benchmarks.inspect
 	$(BIN)/python -m tests.benchmarks.reading
 	$(BIN)/python -m tests.benchmarks.opening
