@@ -15,6 +15,7 @@ import functools
 import hashlib
 import os
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,7 @@ from vqpipe.errors import ConfigError, DamagedError
 from vqpipe.permutation import Numbers, mix
 from vqpipe.sink.snapshot import read_part
 
+_AGAIN_S = 0.01
 _HASHES = ""
 """Among a pool's arrays by name of column, that of hashes of keys."""
 
@@ -111,7 +113,7 @@ class Segment:
             yield False
             return
         try:
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB), 1, place)
+            self._lock_byte(place, waits=waits)
         except BlockingIOError:
             yield False
         else:
@@ -121,6 +123,25 @@ class Segment:
                 fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, place)
         finally:
             thread.release()
+
+    def _lock_byte(self, place: int, *, waits: bool) -> None:
+        """Locks a shard's byte against other processes.
+
+        The kernel takes the threads of a process for one: where one of ours waits for one of
+        theirs while another of theirs waits for another of ours, it sees a deadlock. It is none,
+        because who holds a byte waits for no other.
+
+        Raises:
+            BlockingIOError: If another process has it, and this does not wait.
+        """
+        how = fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB
+        while True:
+            try:
+                return fcntl.lockf(self._lock, how, 1, place)
+            except OSError as error:
+                if error.errno != errno.EDEADLK:
+                    raise
+            time.sleep(_AGAIN_S)
 
     def _decode(self, place: int) -> None:
         snapshot, sorter = self._index.snapshot, self._index.sorter
