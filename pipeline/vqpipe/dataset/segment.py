@@ -55,6 +55,7 @@ class Segment:
         counts = index.counts[shards]
         self._starts = np.concatenate([np.zeros_like(counts[:1]), counts.cumsum(axis=0)])
         self._done = NumbersFile(folder / "done", len(shards), (), np.dtype("u1"))
+        self._is_whole = False
         self._lock = open_sized(folder / "lock", len(shards))
         self._threads: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
         self._pools = [self._open_pool(folder, pool) for pool in range(counts.shape[1])]
@@ -80,6 +81,9 @@ class Segment:
             pool: Of samples of this pool alone.
             numbers: And of these.
         """
+        self._is_whole = self._is_whole or bool(self._done.array.all())
+        if self._is_whole:
+            return []
         if numbers is None:
             return _listed(np.flatnonzero(self._done.array == 0))
         places = np.searchsorted(self._starts[:, pool], numbers, side="right") - 1
