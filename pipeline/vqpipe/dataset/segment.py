@@ -141,10 +141,12 @@ class Segment:
         how = fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB
         while True:
             try:
-                return fcntl.lockf(self._lock, how, 1, place)
+                fcntl.lockf(self._lock, how, 1, place)
             except OSError as error:
                 if error.errno != errno.EDEADLK:
                     raise
+            else:
+                return
             time.sleep(_AGAIN_S)
 
     def _decode(self, place: int) -> None:
