@@ -143,19 +143,16 @@ def _figures(cold, warm):
 
 def _in_words(found):
     return (
-        f"warm {found['warm']:,.0f} rows/s, {found['core']:,.0f} a second of core time, first batch "
-        f"{found['warm_first']:.2f} s; cold {found['cold']:,.0f} rows/s, first batch "
+        f"warm {found['warm']:,.0f} rows/s, {found['core']:,.0f} a second of core time, first "
+        f"batch {found['warm_first']:.2f} s; cold {found['cold']:,.0f} rows/s, first batch "
         f"{found['cold_first']:.2f} s"
     )
 
 
 def report(rounds):
     """Prints a table of medians and ranges, and the ratios of ours to the best of its peers."""
-    print(
-        "\n| reader | warm, rows/s | a second of core time | first batch, s | cold, rows/s | ",
-        end="",
-    )
-    print("first batch, s |\n|---|---|---|---|---|---|")
+    heads = "warm, rows/s", "a second of core time", "first batch, s", "cold, rows/s"
+    print(f"\n| reader | {' | '.join(heads)} | first batch, s |\n|---|---|---|---|---|---|")
     for side in rounds[0]:
         cells = [_cell([each[side][name] for each in rounds], name) for name in _COLUMNS]
         print(f"| {SIDES[side]} | {' | '.join(cells)} |")
@@ -164,12 +161,7 @@ def report(rounds):
             unit = "s" if name.endswith("first") else "rows/s"
             records.note(f"{side} {name}", statistics.median(values), unit, rounds=values)
     for name in ("warm", "core", "cold"):
-        ratios = [_ratio(each, name) for each in rounds]
-        listed = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-        print(
-            f"ours / best streaming peer, {name}: median {statistics.median(ratios):.2f} of {listed}"
-        )
-        records.note(f"ours / best peer {name}", statistics.median(ratios), "1", rounds=ratios)
+        _report_ratios(name, [{side: each[side][name] for side in each} for each in rounds])
     _report_memory(rounds[-1])
 
 
@@ -182,8 +174,12 @@ def _cell(values, name):
     return "{} ({} to {})".format(*shown)
 
 
-def _ratio(found, name):
-    return found["ours"][name] / max(found[side][name] for side in PEERS if side in found)
+def _report_ratios(name, rounds):
+    """Prints ours as a multiple of the best of its peers, round by round."""
+    ratios = [each["ours"] / max(each[side] for side in PEERS if side in each) for each in rounds]
+    listed, middle = ", ".join(f"{ratio:.2f}" for ratio in ratios), statistics.median(ratios)
+    print(f"ours / best streaming peer, {name}: median {middle:.2f} of {listed}")
+    records.note(f"ours / best peer {name}", middle, "1", rounds=ratios)
 
 
 def _report_memory(found):
@@ -332,13 +328,10 @@ def _said(number, found):
 
 
 def _report_workers(rounds):
+    print("\n| reader | with 2 workers, rows/s |\n|---|---|")
     for side in rounds[0]:
         print(f"| {SIDES[side]} | {_cell([each[side] for each in rounds], 'rate')} |")
-    ratios = [each["ours"] / max(each[side] for side in PEERS if side in each) for each in rounds]
-    listed = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-    print(
-        f"ours / best streaming peer, 2 workers: median {statistics.median(ratios):.2f} of {listed}"
-    )
+    _report_ratios("2 workers", rounds)
 
 
 if __name__ == "__main__":
