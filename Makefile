@@ -10,7 +10,7 @@ help:
 	@echo "make demo    encode about 200 sample photos and show the result"
 	@echo "make test    lint, types, import contracts and tests, a quarter of an hour"
 	@echo "make gpu     what wants a GPU: tests and figures, half an hour, with PYTHON=$(PYTHON) as it is"
-	@echo "make bench   throughput against other means, and of the parts; an hour"
+	@echo "make bench   throughput against other means, and of the parts; an hour and a half"
 	@echo "make soak    faults at random and all at once, fuzzing, the demo; two hours"
 	@echo "make jobs    write the job definitions in jobs/ anew, after a change of options"
 	@echo "make clean   remove .venv and the demo's output"
@@ -62,6 +62,7 @@ bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.compacting
 	$(BIN)/python -m tests.benchmarks.inspect
 	$(BIN)/python -m tests.benchmarks.reading
+	$(BIN)/python -m tests.benchmarks.dataset
 	$(BIN)/python -m tests.benchmarks.opening
 	$(BIN)/python -m tests.benchmarks.opening --codes
 

@@ -159,6 +159,45 @@ def test_readers_at_once_all_have_every_row(tmp_path, folder):
     assert found == dict.fromkeys(range(6), True)
 
 
+FILL = """
+    import random
+    import sys
+    import threading
+    from vqpipe import CodesDataset
+    from vqpipe.dataset.reader import Reader
+
+    data = CodesDataset(sys.argv[1], cache=sys.argv[2], columns=["codes"])
+    segment = Reader(data._source, data._order(), 0)._segment(0)
+    failed = []
+
+    def fill(number):
+        order = random.Random(f"{sys.argv[3]} {number}").sample(range(40), 40)
+        try:
+            for place in order:
+                segment.fill(place)
+        except OSError as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=fill, args=(number,)) for number in range(4)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    print(failed)
+"""
+
+
+def test_threads_of_processes_that_wait_for_each_other_are_no_deadlock(tmp_path, folder):
+    make(tmp_path / "codes", [20] * 40)
+    words = [sys.executable, "-c", textwrap.dedent(FILL), str(tmp_path / "codes"), str(folder)]
+    processes = [
+        subprocess.Popen([*words, str(number)], stdout=subprocess.PIPE, text=True)
+        for number in range(3)
+    ]
+
+    assert [process.communicate()[0] for process in processes] == ["[]\n"] * 3
+
+
 def test_counts_that_take_reading_are_kept(tmp_path, folder, monkeypatch):
     make(tmp_path / "codes", [50, 30])
     how = {"cache": folder, "filter": "label < 3", "columns": ["codes"]}

@@ -23,7 +23,7 @@ from vqpipe.dataset.cache import Cache, default_folder
 from vqpipe.dataset.columns import CODES, Column, default_names, find_columns
 from vqpipe.dataset.index import Index, Views, make_index, make_sorter
 from vqpipe.dataset.loader import SEEN, Batch, CodesLoader
-from vqpipe.dataset.order import Order, Ordering, Picked
+from vqpipe.dataset.order import Drawn, Order, Ordering
 from vqpipe.dataset.pictures import PIXELS, Pictures
 from vqpipe.dataset.reader import REPEAT, SAMPLE, Reader, Source, lot_of
 from vqpipe.dataset.shares import Block, Shares, Tail
@@ -43,6 +43,8 @@ SHAPE = "__shape__"
 _ORDER = "1"
 """Version of what the order is a function of."""
 _CACHE_BYTES = 200 * 10**9
+_DRAWN = 4096
+"""Places that are drawn at once: 256 take 0.1 ms, and 4,096 take 0.25."""
 
 
 class CodesDataset(IterableDataset[Batch]):
@@ -241,19 +243,20 @@ class CodesDataset(IterableDataset[Batch]):
 
     def _batches(self, order: Order, shares: Shares, steps: range) -> Iterator[Batch]:
         with Reader(self._source, order, lot_of(self.seed, self.epoch)) as reader:
-            for step in steps:
-                batch = self._batch(reader, order, shares.block(self.rank, step))
+            for step, block, drawn in _draw(order, shares, self.rank, steps):
+                batch = self._batch(reader, order, block, drawn)
                 batch[SEEN] = shares.behind(step)
                 self._next = shares.behind(step + steps.step - 1)  # before this worker's next one
                 yield batch
 
-    def _batch(self, reader: Reader, order: Order, block: Block) -> Batch:
-        picked = list(_pick(order, block, self._ordering.unit, fills=self.tail == "pad"))
+    def _batch(self, reader: Reader, order: Order, block: Block, drawn: Drawn) -> Batch:
+        picked = list(order.pick_drawn(drawn, fills=self.tail == "pad"))
         found = reader.take(picked)
         shape = self.shapes[picked[0].pool]
         if self._pictures is not None:
             found[PIXELS] = self._pictures.decode(found[CODES], shape)
-        found[REPEAT] = found[REPEAT] | _is_behind_end(order, block, len(found[REPEAT]))
+        if block.last > order.size:
+            found[REPEAT] |= _is_behind_end(order, block, len(found[REPEAT]))
         if CODES in found and self._dtype != "stored":
             found[CODES] = found[CODES].astype(self._dtype)
         if not self._as_numpy:
@@ -277,10 +280,21 @@ class CodesDataset(IterableDataset[Batch]):
         return CodesLoader(self, num_workers, **options)
 
 
-def _pick(order: Order, block: Block, unit: int, *, fills: bool) -> Iterator[Picked]:
-    """Yields what stands in a block; places behind the end are those of the beginning."""
-    places = np.arange(block.first, block.last, unit) % order.size
-    return order.pick(places, fills=fills)
+def _draw(
+    order: Order, shares: Shares, rank: int, steps: range
+) -> Iterator[tuple[int, Block, Drawn]]:
+    """Yields steps, each with its block and what stands there, which is drawn for many at once.
+
+    Places behind the end are those of the beginning.
+    """
+    many = max(_DRAWN // shares.batch, 1)
+    for start in range(0, len(steps), many):
+        some = steps[start : start + many]
+        blocks = [shares.block(rank, step) for step in some]
+        places = [np.arange(block.first, block.last, order.unit) for block in blocks]
+        drawn = order.draw(np.concatenate(places) % order.size)
+        ends = np.cumsum([len(each) for each in places]).tolist()
+        yield from zip(some, blocks, drawn.split(ends), strict=True)
 
 
 def _is_behind_end(order: Order, block: Block, samples: int) -> npt.NDArray[np.bool_]:

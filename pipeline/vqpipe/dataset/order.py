@@ -10,7 +10,7 @@ pool; the last unit of a pool may be short.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -51,6 +51,20 @@ class Picked(NamedTuple):
     """(n,): which samples of the pool in that window, counted in the order of its shards."""
     is_repeat: npt.NDArray[np.bool_]
     """(n,): whether a sample is there a second time, to fill its unit."""
+
+
+class Drawn(NamedTuple):
+    """Units that stand at places."""
+
+    windows: Numbers
+    """(n,): the window of each."""
+    numbers: Numbers
+    """(n,): which unit of that window it is, pool by pool."""
+
+    def split(self, ends: Sequence[int]) -> Iterator["Drawn"]:
+        """Yields parts of it, cut where they end."""
+        for first, last in zip((0, *ends), ends, strict=False):
+            yield Drawn(self.windows[first:last], self.numbers[first:last])
 
 
 class Order:
@@ -112,22 +126,41 @@ class Order:
             places: (n,) in 0..size-1; of units of several places, the first place of each.
             fills: Whether short units are filled with samples of their pool that were there.
         """
+        return self.pick_drawn(self.draw(places), fills=fills)
+
+    def draw(self, places: Numbers) -> Drawn:
+        """Returns which units stand at places, in their order: cheap for many places at once.
+
+        Args:
+            places: (n,) in 0..size-1; of units of several places, the first place of each.
+        """
         units = places // self._ordering.unit
         windows = np.searchsorted(self._starts, units, side="right") - 1
-        cuts = np.flatnonzero(np.diff(windows)) + 1
-        for each in np.split(np.arange(len(units)), cuts):
-            if len(each):
-                window = int(windows[each[0]])
-                yield from self._pick_in(window, units[each] - self._starts[window], fills=fills)
+        numbers = units - self._starts[windows]
+        for first, last in _runs(windows):
+            window = int(windows[first])
+            size = int(self._units[window].sum())
+            numbers[first:last] = self._permuted(window, "units", size, numbers[first:last])
+        return Drawn(windows, numbers)
+
+    def pick_drawn(self, drawn: Drawn, *, fills: bool = False) -> Iterator[Picked]:
+        """Yields what was drawn, in its order.
+
+        Args:
+            drawn: (n,): by `draw`, or a part of it.
+            fills: Whether short units are filled with samples of their pool that were there.
+        """
+        for first, last in _runs(drawn.windows):
+            window = int(drawn.windows[first])
+            yield from self._pick_in(window, drawn.numbers[first:last], fills=fills)
 
     def _pick_in(self, window: int, units: Numbers, *, fills: bool) -> Iterator[Picked]:
-        ordinals = self._permuted(window, "units", int(self._units[window].sum()), units)
-        starts = np.append(0, np.cumsum(self._units[window]))
-        if self._ordering.unit == 1 and len(self._units[window]) == 1:
-            yield Picked(window, 0, ordinals, np.zeros(len(ordinals), np.bool_))
+        if self._ordering.unit == 1 and self._ordering.counts.shape[1] == 1:
+            yield Picked(window, 0, units, np.zeros(len(units), np.bool_))
             return
-        pools = np.searchsorted(starts, ordinals, side="right") - 1
-        for pool, ordinal in zip(pools.tolist(), (ordinals - starts[pools]).tolist(), strict=True):
+        starts = np.append(0, np.cumsum(self._units[window]))
+        pools = np.searchsorted(starts, units, side="right") - 1
+        for pool, ordinal in zip(pools.tolist(), (units - starts[pools]).tolist(), strict=True):
             yield self._pick_unit(window, pool, ordinal, fills=fills)
 
     def _pick_unit(self, window: int, pool: int, ordinal: int, *, fills: bool) -> Picked:
@@ -146,3 +179,10 @@ class Order:
 
     def _make_permutation(self, what_for: str, size: int) -> Permutation:
         return Permutation(size, self._seed, self._epoch, what_for)
+
+
+def _runs(values: Numbers) -> Iterator[tuple[int, int]]:
+    """Yields where equal values next to each other begin and end."""
+    if len(values):
+        cuts = (np.flatnonzero(values[1:] != values[:-1]) + 1).tolist()
+        yield from zip([0, *cuts], [*cuts, len(values)], strict=True)

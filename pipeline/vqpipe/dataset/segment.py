@@ -15,6 +15,7 @@ import functools
 import hashlib
 import os
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,7 @@ from vqpipe.errors import ConfigError, DamagedError
 from vqpipe.permutation import Numbers, mix
 from vqpipe.sink.snapshot import read_part
 
+_AGAIN_S = 0.01
 _HASHES = ""
 """Among a pool's arrays by name of column, that of hashes of keys."""
 
@@ -53,6 +55,7 @@ class Segment:
         counts = index.counts[shards]
         self._starts = np.concatenate([np.zeros_like(counts[:1]), counts.cumsum(axis=0)])
         self._done = NumbersFile(folder / "done", len(shards), (), np.dtype("u1"))
+        self._is_whole = False
         self._lock = open_sized(folder / "lock", len(shards))
         self._threads: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
         self._pools = [self._open_pool(folder, pool) for pool in range(counts.shape[1])]
@@ -78,6 +81,9 @@ class Segment:
             pool: Of samples of this pool alone.
             numbers: And of these.
         """
+        self._is_whole = self._is_whole or bool(self._done.array.all())
+        if self._is_whole:
+            return []
         if numbers is None:
             return _listed(np.flatnonzero(self._done.array == 0))
         places = np.searchsorted(self._starts[:, pool], numbers, side="right") - 1
@@ -111,7 +117,7 @@ class Segment:
             yield False
             return
         try:
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB), 1, place)
+            self._lock_byte(place, waits=waits)
         except BlockingIOError:
             yield False
         else:
@@ -121,6 +127,27 @@ class Segment:
                 fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, place)
         finally:
             thread.release()
+
+    def _lock_byte(self, place: int, *, waits: bool) -> None:
+        """Locks a shard's byte against other processes.
+
+        The kernel takes the threads of a process for one: where one of ours waits for one of
+        theirs while another of theirs waits for another of ours, it sees a deadlock. It is none,
+        because who holds a byte waits for no other.
+
+        Raises:
+            BlockingIOError: If another process has it, and this does not wait.
+        """
+        how = fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB
+        while True:
+            try:
+                fcntl.lockf(self._lock, how, 1, place)
+            except OSError as error:
+                if error.errno != errno.EDEADLK:
+                    raise
+            else:
+                return
+            time.sleep(_AGAIN_S)
 
     def _decode(self, place: int) -> None:
         snapshot, sorter = self._index.snapshot, self._index.sorter
