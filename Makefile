@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint jobs gpu bench soak clean help
+.PHONY: demo train test lint jobs gpu bench soak clean help
 
 help:
 	@echo "make demo    encode about 200 sample photos and show the result"
+	@echo "make train   train a small GPT on the codes of the demo's photos, a minute or two"
 	@echo "make test    lint, types, import contracts and tests, a quarter of an hour"
 	@echo "make gpu     what wants a GPU: tests and figures, half an hour, with PYTHON=$(PYTHON) as it is"
 	@echo "make bench   throughput against other means, and of the parts; an hour and a half"
@@ -32,6 +33,12 @@ $(AZURITE): $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/python -m infra.demo.run
+
+train: $(STAMP)
+	test -d demo/codes/tars || $(BIN)/python -m infra.demo.run
+	$(BIN)/vqpipe encode --source demo/sources/tars --sink demo/codes/small --model infra/demo/checkpoint \
+		--resolution 64 --views ten-crop --keep txt
+	VQPIPE_CACHE=demo/cache $(BIN)/python -m infra.demo.gpt demo/codes/small demo/gpt
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

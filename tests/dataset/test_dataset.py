@@ -106,8 +106,10 @@ def test_dataset_of_any_codebook_has_its_codes(tmp_path, codebook_size):
     make(tmp_path / "codes", [40], layout=CodeLayout.grid(2, 3, codebook_size))
     sink = str(tmp_path / "codes")
 
-    (batch,) = CodesDataset(sink, batch_size=40, shuffle=False, columns=["codes"])
+    data = CodesDataset(sink, batch_size=40, shuffle=False, columns=["codes"])
+    (batch,) = data
 
+    assert data.codebook_size == codebook_size
     assert batch["codes"].tolist() == [row["codes"] for row in rows_of(sink)]
     assert int(batch["codes"].max()) > codebook_size // 2 - 1
 

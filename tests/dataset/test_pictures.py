@@ -11,7 +11,7 @@ from tests import plain
 from tests.codec import models
 from tests.makers import encoded, picture
 from vqpipe import CodesDataset
-from vqpipe.errors import MismatchError
+from vqpipe.errors import ConfigError, MismatchError
 
 WORDS = ["--pixel-range", "signed", "--skip-doctor"]
 
@@ -54,6 +54,31 @@ def test_dataset_that_decodes_has_the_pixels_of_diffusers(home, tmp_path, sink):
         levels = (expected.clamp(0, 1) * 255).round()
         assert (levels - batch["pixels"].float()).abs().max() <= 1
         assert ((levels - batch["pixels"].float()) != 0).float().mean() < 0.01
+
+
+def test_dataset_decodes_codes_that_a_trainer_has(home, tmp_path):
+    how = {"batch_size": 5, "cache": tmp_path, "shuffle": False}
+    (batch,) = CodesDataset(str(home / "codes"), decode=True, **how)
+    data = CodesDataset(str(home / "codes"), **how)
+
+    assert torch.equal(data.decode_codes(batch["codes"]), batch["pixels"])
+    grids = batch["codes"].view(-1, *data.shapes[0]).int()
+    assert torch.equal(data.decode_codes(grids), batch["pixels"])
+    with pytest.raises(ConfigError, match=r"codes lie in \[0, 1000\]"):
+        data.decode_codes(torch.tensor([[0] * 63 + [1000]]))
+    with pytest.raises(ConfigError, match=r"63 codes an image.*8, 8"):
+        data.decode_codes(batch["codes"][:, 1:])
+
+
+def test_dataset_of_several_shapes_is_told_which_one_codes_have(home, tmp_path):
+    data = CodesDataset(str(home / "shaped"), decode=True, batch_size=2, cache=tmp_path)
+    batch = next(iter(data))
+
+    found = data.decode_codes(batch["codes"], batch["__shape__"])
+
+    assert torch.equal(found, batch["pixels"])
+    with pytest.raises(ConfigError, match="say which by shape"):
+        data.decode_codes(batch["codes"])
 
 
 @pytest.mark.parametrize("sink", ["codes", "shaped"])

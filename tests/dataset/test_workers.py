@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -54,6 +55,18 @@ def test_loader_of_any_workers_has_the_batches_of_one_process(sink, workers, con
     for name in ("codes", "key", "caption"):
         assert column(found, name) == column(alone, name)
     assert len(alone) == len(found) == len(CodesDataset(sink, **HOW)) == 30
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loader_gives_batches_as_the_dataset_does(sink, workers):
+    data = CodesDataset(sink, **HOW, as_numpy=True)
+
+    for batch, same in zip(data.loader(workers), data, strict=True):
+        assert {name: type(each) for name, each in batch.items()} == {
+            name: type(each) for name, each in same.items()
+        }
+        assert isinstance(batch["codes"], np.ndarray)
+        assert batch["__shape__"] == (2, 3)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

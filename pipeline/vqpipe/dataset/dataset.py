@@ -9,6 +9,7 @@ What happened is four numbers, the same on all ranks, and all that a checkpoint 
 import contextlib
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from vqpipe.dataset.cache import Cache, default_folder
-from vqpipe.dataset.columns import CODES, Column, default_names, find_columns
+from vqpipe.dataset.columns import CODES, Column, Shape, default_names, find_columns
 from vqpipe.dataset.index import Index, Views, make_index, make_sorter
 from vqpipe.dataset.loader import SEEN, Batch, CodesLoader
 from vqpipe.dataset.order import Drawn, Order, Ordering
@@ -110,8 +111,9 @@ class CodesDataset(IterableDataset[Batch]):
             dtype: Of codes; `stored` is that of the sink.
             as_numpy: Give arrays of numpy instead of tensors.
             decode: Decode codes, into `pixels`, (B, 3, H, W) uint8.
-            model: For that, where the model is now, if not where the run had it.
-            device: For that, where it runs, as torch calls it.
+            model: For that, and for `decode_codes`, where the model is now, if not where the run
+                had it.
+            device: For both, where it runs, as torch calls it.
             cache: Folder for decoded rows, on a disk of this machine; None is `VQPIPE_CACHE`, or
                 vqpipe/codes in the user's folder of caches.
             cache_bytes: Most bytes of all that is in it.
@@ -146,7 +148,7 @@ class CodesDataset(IterableDataset[Batch]):
         self._source.check_room(window)
         self._ordering = _ordering(index, batch_size, window, tail, is_shuffled=shuffle)
         _check_columns(read, decodes=decode)
-        self._pictures = Pictures.of(found, model, device) if decode else None
+        self._decodes, self._pictures = decode, Pictures.of(found, model, device)
         self._now = _shared(2)  # epoch, places behind
         self._next: int | None = None  # places behind, of a pass that has begun in this process
         self._is_of_worker = False  # whether places behind are those of one worker's next batch
@@ -160,6 +162,11 @@ class CodesDataset(IterableDataset[Batch]):
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """The shapes that codes of an image may have: one, unless images differ."""
         return self._source.index.sorter.shapes
+
+    @property
+    def codebook_size(self) -> int:
+        """Entries of the largest codebook: codes are from 0 to below it."""
+        return self._source.index.snapshot.run.facts.codes.codebook_size
 
     @property
     def digest(self) -> int:
@@ -253,7 +260,7 @@ class CodesDataset(IterableDataset[Batch]):
         picked = list(order.pick_drawn(drawn, fills=self.tail == "pad"))
         found = reader.take(picked)
         shape = self.shapes[picked[0].pool]
-        if self._pictures is not None:
+        if self._decodes:
             found[PIXELS] = self._pictures.decode(found[CODES], shape)
         if block.last > order.size:
             found[REPEAT] |= _is_behind_end(order, block, len(found[REPEAT]))
@@ -269,6 +276,33 @@ class CodesDataset(IterableDataset[Batch]):
         tensor = torch.from_numpy(value)
         is_bits = any(each.name == name and each.is_bfloat16 for each in self._source.columns)
         return tensor.view(torch.bfloat16) if is_bits else tensor
+
+    def decode_codes(self, codes: torch.Tensor, shape: Shape | None = None) -> torch.Tensor:
+        """Returns the images of codes, such as a trained model makes: (B, 3, H, W) uint8 RGB.
+
+        Args:
+            codes: (B, n) or (B, *shape), whole numbers, on any device; from 0 to below
+                `codebook_size`.
+            shape: Of an image's codes; None is that of all images.
+
+        Raises:
+            ConfigError: If codes are out of range, or none of an image; or if images differ in
+                their shapes and none is given.
+            CheckpointError: If the model is not there, or damaged.
+            MismatchError: If its codebook is another one.
+        """
+        if shape is None and len(self.shapes) > 1:
+            raise ConfigError("images differ in the shape of their codes: say which by shape")
+        flat, shape = codes.detach().flatten(1).cpu().numpy(), shape or self.shapes[0]
+        if flat.shape[1] != math.prod(shape):
+            raise ConfigError(
+                f"codes has {flat.shape[1]} codes an image; a shape of {shape} has "
+                f"{math.prod(shape)}"
+            )
+        try:
+            return torch.from_numpy(self._pictures.decode(flat, shape))
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
 
     def loader(self, num_workers: int = 0, **options: Any) -> CodesLoader:  # noqa: ANN401
         """Returns these batches made by workers, and knows which of them were given out.

@@ -42,12 +42,12 @@ class CodesLoader:
     def __init__(self, dataset: Resumable, num_workers: int = 0, **options: Any) -> None:  # noqa: ANN401
         """Takes options of `torch.utils.data.DataLoader`; workers stay from epoch to epoch."""
         self.dataset = dataset
-        stays = {"persistent_workers": True} if num_workers else {}
+        how = {"persistent_workers": bool(num_workers), "collate_fn": _as_it_is}
         self._loader: DataLoader[Batch] = DataLoader(
             dataset,  # type: ignore[arg-type]  # an iterable one
             batch_size=None,
             num_workers=num_workers,
-            **{**stays, **options},
+            **{**how, **options},
         )
         self._last: Batch | None = None  # as far as it says where the epoch is
         self._is_fresh = True
@@ -82,3 +82,8 @@ class CodesLoader:
         """
         self.dataset.load_state_dict(state)
         self._last, self._is_fresh = None, True
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    """Returns a batch; torch would make tensors of its arrays and lists of its tuples."""
+    return batch
