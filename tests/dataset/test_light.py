@@ -73,6 +73,17 @@ def test_commands_without_their_packages_say_what_to_install(kind, code):
     assert kind == "function" or "Traceback" not in done.stderr
 
 
+def test_dataset_that_decodes_without_the_packages_for_it_says_what_to_install(tmp_path):
+    make(tmp_path / "codes", [20])
+    said = textwrap.dedent(READ).replace("batch_size=8", "batch_size=8, decode=True")
+    words = [sys.executable, "-c", said, str(tmp_path / "codes"), str(tmp_path / "cache")]
+
+    done = subprocess.run([*words, ",".join(ABSENT)], capture_output=True, text=True, check=False)
+
+    assert "decoding codes needs safetensors" in done.stderr
+    assert "pip install 'vqpipe[pipeline]'" in done.stderr
+
+
 def test_dataset_of_a_bucket_without_its_package_says_what_to_install(tmp_path):
     words = [sys.executable, "-c", textwrap.dedent(READ), "s3://bucket/codes", str(tmp_path)]
 

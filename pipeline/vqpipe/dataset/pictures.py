@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from vqpipe.dataset.columns import Shape
 from vqpipe.errors import MismatchError
+from vqpipe.extras import explain_missing
 from vqpipe.sink.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -61,16 +62,23 @@ class Pictures:
 
     def _ready(self) -> "Codec":
         if self._codec is None:
-            from vqpipe.codec.codec import Codec  # noqa: PLC0415 (takes what a reader does not)
-            from vqpipe.codec.config import CodecConfig  # noqa: PLC0415
-            from vqpipe.codec.weights import Weights  # noqa: PLC0415
-
-            weights = Weights.load(**self.model_options)
-            if weights.codebook_sha256() != self.codebook_sha256:
-                raise MismatchError(
-                    f"{weights.where} has another codebook than the model that made the codes, so "
-                    "that they would stand for other things: name that one by model"
-                )
-            how = CodecConfig(pixel_range=self.pixel_range, eager=True)
-            self._codec = Codec(weights, how, device=self.device)
+            try:
+                self._codec = self._load()
+            except ModuleNotFoundError as error:
+                said = explain_missing(error, "decoding codes needs")
+                raise ModuleNotFoundError(said, name=error.name) from error
         return self._codec
+
+    def _load(self) -> "Codec":
+        from vqpipe.codec.codec import Codec  # noqa: PLC0415 (takes what a reader does not)
+        from vqpipe.codec.config import CodecConfig  # noqa: PLC0415
+        from vqpipe.codec.weights import Weights  # noqa: PLC0415
+
+        weights = Weights.load(**self.model_options)
+        if weights.codebook_sha256() != self.codebook_sha256:
+            raise MismatchError(
+                f"{weights.where} has another codebook than the model that made the codes, so that "
+                "they would stand for other things: name that one by model"
+            )
+        how = CodecConfig(pixel_range=self.pixel_range, eager=True)
+        return Codec(weights, how, device=self.device)
