@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from vqpipe.errors import ConfigError
 from vqpipe.schema import GRID, VIEW
+from vqpipe.sink.run import CodesRun, CompactRun
 from vqpipe.texts import is_binary, is_text
 from vqpipe.vector_layout import COLUMNS as VECTORS
 from vqpipe.vector_layout import VectorLayout, is_bfloat16
@@ -54,9 +55,10 @@ class Column:
         return (math.prod(int(side) for side in known),)
 
 
-def default_names(types: pa.Schema) -> tuple[str, ...]:
+def default_names(types: pa.Schema, run: CodesRun) -> tuple[str, ...]:
     """Returns the columns that come along unless others are asked for: codes and what was kept."""
-    return tuple(name for name in types.names if name == CODES or name not in _OURS)
+    ours = _OURS | ({run.facts.shard_column} if isinstance(run, CompactRun) else set())
+    return tuple(name for name in types.names if name == CODES or name not in ours)
 
 
 def find_columns(

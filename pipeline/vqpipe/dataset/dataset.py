@@ -139,7 +139,7 @@ class CodesDataset(IterableDataset[Batch]):
         self._dtype, self._as_numpy = dtype, as_numpy
         found = _find_snapshot(sink, snapshot, generation, allow_incomplete=allow_incomplete)
         types = data_types(found)
-        names = tuple(columns) if columns is not None else default_names(types)
+        names = tuple(columns) if columns is not None else default_names(types, found.run)
         sorter = make_sorter(found, types, views, filter)
         read = find_columns(types, names, found.run.facts.vectors)
         place = Cache(Path(cache) if cache is not None else default_folder(), cache_bytes)
