@@ -77,7 +77,8 @@ def in_shell(command, home):
 @pytest.mark.ray
 @pytest.mark.s3
 @pytest.mark.slow
-def test_readme_commands_and_snippets_run_in_order(home):
+def test_readme_commands_and_snippets_run_in_order(home, monkeypatch):
+    monkeypatch.setenv("VQPIPE_CACHE", str(home / "cache"))
     for command in COMMANDS:
         if command.startswith("vqpipe submit"):
             continue  # needs a cluster called head: tests/cluster/test_submit.py has one of its own
@@ -93,13 +94,14 @@ def test_readme_commands_and_snippets_run_in_order(home):
 @pytest.mark.slow
 def test_readme_snippets_read_the_codes_of_its_first_command(home, monkeypatch):
     monkeypatch.chdir(home)
+    monkeypatch.setenv("VQPIPE_CACHE", str(home / "cache"))
     first = next(command for command in COMMANDS if command.startswith("vqpipe encode "))
     if not Path("codes").exists():  # made with Ray by the test of all commands, if that has run
         assert plain.run([shlex.split(first)[1:]]) == [0]
     readers = [
         snippet for snippet in blocks("python") if '"codes/' in snippet or "'codes/" in snippet
     ]
-    assert len(readers) == 2
+    assert len(readers) == 3
     for snippet in readers:
         done = subprocess.run([sys.executable, "-c", snippet], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
