@@ -176,6 +176,7 @@ def main(sink: str, output: str, steps: int = STEPS) -> None:
     token_of = {caption: data.codebook_size + number for number, caption in enumerate(photos)}
     losses = train(parts, token_of, Path(output) / "checkpoint.pt", steps)
 
+    torch.manual_seed(0)  # a loader draws numbers at each epoch, more often if nothing stopped it
     captions = torch.tensor(list(token_of.values()), device=DEVICE)
     given = torch.stack(list(photos.values())).to(DEVICE)  # (captions, h * w)
     halves = gpt.sample(captions, given[:, : given.shape[1] // 2])

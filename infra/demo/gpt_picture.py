@@ -36,7 +36,7 @@ def draw(
         for column, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
             shown = Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
             page.paste(shown, (_left(column), top))
-    box = (LEFT, below + 2 * GAP, page.width - GAP, page.height - 3 * GAP)
+    box = (LEFT, below + 2 * GAP, page.width - 5 * GAP, page.height - 3 * GAP)
     _draw_curve(pen, box, losses, guesses)
     return page
 
@@ -61,11 +61,18 @@ def _draw_curve(
 
     for ink, (name, loss) in zip(INKS, guesses.items(), strict=True):
         pen.line([(left, height(loss)), (right, height(loss))], ink)
-        pen.text((right, height(loss) + 2), f"guessing {name}: {loss:.2f}", ink, SMALL, anchor="ra")
-    step = (right - left) / max(len(losses) - 1, 1)
-    points = [(left + number * step, height(loss)) for number, loss in enumerate(losses)]
-    pen.line(points, "royalblue", 2)
+        pen.text((right, height(loss)), f"guessing {name}: {loss:.2f}", ink, SMALL, anchor="rd")
+    step, means = (right - left) / max(len(losses) - 1, 1), _means(losses)
+    for ink, width, curve in (("lightsteelblue", 1, losses), ("royalblue", 3, means)):
+        points = [(left + number * step, height(loss)) for number, loss in enumerate(curve)]
+        pen.line(points, ink, width)
     pen.multiline_text((GAP, top), "loss, in nats a\ncode, by step", "black", NORMAL)
+    pen.text((right + 4, height(means[-1])), f"{means[-1]:.2f}", "royalblue", SMALL, anchor="lm")
     pen.text((left, bottom + 4), "1", "dimgrey", SMALL)
     pen.text((right, bottom + 4), f"{len(losses)}", "dimgrey", SMALL, anchor="ra")
-    pen.text((left - 4, height(losses[-1])), f"{losses[-1]:.2f}", "royalblue", SMALL, anchor="rm")
+
+
+def _means(losses: Sequence[float], over: int = 20) -> list[float]:
+    """Returns the mean of each loss and those just before it."""
+    parts = (losses[max(end - over, 0) : end] for end in range(1, len(losses) + 1))
+    return [sum(part) / len(part) for part in parts]

@@ -77,7 +77,8 @@ def in_shell(command, home):
 @pytest.mark.ray
 @pytest.mark.s3
 @pytest.mark.slow
-def test_readme_commands_and_snippets_run_in_order(home):
+def test_readme_commands_and_snippets_run_in_order(home, monkeypatch):
+    monkeypatch.setenv("VQPIPE_CACHE", str(home / "cache"))
     for command in COMMANDS:
         if command.startswith(("vqpipe submit", "vqpipe push")):
             continue  # goes to what is not ours; test_submit.py and test_push.py have their own
@@ -93,11 +94,13 @@ def test_readme_commands_and_snippets_run_in_order(home):
 @pytest.mark.slow
 def test_readme_snippets_read_the_codes_of_its_first_command(home, monkeypatch):
     monkeypatch.chdir(home)
+    monkeypatch.setenv("VQPIPE_CACHE", str(home / "cache"))
     first = next(command for command in COMMANDS if command.startswith("vqpipe encode "))
     if not Path("codes").exists():  # made with Ray by the test of all commands, if that has run
         assert plain.run([shlex.split(first)[1:]]) == [0]
-    readers = [snippet for snippet in blocks("python") if "codes/run.json" in snippet]
-    assert len(readers) == 1  # tests/project/test_readers.py runs those that need no model
+    needles = "codes/run.json", "CodesDataset"  # tests/project/test_readers.py runs the others
+    readers = [each for each in blocks("python") if any(needle in each for needle in needles)]
+    assert len(readers) == 2
     for snippet in readers:
         done = subprocess.run([sys.executable, "-c", snippet], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
