@@ -197,9 +197,18 @@ class Segment:
 
     def number_of_all(self, pool: int, numbers: Numbers) -> Numbers:
         """Returns which samples of the whole index these are: shard by shard, pool by pool."""
+        if self._is_all:
+            return numbers.copy()
         places = np.searchsorted(self._starts[:, pool], numbers, side="right") - 1
         found: Numbers = self._offsets[places, pool] + numbers - self._starts[places, pool]
         return found
+
+    @functools.cached_property
+    def _is_all(self) -> bool:
+        """Whether samples have the same numbers here as in the whole index."""
+        return self._index.counts.shape[1] == 1 and np.array_equal(
+            self._shards, np.arange(len(self._index.counts))
+        )
 
     @functools.cached_property
     def _offsets(self) -> npt.NDArray[np.int64]:
