@@ -19,8 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from infra.demo.gpt_picture import draw
-from vqpipe import CodesDataset
-from vqpipe.dataset.loader import CodesLoader
+from vqpipe import CodesDataset, CodesLoader
 
 STEPS, BATCH_SIZE, SAVE_EVERY = 400, 8, 20
 WIDTH, LAYERS, HEADS = 128, 4, 4

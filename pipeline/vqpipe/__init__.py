@@ -1,11 +1,11 @@
 """Image datasets to discrete VQ codes and back, with nothing lost and nothing twice.
 
     vqpipe.encode, .decode, .evaluate, .compact    commands as functions; each returns a Result
-    vqpipe.CodesDataset                            codes in batches, for a trainer
+    vqpipe.CodesDataset, .CodesLoader              codes in batches, for a trainer
     vqpipe.VQModel                                 the network alone, as diffusers has it
 
 Each is imported when it is asked for: `import vqpipe` takes neither torch nor Ray. All but
-`CodesDataset` need what the extra `pipeline` installs.
+the two for a trainer need what the extra `pipeline` installs.
 """
 
 import importlib
@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from vqpipe.commands.functions import compact, decode, encode, evaluate
     from vqpipe.commands.result import Result
     from vqpipe.dataset.dataset import CodesDataset
+    from vqpipe.dataset.loader import CodesLoader
     from vqpipe.vqgan import VQModel
 
     __version__: str
 
 __all__ = [
     "CodesDataset",
+    "CodesLoader",
     "Result",
     "VQModel",
     "__version__",
@@ -32,6 +34,7 @@ __all__ = [
 
 _HOMES = {
     "CodesDataset": "vqpipe.dataset.dataset",
+    "CodesLoader": "vqpipe.dataset.loader",
     "Result": "vqpipe.commands.result",
     "VQModel": "vqpipe.vqgan",
     "compact": "vqpipe.commands.functions",

@@ -170,6 +170,18 @@ def test_dataset_of_fewer_samples_than_a_batch_pads_with_all_of_them_again(sink)
     assert int(batch["__repeat__"].sum()) == 35
 
 
+@pytest.mark.parametrize(("batch", "world"), [(26, 1), (9, 3)])
+def test_dataset_that_would_drop_all_samples_is_refused(sink, batch, world):
+    with pytest.raises(ConfigError, match='tail="drop" leaves none'):
+        CodesDataset(sink, batch_size=batch, rank=0, world=world, tail="drop")
+
+
+def test_dataset_says_what_it_is(sink):
+    said = repr(CodesDataset(sink, batch_size=4, rank=1, world=2))
+
+    assert said == f"<CodesDataset {sink}: 25 samples of 2 x 3 codes, batches of 4, rank 1 of 2>"
+
+
 # worlds that change
 
 

@@ -110,8 +110,8 @@ def test_loader_goes_on_where_it_was_with_other_workers(sink, taken, first, seco
 
     other.load_state_dict(state)
 
-    assert len(other) == 30 - taken
-    assert before + samples(other) == whole
+    assert len(other) == (30 - taken or 30)
+    assert taken == 30 or before + samples(other) == whole
     assert samples(other) == epoch_of(sink, 1)
 
 

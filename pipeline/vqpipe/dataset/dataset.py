@@ -59,6 +59,10 @@ class CodesDataset(IterableDataset[Batch]):
     numbers in every epoch; `__repeat__`, (B,): which of them fill up the epoch and were there
     before; `__seen__`: how many places of the epoch are behind once all ranks have this batch; and
     `__shape__`, that of an image's codes, such as (h, w).
+
+    Each pass of `loader` is an epoch: one that is left early is not gone on with, but by
+    `load_state_dict`. In a `DataLoader` of your own, batches are made here: it wants
+    `batch_size=None`, and `set_epoch` before each pass.
     """
 
     def __init__(  # noqa: PLR0913 (what a trainer may say)
@@ -152,6 +156,24 @@ class CodesDataset(IterableDataset[Batch]):
         self._now = _shared(2)  # epoch, places behind
         self._next: int | None = None  # places behind, of a pass that has begun in this process
         self._is_of_worker = False  # whether places behind are those of one worker's next batch
+        self._check_batches()
+
+    def _check_batches(self) -> None:
+        """Refuses to leave all samples out."""
+        step = self.batch_size * self.world
+        if self.tail == "drop" and self.samples and not len(self):
+            raise ConfigError(
+                f"{self.samples:,} samples are fewer than the {step:,} that a step takes on all "
+                'ranks, so that tail="drop" leaves none: take smaller batches, or tail="pad"'
+            )
+
+    def __repr__(self) -> str:
+        shapes = " or ".join(" x ".join(map(str, shape)) for shape in self.shapes[:3])
+        more = f" (of {len(self.shapes)})" if len(self.shapes) > 1 else ""
+        return (
+            f"<CodesDataset {self._source.index.snapshot.uri}: {self.samples:,} samples of {shapes}"
+            f"{more} codes, batches of {self.batch_size}, rank {self.rank} of {self.world}>"
+        )
 
     @property
     def samples(self) -> int:
@@ -182,6 +204,11 @@ class CodesDataset(IterableDataset[Batch]):
     def epoch(self) -> int:
         """The epoch that comes next, or is under way."""
         return int(self._now[0])
+
+    @property
+    def is_over(self) -> bool:
+        """Whether an epoch is behind to its end, on all ranks."""
+        return int(self._now[1]) > 0 and not self._shares(self._order()).steps(self.world - 1)
 
     def set_epoch(self, epoch: int) -> None:
         """Has the next pass be an epoch from its beginning, each in an order of its own.

@@ -23,6 +23,10 @@ class Resumable(Protocol):
     def epoch(self) -> int:
         """The epoch that comes next, or is under way."""
 
+    @property
+    def is_over(self) -> bool:
+        """Whether an epoch is behind to its end, on all ranks."""
+
     def set_epoch(self, epoch: int) -> None:
         """Has the next pass be an epoch from its beginning."""
 
@@ -77,11 +81,15 @@ class CodesLoader:
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Has the next pass go on where a state was taken, whatever the world and the workers are.
 
+        Where it was taken at the end of an epoch, that is the next epoch.
+
         Raises:
             MismatchError: If it is of other samples, or of another order.
         """
         self.dataset.load_state_dict(state)
         self._last, self._is_fresh = None, True
+        if self.dataset.is_over:
+            self.dataset.set_epoch(self.dataset.epoch + 1)
 
 
 def _as_it_is(batch: Batch) -> Batch:

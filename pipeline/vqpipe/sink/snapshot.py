@@ -186,7 +186,7 @@ def find_codes(uri: str) -> CodesRun:
     run = find_run(uri)
     if run is None:
         raise MismatchError(
-            f"{uri} is no sink of vqpipe encode: it has no run.json; give the --sink of one"
+            f"{uri} is no sink of vqpipe encode: there is no run.json; give the --sink of one"
         )
     if not isinstance(run, CodesRun):
         raise MismatchError(
