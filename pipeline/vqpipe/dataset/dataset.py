@@ -6,46 +6,44 @@
 What happened is four numbers, the same on all ranks, and all that a checkpoint has to keep.
 """
 
-import contextlib
 import hashlib
 import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from vqpipe.dataset.cache import Cache, default_folder
-from vqpipe.dataset.columns import CODES, Column, Shape, default_names, find_columns
-from vqpipe.dataset.index import Index, Views, make_index, make_sorter
+from vqpipe.dataset.columns import CODES, Shape, default_names, find_columns
+from vqpipe.dataset.index import Views, make_index, make_sorter
 from vqpipe.dataset.loader import SEEN, Batch, CodesLoader
-from vqpipe.dataset.order import Drawn, Order, Ordering
+from vqpipe.dataset.options import (
+    SHAPE,
+    DType,
+    check_columns,
+    check_least,
+    check_word,
+    find_rank,
+    find_snapshot,
+    ordering_of,
+)
+from vqpipe.dataset.order import Drawn, Order
 from vqpipe.dataset.pictures import PIXELS, Pictures
-from vqpipe.dataset.reader import REPEAT, SAMPLE, Reader, Source, lot_of
+from vqpipe.dataset.reader import REPEAT, Reader, Source, lot_of
+from vqpipe.dataset.schedule import draw, is_behind_end
 from vqpipe.dataset.shares import Block, Shares, Tail
 from vqpipe.errors import ConfigError, MismatchError
 from vqpipe.sink.snapshot import (
-    Snapshot,
     data_types,
-    keep_snapshot,
-    load_snapshot,
-    take_snapshot,
 )
 
-DType = Literal["int64", "int32", "stored"]
-
-SHAPE = "__shape__"
-"""Of a batch: the shape of an image's codes."""
 _ORDER = "1"
 """Version of what the order is a function of."""
 _CACHE_BYTES = 200 * 10**9
-_DRAWN = 4096
-"""Places that are drawn at once: 256 take 0.1 ms, and 4,096 take 0.25."""
 
 
 class CodesDataset(IterableDataset[Batch]):
@@ -134,14 +132,14 @@ class CodesDataset(IterableDataset[Batch]):
             StorageError: If it has objects of another run, or the store does not answer.
         """
         super().__init__()
-        _check(batch_size=batch_size, window=window, threads=threads, cache_bytes=cache_bytes)
-        _check_word("views", views, Views)
-        _check_word("tail", tail, Tail)
-        _check_word("dtype", dtype, DType)
+        check_least(batch_size=batch_size, window=window, threads=threads, cache_bytes=cache_bytes)
+        check_word("views", views, Views)
+        check_word("tail", tail, Tail)
+        check_word("dtype", dtype, DType)
         self.seed, self.batch_size, self.tail = seed, batch_size, tail
-        self.rank, self.world = _find_rank(rank, world)
+        self.rank, self.world = find_rank(rank, world)
         self._dtype, self._as_numpy = dtype, as_numpy
-        found = _find_snapshot(sink, snapshot, generation, allow_incomplete=allow_incomplete)
+        found = find_snapshot(sink, snapshot, generation, allow_incomplete=allow_incomplete)
         types = data_types(found)
         names = tuple(columns) if columns is not None else default_names(types, found.run)
         sorter = make_sorter(found, types, views, filter)
@@ -150,8 +148,8 @@ class CodesDataset(IterableDataset[Batch]):
         index = make_index(found, views, sorter, place)
         self._source = Source(index, read, place, threads)
         self._source.check_room(window)
-        self._ordering = _ordering(index, batch_size, window, tail, is_shuffled=shuffle)
-        _check_columns(read, decodes=decode)
+        self._ordering = ordering_of(index, batch_size, window, tail, is_shuffled=shuffle)
+        check_columns(read, decodes=decode)
         self._decodes, self._pictures = decode, Pictures.of(found, model, device)
         self._now = _shared(2)  # epoch, places behind
         self._next: int | None = None  # places behind, of a pass that has begun in this process
@@ -277,7 +275,7 @@ class CodesDataset(IterableDataset[Batch]):
 
     def _batches(self, order: Order, shares: Shares, steps: range) -> Iterator[Batch]:
         with Reader(self._source, order, lot_of(self.seed, self.epoch)) as reader:
-            for step, block, drawn in _draw(order, shares, self.rank, steps):
+            for step, block, drawn in draw(order, shares, self.rank, steps):
                 batch = self._batch(reader, order, block, drawn)
                 batch[SEEN] = shares.behind(step)
                 self._next = shares.behind(step + steps.step - 1)  # before this worker's next one
@@ -290,7 +288,7 @@ class CodesDataset(IterableDataset[Batch]):
         if self._decodes:
             found[PIXELS] = self._pictures.decode(found[CODES], shape)
         if block.last > order.size:
-            found[REPEAT] |= _is_behind_end(order, block, len(found[REPEAT]))
+            found[REPEAT] |= is_behind_end(order, block, len(found[REPEAT]))
         if CODES in found and self._dtype != "stored":
             found[CODES] = found[CODES].astype(self._dtype)
         if not self._as_numpy:
@@ -341,87 +339,8 @@ class CodesDataset(IterableDataset[Batch]):
         return CodesLoader(self, num_workers, **options)
 
 
-def _draw(
-    order: Order, shares: Shares, rank: int, steps: range
-) -> Iterator[tuple[int, Block, Drawn]]:
-    """Yields steps, each with its block and what stands there, which is drawn for many at once.
-
-    Places behind the end are those of the beginning.
-    """
-    many = max(_DRAWN // shares.batch, 1)
-    for start in range(0, len(steps), many):
-        some = steps[start : start + many]
-        blocks = [shares.block(rank, step) for step in some]
-        places = [np.arange(block.first, block.last, order.unit) for block in blocks]
-        drawn = order.draw(np.concatenate(places) % order.size)
-        ends = np.cumsum([len(each) for each in places]).tolist()
-        yield from zip(some, blocks, drawn.split(ends), strict=True)
-
-
-def _is_behind_end(order: Order, block: Block, samples: int) -> npt.NDArray[np.bool_]:
-    """Returns which samples of a block stand behind the end of the epoch: (samples,)."""
-    if order.unit > 1:
-        return np.full(samples, block.first >= order.size)
-    return block.first + np.arange(samples) >= order.size
-
-
 def _shared(size: int) -> torch.Tensor:
     """Returns whole numbers that workers see as they are now; in memory without a name."""
     numbers = torch.zeros(size, dtype=torch.int64)
     numbers.share_memory_()  # type: ignore[no-untyped-call]
     return numbers
-
-
-def _check(**numbers: int | None) -> None:
-    for name, number in numbers.items():
-        if number is not None and number < 1:
-            raise ConfigError(f"{name} is {number}; it must be at least 1")
-
-
-def _check_word(name: str, word: str, known: Any) -> None:  # noqa: ANN401 (a Literal)
-    if word not in get_args(known):
-        raise ConfigError(f"{name} is {word!r}; it must be one of {', '.join(get_args(known))}")
-
-
-def _find_rank(rank: int | None, world: int | None) -> tuple[int, int]:
-    """Returns rank and number of ranks: as said, or as torch or its launcher knows them."""
-    if (rank is None) != (world is None):
-        raise ConfigError("rank and world go together: give both, or neither")
-    if rank is None or world is None:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        else:
-            rank = int(os.environ.get("RANK", "0"))
-            world = int(os.environ.get("WORLD_SIZE", "1"))
-    if not 0 <= rank < world:
-        raise ConfigError(f"rank is {rank} and world {world}; it must be 0 <= rank < world")
-    return rank, world
-
-
-def _find_snapshot(
-    sink: str, kept: str | None, generation: int | None, *, allow_incomplete: bool
-) -> Snapshot:
-    if kept is not None:
-        with contextlib.suppress(FileNotFoundError):
-            return load_snapshot(kept, sink)
-    found = take_snapshot(sink, generation=generation, allow_incomplete=allow_incomplete)
-    return found if kept is None else keep_snapshot(kept, found)
-
-
-def _ordering(
-    index: Index, batch_size: int, window: int | None, tail: Tail, *, is_shuffled: bool
-) -> Ordering:
-    unit = batch_size if len(index.sorter.shapes) > 1 else 1
-    drops_short = unit > 1 and tail == "drop"
-    return Ordering(index.counts, unit, window, is_shuffled, drops_short)
-
-
-def _check_columns(columns: Sequence[Column], *, decodes: bool) -> None:
-    names = {each.name for each in columns}
-    if not names:
-        raise ConfigError("columns is empty; name at least one column")
-    taken = names & {SAMPLE, REPEAT, SEEN, SHAPE, *([PIXELS] if decodes else [])}
-    if taken:
-        raise ConfigError(f"columns has {taken.pop()!r}, which batches have for something else")
-    if decodes and CODES not in names:
-        raise ConfigError("decode needs codes: they are not among columns")
