@@ -14,7 +14,7 @@ from tests.sink.runs import encoded_rows, tar_shard
 from tests.tokenizers.published import titok
 from vqpipe.codec.weights import Weights
 from vqpipe.commands import cli, decode
-from vqpipe.commands.jobs import Decode
+from vqpipe.commands.stage_jobs import Decode
 from vqpipe.sink.commit import commit_rows
 from vqpipe.sink.plan import Growth, Plan
 from vqpipe.sink.run import start_run

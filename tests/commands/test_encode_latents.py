@@ -16,7 +16,7 @@ from tests.makers import jpeg, tar_of
 from tests.sink.damage import rewrite
 from vqpipe.codec.codec import Codec
 from vqpipe.commands import cli, decode, encode
-from vqpipe.commands.jobs import Decode, Encode
+from vqpipe.commands.stage_jobs import Decode, Encode
 from vqpipe.errors import ConfigError
 from vqpipe.images import Preprocess, open_image, square
 from vqpipe.sink import success, totals

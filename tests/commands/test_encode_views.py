@@ -15,7 +15,7 @@ from tests import plain
 from tests.codec import models
 from tests.makers import encoded, tar_of
 from vqpipe.commands import encode
-from vqpipe.commands.jobs import Encode
+from vqpipe.commands.stage_jobs import Encode
 from vqpipe.sink import success, totals
 
 SIDE = 32

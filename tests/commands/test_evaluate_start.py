@@ -8,7 +8,7 @@ import pytest
 from tests.sink import sinks
 from tests.sink.runs import start
 from vqpipe.commands import evaluate
-from vqpipe.commands.jobs import Evaluate
+from vqpipe.commands.stage_jobs import Evaluate
 from vqpipe.errors import ConfigError
 from vqpipe.sink.plan import Plan
 from vqpipe.sources import folder, list_shards

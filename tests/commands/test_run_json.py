@@ -12,7 +12,7 @@ from tests import shell
 from tests.makers import jpeg, tar_of
 from tests.sink.runs import encoded_rows
 from vqpipe.commands import decode, encode, evaluate
-from vqpipe.commands.jobs import Decode, Encode, Evaluate
+from vqpipe.commands.stage_jobs import Decode, Encode, Evaluate
 from vqpipe.inspection.reencode import preprocess_of
 from vqpipe.sink.commit import commit_rows
 from vqpipe.sink.run import load_run, open_sink

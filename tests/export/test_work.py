@@ -11,7 +11,7 @@ from tests import shell
 from tests.export.exports import COUNTS, check_totals, export, files_of, make_sink, success_of
 from tests.storage.intercept import Amid, Standing
 from vqpipe import storage
-from vqpipe.commands.jobs import ExportFormat
+from vqpipe.commands.sink_jobs import ExportFormat
 from vqpipe.export import place
 from vqpipe.export.format import FORMATS, load_format
 

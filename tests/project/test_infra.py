@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from vqpipe.commands import cli
-from vqpipe.commands.jobs import Encode
+from vqpipe.commands.stage_jobs import Encode
 
 ROOT = Path(__file__).parents[2]
 MANIFEST = ROOT / "infra/kuberay/encode.yaml"

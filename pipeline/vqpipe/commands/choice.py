@@ -6,8 +6,8 @@ import pyarrow as pa
 
 from vqpipe.commands.console import Fields, Prose
 from vqpipe.commands.description import describe_limit, describe_where
-from vqpipe.commands.jobs import Encode
 from vqpipe.commands.kept import begun_asking
+from vqpipe.commands.stage_jobs import Encode
 from vqpipe.conditions.expression import SIZES, Where, columns_of, parse
 from vqpipe.conditions.judge import check
 from vqpipe.errors import ConfigError

@@ -9,13 +9,13 @@ import pyarrow as pa
 
 from vqpipe import schema, storage
 from vqpipe.commands.console import Fields, Prose, printable
-from vqpipe.commands.jobs import Compact
 from vqpipe.commands.kept import kept_of
 from vqpipe.commands.launch import Prepared, describe_store, run_stage
 from vqpipe.commands.places import check_lengths, check_places
 from vqpipe.commands.progress import announce
 from vqpipe.commands.result import Result
 from vqpipe.commands.runs import now, versions
+from vqpipe.commands.stage_jobs import Compact
 from vqpipe.errors import ConfigError
 from vqpipe.schema import File, Shard
 from vqpipe.sink import layout, todo

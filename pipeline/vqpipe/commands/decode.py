@@ -11,7 +11,6 @@ from vqpipe.codec import doctor
 from vqpipe.codec.config import CodecConfig
 from vqpipe.codec.weights import Weights
 from vqpipe.commands.console import Fields
-from vqpipe.commands.jobs import RESERVED, Decode
 from vqpipe.commands.kept import begun_with, check_kept, name_types, pack_schema
 from vqpipe.commands.launch import Prepared, describe_store, growth_of, run_stage
 from vqpipe.commands.model import load_for_codes, record_model
@@ -19,6 +18,7 @@ from vqpipe.commands.places import check_lengths, check_places
 from vqpipe.commands.progress import announce
 from vqpipe.commands.result import Result
 from vqpipe.commands.runs import check_codes, now, versions
+from vqpipe.commands.stage_jobs import RESERVED, Decode
 from vqpipe.errors import ConfigError
 from vqpipe.images import ImageFormat
 from vqpipe.schema import IMAGE, Selection, Shard

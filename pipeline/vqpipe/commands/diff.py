@@ -8,9 +8,9 @@ from rich.console import Console
 
 from vqpipe import metrics, storage
 from vqpipe.commands.console import Fields, Prose, print_fields, printable, stdout
-from vqpipe.commands.jobs import Diff
 from vqpipe.commands.progress import announce
 from vqpipe.commands.runs import load_run
+from vqpipe.commands.sink_jobs import Diff
 from vqpipe.inspection import difference, survey
 from vqpipe.inspection.difference import Compared, Shards
 from vqpipe.inspection.survey import Count, Evaluated, Sum, Survey

@@ -16,7 +16,6 @@ from vqpipe.codec.weights import Weights
 from vqpipe.commands.choice import describe_choice, settle_conditions, take_first
 from vqpipe.commands.console import Fields, Prose, printable
 from vqpipe.commands.description import describe_vectors, describe_views, warn_of_shapes
-from vqpipe.commands.jobs import Encode
 from vqpipe.commands.keeping import describe_about, settle_kept
 from vqpipe.commands.kept import begun_with, check_kept, name_types, pack_asked, pack_schema
 from vqpipe.commands.launch import Prepared, describe_store, growth_of, run_stage
@@ -26,6 +25,7 @@ from vqpipe.commands.places import check_lengths, check_places
 from vqpipe.commands.progress import announce
 from vqpipe.commands.result import Result
 from vqpipe.commands.runs import now, versions
+from vqpipe.commands.stage_jobs import Encode
 from vqpipe.commands.views import codes_of, identify, settle_views
 from vqpipe.conditions.expression import parse
 from vqpipe.errors import ConfigError

@@ -9,12 +9,12 @@ import pyarrow as pa
 from vqpipe import storage
 from vqpipe.codec.config import CodecConfig
 from vqpipe.commands.console import Fields, Prose, print_fields, stdout
-from vqpipe.commands.jobs import Evaluate
 from vqpipe.commands.launch import Prepared, describe_store, run_stage, stoppable
 from vqpipe.commands.model import load_recorded
 from vqpipe.commands.progress import announce
 from vqpipe.commands.result import Result
 from vqpipe.commands.runs import check_encoded, load_run, now, versions
+from vqpipe.commands.stage_jobs import Evaluate
 from vqpipe.errors import ConfigError
 from vqpipe.images import Preprocess
 from vqpipe.inspection import evaluation, reencode

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from vqpipe import storage
 from vqpipe.commands.console import Fields, Prose, describe_bytes, print_fields, stderr, stdout
-from vqpipe.commands.jobs import Export
+from vqpipe.commands.sink_jobs import Export
 from vqpipe.errors import ConfigError, stopped_by
 from vqpipe.export import work
 from vqpipe.export.format import FORMATS, Format, load_format

@@ -13,9 +13,9 @@ from vqpipe.commands.description import (
     describe_missing,
     read_command,
 )
-from vqpipe.commands.jobs import Inspect
 from vqpipe.commands.progress import announce
 from vqpipe.commands.runs import load_run
+from vqpipe.commands.sink_jobs import Inspect
 from vqpipe.inspection import readiness, survey
 from vqpipe.inspection.readiness import Readiness
 from vqpipe.inspection.survey import Count, Rejections, Survey

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import replace
 
 from vqpipe.commands.console import Fields, Prose, printable
-from vqpipe.commands.jobs import AskedKeys
+from vqpipe.commands.stage_jobs import AskedKeys
 from vqpipe.errors import ConfigError
 from vqpipe.schema import Selection
 from vqpipe.sink.run import EncodeRun, Run

@@ -9,8 +9,8 @@ from vqpipe.commands.console import (
     stderr,
     stdout,
 )
-from vqpipe.commands.jobs import Push
 from vqpipe.commands.shipment import Shipment
+from vqpipe.commands.sink_jobs import Push
 from vqpipe.errors import ConfigError, IncompleteError, MismatchError
 from vqpipe.hub.names import parse_data_set
 from vqpipe.hub.repository import MOST_FILE_BYTES, MOST_IN_FOLDER, Digests, Entry, Repository

@@ -13,9 +13,9 @@ from vqpipe.codec.config import CodecConfig
 from vqpipe.codec.device import choose_device
 from vqpipe.commands.console import print_fields, printable, stderr, stdout
 from vqpipe.commands.description import describe_missing
-from vqpipe.commands.jobs import Verify
 from vqpipe.commands.model import load_recorded
 from vqpipe.commands.runs import load_run
+from vqpipe.commands.sink_jobs import Verify
 from vqpipe.errors import ConfigError, DamagedSinkError, IncompleteError
 from vqpipe.images import Preprocess
 from vqpipe.images.sandbox import Sandbox

@@ -6,9 +6,9 @@ from typing import Any
 
 from vqpipe.code_layout import CodeLayout
 from vqpipe.codec.weights import Weights
-from vqpipe.commands.jobs import Encode
 from vqpipe.commands.model import layout_of
 from vqpipe.commands.recipes import PLAIN, RECIPES, Recipe
+from vqpipe.commands.stage_jobs import Encode
 from vqpipe.conditions.expression import parse
 from vqpipe.errors import ConfigError
 from vqpipe.images import Preprocess, square
