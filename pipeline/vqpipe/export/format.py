@@ -1,8 +1,8 @@
 """What a format does with rows: the protocol that each one follows, and the table of them.
 
 A format is a frozen dataclass of plain data, and its fields are options of `vqpipe export`. To add
-one: a module with its class, a line in `FORMATS`, its name at `to` in `commands.sink_jobs.Export`, and
-there its options, if it has any that are new.
+one: a module with its class, a line in `FORMATS`, its name at `to` in `commands.sink_jobs.Export`,
+and there its options, if it has any that are new.
 """
 
 import importlib
