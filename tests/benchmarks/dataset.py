@@ -227,7 +227,15 @@ def _cases(bench):
         "20 views, each by itself": (views, 10**6, {"views": "all"}),
         "three grids of 240 and 256 codes": (grids, 200_000, {}),
         "goes on in the middle of an epoch": (plain, 10**6, {"seen": 499_968}),
+        "codes, 2 workers": (plain, 10**6, {"workers": 2}),
+        "codes as they are stored, 2 workers": (plain, 10**6, {"workers": 2, "dtype": "stored"}),
     }
+
+
+def measure_memory(bench, epochs=5):
+    """Prints the private memory of ours over some epochs."""
+    found = bench.measure("ours", make_sink(bench.folder, "plain"), epochs=epochs)
+    _report_memory({"ours": {"memory": [each["memory"] for each in found["epochs"]]}})
 
 
 def measure_first_batches(bench):
@@ -316,6 +324,7 @@ def _measure(bench, options, wanted):
         _report_workers([bench.round_of_workers(some) for _ in range(options.rounds)])
     if "ours" in wanted:
         measure_shapes(bench, options.rounds)
+        measure_memory(bench)
         measure_first_batches(bench)
         measure_many_shards(bench)
         measure_s3(bench, options.rounds)
