@@ -227,7 +227,15 @@ def _cases(bench):
         "20 views, each by itself": (views, 10**6, {"views": "all"}),
         "three grids of 240 and 256 codes": (grids, 200_000, {}),
         "goes on in the middle of an epoch": (plain, 10**6, {"seen": 499_968}),
+        "codes, 2 workers": (plain, 10**6, {"workers": 2}),
+        "codes as they are stored, 2 workers": (plain, 10**6, {"workers": 2, "dtype": "stored"}),
     }
+
+
+def measure_memory(bench, epochs=5):
+    """Prints the private memory of ours over some epochs."""
+    found = bench.measure("ours", make_sink(bench.folder, "plain"), epochs=epochs)
+    _report_memory({"ours": {"memory": [each["memory"] for each in found["epochs"]]}})
 
 
 def measure_first_batches(bench):
@@ -236,10 +244,8 @@ def measure_first_batches(bench):
     for window in (None, 200_000, 50_000, 10_000):
         found = bench.measure("ours", plain, cold=True, window=window)
         first, rate = found["epochs"][0]["first"], found["epochs"][0]["rate"]
-        print(
-            f"cold, window {window}: open {found['opened']:.2f} s, first batch {first:.2f} s more, "
-        )
-        print(f"  then {rate:,.0f} rows/s", flush=True)
+        took = f"open {found['opened']:.2f} s, first batch {first:.2f} s more"
+        print(f"cold, window {window}: {took}, all at {rate:,.0f} rows/s", flush=True)
 
 
 def measure_many_shards(bench):
@@ -247,13 +253,11 @@ def measure_many_shards(bench):
     many = make_sink(bench.folder, "many")
     snapshot = bench.folder / "many.snapshot.parquet"
     snapshot.unlink(missing_ok=True)
-    for name in ("listed and footers read", "by a snapshot that was kept"):
-        found = bench.measure("ours", many, rows=10**5, snapshot=str(snapshot))
+    for name, cold in (("cold", True), ("warm, by a snapshot that was kept", False)):
+        found = bench.measure("ours", many, cold=cold, rows=10**5, snapshot=str(snapshot))
         first, rate = found["epochs"][0]["first"], found["epochs"][0]["rate"]
-        print(
-            f"10,000 shards of 10 rows, {name}: open {found['opened']:.2f} s, first batch ", end=""
-        )
-        print(f"{first:.2f} s, then {rate:,.0f} rows/s", flush=True)
+        took = f"open {found['opened']:.2f} s, first batch {first:.2f} s more"
+        print(f"10,000 shards of 10 rows, {name}: {took}, all at {rate:,.0f} rows/s", flush=True)
 
 
 def measure_s3(bench, rounds):
@@ -316,6 +320,7 @@ def _measure(bench, options, wanted):
         _report_workers([bench.round_of_workers(some) for _ in range(options.rounds)])
     if "ours" in wanted:
         measure_shapes(bench, options.rounds)
+        measure_memory(bench)
         measure_first_batches(bench)
         measure_many_shards(bench)
         measure_s3(bench, options.rounds)

@@ -26,7 +26,8 @@ def main():
     asked = json.loads(sys.argv[1])
     torch.set_num_threads(1)
     side = importlib.import_module(f"tests.benchmarks.readers.{asked['side']}")
-    place, cache = Path(asked["place"]), Path(asked["cache"])
+    place, cache = asked["place"], Path(asked["cache"])
+    place = place if "://" in place else Path(place)
     started = time.perf_counter()
     if asked["does"] == "prepare":
         side.prepare(Path(asked["sink"]), place)
