@@ -6,6 +6,7 @@ import random
 import shutil
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -341,7 +342,6 @@ def test_dataset_of_views_in_row_groups_that_cut_a_sample_is_whole(tmp_path, mon
         ("caption is not None and score >= 0.5", "caption IS NOT NULL AND score >= 0.5"),
         ("width == 64 and height * 2 < 70", "width = 64 AND height * 2 < 70"),
         ("key == '00002/3'", "key = '00002/3'"),
-        ("label > 99", "label > 99"),
     ],
 )
 def test_dataset_with_a_filter_has_what_sql_selects(sink, text, sql):
@@ -523,14 +523,31 @@ def test_dataset_of_what_is_no_sink_of_codes_says_what_it_is(tmp_path, stage):
     if stage:
         makers[stage](tmp_path / "sink")
 
-    with pytest.raises(MismatchError, match=stage or "no run.json"):
+    with pytest.raises(MismatchError if stage else ConfigError, match=stage or r"no run\.json"):
         CodesDataset(str(tmp_path / "sink"))
+
+
+def test_dataset_takes_paths_and_a_column_by_itself(sink, tmp_path):
+    data = CodesDataset(Path(sink), columns="key", batch_size=25, snapshot=tmp_path / "kept")
+
+    (batch,) = data
+
+    assert sorted(batch["key"]) == sorted(row["key"] for row in rows_of(sink))
+
+
+def test_dataset_that_is_given_no_state_says_so(sink):
+    with pytest.raises(ConfigError, match="lacks digest, seen"):
+        CodesDataset(sink).load_state_dict({"seed": 1, "epoch": 0})
 
 
 @pytest.mark.parametrize(
     ("how", "said"),
     [
         ({"batch_size": 0}, "batch_size is 0"),
+        ({"batch_size": "8"}, "batch_size is '8'"),
+        ({"seed": "x"}, "seed is 'x'"),
+        ({"filter": "label > 99"}, "filter 'label > 99' leaves none of 25 images"),
+        ({"generation": 7}, "generation is 7"),
         ({"window": 0}, "window is 0"),
         ({"columns": []}, "columns is empty"),
         ({"columns": ["cods"]}, "'cods'"),

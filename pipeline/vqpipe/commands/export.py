@@ -42,13 +42,19 @@ def run(job: Export) -> None:
         )
         export = work.Export(subject, job.to, how, out)
         work.begin(export)
-        with _Progress(export) as progress:
-            totals = work.run(export, job.workers or os.cpu_count() or 1, progress.show)
+        done = work.find_done(export)
+        totals = done or _write(export, job)
     if job.json:
         said = {**totals, "output": f"{out}/", "read_with": how.read_with(subject, out)}
         print(json.dumps(said))  # noqa: T201
     else:
-        print_fields(stdout(), f"export {out}", _describe(export, totals))
+        described = _describe(export, totals, was_done=done is not None)
+        print_fields(stdout(), f"export {out}", described)
+
+
+def _write(export: work.Export, job: Export) -> dict[str, Any]:
+    with _Progress(export) as progress:
+        return work.run(export, job.workers or os.cpu_count() or 1, progress.show)
 
 
 def make_format(job: Export) -> Format:
@@ -80,7 +86,7 @@ def _takers(option: str) -> str:
     return ", ".join(takes)
 
 
-def _describe(export: work.Export, totals: dict[str, Any]) -> Fields:
+def _describe(export: work.Export, totals: dict[str, Any], *, was_done: bool) -> Fields:
     subject, run = export.subject, export.subject.snapshot.run
     views = f", {subject.views} views each" if subject.views > 1 else ""
     size = f"{totals['files']:,} file(s), {describe_bytes(totals['bytes'])}"
@@ -89,6 +95,7 @@ def _describe(export: work.Export, totals: dict[str, Any]) -> Fields:
         ("codes of", f"{subject.snapshot.uri}, run {run.fingerprint[:12]}"),
         ("samples", f"{totals['samples']:,}{views}, of {totals['shards']:,} shard(s)"),
         ("written", Prose(size)),
+        *([("this run", Prose("nothing was left to do"))] if was_done else []),
         ("output", f"{export.out}/"),
         ("read it", export.format.read_with(subject, export.out)),
     ]

@@ -25,10 +25,11 @@ from vqpipe.dataset.options import (
     SHAPE,
     DType,
     check_columns,
-    check_least,
+    check_whole,
     check_word,
     find_rank,
     find_snapshot,
+    names_of,
     ordering_of,
 )
 from vqpipe.dataset.order import Drawn, Order
@@ -65,10 +66,10 @@ class CodesDataset(IterableDataset[Batch]):
 
     def __init__(  # noqa: PLR0913 (what a trainer may say)
         self,
-        sink: str,
+        sink: str | os.PathLike[str],
         *,
         batch_size: int = 256,
-        columns: Sequence[str] | None = None,
+        columns: Sequence[str] | str | None = None,
         filter: str | None = None,  # noqa: A002 (the word that readers of tables have)
         views: Views = "one",
         seed: int = 0,
@@ -87,14 +88,14 @@ class CodesDataset(IterableDataset[Batch]):
         threads: int = 4,
         generation: int | None = None,
         allow_incomplete: bool = False,
-        snapshot: str | None = None,
+        snapshot: str | os.PathLike[str] | None = None,
     ) -> None:
         """Opens a sink: reads its plan and a footer of each object.
 
         Args:
             sink: Folder or s3://bucket/prefix.
             batch_size: Samples of a batch, on each rank.
-            columns: Which columns come along; None is codes and all that was kept.
+            columns: Which columns come along, one or several; None is codes and all that was kept.
             filter: Which samples there are, an expression in the words of `--where`, such as
                 `label < 10 and width >= 256`; None is all.
             views: Of images with several views, `one`, drawn by seed, epoch and key, or `all`, each
@@ -132,7 +133,8 @@ class CodesDataset(IterableDataset[Batch]):
             StorageError: If it has objects of another run, or the store does not answer.
         """
         super().__init__()
-        check_least(batch_size=batch_size, window=window, threads=threads, cache_bytes=cache_bytes)
+        check_whole(batch_size=batch_size, window=window, threads=threads, cache_bytes=cache_bytes)
+        check_whole(seed=seed, least=None)
         check_word("views", views, Views)
         check_word("tail", tail, Tail)
         check_word("dtype", dtype, DType)
@@ -141,7 +143,7 @@ class CodesDataset(IterableDataset[Batch]):
         self._dtype, self._as_numpy = dtype, as_numpy
         found = find_snapshot(sink, snapshot, generation, allow_incomplete=allow_incomplete)
         types = data_types(found)
-        names = tuple(columns) if columns is not None else default_names(types, found.run)
+        names = default_names(types, found.run) if columns is None else names_of(columns)
         sorter = make_sorter(found, types, views, filter)
         read = find_columns(types, names, found.run.facts.vectors)
         place = Cache(Path(cache) if cache is not None else default_folder(), cache_bytes)
@@ -154,11 +156,13 @@ class CodesDataset(IterableDataset[Batch]):
         self._now = _shared(2)  # epoch, places behind
         self._next: int | None = None  # places behind, of a pass that has begun in this process
         self._is_of_worker = False  # whether places behind are those of one worker's next batch
-        self._check_batches()
+        self._check_batches(filter)
 
-    def _check_batches(self) -> None:
+    def _check_batches(self, condition: str | None) -> None:
         """Refuses to leave all samples out."""
-        step = self.batch_size * self.world
+        step, images = self.batch_size * self.world, self._source.index.snapshot.samples
+        if condition and images and not self.samples:
+            raise ConfigError(f"filter {condition!r} leaves none of {images:,} images")
         if self.tail == "drop" and self.samples and not len(self):
             raise ConfigError(
                 f"{self.samples:,} samples are fewer than the {step:,} that a step takes on all "
@@ -236,8 +240,12 @@ class CodesDataset(IterableDataset[Batch]):
         """Has the next pass go on where a state was taken, whatever the world and the workers are.
 
         Raises:
+            ConfigError: If it is no state.
             MismatchError: If it is of other samples, or of another order.
         """
+        missing = {"seed", "epoch", "seen", "digest"} - state.keys()
+        if missing:
+            raise ConfigError(f"the state lacks {', '.join(sorted(missing))}: it is none of ours")
         if state["digest"] != self.digest:
             raise MismatchError(
                 "the state is of another order of samples: "

@@ -56,6 +56,9 @@ class CodesLoader:
         self._last: Batch | None = None  # as far as it says where the epoch is
         self._is_fresh = True
 
+    def __repr__(self) -> str:
+        return f"<CodesLoader, {self._loader.num_workers} workers: {self.dataset!r}>"
+
     def __len__(self) -> int:
         """Returns how many batches the next pass has."""
         return len(self.dataset)

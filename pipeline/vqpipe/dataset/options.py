@@ -22,11 +22,20 @@ SHAPE = "__shape__"
 """Of a batch: the shape of an image's codes."""
 
 
-def check_least(**numbers: int | None) -> None:
-    """Refuses numbers below 1; None is none."""
+def check_whole(*, least: int | None = 1, **numbers: int | None) -> None:
+    """Refuses what is no whole number, or below `least`; None is none."""
     for name, number in numbers.items():
-        if number is not None and number < 1:
-            raise ConfigError(f"{name} is {number}; it must be at least 1")
+        if number is None:
+            continue
+        if not isinstance(number, int) or isinstance(number, bool):
+            raise ConfigError(f"{name} is {number!r}; it must be a whole number")
+        if least is not None and number < least:
+            raise ConfigError(f"{name} is {number}; it must be at least {least}")
+
+
+def names_of(columns: Sequence[str] | str) -> tuple[str, ...]:
+    """Returns names of columns; a name by itself is one."""
+    return (columns,) if isinstance(columns, str) else tuple(columns)
 
 
 def check_word(name: str, word: str, known: Any) -> None:  # noqa: ANN401 (a Literal)
@@ -63,14 +72,19 @@ def find_rank(rank: int | None, world: int | None) -> tuple[int, int]:
 
 
 def find_snapshot(
-    sink: str, kept: str | None, generation: int | None, *, allow_incomplete: bool
+    sink: str | os.PathLike[str],
+    kept: str | os.PathLike[str] | None,
+    generation: int | None,
+    *,
+    allow_incomplete: bool,
 ) -> Snapshot:
     """Returns which objects are read: those that a file says, if there is one, else those now."""
+    uri = os.fspath(sink)
     if kept is not None:
         with contextlib.suppress(FileNotFoundError):
-            return load_snapshot(kept, sink)
-    found = take_snapshot(sink, generation=generation, allow_incomplete=allow_incomplete)
-    return found if kept is None else keep_snapshot(kept, found)
+            return load_snapshot(os.fspath(kept), uri)
+    found = take_snapshot(uri, generation=generation, allow_incomplete=allow_incomplete)
+    return found if kept is None else keep_snapshot(os.fspath(kept), found)
 
 
 def ordering_of(

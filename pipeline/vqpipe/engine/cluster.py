@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from vqpipe.engine import reaper
-from vqpipe.errors import ConfigError, stopped_by
+from vqpipe.errors import ConfigError, IncompleteError, stopped_by
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # A command that stops early shuts Ray down under a thread that still waits for results, whose next
@@ -121,6 +121,8 @@ def _start(address: str | None) -> Iterator[str]:
                 ray.init(**({"address": address} if address else local), **quiet)
         except SystemExit:  # Ray's own handler of SIGTERM, there while it starts
             raise stopped_by(signal.SIGTERM) from None
+        except IncompleteError:  # our own handlers' word of a signal
+            raise
         except Exception as error:  # Ray raises a bare one if a node is not there in time
             where = address or "on this machine"
             cure = "" if address else " (it needs some free memory, and room on the disk of /tmp)"

@@ -73,6 +73,13 @@ def read_marks(files: Iterable[File]) -> Made:
     return sum((Made(**each) for each in said), Made())
 
 
+def list_made(out: str) -> list[File]:
+    """Returns the files of the format, freshly listed."""
+    own = {identity_uri(out), success_uri(out)}
+    work = _work_uri(out) + "/"
+    return [f for f in storage.list_files(out) if f.uri not in own and not f.uri.startswith(work)]
+
+
 def sweep(out: str) -> None:
     """Removes marks and pieces: all is written."""
     files = storage.list_files(_work_uri(out))

@@ -93,9 +93,10 @@ class WebDataset:
         """Returns how webdataset reads the tars."""
         if out.startswith("s3://"):
             tars = f"f'pipe:aws s3 cp {out}/{{tar}} -' for tar in json.load(open('{_SIZES}'))"
-            return f"webdataset.WebDataset([{tars}]).decode(), with the {_SIZES} of there"
+            opened = f"webdataset.WebDataset([{tars}], shardshuffle=False).decode()"
+            return f"{opened}, with the {_SIZES} of there"
         tars = "sorted(glob.glob('{}/**/*.tar', recursive=True))"
-        return on_disk(f"webdataset.WebDataset({tars}).decode()", out)
+        return on_disk(f"webdataset.WebDataset({tars}, shardshuffle=False).decode()", out)
 
 
 def _sample(

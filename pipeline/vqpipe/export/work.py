@@ -4,6 +4,7 @@ What is done is known by marks in the place that is written to, so that a comman
 run again and goes on. Nothing depends on the order in which shards are done, nor on who does them.
 """
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -20,6 +21,7 @@ from vqpipe import storage
 from vqpipe.errors import (
     AccountingError,
     ConfigError,
+    DamagedError,
     IncompleteError,
     MachineError,
     MismatchError,
@@ -31,6 +33,7 @@ from vqpipe.export.format import Format, Made
 from vqpipe.export.subject import Subject
 from vqpipe.sink.snapshot import open_part
 
+_DIGEST = 64
 OnDone = Callable[[int, int], None]
 """Told how many shards and rows are done, those of earlier commands among them."""
 
@@ -84,6 +87,8 @@ def begin(export: Export) -> None:
         MismatchError: If it is another export; names what differs.
     """
     sink, out = export.subject.snapshot.uri, export.out
+    if out == sink:
+        raise ConfigError(f"{out} is the sink itself, which an export would spoil; give another")
     if f"{out}/".startswith(f"{sink}/"):
         raise ConfigError(f"{out} is inside the sink {sink}, which it would spoil; give another")
     export.format.check(export.subject)
@@ -114,18 +119,51 @@ def _find(uri: str) -> dict[str, Any] | None:
 
 def _check_same(export: Export, found: dict[str, Any]) -> None:
     asked = json.loads(json.dumps(export.identity()))
-    differing = [
-        f"  {name}: it is of {found.get(name)!r}, this command asks for {asked.get(name)!r}"
-        for name in asked
-        if found.get(name) != asked.get(name)
-    ]
+    pair = _flat(found), _flat(asked)
+    names = dict.fromkeys((*pair[1], *pair[0]))
+    differing = [name for name in names if pair[0].get(name) != pair[1].get(name)]
     if differing:
-        lines = "\n".join(differing)
-        raise MismatchError(
-            f"{export.out} holds another export; these differ:\n{lines}\nGive another place, or "
-            "the options of that one. A snapshot that differs is of a sink that has changed since: "
-            "--generation takes it as it was before it grew"
+        lines = "\n".join(
+            f"  {name}: {_brief(pair[0].get(name))} there, {_brief(pair[1].get(name))} here"
+            for name in differing
         )
+        cure = "Give another place, or the options of that one"
+        if differing == ["snapshot"]:
+            cure += ". The sink has changed since: --generation takes it as it was before it grew"
+        raise MismatchError(f"{export.out} holds another export; these differ:\n{lines}\n{cure}")
+
+
+def _flat(identity: dict[str, Any]) -> dict[str, Any]:
+    """Returns what is said of an export, options beside all else."""
+    options = dict(identity.get("options") or {})
+    said = {f"--{name.replace('_', '-')}": value for name, value in options.items()}
+    return {name: value for name, value in identity.items() if name != "options"} | said
+
+
+def _brief(value: object) -> str:
+    """Returns a value for a person: of a digest its beginning."""
+    text = "nothing" if value is None else str(value)
+    return text if len(text) < _DIGEST else text[:12]
+
+
+def find_done(export: Export) -> dict[str, Any] | None:
+    """Returns what `_SUCCESS` says of an export that is complete; None if it is not.
+
+    Raises:
+        DamagedError: If it was complete, and other files are there now.
+    """
+    done = _find(place.success_uri(export.out))
+    if done is None:
+        return None
+    files = place.list_made(export.out)
+    count, size = len(files), sum(file.size for file in files)
+    if (count, size) != (done["files"], done["bytes"]):
+        raise DamagedError(
+            f"{export.out} was complete and is not any more: it has {count:,} files of {size:,} "
+            f"bytes, and {done['files']:,} of {done['bytes']:,} were written. Remove all that is "
+            "there and run the same command again"
+        )
+    return done
 
 
 def run(export: Export, workers: int, on_done: OnDone) -> dict[str, Any]:
@@ -189,7 +227,8 @@ def _do_all(export: Export, left: list[int], workers: int) -> Iterator[Made]:
     context = multiprocessing.get_context("spawn")  # a fork lacks the threads of stores' clients
     others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(count, context, _start_worker, (export,)) as pool:
-        asked = {pool.submit(_do, index) for index in left}
+        with _ignoring_interrupts():  # so will the processes, while they start as well
+            asked = {pool.submit(_do, index) for index in left}
         try:
             for done in as_completed(asked):
                 asked.discard(done)
@@ -202,6 +241,19 @@ def _do_all(export: Export, left: list[int], workers: int) -> Iterator[Made]:
         finally:
             if asked:  # of an export that failed or was stopped: nobody waits for what they do
                 _end(set(multiprocessing.active_children()) - others)
+
+
+@contextlib.contextmanager
+def _ignoring_interrupts() -> Iterator[None]:
+    """Has Ctrl-C do nothing, in the main thread, and in processes that start meanwhile."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _end(workers: set[multiprocessing.process.BaseProcess]) -> None:

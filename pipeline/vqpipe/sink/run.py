@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from vqpipe import storage
-from vqpipe.errors import IncompleteError, MismatchError, StorageError
+from vqpipe.errors import ConfigError, IncompleteError, MismatchError, StorageError
 from vqpipe.schema import File
 from vqpipe.sink import layout
 from vqpipe.sink.identity import (
@@ -307,6 +307,8 @@ def start_run(sink: str, run: _R, listed: Plan, growth: Growth) -> Opened[_R]:
         IncompleteError: If other commands keep adding to the plan.
     """
     said = _find_said(sink)
+    if said is None:
+        _check_free(sink)
     if said is None:  # the plan first, under a name of its own: whichever is named is there
         storage.publish(layout.first_plan_uri(sink, run.plan_sha256), listed.to_bytes())
         storage.publish(layout.run_uri(sink), run.to_json())
@@ -315,6 +317,21 @@ def start_run(sink: str, run: _R, listed: Plan, growth: Growth) -> Opened[_R]:
     found = said.run(sink)
     assert isinstance(found, type(run)), "of the same stage"
     return _grow_plan(sink, found, listed, growth)
+
+
+def _check_free(sink: str) -> None:
+    """Refuses a place whose `data/` has something already, and no run.
+
+    Raises:
+        ConfigError: If it has.
+    """
+    found = layout.list_committed(sink)
+    if found and _find_said(sink) is None:  # and no other command has begun there just now
+        some = next(iter(found.values())).uri
+        raise ConfigError(
+            f"{sink} is no empty place: {some} is there, and no run.json. Give another one, or "
+            "bring back the run.json of the run that made it"
+        )
 
 
 def _grow_plan(uri: str, run: _R, listed: Plan, growth: Growth) -> Opened[_R]:
@@ -357,7 +374,7 @@ def _check_identity(sink: str, found: Mapping[str, Any], asked: Mapping[str, Any
         raise MismatchError(
             f"{sink} belongs to another run; these fields differ:\n"
             + "\n".join(differing)
-            + "\nUse another --sink, or the options of that run."
+            + "\nUse another sink, or the options of that run."
         )
 
 

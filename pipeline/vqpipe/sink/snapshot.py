@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vqpipe import storage
-from vqpipe.errors import IncompleteError, MismatchError, StorageError
+from vqpipe.errors import ConfigError, IncompleteError, MismatchError, StorageError
 from vqpipe.schema import File
 from vqpipe.sink import layout, seal
 from vqpipe.sink.footer import Footer, read_tail
@@ -181,12 +181,14 @@ def find_codes(uri: str) -> CodesRun:
     """Returns the run of a sink of `vqpipe encode`, or of `vqpipe compact`.
 
     Raises:
-        MismatchError: If it is none; says what it is, if it is something.
+        ConfigError: If it is none of any command.
+        MismatchError: If it is another command's; says which.
     """
     run = find_run(uri)
     if run is None:
-        raise MismatchError(
-            f"{uri} is no sink of vqpipe encode: there is no run.json; give the --sink of one"
+        raise ConfigError(
+            f"{uri} is no sink of vqpipe encode: there is no run.json. Give the place that such a "
+            "command wrote to"
         )
     if not isinstance(run, CodesRun):
         raise MismatchError(
@@ -205,6 +207,11 @@ def _wanted(sink: CodesSink, generation: int | None) -> dict[str, int]:
     generations = dict(zip(sink.plan.names, table["generation"].to_pylist(), strict=True))
     if generation is None:
         return generations
+    last = max(generations.values(), default=0)
+    if generation > last:
+        raise ConfigError(
+            f"generation is {generation}, and the plan of {sink.uri} has 0 to {last} by now"
+        )
     earlier = table["earlier"].to_pylist()
     firsts = {
         name: before[0]["generation"] if before else generations[name]
@@ -266,13 +273,14 @@ def _check_complete(sink: CodesSink, wanted: dict[str, int], rows: list[dict[str
     if missing:
         raise IncompleteError(
             f"{sink.uri} is not complete: {len(missing):,} of {len(wanted):,} shards are not there "
-            f"({_some(missing)}). Run its vqpipe {sink.run.stage} to its end, or allow an "
-            "incomplete sink"
+            f"({_some(missing)}). Run its vqpipe {sink.run.stage} to its end, or take what is "
+            "there: --allow-incomplete, allow_incomplete=True"
         )
     if damaged:
         raise IncompleteError(
             f"{sink.uri}: {len(damaged):,} shards could not be read to their end "
-            f"({_some(damaged)}): see vqpipe inspect --rejected, or allow an incomplete sink"
+            f"({_some(damaged)}): see vqpipe inspect --rejected, or take what is there: "
+            "--allow-incomplete, allow_incomplete=True"
         )
 
 
