@@ -9,12 +9,13 @@ import threading
 
 import pytest
 
-from tests.dataset.sinks import make, rows_of
+from tests.dataset.sinks import fill, grids, make, rows_of
 from tests.dataset.test_dataset import column, samples
 from vqpipe import CodesDataset
 from vqpipe.code_layout import CodeLayout
 from vqpipe.dataset.cache import Cache
-from vqpipe.errors import ConfigError, VqpipeError
+from vqpipe.dataset.segment import Segment
+from vqpipe.errors import ConfigError, MismatchError, VqpipeError
 
 WIDE = CodeLayout.grid(32, 32, 1024)
 """2,048 bytes a row."""
@@ -196,6 +197,59 @@ def test_threads_of_processes_that_wait_for_each_other_are_no_deadlock(tmp_path,
     ]
 
     assert [process.communicate()[0] for process in processes] == ["[]\n"] * 3
+
+
+def test_readers_at_once_in_one_process_decode_each_shard_once(tmp_path, folder, monkeypatch):
+    make(tmp_path / "codes", [20] * 12)
+    decoded, real = [], Segment._decode
+    monkeypatch.setattr(Segment, "_decode", lambda *given: (decoded.append(given[1]), real(*given)))
+    datas = [CodesDataset(str(tmp_path / "codes"), cache=folder, seed=n) for n in range(3)]
+
+    threads = [threading.Thread(target=list, args=(data,)) for data in datas]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+
+    assert sorted(decoded) == list(range(12))
+
+
+def test_reader_of_many_shapes_and_columns_opens_few_files(tmp_path, folder):
+    make(tmp_path / "codes", [80], layout=grids(*((h, w) for h in range(2, 10) for w in (3, 4, 5))))
+    batches = iter(CodesDataset(str(tmp_path / "codes"), cache=folder, batch_size=2))
+    before = len(os.listdir("/proc/self/fd"))
+
+    next(batches)
+
+    assert len(os.listdir("/proc/self/fd")) - before < 30
+
+
+def test_counts_of_another_object_are_not_taken(tmp_path, folder):
+    writer = make(tmp_path / "codes", [50, 30])
+    path, kept = tmp_path / "codes/data/00001.parquet", str(tmp_path / "kept")
+    whole = path.read_bytes()
+    how = {"cache": folder, "snapshot": kept}
+    CodesDataset(str(tmp_path / "codes"), **how)
+    path.unlink()
+    fill(writer, 1, 30, seed=1, without_label=(3, 4))
+
+    with pytest.raises(MismatchError, match=r"00001\.parquet"):
+        CodesDataset(str(tmp_path / "codes"), **how, filter="label is not None")
+
+    path.write_bytes(whole)
+    data = CodesDataset(str(tmp_path / "codes"), **how, filter="label is not None", tail="uneven")
+    assert len(samples(data)) == 80
+
+
+@pytest.mark.parametrize("left", [b"", b"\x93NUMPY cut"])
+def test_counts_that_are_damaged_are_made_anew(tmp_path, folder, left):
+    make(tmp_path / "codes", [50, 30])
+    how = {"cache": folder, "filter": "label < 3", "columns": ["codes"]}
+    first = CodesDataset(str(tmp_path / "codes"), **how)
+    (counts,) = folder.glob("*.counts")
+    counts.write_bytes(left)
+
+    assert CodesDataset(str(tmp_path / "codes"), **how).samples == first.samples == 24
 
 
 def test_counts_that_take_reading_are_kept(tmp_path, folder, monkeypatch):

@@ -235,6 +235,19 @@ def test_dataset_state_is_four_numbers(sink):
     assert torch.tensor(list(state.values())).tolist() == list(state.values())
 
 
+def test_dataset_of_a_seed_of_numpy_has_a_plain_state(sink):
+    state = CodesDataset(sink, seed=np.int64(3)).state_dict()
+
+    assert json.loads(json.dumps(state)) == CodesDataset(sink, seed=3).state_dict()
+
+
+def test_dataset_of_a_state_before_the_beginning_is_refused(sink):
+    state = CodesDataset(sink).state_dict() | {"seen": -16}
+
+    with pytest.raises(MismatchError, match="seen is -16"):
+        CodesDataset(sink).load_state_dict(state)
+
+
 def test_dataset_that_goes_on_with_another_seed_takes_that_of_the_state(sink):
     first = CodesDataset(sink, batch_size=4, seed=9)
     passed = samples(itertools.islice(first, 3))

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import numpy as np
 import psutil
@@ -20,7 +21,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from tests.dataset.sinks import grids, make
 from tests.dataset.test_dataset import column, samples
 from vqpipe import CodesDataset
-from vqpipe.errors import DamagedError
+from vqpipe.errors import ConfigError, DamagedError
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This DataLoader will create"),  # more workers than cores
@@ -161,6 +162,102 @@ def test_stateful_dataloader_of_several_epochs_and_shapes_goes_on(tmp_path):
     found = before + samples(other)
     assert sorted(found) == sorted(first) == list(range(sum(ROWS)))
     assert found != first
+
+
+class Slow(CodesDataset):
+    """Whose workers begin a pass only once all of them have been told where."""
+
+    def __iter__(self):
+        time.sleep(1.0)  # workers start within that; else nothing is shown, and nothing fails
+        return super().__iter__()
+
+
+def test_stateful_dataloader_whose_workers_are_told_at_once_tells_each_its_own(sink):
+    whole = samples(CodesDataset(sink, **HOW))
+    loader = StatefulDataLoader(CodesDataset(sink, **HOW), batch_size=None, num_workers=3)
+    before = samples(itertools.islice(loader, 7))
+    state = loader.state_dict()
+    other = StatefulDataLoader(Slow(sink, **HOW), batch_size=None, num_workers=3)
+
+    other.load_state_dict(state)
+
+    assert before + samples(other) == whole
+
+
+def test_loader_whose_workers_stay_takes_the_seed_of_a_state(sink):
+    one = CodesDataset(sink, **HOW).loader()
+    before = samples(itertools.islice(one, 7))
+    other = CodesDataset(sink, **HOW | {"seed": 99}).loader(2)
+    next(iter(other))
+
+    other.load_state_dict(one.state_dict())
+
+    assert before + samples(other) == samples(CodesDataset(sink, **HOW))
+    assert other.state_dict()["seed"] == 3
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("tail", ["uneven", "drop", "pad"])
+def test_ranks_at_the_end_of_an_epoch_have_one_state(sink, workers, tail):
+    how = HOW | {"tail": tail, "batch_size": 6}
+    for world in (2, 3, 7):
+        ranks = [
+            CodesDataset(sink, **how, rank=r, world=world).loader(workers) for r in range(world)
+        ]
+        for rank in ranks:
+            list(rank)
+
+        states = [rank.state_dict() for rank in ranks]
+
+        assert all(state == states[0] for state in states)
+        again = CodesDataset(sink, **how).loader()
+        again.load_state_dict(states[0])
+        assert tail == "drop" or again.state_dict()["epoch"] == 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loader_whose_data_set_is_told_the_epoch_goes_through_that_one(sink, workers):
+    data = CodesDataset(sink, **HOW)
+    loader = data.loader(workers)
+    found = []
+    for epoch in (0, 1, 5):
+        data.set_epoch(epoch)
+        assert loader.state_dict() == {**data.state_dict(), "epoch": epoch, "seen": 0}
+        found.append(samples(loader))
+
+    assert found == [epoch_of(sink, epoch) for epoch in (0, 1, 5)]
+
+
+@pytest.mark.parametrize("option", ["batch_size", "shuffle", "sampler", "collate_fn"])
+def test_loader_refuses_to_make_batches_otherwise(sink, option):
+    with pytest.raises(ConfigError, match=option):
+        CodesDataset(sink, **HOW).loader(**{option: 4})
+
+
+def test_loader_refuses_batches_out_of_order(sink):
+    with pytest.raises(ConfigError, match="in_order"):
+        CodesDataset(sink, **HOW).loader(2, in_order=False)
+
+
+def test_pass_that_was_begun_stays_in_its_epoch(tmp_path):
+    make(tmp_path / "codes", ROWS, views=4)
+    how = HOW | {"columns": ["key", "view"]}
+    data = CodesDataset(str(tmp_path / "codes"), **how)
+    expected = column(data, "view")
+
+    begun = iter(data)
+    data.set_epoch(1)
+
+    assert column(begun, "view") == expected
+
+
+def test_program_that_ends_amid_a_pass_is_silent(sink):
+    code = "import sys, vqpipe; batches = iter(vqpipe.CodesDataset(sys.argv[1])); next(batches)"
+    words = [sys.executable, "-c", code, sink]
+
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_loader_of_a_damaged_sink_says_so_through_its_workers(sink, tmp_path):

@@ -5,11 +5,14 @@ lies in a heap, in whichever order it came, and a file of numbers says where.
 """
 
 import fcntl
+import hashlib
+import itertools
 import json
+import math
 import mmap
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,47 +29,64 @@ Rows = npt.NDArray[np.int64]
 _NONE = -1
 """Length of what is null."""
 _MODE = 0o644
+_ALIGNED = 8
+"""Bytes of which each pool's array begins at a multiple."""
 
 
 class Array(Protocol):
-    """One column of one pool."""
+    """One column of all pools."""
 
-    def write(self, first: int, values: pa.ChunkedArray) -> None:
+    def write(self, pool: int, first: int, values: pa.ChunkedArray) -> None:
         """Writes values of rows from `first` on; the same ones may be written again."""
 
     def sync(self) -> None:
         """Has what was written outlive a machine that goes down."""
 
-    def take(self, rows: Rows) -> Any:  # noqa: ANN401 (an array, or a list of anything)
+    def take(self, pool: int, rows: Rows) -> Any:  # noqa: ANN401 (an array, or a list of anything)
         """Returns the values of rows."""
 
 
 class NumbersFile:
-    """Numbers of a file, (rows, *shape)."""
+    """Numbers of a file: an array of each pool, one behind the other."""
 
-    def __init__(self, path: Path, rows: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        """Opens the file, which is made, as long as it will be and empty, if it is not there."""
-        self._row_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        self._file = open_sized(path, rows * self._row_bytes)
-        size = rows * self._row_bytes
+    def __init__(self, path: Path, dtype: np.dtype[Any], shapes: Sequence[Shape]) -> None:
+        """Opens the file, which is made, as long as it will be and empty, if it is not there.
+
+        Args:
+            path: Where it is.
+            dtype: Of the numbers.
+            shapes: Of each pool's array: (rows, ...).
+        """
+        self._itemsize = dtype.itemsize
+        sizes = [-(-math.prod(shape) * dtype.itemsize // _ALIGNED) * _ALIGNED for shape in shapes]
+        self._starts = [0, *itertools.accumulate(sizes)]
+        self._file = open_sized(path, self._starts[-1])
+        size = self._starts[-1]
         buffer = mmap.mmap(self._file, size, prot=mmap.PROT_READ) if size else b""
-        self.array = np.frombuffer(buffer, dtype).reshape(rows, *shape)
+        self.arrays = [
+            np.frombuffer(buffer, dtype, math.prod(shape), start).reshape(shape)
+            if math.prod(shape)
+            else np.empty(shape, dtype)
+            for shape, start in zip(shapes, self._starts, strict=False)
+        ]
 
-    def write(self, first: int, values: npt.NDArray[Any]) -> None:
-        """Writes rows from `first` on."""
-        write_all(self._file, np.ascontiguousarray(values).data, first * self._row_bytes)
+    def write(self, pool: int, first: int, values: npt.NDArray[Any]) -> None:
+        """Writes rows of a pool from `first` on."""
+        row_bytes = math.prod(self.arrays[pool].shape[1:]) * self._itemsize
+        place = self._starts[pool] + first * row_bytes
+        write_all(self._file, np.ascontiguousarray(values).data, place)
 
     def sync(self) -> None:
         """Has what was written outlive a machine that goes down."""
         os.fdatasync(self._file)
 
-    def take(self, rows: Rows) -> npt.NDArray[Any]:
-        """Returns rows: (n, *shape)."""
-        return self.array.take(rows, axis=0)
+    def take(self, pool: int, rows: Rows) -> npt.NDArray[Any]:
+        """Returns rows of a pool: (n, ...)."""
+        return self.arrays[pool].take(rows, axis=0)
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
         if hasattr(self, "_file"):
-            os.close(self._file)
+            close(self._file)
 
 
 def open_sized(path: Path, size: int) -> int:
@@ -88,14 +108,17 @@ def write_all(file: int, data: memoryview | bytes, place: int) -> None:
 class NumbersColumn:
     """A column of numbers."""
 
-    def __init__(self, folder: Path, column: Column, rows: int, shape: Shape) -> None:
-        """Opens it in a folder, made if it is not there; of so many rows, codes of that shape."""
-        self._column, self._shape = column, column.numbers(shape)
+    def __init__(
+        self, folder: Path, column: Column, rows: Sequence[int], shapes: Sequence[Shape]
+    ) -> None:
+        """Opens it in a folder, made if it is not there; see `open_array`."""
+        self._column = column
         path = folder / f"{_file_name(column.name)}.numbers"
-        self._file = NumbersFile(path, rows, self._shape, np.dtype(column.dtype))
+        arrays = [(n, *column.numbers(shape)) for n, shape in zip(rows, shapes, strict=True)]
+        self._file = NumbersFile(path, np.dtype(column.dtype), arrays)
         self.sync, self.take = self._file.sync, self._file.take
 
-    def write(self, first: int, values: pa.ChunkedArray) -> None:
+    def write(self, pool: int, first: int, values: pa.ChunkedArray) -> None:
         """Writes values of rows from `first` on.
 
         Raises:
@@ -112,21 +135,22 @@ class NumbersColumn:
                 "column, by columns"
             )
         found = numbers.to_numpy(zero_copy_only=False).astype(dtype, copy=False)
-        self._file.write(first, found.reshape(-1, *self._shape))
+        self._file.write(pool, first, found)
 
 
 class HeapColumn:
     """A column of what has no fixed length."""
 
-    def __init__(self, folder: Path, column: Column, rows: int) -> None:
-        """Opens it in a folder, made if it is not there; of so many rows."""
+    def __init__(self, folder: Path, column: Column, rows: Sequence[int]) -> None:
+        """Opens it in a folder, made if it is not there; pools have so many rows."""
         self._pack, self._unpack = _PACKINGS[column.kind]
         name = _file_name(column.name)
-        self._places = NumbersFile(folder / f"{name}.places", rows, (2,), np.dtype("<i8"))
+        pairs = [(n, 2) for n in rows]
+        self._places = NumbersFile(folder / f"{name}.places", np.dtype("<i8"), pairs)
         self._heap = open_sized(folder / f"{name}.heap", 0)
         self._lock = threading.Lock()
 
-    def write(self, first: int, values: pa.ChunkedArray) -> None:
+    def write(self, pool: int, first: int, values: pa.ChunkedArray) -> None:
         """Puts values on the heap, each distinct one once, and says where each is."""
         packed = self._pack(values.combine_chunks())
         pieces = [value for value in dict.fromkeys(packed) if value is not None]
@@ -135,7 +159,7 @@ class HeapColumn:
         starts = end - sizes[::-1].cumsum()[::-1]
         places = dict(zip(pieces, zip(starts.tolist(), sizes.tolist(), strict=True), strict=True))
         found = [(0, _NONE) if value is None else places[value] for value in packed]
-        self._places.write(first, np.array(found, np.int64).reshape(-1, 2))
+        self._places.write(pool, first, np.array(found, np.int64).reshape(-1, 2))
 
     def _append(self, data: bytes) -> int:
         """Returns where on the heap data end that no other writer's are in between of."""
@@ -153,22 +177,45 @@ class HeapColumn:
         os.fdatasync(self._heap)
         self._places.sync()
 
-    def take(self, rows: Rows) -> list[Any]:
+    def take(self, pool: int, rows: Rows) -> list[Any]:
         """Returns the values of rows."""
         return [
             None if size == _NONE else self._unpack(os.pread(self._heap, size, start))
-            for start, size in self._places.take(rows).tolist()
+            for start, size in self._places.take(pool, rows).tolist()
         ]
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
         if hasattr(self, "_heap"):
-            os.close(self._heap)
+            close(self._heap)
 
 
-def open_array(folder: Path, column: Column, rows: int, shape: Shape) -> Array:
-    """Returns a column of one pool in a folder; its files are made if they are not there."""
+class HashColumn:
+    """A hash of each key."""
+
+    def __init__(self, folder: Path, rows: Sequence[int]) -> None:
+        """Opens it in a folder, made if it is not there; pools have so many rows."""
+        shapes = [(n,) for n in rows]
+        self._file = NumbersFile(folder / "keys.hashes", np.dtype("<u8"), shapes)
+        self.sync, self.take = self._file.sync, self._file.take
+
+    def write(self, pool: int, first: int, values: pa.ChunkedArray) -> None:
+        """Writes hashes of keys."""
+        keys = values.cast(pa.large_binary()).to_pylist()
+        data = b"".join(hashlib.blake2b(key or b"", digest_size=8).digest() for key in keys)
+        self._file.write(pool, first, np.frombuffer(data, "<u8"))
+
+
+def open_array(folder: Path, column: Column, rows: Sequence[int], shapes: Sequence[Shape]) -> Array:
+    """Returns a column in a folder; its files are made if they are not there.
+
+    Args:
+        folder: Where they are.
+        column: Which one.
+        rows: Of each pool.
+        shapes: Of the codes of an image, of each pool.
+    """
     if column.kind == "numbers":
-        return NumbersColumn(folder, column, rows, shape)
+        return NumbersColumn(folder, column, rows, shapes)
     return HeapColumn(folder, column, rows)
 
 

@@ -28,6 +28,7 @@ from vqpipe.dataset.options import (
     check_whole,
     check_word,
     find_rank,
+    find_seed,
     find_snapshot,
     names_of,
     ordering_of,
@@ -42,6 +43,8 @@ from vqpipe.sink.snapshot import (
     data_types,
 )
 
+Position = tuple[int, int, int]
+"""Seed, epoch, places behind."""
 _ORDER = "1"
 """Version of what the order is a function of."""
 _CACHE_BYTES = 200 * 10**9
@@ -134,11 +137,10 @@ class CodesDataset(IterableDataset[Batch]):
         """
         super().__init__()
         check_whole(batch_size=batch_size, window=window, threads=threads, cache_bytes=cache_bytes)
-        check_whole(seed=seed, least=None)
         check_word("views", views, Views)
         check_word("tail", tail, Tail)
         check_word("dtype", dtype, DType)
-        self.seed, self.batch_size, self.tail = seed, batch_size, tail
+        self.batch_size, self.tail = batch_size, tail
         self.rank, self.world = find_rank(rank, world)
         self._dtype, self._as_numpy = dtype, as_numpy
         found = find_snapshot(sink, snapshot, generation, allow_incomplete=allow_incomplete)
@@ -153,9 +155,12 @@ class CodesDataset(IterableDataset[Batch]):
         self._ordering = ordering_of(index, batch_size, window, tail, is_shuffled=shuffle)
         check_columns(read, decodes=decode)
         self._decodes, self._pictures = decode, Pictures.of(found, model, device)
-        self._now = _shared(2)  # epoch, places behind
-        self._next: int | None = None  # places behind, of a pass that has begun in this process
-        self._is_of_worker = False  # whether places behind are those of one worker's next batch
+        self._now = _shared(3)  # seed, epoch, places behind: of the next pass, in all processes
+        self._now[0] = find_seed(seed)
+        self._own: Position | None = None  # the same, as a worker was told that goes on
+        self._pass: Position | None = None  # where the pass is that has begun in this process
+        self.turn = 0
+        """Counts how often another position was set."""
         self._check_batches(filter)
 
     def _check_batches(self, condition: str | None) -> None:
@@ -203,36 +208,53 @@ class CodesDataset(IterableDataset[Batch]):
         return int.from_bytes(data[:8], "big") >> 1
 
     @property
+    def seed(self) -> int:
+        """Of all that is drawn."""
+        return int(self._now[0])
+
+    @property
     def epoch(self) -> int:
         """The epoch that comes next, or is under way."""
-        return int(self._now[0])
+        return int(self._now[1])
+
+    @property
+    def seen(self) -> int:
+        """Places of that epoch that are behind when the next pass begins."""
+        return int(self._now[2])
 
     @property
     def is_over(self) -> bool:
         """Whether an epoch is behind to its end, on all ranks."""
-        return int(self._now[1]) > 0 and not self._shares(self._order()).steps(self.world - 1)
+        return self.seen > 0 and not self._shares(self._order(), self.seen).steps(0)
+
+    @property
+    def end(self) -> int:
+        """Places that are behind once all ranks are through with the next pass."""
+        return self._shares(self._order(), self.seen).end
 
     def set_epoch(self, epoch: int) -> None:
         """Has the next pass be an epoch from its beginning, each in an order of its own.
 
         Workers that are already there are told as well.
         """
-        self._set(epoch, 0)
+        self._set(self.seed, epoch, 0)
 
-    def _set(self, epoch: int, seen: int) -> None:
-        self._now[0], self._now[1] = epoch, seen
-        self._next, self._is_of_worker = None, False
+    def _set(self, *position: int) -> None:
+        self._now[0], self._now[1], self._now[2] = position
+        self._pass, self.turn = None, self.turn + 1
 
     def state_dict(self, batch: Batch | None = None) -> dict[str, int]:
         """Returns what a checkpoint has to keep: four numbers, the same on all ranks.
+
+        With workers, `loader.state_dict()` is what is wanted: it knows the last batch.
 
         Args:
             batch: The last one that was used, where workers make them, who are ahead of that; None
                 is the last one that was made in this process.
         """
-        seen = self._next if batch is None else batch[SEEN]
-        seen = int(self._now[1]) if seen is None else seen
-        state = {"seed": self.seed, "epoch": self.epoch, "seen": seen, "digest": self.digest}
+        seed, epoch, seen = self._pass or (self.seed, self.epoch, self.seen)
+        seen = seen if batch is None else batch[SEEN]
+        state = {"seed": seed, "epoch": epoch, "seen": seen, "digest": self.digest}
         worker = get_worker_info()
         return state if worker is None else {**state, "worker": worker.id}
 
@@ -253,43 +275,62 @@ class CodesDataset(IterableDataset[Batch]):
                 "views, shuffle or window were others (or, where codes differ in their shapes, "
                 "batch_size or tail)"
             )
-        if state["seen"] % self._ordering.unit:
-            raise MismatchError(
-                f"the state has {state['seen']} samples, which are no whole batches"
-            )
-        self.seed = state["seed"]
-        self._set(state["epoch"], state["seen"])
-        self._is_of_worker = "worker" in state
+        position = find_seed(state["seed"]), state["epoch"], state["seen"]
+        if state["seen"] < 0 or state["seen"] % self._ordering.unit:
+            raise MismatchError(f"seen is {state['seen']}, which are no whole batches")
+        if get_worker_info() is None:
+            self._set(*position)
+        else:  # each worker has a state of its own, and none tells another
+            self._own = position
 
     def __len__(self) -> int:
         """Returns how many batches this rank gets in what is left of the epoch."""
-        return self._shares(self._order()).steps(self.rank)
+        return self._shares(self._order(), self.seen).steps(self.rank)
 
     def _order(self) -> Order:
         return self._ordering.epoch(self.seed, self.epoch)
 
-    def _shares(self, order: Order) -> Shares:
-        seen, batch, unit = int(self._now[1]), self.batch_size, self._ordering.unit
-        return Shares(order.size, seen, batch, self.world, self.tail, unit)
+    def _shares(self, order: Order, seen: int) -> Shares:
+        unit = self._ordering.unit
+        return Shares(order.size, seen, self.batch_size, self.world, self.tail, unit)
 
     def __iter__(self) -> Iterator[Batch]:
         """Returns the batches of this rank, and of this worker among those of a DataLoader."""
-        order, worker = self._order(), get_worker_info()
+        worker, own = get_worker_info(), self._own
+        seed, epoch, seen = own or (self.seed, self.epoch, self.seen)
         first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
-        first = 0 if self._is_of_worker else first
-        shares = self._shares(order)
-        self._next, self._is_of_worker = shares.behind(first - 1), False
-        return self._batches(order, shares, range(first, shares.steps(self.rank), stride))
+        first = first if own is None else 0  # a worker's own is where its next batch begins
+        order = self._ordering.epoch(seed, epoch)
+        shares = self._shares(order, seen)
+        self._pass, self._own = (seed, epoch, shares.behind(first - 1)), None
+        batches = self._batches(
+            Reader(self._source, order, lot_of(seed, epoch)),
+            shares,
+            range(first, shares.steps(self.rank), stride),
+        )
+        return self._followed(batches, shares, (seed, epoch), stride)
 
-    def _batches(self, order: Order, shares: Shares, steps: range) -> Iterator[Batch]:
-        with Reader(self._source, order, lot_of(self.seed, self.epoch)) as reader:
-            for step, block, drawn in draw(order, shares, self.rank, steps):
-                batch = self._batch(reader, order, block, drawn)
+    def _batches(self, reader: Reader, shares: Shares, steps: range) -> Iterator[Batch]:
+        with reader:
+            for step, block, drawn in draw(reader.order, shares, self.rank, steps):
+                batch = self._batch(reader, block, drawn)
                 batch[SEEN] = shares.behind(step)
-                self._next = shares.behind(step + steps.step - 1)  # before this worker's next one
                 yield batch
 
-    def _batch(self, reader: Reader, order: Order, block: Block, drawn: Drawn) -> Batch:
+    def _followed(
+        self, batches: Iterator[Batch], shares: Shares, of: tuple[int, int], stride: int
+    ) -> Iterator[Batch]:
+        """Yields batches, and keeps in mind where the pass is, unless another one was asked for."""
+        turn, ahead = self.turn, (stride - 1) * self.batch_size * self.world
+        for batch in batches:
+            if self.turn == turn:  # before the next one of this worker
+                self._pass = *of, min(batch[SEEN] + ahead, shares.size)
+            yield batch
+        if self.turn == turn:
+            self._pass = *of, shares.end
+
+    def _batch(self, reader: Reader, block: Block, drawn: Drawn) -> Batch:
+        order = reader.order
         picked = list(order.pick_drawn(drawn, fills=self.tail == "pad"))
         found = reader.take(picked)
         shape = self.shapes[picked[0].pool]

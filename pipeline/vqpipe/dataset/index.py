@@ -25,6 +25,8 @@ from vqpipe.dataset.cache import Cache
 from vqpipe.dataset.columns import Shape
 from vqpipe.errors import ConfigError, DamagedError, MismatchError
 from vqpipe.schema import GRID
+from vqpipe.sink.footer import read_tail
+from vqpipe.sink.seal import body_digest
 from vqpipe.sink.snapshot import Part, Snapshot
 from vqpipe.storage.ahead import map_ahead
 
@@ -182,13 +184,15 @@ def count(snapshot: Snapshot, sorter: Sorter) -> npt.NDArray[np.int64]:
 
 def _count(part: Part, sorter: Sorter) -> npt.NDArray[np.int64]:
     try:
-        with storage.open_file(storage.stat(part.uri)) as file:
-            rows = pq.ParquetFile(file).read(sorter.columns, use_threads=False)
+        _, found, tail = read_tail(storage.stat(part.uri))
+        is_same = body_digest(tail) == part.seal
+        with storage.open_file(found) as file:
+            rows = pq.ParquetFile(file).read(sorter.columns, use_threads=False) if is_same else None
     except FileNotFoundError:
         raise MismatchError(f"{part.uri} is gone; restore it from a copy") from None
     except (pa.ArrowException, ValueError) as error:
         raise DamagedError(f"{part.uri} is damaged: {error}") from error
-    if len(rows) != part.rows:
+    if rows is None or len(rows) != part.rows:
         raise MismatchError(f"{part.uri} was encoded again since this reader began: begin anew")
     return count_pools(sorter.sort(rows), len(sorter.shapes))
 

@@ -1,6 +1,7 @@
 """What a trainer says of a data set: checked, and found out where it is left to us."""
 
 import contextlib
+import operator
 import os
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
@@ -22,15 +23,30 @@ SHAPE = "__shape__"
 """Of a batch: the shape of an image's codes."""
 
 
-def check_whole(*, least: int | None = 1, **numbers: int | None) -> None:
-    """Refuses what is no whole number, or below `least`; None is none."""
+def check_whole(**numbers: int | None) -> None:
+    """Refuses what is no whole number, or below 1; None is none."""
     for name, number in numbers.items():
         if number is None:
             continue
         if not isinstance(number, int) or isinstance(number, bool):
             raise ConfigError(f"{name} is {number!r}; it must be a whole number")
-        if least is not None and number < least:
-            raise ConfigError(f"{name} is {number}; it must be at least {least}")
+        if number < 1:
+            raise ConfigError(f"{name} is {number}; it must be at least 1")
+
+
+def find_seed(seed: int) -> int:
+    """Returns a seed as a plain number of 64 bits.
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    try:
+        found = int(operator.index(seed))
+    except TypeError:
+        raise ConfigError(f"seed is {seed!r}; it must be a whole number") from None
+    if not -(2**63) <= found < 2**63:
+        raise ConfigError(f"seed is {seed}; it must have 64 bits")
+    return found
 
 
 def names_of(columns: Sequence[str] | str) -> tuple[str, ...]:

@@ -9,15 +9,17 @@ from typing import Any, Self
 
 import numpy as np
 
+from vqpipe.conditions.expression import tree
 from vqpipe.dataset.cache import Cache, Place
 from vqpipe.dataset.columns import Column
 from vqpipe.dataset.index import Index
 from vqpipe.dataset.order import Order, Picked
 from vqpipe.dataset.segment import Segment, naming_full_disk
+from vqpipe.errors import ConfigError
 from vqpipe.permutation import Numbers
 from vqpipe.picks import hash_of
 
-_LAYOUT = "1"
+_LAYOUT = "2"
 """Of what lies in the cache."""
 _HELD = 2
 """Segments of a process: that of a batch, and the next."""
@@ -89,8 +91,10 @@ class Reader:
             order: Of the epoch.
             lot: 64 bits that draw the view of each image, with its key.
         """
-        self._source, self._order, self._lot = source, order, lot
+        self._source, self.order, self._lot = source, order, lot
         self._held: dict[int, tuple[Place, Segment]] = {}
+        if source.index.sorter.condition:
+            tree(source.index.sorter.condition)  # parsed by one thread, for all
         self._pool = ThreadPoolExecutor(source.threads, "vqpipe-decode")
         self._ahead: set[Future[bool]] = set()
 
@@ -98,7 +102,10 @@ class Reader:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        try:  # noqa: SIM105 (contextlib may be gone)
+            self._pool.shutdown(wait=False, cancel_futures=True)
+        except AttributeError:  # the interpreter ends, its modules are gone, and threads joined
+            pass
 
     def take(self, picked: Sequence[Picked]) -> dict[str, Any]:
         """Returns the columns of samples that go into one batch, and which samples they are.
@@ -122,14 +129,14 @@ class Reader:
         }
 
     def _segment(self, window: int) -> Segment:
-        held = self._held.pop(window, None) or self._open(window)
-        self._held[window] = held  # the last used last
-        while len(self._held) > _HELD:
+        held = self._held.pop(window, None)
+        while len(self._held) >= _HELD:
             self._held.pop(next(iter(self._held)))
-        return held[1]
+        self._held[window] = held or self._open(window)  # the last used last
+        return self._held[window][1]
 
     def _open(self, window: int) -> tuple[Place, Segment]:
-        source, shards = self._source, self._order.windows[window]
+        source, shards = self._source, self.order.windows[window]
         place = source.cache.open(source.key(shards), source.bytes_of(shards))
         with naming_full_disk():
             return place, Segment(place.path, source.index, source.columns, shards)
@@ -146,8 +153,13 @@ class Reader:
         """Has threads decode what is not asked for yet: of this window, then of the next."""
         self._ahead = {each for each in self._ahead if not _is_done(each)}
         free = self._source.threads - len(self._ahead)
-        for each in range(window, min(window + 2, len(self._order.windows))):
-            segment = self._segment(each)
+        if free < 1:
+            return
+        for each in range(window, min(window + 2, len(self.order.windows))):
+            try:
+                segment = self._segment(each)
+            except ConfigError:  # there is no room for it yet; it is opened when it is asked for
+                return
             places = segment.missing()[:free]
             self._ahead |= {self._pool.submit(segment.fill, p, waits=False) for p in places}
             if places:

@@ -1,6 +1,6 @@
 """The rows of some shards on this machine's disk, decoded once, whoever asks first.
 
-    <column>.numbers, .places, .heap    of every pool, rows of one shard behind those of the other
+    <column>.numbers, .places, .heap    pool by pool, rows of one shard behind those of the other
     done                                a byte a shard: 1 once all of its rows are there, for good
     lock                                a byte a shard: locked by who writes them
 
@@ -12,12 +12,12 @@ import contextlib
 import errno
 import fcntl
 import functools
-import hashlib
 import os
+import struct
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from vqpipe.dataset.arrays import Array, NumbersFile, Rows, open_array, open_sized
+from vqpipe.dataset.arrays import Array, HashColumn, NumbersFile, Rows, open_array, open_sized
 from vqpipe.dataset.columns import Column
 from vqpipe.dataset.index import Index, Pools, count_pools, whole_samples
 from vqpipe.errors import ConfigError, DamagedError
@@ -54,25 +54,23 @@ class Segment:
         self._index, self._columns, self._shards = index, columns, shards
         counts = index.counts[shards]
         self._starts = np.concatenate([np.zeros_like(counts[:1]), counts.cumsum(axis=0)])
-        self._done = NumbersFile(folder / "done", len(shards), (), np.dtype("u1"))
+        self._done_file = NumbersFile(folder / "done", np.dtype("u1"), [(len(shards),)])
+        (self._done,) = self._done_file.arrays
         self._is_whole = False
         self._lock = open_sized(folder / "lock", len(shards))
         self._threads: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
-        self._pools = [self._open_pool(folder, pool) for pool in range(counts.shape[1])]
+        samples = self._starts[-1].tolist()
+        rows = [count * index.sorter.views for count in samples]
+        shapes = index.sorter.shapes
+        self._arrays: dict[str, Array] = {
+            each.name: open_array(folder, each, rows, shapes) for each in columns
+        }
+        if index.sorter.views > 1:
+            self._arrays[_HASHES] = HashColumn(folder, samples)
 
-    def _open_pool(self, folder: Path, pool: int) -> dict[str, Array]:
-        sorter = self._index.sorter
-        rows = int(self._starts[-1, pool]) * sorter.views
-        place, shape = folder / str(pool), sorter.shapes[pool]
-        place.mkdir(exist_ok=True)
-        arrays = {each.name: open_array(place, each, rows, shape) for each in self._columns}
-        if sorter.views > 1:
-            arrays[_HASHES] = _Hashes(place, rows // sorter.views)
-        return arrays
-
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
         if hasattr(self, "_lock"):
-            os.close(self._lock)
+            close(self._lock)
 
     def missing(self, pool: int | None = None, numbers: Numbers | None = None) -> list[int]:
         """Returns the shards that are not there, by their places in the segment.
@@ -81,13 +79,13 @@ class Segment:
             pool: Of samples of this pool alone.
             numbers: And of these.
         """
-        self._is_whole = self._is_whole or bool(self._done.array.all())
+        self._is_whole = self._is_whole or bool(self._done.all())
         if self._is_whole:
             return []
         if numbers is None:
-            return _listed(np.flatnonzero(self._done.array == 0))
+            return _listed(np.flatnonzero(self._done == 0))
         places = np.searchsorted(self._starts[:, pool], numbers, side="right") - 1
-        return _listed(np.unique(places[self._done.array[places] == 0]))
+        return _listed(np.unique(places[self._done[places] == 0]))
 
     def fill(self, place: int, *, waits: bool = True) -> bool:
         """Decodes a shard unless it is there.
@@ -105,10 +103,10 @@ class Segment:
             ConfigError: If the disk is full, or a column has a null that it cannot have.
         """
         with self._locked(place, waits=waits) as is_mine:
-            if is_mine and not self._done.array[place]:
+            if is_mine and not self._done[place]:
                 with naming_full_disk():
                     self._decode(place)
-        return bool(self._done.array[place])
+        return bool(self._done[place])
 
     @contextlib.contextmanager
     def _locked(self, place: int, *, waits: bool) -> Iterator[bool]:
@@ -117,37 +115,29 @@ class Segment:
             yield False
             return
         try:
-            self._lock_byte(place, waits=waits)
-        except BlockingIOError:
-            yield False
-        else:
+            is_mine = self._lock_byte(place, waits=waits)
             try:
-                yield True
+                yield is_mine
             finally:
-                fcntl.lockf(self._lock, fcntl.LOCK_UN, 1, place)
+                if is_mine:
+                    _set_lock(self._lock, place, fcntl.F_UNLCK)
         finally:
             thread.release()
 
-    def _lock_byte(self, place: int, *, waits: bool) -> None:
-        """Locks a shard's byte against other processes.
+    def _lock_byte(self, place: int, *, waits: bool) -> bool:
+        """Locks a shard's byte against other processes, and other readers of this one.
 
-        The kernel takes the threads of a process for one: where one of ours waits for one of
-        theirs while another of theirs waits for another of ours, it sees a deadlock. It is none,
-        because who holds a byte waits for no other.
+        It is asked for again and again: a kernel that has threads wait for each other's locks may
+        take that for a deadlock.
 
-        Raises:
-            BlockingIOError: If another process has it, and this does not wait.
+        Returns:
+            Whether it is locked; False if another has it, and this does not wait.
         """
-        how = fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB
-        while True:
-            try:
-                fcntl.lockf(self._lock, how, 1, place)
-            except OSError as error:
-                if error.errno != errno.EDEADLK:
-                    raise
-            else:
-                return
+        while not _set_lock(self._lock, place, fcntl.F_WRLCK):
+            if not waits:
+                return False
             time.sleep(_AGAIN_S)
+        return True
 
     def _decode(self, place: int) -> None:
         snapshot, sorter = self._index.snapshot, self._index.sorter
@@ -166,20 +156,21 @@ class Segment:
                 f"{(ends - self._starts[place]).tolist()} instead of "
                 f"{(self._starts[place + 1] - self._starts[place]).tolist()}"
             )
-        for array in (array for pool in self._pools for array in pool.values()):
+        for array in self._arrays.values():
             array.sync()
-        self._done.write(place, np.ones(1, np.uint8))
-        self._done.sync()
+        self._done_file.write(0, place, np.ones(1, np.uint8))
+        self._done_file.sync()
 
     def _write(self, table: pa.Table, pools: Pools, firsts: Rows) -> None:
         views = self._index.sorter.views
-        for pool, (first, arrays) in enumerate(zip(firsts.tolist(), self._pools, strict=True)):
+        for pool, first in enumerate(firsts.tolist()):
             is_here = np.repeat(pools == pool, views)
             rows = table if is_here.all() else table.filter(pa.array(is_here))
             for each in self._columns if len(rows) else ():
-                arrays[each.name].write(first * views, _plain(rows[each.name]))
+                self._arrays[each.name].write(pool, first * views, _plain(rows[each.name]))
             if views > 1 and len(rows):
-                arrays[_HASHES].write(first, rows["key"].take(np.arange(0, len(rows), views)))
+                keys = rows["key"].take(np.arange(0, len(rows), views))
+                self._arrays[_HASHES].write(pool, first, keys)
 
     def take(self, pool: int, numbers: Numbers, lot: int) -> dict[str, Any]:
         """Returns columns of samples, which have to be there.
@@ -189,11 +180,11 @@ class Segment:
             numbers: (n,): which of it.
             lot: 64 bits that draw the view of each image, with its key.
         """
-        arrays, views = self._pools[pool], self._index.sorter.views
+        arrays, views = self._arrays, self._index.sorter.views
         rows = numbers
         if views > 1:
-            rows = numbers * views + draw(arrays[_HASHES].take(numbers), lot, views)
-        return {each.name: arrays[each.name].take(rows) for each in self._columns}
+            rows = numbers * views + draw(arrays[_HASHES].take(pool, numbers), lot, views)
+        return {each.name: arrays[each.name].take(pool, rows) for each in self._columns}
 
     def number_of_all(self, pool: int, numbers: Numbers) -> Numbers:
         """Returns which samples of the whole index these are: shard by shard, pool by pool."""
@@ -230,18 +221,22 @@ def _listed(places: Numbers) -> list[int]:
     return found
 
 
-class _Hashes:
-    """A hash of each sample's key, from which its view is drawn."""
+_HAS_OWN_LOCKS = hasattr(fcntl, "F_OFD_SETLK")
+"""Whether locks are an open file's, as on Linux; elsewhere they are a process's."""
 
-    def __init__(self, folder: Path, rows: int) -> None:
-        self._file = NumbersFile(folder / "keys.hashes", rows, (), np.dtype("<u8"))
-        self.sync, self.take = self._file.sync, self._file.take
 
-    def write(self, first: int, values: pa.ChunkedArray) -> None:
-        """Writes hashes of keys."""
-        keys = values.cast(pa.large_binary()).to_pylist()
-        data = b"".join(hashlib.blake2b(key or b"", digest_size=8).digest() for key in keys)
-        self._file.write(first, np.frombuffer(data, "<u8"))
+def _set_lock(file: int, place: int, kind: int) -> bool:
+    """Locks or unlocks one byte of a file; returns False if another has it."""
+    try:
+        if _HAS_OWN_LOCKS:
+            said = struct.pack("hhqqi4x", kind, os.SEEK_SET, place, 1, 0)  # struct flock of Linux
+            fcntl.fcntl(file, fcntl.F_OFD_SETLK, said)
+        else:
+            how = fcntl.LOCK_UN if kind == fcntl.F_UNLCK else fcntl.LOCK_EX | fcntl.LOCK_NB
+            fcntl.lockf(file, how, 1, place)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _plain(values: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -67,8 +67,14 @@ class Shares:
         """Returns how many places are behind once all ranks have taken a step."""
         return min(self.size, self.start + (step + 1) * self._step)
 
+    @property
+    def end(self) -> int:
+        """Places that are behind once all ranks have had all their batches."""
+        steps = self.steps(0)  # the first rank has most
+        return self.behind(steps - 1) if steps else self.start
+
     def _rest_of(self, rank: int, full: int) -> Block:
         start = self.start + full * self._step
         units = -(-(self.size - start) // self.unit)
-        first, last = (units * each // self.world for each in (rank, rank + 1))
+        first, last = (-(-units * each // self.world) for each in (rank, rank + 1))
         return Block(start + first * self.unit, min(start + last * self.unit, self.size))

@@ -7,6 +7,7 @@ there, and lets its client's errors fly: `vqpipe.storage.refusals` knows them.
 import functools
 import importlib
 import os
+import threading
 from typing import NamedTuple, Protocol, cast
 
 from vqpipe.errors import ConfigError
@@ -119,7 +120,8 @@ def find_store(uri: str) -> tuple[Store, str]:
         ConfigError: If a package for that kind of store is not installed.
     """
     scheme, path = uris.split_uri(uri)
-    return _store(_SAME.get(scheme, scheme)), path
+    with _making:  # clients, and the modules that they are in, by one thread
+        return _store(_SAME.get(scheme, scheme)), path
 
 
 def forget() -> None:
@@ -127,4 +129,14 @@ def forget() -> None:
     _store.cache_clear()
 
 
-os.register_at_fork(after_in_child=forget)  # clients have threads, which a forked process lacks
+def _begin_anew() -> None:
+    """Forgets what a forked process has of its parent's threads."""
+    global _making  # noqa: PLW0603 (one of them may hold it)
+    _making = threading.Lock()
+    forget()
+
+
+_making = threading.Lock()
+os.register_at_fork(
+    after_in_child=_begin_anew
+)  # clients have threads, which a forked process lacks
