@@ -2,7 +2,8 @@
 
 import json
 import signal
-from concurrent.futures import ThreadPoolExecutor
+import subprocess
+import sys
 
 import psutil
 import pytest
@@ -38,7 +39,7 @@ def test_export_into_the_sink_itself_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("other", "named"),
-    [(["halton"], "format"), (["rar", "--label", "label"], "options"), ("sink", "snapshot")],
+    [(["halton"], "format"), (["rar", "--label", "label"], "--label"), ("sink", "snapshot")],
 )
 def test_another_export_in_the_same_place_is_refused_by_name(tmp_path, capsys, other, named):
     sink = make_sink(tmp_path / "codes")
@@ -117,14 +118,29 @@ def test_shards_that_are_done_are_not_read_again(tmp_path):
     assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("change", ["remove", "cut"])
+def test_export_that_was_broken_since_is_said_to_be(tmp_path, capsys, change):
+    sink = make_sink(tmp_path / "codes")
+    assert export(sink, tmp_path / "out", "npy") == 0
+    capsys.readouterr()
+    assert export(sink, tmp_path / "out", "npy") == 0
+    assert "nothing was left to do" in capsys.readouterr().out
+    codes = tmp_path / "out" / "codes.npy"
+    codes.unlink() if change == "remove" else codes.write_bytes(b"x")
+
+    assert export(sink, tmp_path / "out", "npy") == 4
+
+    assert "was complete and is not any more" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("options", [["npy"], ["emu3", "--pickle", "--seen-at", "/data"]])
 def test_two_exports_at_once_end_with_the_bytes_of_one(tmp_path, options):
     sink = make_sink(tmp_path / "codes", {f"s{i}": 4 for i in range(12)})
     assert export(sink, tmp_path / "one", *options) == 0
     out = tmp_path / "both"
-    with ThreadPoolExecutor(2) as pool:
-        codes = list(pool.map(lambda _: export(sink, out, *options), range(2)))
-    assert codes == [0, 0]
+    words = [sys.executable, "-m", "vqpipe", "export", str(sink), str(out), "--to", *options]
+    both = [subprocess.Popen(words, stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [each.wait() for each in both] == [0, 0]
     assert files_of(out) == files_of(tmp_path / "one")
 
 

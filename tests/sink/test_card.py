@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -77,6 +78,34 @@ def test_sink_is_what_datasets_loads_with_the_names_of_its_classes(tmp_path):
     assert of_images[0] == of_scores[0] == "train"
     assert sorted(of_images[2]) == [f"{name}/{row}" for name in "abc" for row in range(3)]
     assert "psnr_db" in of_scores[1]
+
+
+def test_sinks_of_one_name_are_not_taken_for_each_other_by_what_datasets_keeps(tmp_path):
+    """And neither is a sink for what it was before it grew."""
+    here, there = tmp_path / "here" / "codes", tmp_path / "there" / "codes"
+    first, second = encoded(here), encoded(there, rows=5)
+    assert first.sink.run.fingerprint == second.sink.run.fingerprint
+    grown = sinks.begin(tmp_path / "grown" / "codes", names=("a", "b"))
+    sinks.commit(grown, 0, 3)
+    finish(grown)
+
+    found = [load(tmp_path, folder)[0][2] for folder in (here, there, tmp_path / "grown" / "codes")]
+    sinks.commit(grown, 1, 3)
+    finish(grown)
+
+    assert list(map(len, found)) == [4, 8, 3]
+    assert len(load(tmp_path, tmp_path / "grown" / "codes")[0][2]) == 6
+
+
+def test_write_card_leaves_a_name_that_somebody_gave(tmp_path):
+    writer = encoded(tmp_path / "codes")
+    card = tmp_path / "codes" / "README.md"
+    named = re.sub(r"config_name: \S+", "config_name: photos", card.read_text())
+    card.write_text(named)
+
+    finish(writer)
+
+    assert card.read_text() == named
 
 
 def test_write_card_says_what_the_run_is_and_stays_yaml(tmp_path):

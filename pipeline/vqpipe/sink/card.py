@@ -1,10 +1,15 @@
 """The README.md of a sink: what is in it and how to read it, for people and for `datasets`.
 
 `datasets.load_dataset` takes every Parquet file that it finds for rows, and guesses splits from
-names; the front matter says which ones to take. What stands between two marks is written anew at
+names; the front matter says which ones to take. It keeps what it has read under the name of the
+folder and of the configuration, whatever is in the files: of two folders `codes`, the second one
+would have the rows of the first (seen in datasets 5.2). So the configuration is named after what
+the sink holds. What stands between two marks is written anew at
 the end of each command; all else is the owner's, who knows the licence.
 """
 
+import hashlib
+import re
 from typing import Any
 
 import yaml
@@ -23,6 +28,10 @@ FRONT: dict[str, Any] = {
     ],
     "tags": ["vqpipe"],
 }
+DEFAULT = "default"
+CONFIG_NAME = re.compile(rf"{DEFAULT}|rows-[0-9a-f]{{12}}")
+"""Of a configuration of ours; one of another name is the owner's."""
+_NAMED = re.compile(rf"^(- config_name: )(?:{CONFIG_NAME.pattern})$".encode(), re.MULTILINE)
 LICENCE = """## Licence
 
 That of the images and of the model, which what wrote this cannot know: say it here, and as
@@ -76,10 +85,17 @@ def write_card(sink: Sink, totals: Totals) -> None:
         before = blank_card()
     head, begin, rest = before.partition(BEGIN.encode())
     _, end, tail = rest.partition(END.encode())
+    head = _NAMED.sub(rb"\g<1>" + _name_of(sink, totals).encode(), head, count=1)
     ours = f"\n{describe(sink, totals, _READ)}\n".encode()
     card = head + begin + ours + end + tail
     if begin and end and card != before:
         storage.replace(uri, card)
+
+
+def _name_of(sink: Sink, totals: Totals) -> str:
+    """Returns what a configuration is called: another name wherever rows are others."""
+    said = f"{sink.run.fingerprint} {totals.objects:064x}".encode()
+    return f"rows-{hashlib.sha256(said).hexdigest()[:12]}"
 
 
 def blank_card() -> bytes:

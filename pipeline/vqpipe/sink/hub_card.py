@@ -15,7 +15,17 @@ import yaml
 
 from vqpipe.code_layout import CodeLayout
 from vqpipe.errors import ConfigError
-from vqpipe.sink.card import BEGIN, END, FRONT, LICENCE, blank_card, cell, describe
+from vqpipe.sink.card import (
+    BEGIN,
+    CONFIG_NAME,
+    DEFAULT,
+    END,
+    FRONT,
+    LICENCE,
+    blank_card,
+    cell,
+    describe,
+)
 from vqpipe.sink.run import Sink
 from vqpipe.sink.totals import Totals
 
@@ -162,7 +172,16 @@ def _merge(fronts: list[dict[str, Any]], rows: int) -> dict[str, Any]:
     ours, theirs = fronts
     tags = [*FRONT["tags"], "image-tokens", *_tags(ours), *_tags(theirs)]
     own = {"tags": list(dict.fromkeys(tags)), "size_categories": [_size_category(rows)]}
-    return {**FRONT, **ours, **theirs, **own}
+    front = {**FRONT, **ours, **theirs, **own}
+    configs = front["configs"]
+    return {**front, "configs": [*map(_renamed, configs)] if isinstance(configs, list) else configs}
+
+
+def _renamed(config: Any) -> Any:  # noqa: ANN401 (whatever somebody wrote)
+    """Returns a configuration by its plain name: what is cached of the hub goes by commits."""
+    if not isinstance(config, dict) or not CONFIG_NAME.fullmatch(str(config.get("config_name"))):
+        return config
+    return {**config, "config_name": DEFAULT}
 
 
 def _tags(front: dict[str, Any]) -> list[str]:
