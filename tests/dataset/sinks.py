@@ -51,8 +51,17 @@ def make(sink, rows, *, is_complete=True, **how):
     return writer
 
 
-def fill(writer, index, samples, *, seed=0, without_label=()):
-    """Commits a shard of so many samples, from 1; the same for the same seed."""
+def fill(writer, index, samples, *, seed=0, without_label=(), caption=None):
+    """Commits a shard of so many samples, from 1; the same for the same seed.
+
+    Args:
+        writer: The run.
+        index: Which shard.
+        samples: How many it has.
+        seed: Of its codes.
+        without_label: Rows whose label is null.
+        caption: Returns the caption of a row; None has short ones.
+    """
     views, layout = writer.product.views, writer.sink.run.facts.codes
     row, view = np.divmod(np.arange(samples * views), views)
     name = writer.sink.plan.name(index)
@@ -67,7 +76,7 @@ def fill(writer, index, samples, *, seed=0, without_label=()):
         "flip": view % 2 == 1,
         "crop": [[0, 0, 64, 32]] * len(row),
         "kept.label": [None if each in without_label else each % 10 for each in row.tolist()],
-        "kept.caption": [None if each % 5 == 4 else f"image {each % 7} é" for each in row.tolist()],
+        "kept.caption": list(map(caption or _caption, row.tolist())),
         "kept.score": [None if each % 3 == 2 else each / 4 for each in row.tolist()],
         "kept.tags": [["a", "b"][: each % 3] for each in row.tolist()],
         "total": [samples if each == samples - 1 else None for each in row.tolist()],
@@ -76,6 +85,10 @@ def fill(writer, index, samples, *, seed=0, without_label=()):
     empty = [None] * len(row)
     arrays = [_array(columns.get(each.name, empty), each.type) for each in kind]
     commit_rows(pa.Table.from_arrays(arrays, schema=kind), writer)
+
+
+def _caption(row):
+    return None if row % 5 == 4 else f"image {row % 7} é"
 
 
 def _array(values, kind):

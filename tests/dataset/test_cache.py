@@ -9,8 +9,9 @@ import threading
 
 import pytest
 
-from tests.dataset.sinks import fill, grids, make, rows_of
+from tests.dataset.sinks import begin, fill, grids, make, rows_of
 from tests.dataset.test_dataset import column, samples
+from tests.sink.sinks import end
 from vqpipe import CodesDataset
 from vqpipe.code_layout import CodeLayout
 from vqpipe.dataset.cache import Cache
@@ -95,6 +96,35 @@ def test_cache_that_is_too_small_says_what_to_do(tmp_path, folder):
         CodesDataset(str(tmp_path / "codes"), **how)
     with pytest.raises(ConfigError, match="window"):
         CodesDataset(str(tmp_path / "codes"), **how, window=499)
+
+
+def test_cache_too_small_for_texts_is_refused_at_once(tmp_path, folder):
+    writer = begin(tmp_path / "codes", [400])
+    fill(writer, 0, 400, caption=lambda row: f"{row:05d} " * 1700)  # 10 kB each
+    end(writer)
+    how = {"cache": folder, "columns": ["codes", "caption"]}
+
+    with pytest.raises(ConfigError, match=r"4\.1 MB are needed"):
+        CodesDataset(str(tmp_path / "codes"), **how, cache_bytes=4_000_000)
+
+    list(CodesDataset(str(tmp_path / "codes"), **how, cache_bytes=4_200_000))
+    assert 4_000_000 < size_of(folder) < 4_200_000
+
+
+def test_loader_whose_workers_are_too_far_ahead_for_the_cache_is_refused_at_once(tmp_path, folder):
+    make(tmp_path / "codes", [20] * 60, layout=WIDE)
+    data = CodesDataset(
+        str(tmp_path / "codes"),
+        cache=folder,
+        columns=["codes"],
+        cache_bytes=1_000_000,
+        window=100,
+        batch_size=50,
+    )
+    data.loader(1)
+
+    with pytest.raises(ConfigError, match="window"):
+        data.loader(2)
 
 
 def test_cache_that_others_are_reading_stays(tmp_path, folder):

@@ -40,6 +40,7 @@ from vqpipe.dataset.schedule import draw, is_behind_end
 from vqpipe.dataset.shares import Block, Shares, Tail
 from vqpipe.errors import ConfigError, MismatchError
 from vqpipe.sink.snapshot import (
+    column_bytes,
     data_types,
 )
 
@@ -150,7 +151,8 @@ class CodesDataset(IterableDataset[Batch]):
         read = find_columns(types, names, found.run.facts.vectors)
         place = Cache(Path(cache) if cache is not None else default_folder(), cache_bytes)
         index = make_index(found, views, sorter, place)
-        self._source = Source(index, read, place, threads)
+        heaps = column_bytes(found) if any(each.kind != "numbers" for each in read) else {}
+        self._source = Source(index, read, place, threads, heaps)
         self._source.check_room(window)
         self._ordering = ordering_of(index, batch_size, window, tail, is_shuffled=shuffle)
         check_columns(read, decodes=decode)
@@ -377,6 +379,14 @@ class CodesDataset(IterableDataset[Batch]):
             return torch.from_numpy(self._pictures.decode(flat, shape))
         except ValueError as error:
             raise ConfigError(str(error)) from error
+
+    def check_workers(self, batches: int) -> None:
+        """Checks that windows fit into the cache where workers are so many batches ahead.
+
+        Raises:
+            ConfigError: If they do not.
+        """
+        self._source.check_room(self._ordering.window, batches * self.batch_size * self.world)
 
     def loader(self, num_workers: int = 0, **options: Any) -> CodesLoader:  # noqa: ANN401
         """Returns these batches made by workers, and knows which of them were given out.

@@ -40,6 +40,9 @@ class Resumable(Protocol):
     def is_over(self) -> bool:
         """Whether an epoch is behind to its end, on all ranks."""
 
+    def check_workers(self, batches: int) -> None:
+        """Checks that there is room where workers are so many batches ahead."""
+
     def set_epoch(self, epoch: int) -> None:
         """Has the next pass be an epoch from its beginning."""
 
@@ -75,6 +78,7 @@ class CodesLoader:
             num_workers=num_workers,
             **{**how, **options},
         )
+        dataset.check_workers(num_workers * (self._loader.prefetch_factor or 1))
         self._turn = -1  # of the position that the last pass began at
         self._seen = 0  # behind what was given out since
 

@@ -2,16 +2,17 @@
 
 import contextlib
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
 
 from vqpipe.conditions.expression import tree
 from vqpipe.dataset.cache import Cache, Place
-from vqpipe.dataset.columns import Column
+from vqpipe.dataset.columns import Column, Shape
 from vqpipe.dataset.index import Index
 from vqpipe.dataset.order import Order, Picked
 from vqpipe.dataset.segment import Segment, naming_full_disk
@@ -19,6 +20,7 @@ from vqpipe.errors import ConfigError
 from vqpipe.permutation import Numbers
 from vqpipe.picks import hash_of
 
+_PLACE_BYTES = 16
 _LAYOUT = "2"
 """Of what lies in the cache."""
 _HELD = 2
@@ -38,22 +40,30 @@ class Source:
     cache: Cache
     threads: int
     """That decode shards, in a process."""
+    heaps: Mapping[str, float] = field(default_factory=dict)
+    """About how many bytes a row has of what has no fixed length, by column."""
 
     def bytes_of(self, shards: Numbers) -> int:
         """Returns about how many bytes the rows of shards take in the cache."""
         sorter = self.index.sorter
         rows = self.index.counts[shards].sum(axis=0) * sorter.views
-        fixed = [
-            int(count) * sum(_row_bytes(each, shape) for each in self.columns)
+        sizes = [
+            int(count) * sum(self._row_bytes(each, shape) for each in self.columns)
             for count, shape in zip(rows, sorter.shapes, strict=True)
         ]
-        return sum(fixed)
+        return round(sum(sizes))
 
-    def check_room(self, window: int | None) -> None:
+    def _row_bytes(self, column: Column, shape: Shape) -> float:
+        if column.kind != "numbers":
+            return _PLACE_BYTES + self.heaps.get(column.name, 0.0)
+        return math.prod(column.numbers(shape)) * np.dtype(column.dtype).itemsize
+
+    def check_room(self, window: int | None, ahead: int = 0) -> None:
         """Checks that what is held at a time fits into the cache.
 
         Args:
             window: About how many samples a segment has; None is all.
+            ahead: Samples by which some processes are ahead of others.
 
         Raises:
             ConfigError: If it does not.
@@ -62,7 +72,7 @@ class Source:
         size = self.bytes_of(np.arange(len(counts)))
         if window is not None and len(counts):
             share = (window + int(counts.max())) / max(int(counts.sum()), 1)
-            size = min(size, int(size * share * _WINDOWS))
+            size = min(size, int(size * share * (_WINDOWS + -(-ahead // window))))
         self.cache.check(size)
 
     def key(self, shards: Numbers) -> str:
@@ -71,13 +81,6 @@ class Source:
         found = hashlib.sha256(said.encode())
         found.update(shards.astype("<i8").tobytes())
         return found.hexdigest()[:32]
-
-
-def _row_bytes(column: Column, shape: tuple[int, ...]) -> int:
-    """Returns the bytes of a row; of what has no fixed length, those of its place and a guess."""
-    if column.kind != "numbers":
-        return 64
-    return int(np.prod(column.numbers(shape), dtype=np.int64)) * np.dtype(column.dtype).itemsize
 
 
 class Reader:

@@ -403,6 +403,26 @@ def data_types(snapshot: Snapshot) -> pa.Schema:
         return pq.read_schema(opened.file)
 
 
+def column_bytes(snapshot: Snapshot) -> dict[str, float]:
+    """Returns about how many bytes a row has of each column, as its first shard with rows says.
+
+    Texts that are there many times are counted as often as Parquet stores them.
+    """
+    for index in np.flatnonzero(snapshot.rows)[:1].tolist():
+        with open_sealed_now(snapshot.part(index).uri) as opened:
+            return _column_bytes(pq.read_metadata(opened.file))
+    return {}
+
+
+def _column_bytes(metadata: pq.FileMetaData) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for column in map(group.column, range(group.num_columns)):
+            name = column.path_in_schema.partition(".")[0]
+            found[name] = found.get(name, 0.0) + column.total_uncompressed_size / metadata.num_rows
+    return found
+
+
 def total_bytes(snapshot: Snapshot) -> int:
     """Returns the bytes of all objects."""
     return cast(int, pc.sum(snapshot.table["bytes"]).as_py() or 0)
