@@ -11,12 +11,13 @@ from tests.sink.runs import IDENTITY, facts_of_codes, make_run
 from tests.storage.intercept import Amid
 from vqpipe import storage
 from vqpipe.code_layout import CodeLayout
-from vqpipe.errors import MismatchError, SourceChangedError, StorageError
+from vqpipe.errors import ConfigError, MismatchError, SourceChangedError, StorageError
 from vqpipe.sink import layout
 from vqpipe.sink.plan import Growth, Plan, find_plan, load_plan
 from vqpipe.sink.run import (
     check_creates_once,
     check_frozen,
+    find_run,
     load_run,
     open_sink,
     parse_run,
@@ -205,3 +206,22 @@ def test_start_run_and_listings_in_a_bucket_work_as_on_disk(bucket):
     storage.publish(layout.range_uri(bucket + "/run", "b", (0, 2), None), b"rows")
     assert layout.list_committed(bucket + "/run").keys() == {"train/a"}
     assert layout.list_staged(bucket + "/run").keys() == {"b"}
+
+
+def test_start_in_a_place_that_has_other_files_is_refused(base):
+    storage.publish(f"{base}/data/mine.parquet", b"somebody's own")
+
+    with pytest.raises(ConfigError, match=r"no empty place: .*mine\.parquet is there"):
+        start(base)
+
+    assert find_run(base) is None
+    assert storage.read(f"{base}/data/mine.parquet") == b"somebody's own"
+
+
+def test_start_in_a_place_that_has_something_beside_data_is_fine(base):
+    storage.publish(f"{base}/notes.txt", b"mine")
+    storage.publish(f"{base}/data/notes.txt", b"mine")
+
+    start(base)
+
+    assert find_run(base) is not None
