@@ -393,7 +393,7 @@ def test_push_that_cannot_be_says_why_in_one_line(case, hub, tmp_path, sink):
 def test_push_of_no_sink_of_codes_says_what_it_is(hub, tmp_path):
     sinks.decode(tmp_path / "images")
     assert "a sink of vqpipe decode" in create(hub, tmp_path, tmp_path / "images", expect=3)
-    assert "no run.json" in create(hub, tmp_path, tmp_path / "nothing", expect=3)
+    assert "no run.json" in create(hub, tmp_path, tmp_path / "nothing", expect=4)
     assert not hub.data_sets
 
 
