@@ -149,6 +149,8 @@ def _brief(value: object) -> str:
 def find_done(export: Export) -> dict[str, Any] | None:
     """Returns what `_SUCCESS` says of an export that is complete; None if it is not.
 
+    Marks and pieces that are left of it are removed.
+
     Raises:
         DamagedError: If it was complete, and other files are there now.
     """
@@ -163,6 +165,7 @@ def find_done(export: Export) -> dict[str, Any] | None:
             f"bytes, and {done['files']:,} of {done['bytes']:,} were written. Remove all that is "
             "there and run the same command again"
         )
+    place.sweep(export.out)  # of a command that was killed when all was written
     return done
 
 
