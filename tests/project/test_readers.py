@@ -56,7 +56,7 @@ def truth(home):
 
 def run(snippet, home, **environment):
     """Returns what a snippet leaves as `codes`."""
-    ours = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(home / "hf")}
     done = subprocess.run(
         [sys.executable, "-c", snippet + SAVE],
