@@ -24,7 +24,7 @@ from vqpipe.sink.frozen import Changes, freeze, thaw
 from vqpipe.sink.identity import CompactFacts, CompactIdentity
 from vqpipe.sink.plan import Growth, Plan
 from vqpipe.sink.run import CodesRun, CompactRun, find_run, start_run
-from vqpipe.sink.snapshot import Snapshot, count_snapshot, data_types, find_codes
+from vqpipe.sink.snapshot import Snapshot, count_snapshot, data_types, find_codes, total_bytes
 from vqpipe.sink.totals import Totals, digest_of_counts
 from vqpipe.sink.writer import Writer
 from vqpipe.stages.compact import Compaction, CompactProduct
@@ -145,7 +145,7 @@ def _free_name(taken: list[str]) -> str:
 
 def _plan_of(snapshot: Snapshot, arrangement: Arrangement) -> Plan:
     """Returns the files as shards of a plan; what each is made of is its version."""
-    share = sum(snapshot.table["bytes"].to_pylist()) / arrangement.samples
+    share = total_bytes(snapshot) / arrangement.samples
     digest, order = snapshot.digest, arrangement.shuffle
     drawn = "" if order is None else f", shuffled by {order}"
     shards = []
@@ -204,7 +204,7 @@ def _describe_run(run: CodesRun) -> dict[str, Any]:
 
 def _introduce(job: Compact, source: _Source, work: Compaction) -> Fields:
     """Returns what was found and what is about to happen."""
-    arrangement, size = work.arrangement, sum(source.snapshot.table["bytes"].to_pylist())
+    arrangement, size = work.arrangement, total_bytes(source.snapshot)
     order = "as the source has them, shards by name"
     if arrangement.shuffle is not None:
         order = f"shuffled over all files, seed {arrangement.shuffle}"

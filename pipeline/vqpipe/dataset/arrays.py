@@ -5,7 +5,6 @@ lies in a heap, in whichever order it came, and a file of numbers says where.
 """
 
 import fcntl
-import hashlib
 import itertools
 import json
 import math
@@ -126,9 +125,8 @@ class NumbersColumn:
         """
         array, dtype = values.combine_chunks(), np.dtype(self._column.dtype)
         numbers = array.flatten() if self._column.is_list else array
-        if array.null_count > (dtype.kind == "f" and not self._column.is_list) * len(array) or (
-            numbers.null_count and dtype.kind != "f"
-        ):
+        has_null_lists = self._column.is_list and array.null_count
+        if has_null_lists or (numbers.null_count and dtype.kind != "f"):
             raise ConfigError(
                 f"column {self._column.name!r} has nulls, which arrays of {dtype.name} cannot "
                 f'hold: leave such rows out by filter="{self._column.name} is not None", or the '
@@ -200,8 +198,7 @@ class HashColumn:
 
     def write(self, pool: int, first: int, values: pa.ChunkedArray) -> None:
         """Writes hashes of keys."""
-        keys = values.cast(pa.large_binary()).to_pylist()
-        data = b"".join(hashlib.blake2b(key or b"", digest_size=8).digest() for key in keys)
+        data = b"".join(hash_of(key or "") for key in values.to_pylist())
         self._file.write(pool, first, np.frombuffer(data, "<u8"))
 
 

@@ -8,7 +8,7 @@ the columns that do are read of every shard, once.
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -200,15 +200,3 @@ def _count(part: Part, sorter: Sorter) -> npt.NDArray[np.int64]:
 def count_pools(pools: Pools, most: int) -> npt.NDArray[np.int64]:
     """Returns how many samples are in each pool: (pools,)."""
     return np.bincount(pools[pools >= 0], minlength=most)
-
-
-def whole_samples(tables: Iterable[pa.Table], views: int) -> Iterator[pa.Table]:
-    """Yields rows cut so that no sample's are parted."""
-    rest: pa.Table | None = None
-    for table in tables:
-        rows = table if rest is None else pa.concat_tables([rest, table])
-        cut = len(rows) // views * views
-        yield rows.slice(0, cut)
-        rest = rows.slice(cut) if cut < len(rows) else None
-    if rest is not None:
-        raise DamagedError(f"the last sample has {len(rest)} rows of {views}")

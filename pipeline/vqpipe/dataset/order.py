@@ -114,11 +114,6 @@ class Order:
         """Places of the epoch."""
         return int(self._starts[-1]) * self._ordering.unit
 
-    def window_of(self, place: int) -> int:
-        """Returns the window that a place is in; that after the last for places behind the end."""
-        unit = place // self._ordering.unit
-        return int(np.searchsorted(self._starts, unit, side="right")) - 1
-
     def pick(self, places: Numbers, *, fills: bool = False) -> Iterator[Picked]:
         """Yields what stands at places, in their order.
 

@@ -27,9 +27,10 @@ import pyarrow as pa
 
 from vqpipe.dataset.arrays import Array, HashColumn, NumbersFile, Rows, open_array, open_sized
 from vqpipe.dataset.columns import Column
-from vqpipe.dataset.index import Index, Pools, count_pools, whole_samples
+from vqpipe.dataset.index import Index, Pools, count_pools
 from vqpipe.errors import ConfigError, DamagedError
 from vqpipe.permutation import Numbers, mix
+from vqpipe.sink.samples import whole_samples
 from vqpipe.sink.snapshot import read_part
 
 _AGAIN_S = 0.01

@@ -53,17 +53,6 @@ def check_grid(subject: Subject, name: str) -> None:
         )
 
 
-def whole_samples(groups: Iterator[pa.Table], views: int) -> Iterator[pa.Table]:
-    """Yields rows in tables of whole samples: a row group may end between two views of one."""
-    rest: pa.Table | None = None
-    for table in groups:
-        rows = pa.concat_tables([rest, table]) if rest else table
-        whole = len(rows) // views * views
-        yield rows.slice(0, whole)
-        rest = rows.slice(whole).combine_chunks()
-    assert not rest, "samples are committed with all of their views"
-
-
 def grid_columns(subject: Subject) -> list[str]:
     """Returns the columns that `grids_of` and `names_of` read."""
     sides = [field.name for field in GRID] if subject.layout.differs else []

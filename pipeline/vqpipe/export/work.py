@@ -28,9 +28,9 @@ from vqpipe.errors import (
     StorageError,
 )
 from vqpipe.export import place
-from vqpipe.export.codes import whole_samples
 from vqpipe.export.format import Format, Made
 from vqpipe.export.subject import Subject
+from vqpipe.sink.samples import whole_samples
 from vqpipe.sink.snapshot import open_part
 
 _DIGEST = 64

@@ -212,7 +212,7 @@ def _check_allowed(changes: _Changes, growth: Growth, sink: str) -> None:
         "gone": ("bring them back: what a run has planned stays part of it", False),
     }
     said = [
-        f"  {len(names):,} {what}: {_some(names)}\n    {cure}"
+        f"  {len(names):,} {what}: {some_of(names)}\n    {cure}"
         for what, (cure, is_allowed) in cures.items()
         if (names := getattr(changes, what)) and not is_allowed
     ]
@@ -224,7 +224,8 @@ def _check_allowed(changes: _Changes, growth: Growth, sink: str) -> None:
         )
 
 
-def _some(names: list[str]) -> str:
+def some_of(names: list[str]) -> str:
+    """Returns the first few names of shards, for a message."""
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 

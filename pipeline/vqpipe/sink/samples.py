@@ -5,12 +5,14 @@ good: the network's numbers may be finite for one view and not for another. A sa
 there, so that the first view that is rejected speaks for all.
 """
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vqpipe.errors import AccountingError
+from vqpipe.errors import AccountingError, DamagedError
 
 _VIEW = "view"
 
@@ -108,3 +110,23 @@ class Account:
         views = pc.if_else(pc.is_null(rows["reason"]), rows[_VIEW], 0).to_numpy()
         places: npt.NDArray[np.int64] = numbers * self._views + views.astype(np.int64)
         return places
+
+
+def whole_samples(tables: Iterable[pa.Table], views: int) -> Iterator[pa.Table]:
+    """Yields committed rows in tables of whole samples: a row group may end amid one's views.
+
+    Args:
+        tables: In order of row and view.
+        views: Of an image.
+
+    Raises:
+        DamagedError: If the last sample lacks some of them.
+    """
+    rest: pa.Table | None = None
+    for table in tables:
+        rows = table if rest is None else pa.concat_tables([rest, table])
+        cut = len(rows) // views * views
+        yield rows.slice(0, cut)
+        rest = rows.slice(cut).combine_chunks() if cut < len(rows) else None
+    if rest is not None:
+        raise DamagedError(f"the last sample has {len(rest)} rows of {views}")

@@ -25,6 +25,7 @@ from vqpipe.schema import File
 from vqpipe.sink import layout, seal
 from vqpipe.sink.footer import Footer, read_tail
 from vqpipe.sink.objects import CODES, OpenObject, open_sealed_now
+from vqpipe.sink.plan import some_of
 from vqpipe.sink.run import CodesRun, CodesSink, find_run, open_sink
 from vqpipe.sink.totals import Totals, begin_totals, check_footer
 from vqpipe.storage.ahead import map_ahead
@@ -44,7 +45,6 @@ SNAPSHOT = pa.schema(
 
 _READERS = 32
 _SINK, _FINGERPRINT = b"sink", b"fingerprint"
-_MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ def _wanted(sink: CodesSink, generation: int | None) -> dict[str, int]:
     newer = [name for name in known if generations[name] > generation]
     if newer:
         raise MismatchError(
-            f"{sink.uri}: {_some(newer)} changed after generation {generation}, and what it was "
+            f"{sink.uri}: {some_of(newer)} changed after generation {generation}, and what it was "
             "then is gone: read the sink without a generation, as it is now"
         )
     return known
@@ -273,19 +273,15 @@ def _check_complete(sink: CodesSink, wanted: dict[str, int], rows: list[dict[str
     if missing:
         raise IncompleteError(
             f"{sink.uri} is not complete: {len(missing):,} of {len(wanted):,} shards are not there "
-            f"({_some(missing)}). Run its vqpipe {sink.run.stage} to its end, or take what is "
+            f"({some_of(missing)}). Run its vqpipe {sink.run.stage} to its end, or take what is "
             "there: --allow-incomplete, allow_incomplete=True"
         )
     if damaged:
         raise IncompleteError(
             f"{sink.uri}: {len(damaged):,} shards could not be read to their end "
-            f"({_some(damaged)}): see vqpipe inspect --rejected, or take what is there: "
+            f"({some_of(damaged)}): see vqpipe inspect --rejected, or take what is there: "
             "--allow-incomplete, allow_incomplete=True"
         )
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:_MOST_NAMED]) + (", ..." if len(names) > _MOST_NAMED else "")
 
 
 def keep_snapshot(uri: str, snapshot: Snapshot) -> Snapshot:
