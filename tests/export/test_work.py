@@ -39,17 +39,35 @@ def test_export_into_the_sink_itself_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("other", "named"),
-    [(["halton"], "format"), (["rar", "--label", "label"], "--label"), ("sink", "snapshot")],
+    [
+        (["rar"], "format"),
+        (["megatron", "--eod-token", "9999"], "--eod-token"),
+        ("sink", "snapshot"),
+    ],
 )
 def test_another_export_in_the_same_place_is_refused_by_name(tmp_path, capsys, other, named):
     sink = make_sink(tmp_path / "codes")
-    assert export(sink, tmp_path / "out", "rar") == 0
+    assert export(sink, tmp_path / "out", "megatron") == 0
     before = files_of(tmp_path / "out")
     if other == "sink":
-        sink, other = make_sink(tmp_path / "others", {"a": 3, "z": 3}), ["rar"]
+        sink, other = make_sink(tmp_path / "others", {"a": 3, "z": 3}), ["megatron"]
     assert export(sink, tmp_path / "out", *other) == 3
     assert f"\n  {named}: " in capsys.readouterr().err
     assert files_of(tmp_path / "out") == before
+
+
+def test_the_column_that_is_found_is_named_and_naming_it_is_the_same_export(tmp_path, capsys):
+    sink = make_sink(tmp_path / "codes")
+    assert export(sink, tmp_path / "out", "rar") == 0
+    said = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["label", "label"] in said
+    assert ["left", "out", "txt,", "score"] in said
+    assert export(sink, tmp_path / "out", "rar", "--label", "label", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["label"], found["left_out"]) == ("label", ["txt", "score"])
+    assert export(sink, tmp_path / "mds", "mds", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["label"], found["caption"], found["left_out"]) == (None, None, [])
 
 
 def test_export_of_a_sink_that_has_lost_an_object_names_it(tmp_path, capsys):

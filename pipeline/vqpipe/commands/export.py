@@ -40,13 +40,12 @@ def run(job: Export) -> None:
         subject = take_subject(
             sink, generation=job.generation, allow_incomplete=job.allow_incomplete
         )
-        export = work.Export(subject, job.to, how, out)
+        export = work.Export(subject, job.to, how.settle(subject), out)
         work.begin(export)
         done = work.find_done(export)
         totals = done or _write(export, job)
     if job.json:
-        said = {**totals, "output": f"{out}/", "read_with": how.read_with(subject, out)}
-        print(json.dumps(said))  # noqa: T201
+        print(json.dumps({**totals, **_report(export)}))  # noqa: T201
     else:
         described = _describe(export, totals, was_done=done is not None)
         print_fields(stdout(), f"export {out}", described)
@@ -94,11 +93,41 @@ def _describe(export: work.Export, totals: dict[str, Any], *, was_done: bool) ->
         ("format", export.name),
         ("codes of", f"{subject.snapshot.uri}, run {run.fingerprint[:12]}"),
         ("samples", f"{totals['samples']:,}{views}, of {totals['shards']:,} shard(s)"),
+        *_name_columns(export),
         ("written", Prose(size)),
         *([("this run", Prose("nothing was left to do"))] if was_done else []),
         ("output", f"{export.out}/"),
         ("read it", export.format.read_with(subject, export.out)),
     ]
+
+
+def _name_columns(export: work.Export) -> Fields:
+    """Returns where labels and captions came from, and which kept columns the format has not."""
+    found = [(what, column) for what, column in _columns(export).items() if column]
+    left = ", ".join(_left_out(export))
+    return [*found, *([("left out", left)] if left else [])]
+
+
+def _report(export: work.Export) -> dict[str, Any]:
+    """Returns what is said of an export beside its totals."""
+    return {
+        **_columns(export),
+        "left_out": _left_out(export),
+        "output": f"{export.out}/",
+        "read_with": export.format.read_with(export.subject, export.out),
+    }
+
+
+def _columns(export: work.Export) -> dict[str, str | None]:
+    """Returns the columns that labels and captions came from, of a format that has such."""
+    names = {each.name for each in fields(export.format)} & {"label", "caption"}
+    return {name: getattr(export.format, name) for name in sorted(names, reverse=True)}
+
+
+def _left_out(export: work.Export) -> list[str]:
+    """Returns the kept columns that are not in what was written."""
+    there = export.format.columns(export.subject)
+    return [name for name in export.subject.kept if name not in there]
 
 
 class _Progress:

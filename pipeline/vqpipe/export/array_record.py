@@ -18,8 +18,9 @@ import contextlib
 import json
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import pyarrow as pa
 
@@ -45,12 +46,12 @@ class ArrayRecord:
     label: str | None = None
     caption: str | None = None
 
-    def check(self, subject: Subject) -> None:
+    def settle(self, subject: Subject) -> Self:
         """Refuses a sink without codes, and columns that are not there."""
         need("array_record", "array_record")
         check_codes(subject)
-        find_label(subject, self.label)
-        find_caption(subject, self.caption)
+        label, caption = find_label(subject, self.label), find_caption(subject, self.caption)
+        return replace(self, label=label, caption=caption)
 
     def columns(self, subject: Subject) -> list[str]:
         """Returns all columns but vectors."""
@@ -64,14 +65,13 @@ class ArrayRecord:
             ArrayRecordWriter,
         )
 
-        label, caption = find_label(subject, self.label), find_caption(subject, self.caption)
         rows = 0
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "records")
             with contextlib.closing(ArrayRecordWriter(str(path), _OPTIONS)) as writer:
                 for table in groups:
                     for record in records(subject, table):
-                        writer.write(_example(record, label, caption))
+                        writer.write(_example(record, self.label, self.caption))
                     rows += len(table)
             if not rows:
                 return Made()

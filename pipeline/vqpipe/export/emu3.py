@@ -11,7 +11,8 @@ behind it where there are several.
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -37,10 +38,10 @@ class Emu3:
     pickle: bool = False
     seen_at: str | None = None
 
-    def check(self, subject: Subject) -> None:
+    def settle(self, subject: Subject) -> Self:
         """Refuses codes that are no grids, and a sink without captions."""
         check_grid(subject, "emu3")
-        need_caption(subject, self.caption, "--to emu3")
+        return replace(self, caption=need_caption(subject, self.caption, "--to emu3"))
 
     def columns(self, subject: Subject) -> list[str]:
         """Returns keys, codes and captions."""

@@ -8,7 +8,7 @@ and there its options, if it has any that are new.
 import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar, Protocol, Self, cast
 
 import pyarrow as pa
 
@@ -39,8 +39,10 @@ class Format(Protocol):
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
-    def check(self, subject: Subject) -> None:
-        """Refuses what this format cannot hold, before anything is written.
+    def settle(self, subject: Subject) -> Self:
+        """Returns it with the columns named that it takes labels and captions from.
+
+        All else is called on what this returns, and nothing has been written before.
 
         Raises:
             ConfigError: It cannot; says what to do instead.

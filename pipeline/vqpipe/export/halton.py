@@ -9,7 +9,8 @@ f61b0a1). What is exported here is one of these folders.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -35,7 +36,7 @@ class Halton:
     label: str | None = None
     pickle: bool = False
 
-    def check(self, subject: Subject) -> None:
+    def settle(self, subject: Subject) -> Self:
         """Refuses all but one grid for all images, codes of more than 16 bits, and no labels."""
         check_same_shape(subject, "halton")
         check_grid(subject, "halton")
@@ -43,7 +44,7 @@ class Halton:
             raise ConfigError(
                 f"--to halton has codes of 16 bits, and the codebook has {entries:,} entries"
             )
-        need_label(subject, self.label, "--to halton")
+        return replace(self, label=need_label(subject, self.label, "--to halton"))
 
     def columns(self, subject: Subject) -> list[str]:
         """Returns codes and labels."""

@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 
@@ -31,7 +31,7 @@ from vqpipe.export.about import write_meta
 from vqpipe.export.codes import check_codes
 from vqpipe.export.extras import need
 from vqpipe.export.format import Made
-from vqpipe.export.records import Named, Record, find_named, records
+from vqpipe.export.records import Named, Record, check_named, records
 from vqpipe.export.subject import Subject
 from vqpipe.sink.objects import CODES
 
@@ -63,11 +63,12 @@ class LitData:
     label: str | None = None
     caption: str | None = None
 
-    def check(self, subject: Subject) -> None:
+    def settle(self, subject: Subject) -> Self:
         """Refuses a sink without codes, and columns that are not there."""
         need("litdata", "litdata")
         check_codes(subject)
-        find_named(subject, self.label, self.caption)
+        check_named(subject, self.label, self.caption)
+        return self
 
     def columns(self, subject: Subject) -> list[str]:
         """Returns all columns but vectors."""
@@ -80,7 +81,7 @@ class LitData:
 
         Either replaces what a killed command has left, maybe of another version of litdata.
         """
-        named = find_named(subject, self.label, self.caption)
+        named = Named(self.label, self.caption)
         samples = (_sample(record, named) for table in groups for record in records(subject, table))
         with tempfile.TemporaryDirectory() as folder:
             said = _write(Path(folder), samples)

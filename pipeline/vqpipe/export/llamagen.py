@@ -10,7 +10,8 @@ image has one view.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import pyarrow as pa
 
@@ -36,7 +37,7 @@ class LlamaGen:
     label: str | None = None
     set_name: str = "imagenet"
 
-    def check(self, subject: Subject) -> None:
+    def settle(self, subject: Subject) -> Self:
         """Refuses all but square grids, the same for all images, and a sink without labels."""
         check_same_shape(subject, "llamagen")
         check_grid(subject, "llamagen")
@@ -46,7 +47,7 @@ class LlamaGen:
                 f"--to llamagen needs images that are squares, and these have {height} x {width} "
                 "codes: its trainer knows one side only"
             )
-        need_label(subject, self.label, "--to llamagen")
+        return replace(self, label=need_label(subject, self.label, "--to llamagen"))
 
     def columns(self, subject: Subject) -> list[str]:
         """Returns codes and labels."""

@@ -13,8 +13,8 @@ and the reader takes them back. The list has the answer_image under which the tr
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -45,7 +45,7 @@ class Lumina:
     pickle: bool = False
     seen_at: str | None = None
 
-    def check(self, subject: Subject) -> None:
+    def settle(self, subject: Subject) -> Self:
         """Refuses codes that are no grids, too large a codebook, and a sink without captions."""
         check_grid(subject, "lumina")
         if (entries := subject.layout.codebook_size) > _ENTRIES:
@@ -53,7 +53,7 @@ class Lumina:
                 f"--to lumina has ids for {_ENTRIES:,} codes, and the codebook has {entries:,} "
                 "entries: encode with the tokenizer of Lumina-DiMOO"
             )
-        need_caption(subject, self.caption, "--to lumina")
+        return replace(self, caption=need_caption(subject, self.caption, "--to lumina"))
 
     def columns(self, subject: Subject) -> list[str]:
         """Returns codes and captions."""

@@ -21,8 +21,8 @@ drawn there by lot, here by its number.
 import functools
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -59,10 +59,10 @@ class LuminaMgpt:
     pickle: bool = False
     seen_at: str | None = None
 
-    def check(self, subject: Subject) -> None:
+    def settle(self, subject: Subject) -> Self:
         """Refuses codes that are no grids of whole patches, and what there are no ids for."""
         check_grid(subject, "lumina_mgpt")
-        need_caption(subject, self.caption, _NAME)
+        caption = need_caption(subject, self.caption, _NAME)
         if self.tokenizer is None or self.begin_token is None:
             raise ConfigError(
                 f"{_NAME} needs --tokenizer, the tokenizer.json of the model, and --begin-token, "
@@ -71,6 +71,7 @@ class LuminaMgpt:
         for height, width in subject.layout.shapes:
             self._image_ids(subject, np.zeros((height, width), np.int64))
         _code_ids(self.tokenizer, subject.layout.codebook_size)
+        return replace(self, caption=caption)
 
     def columns(self, subject: Subject) -> list[str]:
         """Returns codes and captions."""

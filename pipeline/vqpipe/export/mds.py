@@ -17,6 +17,7 @@ import json
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import pyarrow as pa
 
@@ -26,7 +27,7 @@ from vqpipe.export.about import write_meta
 from vqpipe.export.codes import check_codes
 from vqpipe.export.format import Made
 from vqpipe.export.mds_file import Column, MdsShape, pack_array
-from vqpipe.export.records import Named, Record, find_named, records
+from vqpipe.export.records import Named, Record, check_named, records
 from vqpipe.export.subject import Subject
 from vqpipe.sink.objects import CODES
 
@@ -41,10 +42,11 @@ class Mds:
     label: str | None = None
     caption: str | None = None
 
-    def check(self, subject: Subject) -> None:
+    def settle(self, subject: Subject) -> Self:
         """Refuses a sink without codes, and columns that are not there."""
         check_codes(subject)
-        find_named(subject, self.label, self.caption)
+        check_named(subject, self.label, self.caption)
+        return self
 
     def columns(self, subject: Subject) -> list[str]:
         """Returns all columns but vectors."""
@@ -54,7 +56,7 @@ class Mds:
         self, subject: Subject, index: int, groups: Iterator[pa.Table], out: str
     ) -> Made:
         """Writes the files of a shard, and as a piece what the index says of them."""
-        named = find_named(subject, self.label, self.caption)
+        named = Named(self.label, self.caption)
         shape = _shape(subject, named)
         has_shape = not subject.layout.differs
         samples = (

@@ -18,8 +18,8 @@ https://github.com/NVIDIA/Megatron-LM/blob/93261d7033e00196131ba9596651c32d38dd2
 import itertools
 import struct
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -61,11 +61,11 @@ class Megatron:
     tokenizer: str | None = None
     rows_per_file: int = ROWS_PER_FILE
 
-    def check(self, subject: Subject) -> None:
+    def settle(self, subject: Subject) -> Self:
         """Refuses ids that clash or have no room, and captions that nothing turns into tokens."""
         check_codes(subject)
         self._check_rows(subject)
-        self._check_captions(subject)
+        caption = self._check_captions(subject)
         ids = self._vocabulary(subject)
         for name in ("begin", "row", "end", "eod"):
             if getattr(ids.marks, name) in ids.codes:
@@ -74,6 +74,7 @@ class Megatron:
                     f"codes have {ids.codes[0]:,} to {ids.codes[-1]:,}; give another, or --offset"
                 )
         _find_type(self._largest(subject))
+        return replace(self, caption=caption)
 
     def _check_rows(self, subject: Subject) -> None:
         has_rows = all(len(shape) > 1 for shape in subject.layout.shapes)
@@ -83,18 +84,20 @@ class Megatron:
                 f"{subject.layout.describe()}, which has no rows: leave it away"
             )
 
-    def _check_captions(self, subject: Subject) -> None:
+    def _check_captions(self, subject: Subject) -> str | None:
+        """Returns the column of captions; None where there is no tokenizer for them."""
         if not self.tokenizer:
             if self.caption:
                 raise ConfigError("--caption needs --tokenizer, which makes tokens of captions")
-            return
-        need_caption(subject, self.caption, "--tokenizer")
+            return None
+        caption = need_caption(subject, self.caption, "--tokenizer")
         if self.offset is None:
             size = read_words(self.tokenizer).size
             raise ConfigError(
                 f"--tokenizer has ids up to {size - 1:,}, and codes would begin at 0: say by "
                 f"--offset where they are to begin, such as --offset {size}"
             )
+        return caption
 
     def _vocabulary(self, subject: Subject) -> Vocabulary:
         marks = Marks(self.begin_token, self.row_token, self.end_token, self.eod_token)

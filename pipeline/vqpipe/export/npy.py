@@ -10,8 +10,8 @@ The format of `.npy` is https://numpy.org/doc/stable/reference/generated/numpy.l
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -43,12 +43,12 @@ class Npy:
 
     label: str | None = None
 
-    def check(self, subject: Subject) -> None:
+    def settle(self, subject: Subject) -> Self:
         """Refuses codes of which images have different numbers, and a column of its own name."""
         check_same_shape(subject, "npy")
-        find_label(subject, self.label)
         if _SAMPLE in subject.types.names:
             raise ConfigError(f"the sink keeps a column {_SAMPLE}, and --to npy writes another one")
+        return replace(self, label=find_label(subject, self.label))
 
     def columns(self, subject: Subject) -> list[str]:
         """Returns all columns but vectors."""
@@ -58,19 +58,18 @@ class Npy:
         self, subject: Subject, index: int, groups: Iterator[pa.Table], out: str
     ) -> Made:
         """Writes pieces of the arrays, and what is known of the rows."""
-        label = find_label(subject, self.label)
         place_of_keys = storage.join_uri(out, "keys", f"{index:08d}.parquet")
         rows, sample = 0, subject.first_sample(index)
         with spool() as codes, spool() as labels, spool() as keys:
             with pq.ParquetWriter(keys, _keys_schema(subject), compression="zstd") as writer:
                 for table in groups:
                     codes.write(_codes_of(table, subject).tobytes())
-                    if label:
-                        labels.write(_labels_of(table, label, subject).tobytes())
+                    if self.label:
+                        labels.write(_labels_of(table, self.label, subject).tobytes())
                     writer.write_table(_keys_of(table, subject, sample + rows // subject.views))
                     rows += len(table)
             publish_file(place.piece_uri(out, _CODES, index), codes)
-            if label:
+            if self.label:
                 publish_file(place.piece_uri(out, _LABELS, index), labels)
             return Made(rows, files=1, bytes=publish_file(place_of_keys, keys))
 
@@ -79,7 +78,7 @@ class Npy:
         made = join_pieces(
             out, _CODES, len(subject), npy_header(_codes_type(subject), _shape(subject))
         )
-        if find_label(subject, self.label):
+        if self.label:
             head = npy_header(np.dtype("<i8"), (subject.samples,))
             made += join_pieces(out, _LABELS, len(subject), head)
         return made + write_meta(subject, out, self._describe(subject))
@@ -88,7 +87,7 @@ class Npy:
         shape = _shape(subject)
         return {
             "codes": {"file": _CODES, "shape": shape, "dtype": _codes_type(subject).name},
-            "labels": find_label(subject, self.label),
+            "labels": self.label,
             "read": [
                 'codes = numpy.load("codes.npy", mmap_mode="r")  # codes[sample, view]',
                 'keys = pyarrow.dataset.dataset("keys").to_table()  # sample, view, key, ...',

@@ -8,7 +8,8 @@ reads it, by `linecache` (https://github.com/bytedance/1d-tokenizer, commit 942a
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import pyarrow as pa
 
@@ -33,7 +34,7 @@ class Rar:
 
     label: str | None = None
 
-    def check(self, subject: Subject) -> None:
+    def settle(self, subject: Subject) -> Self:
         """Refuses codes that are no plain sequence of one length, and a sink without labels."""
         check_same_shape(subject, "rar")
         if subject.layout.kind not in {"grid", "sequence"}:
@@ -41,7 +42,7 @@ class Rar:
                 f"--to rar needs a grid or a sequence of codes, and those of "
                 f"{subject.snapshot.uri} are {subject.layout.describe()}: its trainers take no such"
             )
-        need_label(subject, self.label, "--to rar")
+        return replace(self, label=need_label(subject, self.label, "--to rar"))
 
     def columns(self, subject: Subject) -> list[str]:
         """Returns codes and labels."""

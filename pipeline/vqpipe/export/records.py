@@ -77,13 +77,16 @@ class Named:
         return record.label(self.label), record.caption(self.caption)
 
 
-def find_named(subject: Subject, label: str | None, caption: str | None) -> Named:
-    """Returns those columns of labels and captions that an operator names.
+def check_named(subject: Subject, label: str | None, caption: str | None) -> None:
+    """Checks those columns of labels and captions that an operator names.
 
     Raises:
         ConfigError: If one is not there, or of another type.
     """
-    return Named(label and find_label(subject, label), caption and find_caption(subject, caption))
+    if label:
+        find_label(subject, label)
+    if caption:
+        find_caption(subject, caption)
 
 
 def records(subject: Subject, table: pa.Table) -> Iterator[Record]:

@@ -20,7 +20,8 @@ https://github.com/mlfoundations/open_clip/blob/555513d4074b682c1fed925b37e87b8e
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import pyarrow as pa
 
@@ -50,12 +51,12 @@ class WebDataset:
     label: str | None = None
     caption: str | None = None
 
-    def check(self, subject: Subject) -> None:
+    def settle(self, subject: Subject) -> Self:
         """Refuses a sink without codes, and columns that are not there."""
         need("webdataset", "webdataset")
         check_codes(subject)
-        find_label(subject, self.label)
-        find_caption(subject, self.caption)
+        label, caption = find_label(subject, self.label), find_caption(subject, self.caption)
+        return replace(self, label=label, caption=caption)
 
     def columns(self, subject: Subject) -> list[str]:
         """Returns all columns but vectors."""
@@ -67,13 +68,12 @@ class WebDataset:
         """Writes the tar of a shard; none of a shard without rows."""
         from webdataset import TarWriter  # noqa: PLC0415 (an extra)
 
-        label, caption = find_label(subject, self.label), find_caption(subject, self.caption)
         rows = 0
         with spool() as file:
             with TarWriter(file, encoder=False, mtime=0) as tar:
                 for table in groups:
                     for record in records(subject, table):
-                        tar.write(_sample(record, subject.views, label, caption))
+                        tar.write(_sample(record, subject.views, self.label, self.caption))
                     rows += len(table)
             if not rows:
                 return Made()

@@ -46,6 +46,7 @@ class Export:
     name: str
     """Of the format."""
     format: Format
+    """As it has settled on the subject."""
     out: str
     """URI, as normalised by `storage`."""
 
@@ -83,7 +84,7 @@ def begin(export: Export) -> None:
     """Holds what is exported against what is in its place, and writes it there if nothing is.
 
     Raises:
-        ConfigError: If something else is in its place, or the format cannot hold the codes.
+        ConfigError: If something else is in its place.
         MismatchError: If it is another export; names what differs.
     """
     sink, out = export.subject.snapshot.uri, export.out
@@ -91,7 +92,6 @@ def begin(export: Export) -> None:
         raise ConfigError(f"{out} is the sink itself, which an export would spoil; give another")
     if f"{out}/".startswith(f"{sink}/"):
         raise ConfigError(f"{out} is inside the sink {sink}, which it would spoil; give another")
-    export.format.check(export.subject)
     if _find(place.identity_uri(out)) is None and _is_foreign(out):
         raise ConfigError(f"{out} is not empty, and no export is in it; give another place")
     document = json.dumps(export.identity(), indent=2).encode() + b"\n"
