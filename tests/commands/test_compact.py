@@ -26,8 +26,9 @@ from vqpipe.permutation import Permutation
 from vqpipe.sink import success, totals
 from vqpipe.sink.commit import commit_rows
 from vqpipe.sink.footer import HISTOGRAM, pack_histogram
+from vqpipe.sink.parts import data_types, read_part
 from vqpipe.sink.run import load_run, open_sink
-from vqpipe.sink.snapshot import data_types, read_part, take_snapshot
+from vqpipe.sink.snapshot import take_snapshot
 from vqpipe.stages import compact, neighbours
 
 COUNTS = {"a": 5, "b/c": 1, "d": 0, "e": 12, "f": 3}
@@ -362,15 +363,23 @@ def test_compact_of_a_source_without_rows_or_codes_is_refused(tmp_path, capsys):
     assert "is a sink of vqpipe decode" in said
     said = refused(capsys, tmp_path / "nothing", tmp_path / "flat", 4, expect=4)
     assert "no run.json" in said
+    said = refused(capsys, tmp_path / "codes" / "data", tmp_path / "flat", 4, expect=4)
+    assert f"folder of {tmp_path}/codes, which is one" in said
     assert not (tmp_path / "flat").exists()
 
 
-@pytest.mark.parametrize(("source", "sink"), [("a", "a"), ("a", "a/b"), ("a/b", "a")])
-def test_compact_into_its_source_or_around_it_is_refused(tmp_path, capsys, source, sink):
+@pytest.mark.parametrize(
+    ("source", "sink", "said"),
+    [
+        ("a", "a", "is the source itself"),
+        ("a", "a/b", "is inside the source"),
+        ("a/b", "a", "is inside the sink"),
+    ],
+)
+def test_compact_into_its_source_or_around_it_is_refused(tmp_path, capsys, source, sink, said):
     make(tmp_path / source)
     before = sorted(tmp_path.rglob("*"))
-    said = refused(capsys, tmp_path / source, tmp_path / sink, 4, expect=4)
-    assert "inside" in said
+    assert said in refused(capsys, tmp_path / source, tmp_path / sink, 4, expect=4)
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -38,7 +38,7 @@ from vqpipe.commands import cli, shipment
 from vqpipe.sink import parcel
 shipment.COMMIT_FILES, shipment._BUNCH_FILES, shipment._READERS = 5, 2, 1
 parcel._IN_MEMORY_BYTES = 1_500  # most objects of data/ are larger, and go through files
-sys.exit(cli.main(["push", *sys.argv[1:]]))
+cli.run_to_end(["push", *sys.argv[1:]])
 """
 """With commits so small that a sink of some files takes several."""
 
@@ -418,12 +418,28 @@ def test_push_of_what_the_hub_does_not_take_is_refused_by_name(items, said):
     push_command.check_limits(parcel.Parcel(snapshot, tuple(fits)))
 
 
-@pytest.mark.parametrize("to", ["org/codes", "hf://codes", "hf://user:word@org/codes"])
-def test_push_to_what_is_no_data_set_is_refused_before_anything_is_looked_at(to, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("to", "named", "guess"),
+    [
+        ("org/codes", "org/codes names", "hf://org/codes"),
+        ("https://huggingface.co/datasets/org/codes", "org/codes names", "hf://org/codes"),
+        ("hf://codes", "hf://codes names", "hf://org/name"),
+        ("hf://user:word@org/codes", "the second argument names", "hf://org/name"),
+    ],
+)
+def test_push_to_what_is_no_data_set_is_refused_before_anything_is_looked_at(
+    to, named, guess, tmp_path, capsys
+):
     assert cli.main(["push", str(tmp_path), to]) == 4
     said = capsys.readouterr().err
-    assert "hf://org/name" in said
+    assert named in said
+    assert f"give {guess};" in said
     assert "word" not in said
+
+
+def test_push_of_no_sink_says_so_to_whom_is_not_signed_in_too(hub, tmp_path):
+    said = push(hub, tmp_path, tmp_path / "nothing", expect=4, token=None)
+    assert "no run.json" in said
 
 
 def test_push_keeps_what_somebody_wrote_on_the_hub(hub, tmp_path, sink):

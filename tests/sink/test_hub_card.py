@@ -11,7 +11,8 @@ from tests.sink.test_card import encoded
 from vqpipe.code_layout import CodeLayout
 from vqpipe.errors import ConfigError
 from vqpipe.sink.hub_card import Cards, HubPlace, Rows, has_licence, set_licence, write_hub_card
-from vqpipe.sink.snapshot import data_types, take_snapshot
+from vqpipe.sink.parts import data_types
+from vqpipe.sink.snapshot import take_snapshot
 from vqpipe.sink.totals import read_totals
 
 MAIN, BRANCH = HubPlace("org/codes"), HubPlace("org/codes", "small")

@@ -10,9 +10,10 @@ from tests.dataset.sinks import begin, fill, make, rows_of
 from tests.sink.runs import tar_shard
 from vqpipe import storage
 from vqpipe.errors import IncompleteError, MismatchError
+from vqpipe.sink.parts import column_bytes, data_types, read_part
 from vqpipe.sink.plan import Growth, Plan
 from vqpipe.sink.run import start_run
-from vqpipe.sink.snapshot import keep_snapshot, load_snapshot, read_part, take_snapshot
+from vqpipe.sink.snapshot import keep_snapshot, load_snapshot, take_snapshot
 
 ROWS = (7, 1, 12)
 
@@ -95,3 +96,18 @@ def test_part_that_is_gone_is_named(tmp_path):
 
     with pytest.raises(MismatchError, match=r"00001\.parquet is gone"):
         list(read_part(found, 1))
+
+
+def test_columns_of_another_object_than_there_was_are_refused(tmp_path):
+    make(tmp_path / "codes", ROWS)
+    found = take_snapshot(str(tmp_path / "codes"))
+    expected = pq.read_table(found.part(0).uri)
+    assert data_types(found).names == expected.schema.names
+    assert column_bytes(found).keys() == set(expected.schema.names)
+    storage.replace(found.part(0).uri, storage.read(found.part(2).uri))
+    for read in (data_types, column_bytes):
+        with pytest.raises(MismatchError, match=r"00000\.parquet is not the object that it was"):
+            read(found)
+    storage.delete(found.part(0).uri)
+    with pytest.raises(MismatchError, match=r"00000\.parquet is gone"):
+        data_types(found)

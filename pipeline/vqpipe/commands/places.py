@@ -27,6 +27,10 @@ def check_places(source: str, sink: str, links: Iterable[str] = ()) -> None:
     Raises:
         ConfigError: If one is inside the other.
     """
+    if _is_within(sink, source) and _is_within(source, sink):
+        raise ConfigError(
+            f"the sink {sink} is the source itself, which a run must not write to; put it beside it"
+        )
     for folder in (source, *links):
         if _is_within(sink, folder):
             through = "" if folder == source else f", which {folder} leads to"

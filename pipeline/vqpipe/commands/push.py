@@ -17,9 +17,9 @@ from vqpipe.hub.repository import MOST_FILE_BYTES, MOST_IN_FOLDER, Digests, Entr
 from vqpipe.sink import layout
 from vqpipe.sink.hub_card import Cards, HubPlace, Rows, has_licence, set_licence, write_hub_card
 from vqpipe.sink.parcel import CARD, PLAN, RUN, Parcel, find_card, find_parcel, folder_sizes
+from vqpipe.sink.parts import data_types
 from vqpipe.sink.plan import Plan, load_plan, parse_plan
 from vqpipe.sink.run import open_sink, parse_run
-from vqpipe.sink.snapshot import data_types
 from vqpipe.sink.totals import read_totals
 
 
@@ -30,9 +30,9 @@ def run(job: Push) -> None:
         VqpipeError: If something of it could not be sent; the same command goes on from there.
     """
     place = _find_place(job)
-    repository = Repository(place.name, place.branch)
     parcel = find_parcel(job.sink, allow_incomplete=job.allow_incomplete)
     check_limits(parcel)
+    repository = Repository(place.name, place.branch)
     head = repository.open(create=job.create, private=job.private)
     there = repository.list_files(head)
     _check_same_run(parcel, repository, head, there)

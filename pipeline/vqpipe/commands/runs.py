@@ -6,7 +6,7 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 
 from vqpipe.errors import ConfigError
-from vqpipe.sink.run import CodesRun, EncodeRun, Run, find_run
+from vqpipe.sink.run import CodesRun, EncodeRun, Run, find_run, guess_sink
 
 
 def load_run(sink: str) -> Run:
@@ -19,7 +19,8 @@ def load_run(sink: str) -> Run:
     found = find_run(sink)
     if found is None:
         raise ConfigError(
-            f"{sink} holds no run (there is no run.json); give the --sink of a command"
+            f"{sink} holds no run: there is no run.json. "
+            f"{guess_sink(sink) or 'Give the --sink of a command'}"
         )
     return found
 

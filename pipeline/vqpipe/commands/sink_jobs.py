@@ -1,5 +1,6 @@
 """Commands that look at a sink or pass it on, as plain data: one field an option."""
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -13,10 +14,12 @@ from vqpipe.commands.options import (
     check_uris,
 )
 from vqpipe.errors import ConfigError
-from vqpipe.hub.names import parse_data_set
+from vqpipe.hub.names import is_repository, parse_data_set
 
 COMPARED_SHARDS = 16
 """Shards of which `vqpipe diff` compares codes unless told otherwise."""
+_PLAIN = re.compile(r"[\w:/.-]+")
+"""What has no credentials in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,8 +228,17 @@ class Push:
         found = parse_data_set(self.to)
         if found is None:
             raise ConfigError(
-                "the second argument names no data set on the Hugging Face hub: give hf://org/name;"
-                " credentials belong in HF_TOKEN, not in a URL"
+                f"{self._name_wrong()} names no data set on the Hugging Face hub: give "
+                f"{self._guess()}; credentials belong in HF_TOKEN, not in a URL"
             )
         if found[1] and self.revision and found[1] != self.revision:
             raise ConfigError(f"--revision is {self.revision}, and hf://...@ says {found[1]}")
+
+    def _name_wrong(self) -> str:
+        """Returns what was given in place of a data set, unless a password may be in it."""
+        return self.to if _PLAIN.fullmatch(self.to) else "the second argument"
+
+    def _guess(self) -> str:
+        """Returns what may be meant by it."""
+        path = re.sub(r"^[a-z]+://([^/]+\.[a-z]+/)?", "", self.to).removeprefix("datasets/")
+        return f"hf://{path}" if is_repository(path) else "hf://org/name"

@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from vqpipe.errors import ConfigError
-from vqpipe.schema import GRID, VIEW
+from vqpipe.schema import GRID
+from vqpipe.sink.objects import CODES, OWN_COLUMNS
 from vqpipe.sink.run import CodesRun, CompactRun
 from vqpipe.texts import is_binary, is_text
 from vqpipe.vector_layout import COLUMNS as VECTORS
@@ -24,9 +25,6 @@ from vqpipe.vector_layout import VectorLayout, is_bfloat16
 Kind = Literal["numbers", "text", "bytes", "document"]
 Shape = tuple[int, ...]
 """Of the codes of an image."""
-CODES = "codes"
-_OURS = {"key", "row", CODES, *VECTORS, *(each.name for each in (*VIEW, *GRID))}
-"""Columns that every sink may have; all others were kept."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class Column:
 
 def default_names(types: pa.Schema, run: CodesRun) -> tuple[str, ...]:
     """Returns the columns that come along unless others are asked for: codes and what was kept."""
-    ours = _OURS | ({run.facts.shard_column} if isinstance(run, CompactRun) else set())
+    ours = OWN_COLUMNS | ({run.facts.shard_column} if isinstance(run, CompactRun) else set())
     return tuple(name for name in types.names if name == CODES or name not in ours)
 
 

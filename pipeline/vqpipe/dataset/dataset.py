@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from vqpipe.dataset.cache import Cache, default_folder
-from vqpipe.dataset.columns import CODES, Shape, default_names, find_columns
+from vqpipe.dataset.columns import Shape, default_names, find_columns
 from vqpipe.dataset.index import Views, make_index, make_sorter
 from vqpipe.dataset.loader import SEEN, Batch, CodesLoader
 from vqpipe.dataset.options import (
@@ -39,10 +39,8 @@ from vqpipe.dataset.reader import REPEAT, Reader, Source, lot_of
 from vqpipe.dataset.schedule import draw, is_behind_end
 from vqpipe.dataset.shares import Block, Shares, Tail
 from vqpipe.errors import ConfigError, MismatchError
-from vqpipe.sink.snapshot import (
-    column_bytes,
-    data_types,
-)
+from vqpipe.sink.objects import CODES
+from vqpipe.sink.parts import column_bytes, data_types
 
 Position = tuple[int, int, int]
 """Seed, epoch, places behind."""

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from vqpipe.dataset.columns import CODES, Column
+from vqpipe.dataset.columns import Column
 from vqpipe.dataset.index import Index
 from vqpipe.dataset.loader import SEEN
 from vqpipe.dataset.order import Ordering
@@ -16,6 +16,7 @@ from vqpipe.dataset.pictures import PIXELS
 from vqpipe.dataset.reader import REPEAT, SAMPLE
 from vqpipe.dataset.shares import Tail
 from vqpipe.errors import ConfigError
+from vqpipe.sink.objects import CODES
 from vqpipe.sink.snapshot import Snapshot, keep_snapshot, load_snapshot, take_snapshot
 
 DType = Literal["int64", "int32", "stored"]

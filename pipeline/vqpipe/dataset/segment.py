@@ -30,8 +30,8 @@ from vqpipe.dataset.columns import Column
 from vqpipe.dataset.index import Index, Pools, count_pools
 from vqpipe.errors import ConfigError, DamagedError
 from vqpipe.permutation import Numbers, mix
+from vqpipe.sink.parts import read_part
 from vqpipe.sink.samples import whole_samples
-from vqpipe.sink.snapshot import read_part
 
 _AGAIN_S = 0.01
 _HASHES = ""

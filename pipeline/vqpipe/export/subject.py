@@ -11,13 +11,10 @@ from typing import Any
 import pyarrow as pa
 
 from vqpipe.code_layout import CodeLayout
-from vqpipe.schema import GRID, VIEW
-from vqpipe.sink.objects import CODES
-from vqpipe.sink.snapshot import Part, Snapshot, data_types, take_snapshot
+from vqpipe.sink.objects import CODES, OWN_COLUMNS
+from vqpipe.sink.parts import data_types
+from vqpipe.sink.snapshot import Part, Snapshot, take_snapshot
 from vqpipe.vector_layout import COLUMNS
-
-_OWN = {"key", "row", CODES, *COLUMNS, *(field.name for field in (*VIEW, *GRID))}
-"""Columns that every sink may have of its own."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,7 @@ class Subject:
     @property
     def kept(self) -> list[str]:
         """Columns of metadata that the run has kept, in order."""
-        return [name for name in self.types.names if name not in _OWN]
+        return [name for name in self.types.names if name not in OWN_COLUMNS]
 
     @property
     def facts(self) -> list[str]:

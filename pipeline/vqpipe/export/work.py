@@ -30,8 +30,8 @@ from vqpipe.errors import (
 from vqpipe.export import place
 from vqpipe.export.format import Format, Made
 from vqpipe.export.subject import Subject
+from vqpipe.sink.parts import open_part
 from vqpipe.sink.samples import whole_samples
-from vqpipe.sink.snapshot import open_part
 
 _DIGEST = 64
 OnDone = Callable[[int, int], None]

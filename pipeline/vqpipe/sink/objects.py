@@ -26,14 +26,17 @@ import pyarrow.parquet as pq
 
 from vqpipe import storage
 from vqpipe.errors import DamagedError, SourceChangedError, StorageError
-from vqpipe.schema import REJECTED, File, flat_of
+from vqpipe.schema import GRID, REJECTED, VIEW, File, flat_of
 from vqpipe.sink import seal
 from vqpipe.sink.asides import rejected_of
 from vqpipe.sink.footer import ORIGIN, REJECTIONS_BYTES, Footer, parse_footer, read_tail
 from vqpipe.sink.seal import SealError, Sealing
 from vqpipe.storage.content import BLOCK_BYTES
+from vqpipe.vector_layout import COLUMNS
 
 CODES = "codes"
+OWN_COLUMNS = {"key", "row", CODES, *COLUMNS, *(each.name for each in (*VIEW, *GRID))}
+"""Columns that a sink of codes may have of its own: all others were kept."""
 
 _GROUP_ROWS, _GROUP_BYTES = 2**20, 128 * 2**20
 """Most of a row group, by rows and by bytes before compression."""

@@ -29,6 +29,8 @@ from vqpipe.sink.identity import (
 from vqpipe.sink.plan import Growth, Plan, digest, load_first_plan, load_plan
 
 _ATTEMPTS = 10
+_FOLDERS = {"data", "rejected", "left_out", "staging"}
+"""Of a sink, which are given in its place at times."""
 _R = TypeVar("_R", bound="Run")
 
 
@@ -263,6 +265,14 @@ def find_run(sink: str) -> Run | None:
     """
     said = _find_said(sink)
     return said.run(sink) if said else None
+
+
+def guess_sink(uri: str) -> str | None:
+    """Says which sink is meant by one of its folders; None if it is none of those."""
+    parent, _, name = uri.rpartition("/")
+    if name in _FOLDERS and _find_said(parent):
+        return f"It is a folder of {parent}, which is one: give that"
+    return None
 
 
 def _load_said(sink: str) -> _Said:

@@ -5,11 +5,9 @@ A snapshot is made of one listing and a footer of each object, or read from a fi
 one was kept (`keep_snapshot`).
 """
 
-import contextlib
 import functools
 import hashlib
 import io
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -24,9 +22,8 @@ from vqpipe.errors import ConfigError, IncompleteError, MismatchError, StorageEr
 from vqpipe.schema import File
 from vqpipe.sink import layout, seal
 from vqpipe.sink.footer import Footer, read_tail
-from vqpipe.sink.objects import CODES, OpenObject, open_sealed_now
 from vqpipe.sink.plan import some_of
-from vqpipe.sink.run import CodesRun, CodesSink, find_run, open_sink
+from vqpipe.sink.run import CodesRun, CodesSink, find_run, guess_sink, open_sink
 from vqpipe.sink.totals import Totals, begin_totals, check_footer
 from vqpipe.storage.ahead import map_ahead
 
@@ -187,8 +184,8 @@ def find_codes(uri: str) -> CodesRun:
     run = find_run(uri)
     if run is None:
         raise ConfigError(
-            f"{uri} is no sink of vqpipe encode: there is no run.json. Give the place that such a "
-            "command wrote to"
+            f"{uri} is no sink of vqpipe encode: there is no run.json. "
+            f"{guess_sink(uri) or 'Give the place that such a command wrote to'}"
         )
     if not isinstance(run, CodesRun):
         raise MismatchError(
@@ -329,94 +326,6 @@ def parse_snapshot(uri: str, data: bytes) -> tuple[str, pa.Table]:
         return said, table.replace_schema_metadata(None).cast(SNAPSHOT)
     except (pa.ArrowException, ValueError, KeyError, OSError) as error:
         raise MismatchError(f"{uri} is no snapshot of a sink; give another file") from error
-
-
-def read_part(
-    snapshot: Snapshot, index: int, columns: list[str] | None = None
-) -> Iterator[pa.Table]:
-    """Yields the rows of one shard, by row groups, in order of row and view.
-
-    What was yielded is only to be relied on once all of it was: codes are counted on the way and
-    held against the object's histogram at the end; its bytes are held against its seal before.
-
-    Args:
-        snapshot: Which object it is to be.
-        index: The shard's place in it.
-        columns: Which to read; None is all.
-
-    Raises:
-        MismatchError: If another object is there now, or none.
-        StorageError: If the store does not give it.
-        DamagedError: If it is not as it was written.
-    """
-    with _open_part(snapshot.part(index)) as opened:
-        yield from opened.read_groups(columns)
-
-
-@contextlib.contextmanager
-def open_part(snapshot: Snapshot, index: int, columns: list[str]) -> Iterator[Iterator[pa.Table]]:
-    """Yields what yields the rows of one shard, of which all has been checked by then.
-
-    The object is fetched once, and its codes are decoded once more than by `read_part`: who acts on
-    rows one by one need not wait for the last of them. As that, else.
-
-    Raises:
-        MismatchError: If another object is there now, or none.
-        StorageError: If the store does not give it.
-        DamagedError: If it is not as it was written.
-    """
-    with _open_part(snapshot.part(index)) as opened:
-        if CODES in pq.read_schema(opened.file).names:
-            for _ in opened.read_groups([CODES]):
-                pass
-        yield opened.read_groups(columns)
-
-
-@contextlib.contextmanager
-def _open_part(part: Part) -> Iterator[OpenObject]:
-    with contextlib.ExitStack() as stack:
-        try:
-            opened = stack.enter_context(open_sealed_now(part.uri))
-        except FileNotFoundError:
-            raise MismatchError(f"{part.uri} is gone; restore it from a copy") from None
-        if opened.seal != part.seal:
-            raise MismatchError(
-                f"{part.uri} is not the object that it was when this reader began: its shard was "
-                "made again since. Begin anew, with what is there now"
-            )
-        yield opened
-
-
-def data_types(snapshot: Snapshot) -> pa.Schema:
-    """Returns the columns of its rows, as its first object has them.
-
-    Raises:
-        IncompleteError: If it has none.
-    """
-    if not len(snapshot):
-        raise IncompleteError(f"{snapshot.uri} has no shard yet: there is nothing to read")
-    with open_sealed_now(snapshot.part(0).uri) as opened:
-        return pq.read_schema(opened.file)
-
-
-def column_bytes(snapshot: Snapshot) -> dict[str, float]:
-    """Returns about how many bytes a row has of each column, as its first shard with rows says.
-
-    Texts that are there many times are counted as often as Parquet stores them.
-    """
-    for index in np.flatnonzero(snapshot.rows)[:1].tolist():
-        with open_sealed_now(snapshot.part(index).uri) as opened:
-            return _column_bytes(pq.read_metadata(opened.file))
-    return {}
-
-
-def _column_bytes(metadata: pq.FileMetaData) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for group in map(metadata.row_group, range(metadata.num_row_groups)):
-        for column in map(group.column, range(group.num_columns)):
-            name = column.path_in_schema.partition(".")[0]
-            found[name] = found.get(name, 0.0) + column.total_uncompressed_size / metadata.num_rows
-    return found
 
 
 def total_bytes(snapshot: Snapshot) -> int:

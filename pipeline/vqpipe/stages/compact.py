@@ -26,9 +26,10 @@ from vqpipe.schema import HEAD, KEPT
 from vqpipe.sink.arrangement import Arrangement
 from vqpipe.sink.commit import RECEIPT
 from vqpipe.sink.footer import HISTOGRAM, pack_histogram
+from vqpipe.sink.parts import read_part
 from vqpipe.sink.product import Facts, Finished, Write
 from vqpipe.sink.publication import publish_shard
-from vqpipe.sink.snapshot import Snapshot, read_part
+from vqpipe.sink.snapshot import Snapshot
 from vqpipe.sink.writer import Writer
 from vqpipe.stages.encode import CodesProduct
 from vqpipe.storage.ahead import map_ahead
