@@ -10,7 +10,7 @@ import pytest
 import ray
 
 from vqpipe.engine import capacity, cluster, submission
-from vqpipe.errors import ConfigError, IncompleteError
+from vqpipe.errors import ConfigError, IncompleteError, stopped_by
 
 
 @pytest.mark.fault(32)
@@ -53,6 +53,25 @@ def test_connect_stopped_while_ray_starts_is_incomplete(monkeypatch):
             pass
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_connect_that_another_handler_stops_says_that_it_was_stopped(monkeypatch):
+    """Ctrl-C as commands take it; whatever fails then does so because of the stop."""
+
+    def init(**_):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+
+    def stop(number, _):
+        raise stopped_by(number)
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        monkeypatch.setattr(ray, "init", init)
+        with pytest.raises(IncompleteError, match="SIGINT"), cluster.connect(None):
+            pass
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_submit_to_an_address_where_nobody_answers_is_config_error():
