@@ -241,6 +241,11 @@ def test_dataset_of_a_seed_of_numpy_has_a_plain_state(sink):
     assert json.loads(json.dumps(state)) == CodesDataset(sink, seed=3).state_dict()
 
 
+def test_dataset_asked_for_one_sample_says_how_they_are_had(sink):
+    with pytest.raises(TypeError, match="for batch in data"):
+        CodesDataset(sink, seed=0)[3]
+
+
 def test_dataset_of_a_state_before_the_beginning_is_refused(sink):
     state = CodesDataset(sink).state_dict() | {"seen": -16}
 

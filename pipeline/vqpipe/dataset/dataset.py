@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
@@ -293,6 +293,17 @@ class CodesDataset(IterableDataset[Batch]):
     def _shares(self, order: Order, seen: int) -> Shares:
         unit = self._ordering.unit
         return Shares(order.size, seen, self.batch_size, self.world, self.tail, unit)
+
+    def __getitem__(self, index: object) -> NoReturn:
+        """Refuses what asks for one sample.
+
+        Raises:
+            TypeError: Always; says how samples are had.
+        """
+        raise TypeError(
+            f"{self!r} has no sample {index!r}: it gives batches, in the order of its epoch, to "
+            "`for batch in data`. Rows by number are in what vqpipe export --to npy writes"
+        )
 
     def __iter__(self) -> Iterator[Batch]:
         """Returns the batches of this rank, and of this worker among those of a DataLoader."""
