@@ -1,3 +1,4 @@
+import gc
 import subprocess
 import uuid
 from pathlib import Path
@@ -7,6 +8,12 @@ import pytest
 from tests.storage import fault_proxy
 from tests.storage.clouds import container_name, serve_cloud
 from tests.storage.servers import AWS, serve_moto, serve_rclone
+
+
+def pytest_collection_finish():
+    """Has the garbage collector look once at thousands of collected tests, not each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

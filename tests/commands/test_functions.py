@@ -178,34 +178,3 @@ def test_vqpipe_imports_nothing_heavy_before_it_is_asked_for(code, loaded):
     assert done.returncode == 0, done.stderr
     last = done.stdout.rsplit("\n", 1)[-1]
     assert set(filter(None, last.split(","))) == loaded
-
-
-TYPED = """
-import vqpipe
-result = vqpipe.encode(source="a", sink="b", model="c", dtype="tf32", keep=("txt",), verbose=True)
-reveal_type(result.exit_code)
-reveal_type(vqpipe.__version__)
-vqpipe.encode(source="a", sink="b")
-vqpipe.decode(source="a", sink="b", quality="high")
-vqpipe.evaluate(source="a", nonsense=1)
-vqpipe.{missing}
-"""
-
-
-def test_vqpipe_is_typed_for_those_who_call_it(tmp_path):
-    (tmp_path / "caller.py").write_text(TYPED.format(missing="no_such_name"))
-    command = [sys.executable, "-m", "mypy", "--config-file=", "--follow-imports=silent"]
-    done = subprocess.run(
-        [*command, "--cache-dir", str(tmp_path / "cache"), str(tmp_path / "caller.py")],
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    said = done.stdout
-    assert '"int"' in said
-    assert '"str"' in said
-    assert 'Missing named argument "model"' in said
-    assert 'incompatible type "str"; expected "int"' in said
-    assert 'Unexpected keyword argument "nonsense"' in said
-    assert 'Module has no attribute "no_such_name"' in said
-    assert "Found 4 errors" in said

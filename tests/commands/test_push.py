@@ -35,12 +35,14 @@ READER = "hf_canaryOfAReader"
 PUSH = """
 import sys
 from vqpipe.commands import cli, shipment
+from vqpipe.hub import repository
 from vqpipe.sink import parcel
 shipment.COMMIT_FILES, shipment._BUNCH_FILES, shipment._READERS = 5, 2, 1
 parcel._IN_MEMORY_BYTES = 1_500  # most objects of data/ are larger, and go through files
+repository._PAUSES_S, repository._FIRST_PAUSES_S = (0.1, 0.2, 0.4, 0.8, 1.6), (0.1, 0.2)
 cli.run_to_end(["push", *sys.argv[1:]])
 """
-"""With commits so small that a sink of some files takes several."""
+"""With commits so small that a sink of some files takes several, and less patience."""
 
 
 @pytest.fixture(scope="module")

@@ -133,7 +133,7 @@ class Handler(BaseHTTPRequestHandler):
         hub.requests.append((self.command, route))
         wrong = next((each for fault in hub.faults if (each := fault(route))), None)
         if isinstance(wrong, tuple | int):
-            status, *headers = wrong if isinstance(wrong, tuple) else (wrong, {"Retry-After": "1"})
+            status, *headers = wrong if isinstance(wrong, tuple) else (wrong, {"Retry-After": "0"})
             self.reply(status, *headers, b'{"error": "told to fail"}')
             return
         if wrong in {None, "lose"}:
