@@ -16,6 +16,11 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+def pytest_sessionfinish():
+    """Lets it look again: bindings complain of what is left at the end."""
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory):
     """Endpoint of an S3 server on this machine; the environment points to it."""

@@ -9,6 +9,7 @@ import sys
 
 import pyarrow as pa
 
+from tests import shell
 from vqpipe.codec.codec import Codec
 from vqpipe.commands import cli, launch
 from vqpipe.sink.commit import commit_rows
@@ -65,6 +66,12 @@ def run(commands):
             if codes[-1]:
                 break
     return codes
+
+
+def encode(source, sink, *options, resolution=64):
+    """Encodes with the demo's checkpoint, as `shell.encode` does on Ray."""
+    places = ("--source", source, "--sink", sink, "--model", shell.CHECKPOINT)
+    assert run([["encode", *places, "--resolution", resolution, *options]]) == [0]
 
 
 def main():

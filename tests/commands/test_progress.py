@@ -143,6 +143,8 @@ def test_describe_running_gives_counts_and_time_left(clock):
         "3 rejected",
         "ETA 1:00",
     )
+    state.images_known = 3_000
+    assert state.describe()[1] == "1,000/3,000 images"
 
 
 def test_describe_long_runs_show_hours(clock):

@@ -18,6 +18,13 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 SHARDS, ROWS = 40, 10
 WORKERS = r"ray::.*(place|write_runs|write_partition|[Ss]huffle)"
 """Processes of Ray that have a part in it."""
+in_either_order = pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param((), marks=pytest.mark.soak, id="in order"),
+        pytest.param(("--shuffle", 3), id="shuffled"),
+    ],
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +40,7 @@ def start(codes, sink, *options):
     return shell.start("compact", codes, sink, "--rows-per-file", 6, *options)
 
 
-@pytest.mark.parametrize("options", [(), ("--shuffle", 3)], ids=["in order", "shuffled"])
+@in_either_order
 def test_compact_whose_driver_is_killed_and_run_again_is_as_if_it_had_not_been(
     codes, tmp_path, options
 ):
@@ -65,7 +72,7 @@ def kill_first(process, pattern):
     raise AssertionError(process.communicate())
 
 
-@pytest.mark.parametrize("options", [(), ("--shuffle", 3)], ids=["in order", "shuffled"])
+@in_either_order
 def test_compact_whose_worker_is_killed_ends_well_by_itself(codes, tmp_path, options):
     assert run(codes, tmp_path / "whole", 6, *options) == 0
     process = start(codes, tmp_path / "flat", *options)
@@ -95,5 +102,5 @@ def test_compact_of_an_object_that_is_damaged_says_which_and_commits_the_rest_la
     assert f"{path} is damaged" in printed
     assert not files_of(tmp_path / "flat")
     path.write_bytes(sound)
-    shell.finish(start(tmp_path / "codes", tmp_path / "flat", "--shuffle", 3))
+    assert run(tmp_path / "codes", tmp_path / "flat", 6, "--shuffle", 3) == 0
     assert same_rows(codes, tmp_path / "flat") == 776

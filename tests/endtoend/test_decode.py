@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests import shell
+from tests import plain, shell
 from tests.makers import jpeg
 from vqpipe.codec.weights import Weights
 from vqpipe.commands import cli
@@ -38,7 +38,7 @@ def encoded(tmp_path_factory):
         table = pa.table({"id": KEYS, "image": images, "caption": captions, "n": range(len(KEYS))})
         pq.write_table(table, root / "source" / f"{name}.parquet")
     options = ("--key", "id", "--keep", "caption", "n")
-    shell.encode(root / "source", root / "codes", *options, resolution=SIDE)
+    plain.encode(root / "source", root / "codes", *options, resolution=SIDE)
     return root
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from tests import shell
+from tests import plain, shell
 from tests.makers import jpeg, picture, tar_of
 from tests.sink.damage import rewrite, set_column
 from vqpipe.commands import cli
@@ -32,7 +32,7 @@ def evaluated(tmp_path_factory):
             f"{shard}-bad.jpg": b"<html>"
         }
         (root / "source" / f"{shard}.tar").write_bytes(tar_of(members))
-    shell.encode(root / "source", root / "codes", resolution=SIDE)
+    plain.encode(root / "source", root / "codes", resolution=SIDE)
     root.joinpath("printed").write_text(evaluate(root / "codes", "--samples", 18))
     return root
 

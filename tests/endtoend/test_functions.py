@@ -113,6 +113,7 @@ print(json.dumps([each.exit_code for each in results]))
 """
 
 
+@pytest.mark.soak
 def test_function_in_a_thread_does_its_work(folder):
     assert run(folder, THREAD) == [0]
     assert shell.codes_by_key(folder / "thread") == shell.codes_by_key(folder / "expected")

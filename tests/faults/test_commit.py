@@ -7,6 +7,7 @@ two writers with up to so many switches between them is run.
 import contextlib
 import functools
 import itertools
+import shutil
 import threading
 from dataclasses import replace
 
@@ -120,10 +121,11 @@ LIVES = {
 def test_life_that_dies_at_any_storage_call_is_completed_by_the_next(tmp_path, name, after):
     before, life = LIVES[name]
     rejected, left_out = life.get("rejected", ()), life.get("left_out", ())
+    (tmp_path / "before").mkdir()
+    for earlier in before:
+        live(str(tmp_path / "before"), **earlier)
     for number in itertools.count():
-        sink = str(tmp_path / str(number))
-        for earlier in before:
-            live(sink, **earlier)
+        sink = str(shutil.copytree(tmp_path / "before", tmp_path / str(number)))
         with Crashing(number, after=after) as calls, contextlib.suppress(Crash):
             live(sink, **life)
         if not calls.died:

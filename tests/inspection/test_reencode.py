@@ -6,15 +6,13 @@ import shutil
 
 import pytest
 
-from tests import shell
+from tests import plain, shell
 from tests.makers import jpeg, tar_of
 from tests.sink.damage import rewrite, set_column
 from tests.sink.runs import tar_shard
 from vqpipe.commands import cli
 from vqpipe.inspection.reencode import pick_shards
 from vqpipe.sink.plan import Plan
-
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +24,7 @@ def encoded(tmp_path_factory):
         texts = {f"{shard}{i}.txt": f"text {i}".encode() for i in range(5)}
         members = {**images, f"{shard}7.jpg": b"no image", **texts}
         (root / "source" / f"{shard}.tar").write_bytes(tar_of(dict(sorted(members.items()))))
-    shell.encode(root / "source", root / "sink", "--keep", "txt", "--max-rejected", 0.5)
+    plain.encode(root / "source", root / "sink", "--keep", "txt", "--max-rejected", 0.5)
     return root
 
 
@@ -59,7 +57,7 @@ def test_verify_deep_of_drafted_photos_finds_equal_codes(tmp_path, capsys):
     images = {f"{i}.jpg": jpeg(301, 263, seed=i) for i in range(3)}
     (tmp_path / "source" / "a.tar").write_bytes(tar_of(images))
     for name, options in (("plain", ()), ("drafted", ("--draft",))):
-        shell.encode(tmp_path / "source", tmp_path / name, *options)
+        plain.encode(tmp_path / "source", tmp_path / name, *options)
         code, found = verify(tmp_path / name, capsys)
         assert (code, found["deep"]["views"], found["deep"]["unlike"]) == (0, 3, 0)
     assert shell.codes_by_key(tmp_path / "plain") != shell.codes_by_key(tmp_path / "drafted")

@@ -1,6 +1,7 @@
 """Group norms of sums a channel at a time, and the kernels, the latter in triton's interpreter."""
 
 import copy
+import functools
 import os
 import re
 import subprocess
@@ -155,19 +156,30 @@ def make_kernel_cases():
 
 
 CASES = make_kernel_cases()
+LONG = {f"many_parts-{data}" for data in ("ordinary", "far_from_zero", "dark_border")}
+"""Those that take half of the time, while other data of many parts are harder."""
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    return run_interpreted(SCRIPT, CASES, tmp_path_factory.mktemp("interpreted"))
+def interpreted(tmp_path_factory):
+    """Returns what the kernels give of all cases that are long, or of all that are not."""
+
+    @functools.cache
+    def run(are_long):
+        cases = {name: case for name, case in CASES.items() if (name in LONG) == are_long}
+        return run_interpreted(SCRIPT, cases, tmp_path_factory.mktemp("interpreted"))
+
+    return run
 
 
 @needs_triton
 @takes_this_numpy
-@pytest.mark.parametrize("case", CASES)
-def test_kernels_equal_float64_within_rounding(found, case):
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.soak] * (case in LONG)) for case in CASES]
+)
+def test_kernels_equal_float64_within_rounding(interpreted, case):
     x, weight, bias, before, (scale, shift), groups = CASES[case]
-    plain, active, moved = found[case]
+    plain, active, moved = interpreted(case in LONG)[case]
     for each in (plain, active, moved):
         assert (each.dtype, each.shape) == (x.dtype, x.shape)
         assert each.is_contiguous(memory_format=torch.channels_last)

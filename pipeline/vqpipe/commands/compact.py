@@ -210,7 +210,8 @@ def _introduce(job: Compact, source: _Source, work: Compaction) -> Fields:
     if arrangement.shuffle is not None:
         order = f"shuffled over all files, seed {arrangement.shuffle}"
     held = f"{source.snapshot.starts[-1]:,} rows, {size / 1e6:,.1f} MB in {len(source.snapshot):,}"
-    files = f"{len(arrangement):,} of {arrangement.rows_per_file:,} rows, the last of up to that"
+    rows = f"{arrangement.rows_per_file:,} rows"
+    files = f"{len(arrangement):,}, each of {rows}, the last of what is left"
     return [
         ("source", f"{held} shard(s)"),
         *_describe_aside(source.totals),

@@ -199,7 +199,8 @@ class Progress:
             return (f"{doing}, {_clock(self.seconds)}",)
         total, left_s = self.images_total, self.left_s
         shards = f"{self.shards_before + self.shards:,}/{self.shards_total:,} shards"
-        images = f"{self.images:,}" + (f"/~{total:,}" if total else "") + " images"
+        about = "" if total == self.images_known else "~"
+        images = f"{self.images:,}" + (f"/{about}{total:,}" if total else "") + " images"
         eta = "ETA " + ("?" if left_s is None else _clock(left_s))
         rate = f"{self.rate:,.1f}" if self.working_s >= _LEAST_WORKING_S else "?"
         return shards, images, f"{rate} images/s", f"{self.rejected:,} rejected", eta
