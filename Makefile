@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo train test lint jobs gpu bench soak clean help
+.PHONY: demo train test test-with-ray test-without-ray lint jobs gpu bench soak clean help
 
 help:
 	@echo "make demo    encode about 200 sample photos and show the result"
@@ -49,10 +49,16 @@ lint: $(STAMP)
 jobs: $(STAMP)
 	for stage in encode decode evaluate compact; do $(BIN)/vqpipe $$stage --print-job > jobs/$$stage.yaml || exit 1; done
 
-# Ray takes the whole machine for itself; what needs none goes on two cores at once, torch on one each.
+# Tests with Ray wait a good deal, all others do not: at once they take two thirds of the time. The
+# latter go on two cores, torch on one each.
 test: lint $(AZURITE)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --timeout 300 -m "not soak and not ray" --numprocesses 2 --dist worksteal
+	$(MAKE) --no-print-directory --jobs 2 --keep-going test-with-ray test-without-ray
+
+test-with-ray: $(STAMP)
 	$(BIN)/python -m pytest --timeout 300 -m "not soak and ray"
+
+test-without-ray: $(STAMP) $(AZURITE)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --timeout 300 -m "not soak and not ray" --numprocesses 2 --dist worksteal
 
 # With PYTHON as it is: a GPU machine may lack all but torch. What else it is to have, `carry` fetches.
 gpu:

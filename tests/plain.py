@@ -74,6 +74,11 @@ def encode(source, sink, *options, resolution=64):
     assert run([["encode", *places, "--resolution", resolution, *options]]) == [0]
 
 
+def decode(source, sink, *options):
+    """Decodes to PNGs."""
+    assert run([["decode", "--source", source, "--sink", sink, "--format", "png", *options]]) == [0]
+
+
 def main():
     """Runs the commands on standard input; prints their exit codes."""
     json.dump(run(json.load(sys.stdin)), sys.stdout)

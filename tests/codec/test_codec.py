@@ -496,11 +496,11 @@ def test_codec_kernels_that_do_not_fit_the_device_are_a_config_error(model):
 @pytest.mark.parametrize(
     "before",
     [
-        "cuda.matmul.fp32_precision = 'tf32'",
-        "cudnn.conv.fp32_precision = 'ieee'",
+        pytest.param("cuda.matmul.fp32_precision = 'tf32'", marks=pytest.mark.soak),
+        pytest.param("cudnn.conv.fp32_precision = 'ieee'", marks=pytest.mark.soak),
         "fp32_precision = 'tf32'",
         "cuda.matmul.allow_tf32 = True",
-        "cudnn.allow_tf32 = False",
+        pytest.param("cudnn.allow_tf32 = False", marks=pytest.mark.soak),
     ],
 )
 def test_codec_works_whichever_switches_the_process_has_used(before):

@@ -139,7 +139,7 @@ WRONG = {
 
 @pytest.mark.fault(28)
 @pytest.mark.parametrize("kind", WRONG)
-@pytest.mark.parametrize("asked", ["auto", "signed"])
+@pytest.mark.parametrize("asked", ["auto", pytest.param("signed", marks=pytest.mark.soak)])
 def test_doctor_catches_weights_that_are_not_what_they_are_taken_for(kind, asked, tmp_path):
     weights = WRONG[kind](tmp_path)
     with pytest.raises(ConfigError, match="photos do not come back"):

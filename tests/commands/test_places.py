@@ -33,7 +33,7 @@ def normalised(base, path):
     "sink", ["photos", "link", "missing/../photos", "loop/loop/link", "/photos"]
 )
 def test_check_places_sink_inside_its_source_by_any_path_is_config_error(base, source, sink, below):
-    with pytest.raises(ConfigError, match="inside the source"):
+    with pytest.raises(ConfigError, match="inside the source" if below else "the source itself"):
         check_places(normalised(base, source), normalised(base, sink + below))
 
 
@@ -65,7 +65,7 @@ STORES = [("s3", "s3"), ("gs", "gcs"), ("gcs", "gs"), ("az", "abfs"), ("abfss", 
 @pytest.mark.parametrize(("one", "other"), STORES)
 def test_check_places_in_a_bucket_are_told_by_their_prefixes(one, other):
     for sink in ("photos", "photos/codes", "photos//codes", "/photos/codes", "photos/"):
-        with pytest.raises(ConfigError, match="inside the source"):
+        with pytest.raises(ConfigError, match=r"inside the source|is the source itself"):
             check_places(
                 storage.normalise_uri(f"{one}://b/photos"),
                 storage.normalise_uri(f"{other}://b/{sink}"),

@@ -33,13 +33,13 @@ NAME = "org/codes"
 SHARDS = 12
 READER = "hf_canaryOfAReader"
 PUSH = """
-import sys
+import sys, time
 from vqpipe.commands import cli, shipment
-from vqpipe.hub import repository
 from vqpipe.sink import parcel
 shipment.COMMIT_FILES, shipment._BUNCH_FILES, shipment._READERS = 5, 2, 1
 parcel._IN_MEMORY_BYTES = 1_500  # most objects of data/ are larger, and go through files
-repository._PAUSES_S, repository._FIRST_PAUSES_S = (0.1, 0.2, 0.4, 0.8, 1.6), (0.1, 0.2)
+sleep = time.sleep
+time.sleep = lambda seconds: sleep(seconds / 10)
 cli.run_to_end(["push", *sys.argv[1:]])
 """
 """With commits so small that a sink of some files takes several, and less patience."""

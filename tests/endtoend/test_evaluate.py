@@ -59,10 +59,7 @@ def scores(root):
 @pytest.mark.ray
 @pytest.mark.slow
 def test_evaluate_scores_equal_skimage_on_what_decode_writes(evaluated):
-    shell.run(
-        *("decode", "--source", evaluated / "codes", "--sink", evaluated / "images"),
-        *("--layout", "parquet", "--format", "png"),
-    )
+    plain.decode(evaluated / "codes", evaluated / "images", "--layout", "parquet")
     decoded = {
         row["key"]: np.asarray(Image.open(io.BytesIO(row["image"])))
         for row in shell.rows(evaluated / "images")

@@ -5,6 +5,7 @@ import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from tests.sink import sinks
 from tests.storage.intercept import Crash, Crashing
@@ -86,6 +87,10 @@ def check_totals(sink, out, views=1):
     assert said["files"] == len(made.keys() - own)
     assert said["bytes"] == sum(len(data) for name, data in made.items() if name not in own)
     assert find_run(str(sink)).fingerprint == json.loads(made["export.json"])["fingerprint"]
+
+
+some_kills = pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.soak), 3])
+"""After how many storage calls `check_kills` kills again."""
 
 
 def check_kills(sink, tmp_path, to, *options, step=1):

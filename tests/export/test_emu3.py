@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from tests.export.exports import check_kills, check_totals, export, files_of, make_sink, rows_of
+from tests.export.exports import (
+    check_kills,
+    check_totals,
+    export,
+    files_of,
+    make_sink,
+    rows_of,
+    some_kills,
+)
 from vqpipe import storage
 
 PATTERN = "<|visual token {token_id:0>6d}|>"  # emu3/train/train.py
@@ -81,6 +89,7 @@ def test_emu3_in_a_bucket_needs_the_path_of_the_trainer_and_is_read_there(bucket
     assert [reader[i] for i in range(len(reader))] == rows
 
 
-def test_emu3_killed_at_any_storage_call_ends_with_the_same_bytes(tmp_path):
+@some_kills
+def test_emu3_killed_at_any_storage_call_ends_with_the_same_bytes(tmp_path, step):
     sink = make_sink(tmp_path / "codes")
-    check_kills(sink, tmp_path, "emu3", "--pickle", "--seen-at", "/data")
+    check_kills(sink, tmp_path, "emu3", "--pickle", "--seen-at", "/data", step=step)

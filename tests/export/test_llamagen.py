@@ -12,6 +12,7 @@ from tests.export.exports import (
     files_of,
     make_sink,
     rows_of,
+    some_kills,
     success_of,
 )
 from tests.sink.runs import KEPT
@@ -56,8 +57,9 @@ def test_llamagen_reader_gets_codes_of_every_view_and_labels_in_order(base, view
     assert success_of(f"{base}/out")["files"] == 2 * len(reader)
 
 
-def test_llamagen_killed_at_any_storage_call_ends_with_the_same_bytes(tmp_path):
-    check_kills(make_sink(tmp_path / "codes", **SQUARE), tmp_path, "llamagen")
+@some_kills
+def test_llamagen_killed_at_any_storage_call_ends_with_the_same_bytes(tmp_path, step):
+    check_kills(make_sink(tmp_path / "codes", **SQUARE), tmp_path, "llamagen", step=step)
 
 
 def test_llamagen_says_what_to_change_of_a_reader_that_counts_on_imagenet(tmp_path, capsys):

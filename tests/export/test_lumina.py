@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.export.exports import check_kills, check_totals, export, make_sink, rows_of
+from tests.export.exports import check_kills, check_totals, export, make_sink, rows_of, some_kills
 from tests.export.unpickle import unpickle
 
 BREAK, BEGIN, END, ANSWER, LAST = 126084, 126349, 126350, 126354, 126355
@@ -51,9 +51,10 @@ def test_lumina_reader_gets_prompt_and_ids_of_every_view_row_by_row(tmp_path, op
     check_totals(sink, tmp_path / "out", 2)
 
 
-def test_lumina_killed_at_any_storage_call_ends_with_the_same_bytes(tmp_path):
+@some_kills
+def test_lumina_killed_at_any_storage_call_ends_with_the_same_bytes(tmp_path, step):
     sink = make_sink(tmp_path / "codes")
-    check_kills(sink, tmp_path, "lumina", "--pickle", "--seen-at", "/data")
+    check_kills(sink, tmp_path, "lumina", "--pickle", "--seen-at", "/data", step=step)
 
 
 def test_lumina_refuses_a_codebook_that_it_has_no_ids_for(tmp_path, capsys):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
-from tests.export.exports import check_kills, check_totals, export, make_sink, rows_of
+from tests.export.exports import check_kills, check_totals, export, make_sink, rows_of, some_kills
 from tests.export.unpickle import unpickle
 
 BEGIN, SIDE = 7, (4, 8)
@@ -89,10 +89,11 @@ def test_lumina_mgpt_reader_gets_what_its_own_processor_makes(tmp_path, tokenize
     check_totals(sink, tmp_path / "out")
 
 
-def test_lumina_mgpt_killed_at_any_storage_call_ends_with_the_same_bytes(tmp_path, tokenizer):
+@some_kills
+def test_lumina_mgpt_killed_at_any_storage_call_ends_with_the_same_bytes(tmp_path, tokenizer, step):
     sink = make_sink(tmp_path / "codes", grid=SIDE, facts={"downsample_factor": 16})
     how = ["--tokenizer", tokenizer, "--begin-token", BEGIN, "--pickle", "--seen-at", "/data"]
-    check_kills(sink, tmp_path, "lumina_mgpt", *how)
+    check_kills(sink, tmp_path, "lumina_mgpt", *how, step=step)
 
 
 def test_lumina_mgpt_refuses_what_it_has_no_ids_for(tmp_path, tokenizer, capsys):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.export import exports, kinds
-from tests.export.exports import check_kills, check_totals, export, make_sink, rows_of
+from tests.export.exports import check_kills, check_totals, export, make_sink, rows_of, some_kills
 from tests.export.mds_library import streaming
 from vqpipe.code_layout import CodeLayout
 
@@ -126,8 +126,9 @@ def _without_one(rows):
     rows[2]["kept.label"] = None
 
 
-def test_mds_killed_at_any_storage_call_ends_with_the_same_bytes(tmp_path):
-    check_kills(make_sink(tmp_path / "codes"), tmp_path, "mds", *NAMED, step=3)
+@some_kills
+def test_mds_killed_at_any_storage_call_ends_with_the_same_bytes(tmp_path, step):
+    check_kills(make_sink(tmp_path / "codes"), tmp_path, "mds", *NAMED, step=step)
 
 
 def test_mds_of_processes_has_the_same_bytes_as_of_one(tmp_path):

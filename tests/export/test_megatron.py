@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from tests.export import exports, kinds
-from tests.export.exports import check_kills, check_totals, export, make_sink, rows_of
+from tests.export.exports import check_kills, check_totals, export, make_sink, rows_of, some_kills
 from vqpipe.code_layout import CodeLayout
 
 TYPES = {1: "u1", 2: "i1", 3: "i2", 4: "i4", 5: "i8", 6: "f8", 7: "f4", 8: "u2"}
@@ -253,9 +253,10 @@ def test_megatron_pairs_have_whole_shards_and_about_as_many_rows_as_are_asked_fo
     check_totals(sink, tmp_path / "out")
 
 
-def test_megatron_killed_at_any_storage_call_ends_with_the_same_bytes(tmp_path, tokenizer):
+@some_kills
+def test_megatron_killed_at_any_storage_call_ends_with_the_same_bytes(tmp_path, tokenizer, step):
     options = ["--tokenizer", tokenizer, "--offset", 20, "--rows-per-file", 2]
-    check_kills(make_sink(tmp_path / "codes"), tmp_path, "megatron", *options, step=7)
+    check_kills(make_sink(tmp_path / "codes"), tmp_path, "megatron", *options, step=step)
 
 
 def test_megatron_of_processes_has_the_same_bytes_as_of_one(tmp_path, tokenizer):

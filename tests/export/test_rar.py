@@ -13,6 +13,7 @@ from tests.export.exports import (
     files_of,
     make_sink,
     rows_of,
+    some_kills,
 )
 
 
@@ -36,8 +37,9 @@ def test_rar_reader_gets_class_and_codes_of_every_view_in_order(base, tmp_path, 
     check_totals(sink, f"{base}/out", views)
 
 
-def test_rar_killed_at_any_storage_call_ends_with_the_same_bytes(tmp_path):
-    check_kills(make_sink(tmp_path / "codes"), tmp_path, "rar")
+@some_kills
+def test_rar_killed_at_any_storage_call_ends_with_the_same_bytes(tmp_path, step):
+    check_kills(make_sink(tmp_path / "codes"), tmp_path, "rar", step=step)
 
 
 def test_rar_takes_a_label_by_its_name_and_refuses_options_of_others(tmp_path, capsys):

@@ -11,7 +11,7 @@ import pytest
 import webdataset
 
 from tests.export import exports, kinds
-from tests.export.exports import check_kills, check_totals, export, make_sink, rows_of
+from tests.export.exports import check_kills, check_totals, export, make_sink, rows_of, some_kills
 from vqpipe.code_layout import CodeLayout
 
 
@@ -126,8 +126,9 @@ def _without_one(rows):
     rows[2] |= {"kept.label": None, "kept.txt": None}
 
 
-def test_webdataset_killed_at_any_storage_call_ends_with_the_same_bytes(tmp_path):
-    check_kills(make_sink(tmp_path / "codes"), tmp_path, "webdataset", step=3)
+@some_kills
+def test_webdataset_killed_at_any_storage_call_ends_with_the_same_bytes(tmp_path, step):
+    check_kills(make_sink(tmp_path / "codes"), tmp_path, "webdataset", step=step)
 
 
 def test_webdataset_of_processes_has_the_same_bytes_as_of_one(tmp_path):

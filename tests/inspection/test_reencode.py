@@ -36,6 +36,7 @@ def sink(encoded, tmp_path):
 
 def verify(sink, capsys, *options):
     """Returns exit code and what was found, all shards encoded again."""
+    capsys.readouterr()
     code = cli.main(["verify", str(sink), "--json", "--deep", "--share", "1", *options])
     return code, json.loads(capsys.readouterr().out or "null")
 

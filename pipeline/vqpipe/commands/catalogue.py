@@ -1,5 +1,6 @@
 """The options of a job as a list: what help, shell completion and job definitions are made of."""
 
+import functools
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, replace
@@ -125,6 +126,7 @@ def options_of(kind: type[Job], settings: Mapping[str, Any] | None = None) -> li
     return [replace(each, default=known.get(each.name, each.default)) for each in found]
 
 
+@functools.cache
 def _helps(kind: type) -> dict[str, str]:
     """Returns the text below each field of a dataclass and of its bases."""
     found: dict[str, str] = {}
