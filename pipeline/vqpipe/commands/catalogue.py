@@ -127,7 +127,7 @@ def options_of(kind: type[Job], settings: Mapping[str, Any] | None = None) -> li
 
 
 @functools.cache
-def _helps(kind: type) -> dict[str, str]:
+def _helps(kind: Any) -> dict[str, str]:  # noqa: ANN401 (mypy takes no class for hashable)
     """Returns the text below each field of a dataclass and of its bases."""
     found: dict[str, str] = {}
     for base in reversed(kind.__mro__[:-1]):
