@@ -4,7 +4,7 @@ import functools
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, replace
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 import docstring_parser
 import tyro
@@ -117,7 +117,8 @@ def options_of(kind: type[Job], settings: Mapping[str, Any] | None = None) -> li
         kind: The command.
         settings: Values that take the place of its defaults, by option.
     """
-    hints, helps, known = get_type_hints(kind, include_extras=True), _helps(kind), settings or {}
+    hints, known = get_type_hints(kind, include_extras=True), settings or {}
+    helps = _helps(cast(Any, kind))  # mypy takes dataclasses for not hashable
     found = [
         Option(each.name, hints[each.name], each.default, helps[each.name]) for each in fields(kind)
     ]
@@ -127,7 +128,7 @@ def options_of(kind: type[Job], settings: Mapping[str, Any] | None = None) -> li
 
 
 @functools.cache
-def _helps(kind: Any) -> dict[str, str]:  # noqa: ANN401 (mypy takes no class for hashable)
+def _helps(kind: type) -> dict[str, str]:
     """Returns the text below each field of a dataclass and of its bases."""
     found: dict[str, str] = {}
     for base in reversed(kind.__mro__[:-1]):
