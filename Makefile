@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# Hundreds of processes of a test run would compile the same modules each time.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo train test test-with-ray test-without-ray lint jobs gpu bench soak clean help
 
 help:
@@ -55,7 +58,7 @@ test: lint $(AZURITE)
 	$(MAKE) --no-print-directory --jobs 2 --keep-going test-with-ray test-without-ray
 
 test-with-ray: $(STAMP)
-	$(BIN)/python -m pytest --timeout 300 -m "not soak and ray"
+	$(BIN)/python -m pytest --timeout 300 -m "not soak and ray" $$(grep -rl --include='test_*.py' 'mark\.ray' tests)
 
 test-without-ray: $(STAMP) $(AZURITE)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --timeout 300 -m "not soak and not ray" --numprocesses 2 --dist worksteal

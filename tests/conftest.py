@@ -1,5 +1,6 @@
-import gc
+import os
 import subprocess
+import tempfile
 import uuid
 from pathlib import Path
 
@@ -10,15 +11,12 @@ from tests.storage.clouds import container_name, serve_cloud
 from tests.storage.servers import AWS, serve_moto, serve_rclone
 
 
-def pytest_collection_finish():
-    """Has the garbage collector look once at thousands of collected tests, not each time."""
-    gc.collect()
-    gc.freeze()
-
-
-def pytest_sessionfinish():
-    """Lets it look again: bindings complain of what is left at the end."""
-    gc.unfreeze()
+def pytest_configure(config):
+    """Has Hugging Face's libraries keep their caches in a folder of these tests, not a person's."""
+    if not hasattr(config, "workerinput"):  # workers of xdist inherit it
+        folder = tempfile.TemporaryDirectory(prefix="vqpipe-tests-")
+        os.environ["HF_HOME"] = folder.name
+        config.add_cleanup(folder.cleanup)
 
 
 @pytest.fixture(scope="session")

@@ -397,7 +397,7 @@ def test_codec_half_precision_codes_are_equal_for_any_neighbours(model, dtype, b
         assert np.array_equal(codec.encode(images[i : i + 1])[0], codes[i : i + 1])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.soak)])
 def test_codec_network_compiles_to_one_graph_with_equal_results(decoder, dtype):
     """As on a GPU, but for the last step, which would make its kernels."""
     torch._dynamo.reset()  # it gives up after eight models in one process

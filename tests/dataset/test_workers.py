@@ -349,7 +349,10 @@ ONE_BATCH = """
 """
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "kind",
+    [signal.SIGINT, signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.soak)],
+)
 def test_loader_that_is_stopped_leaves_nothing_in_shared_memory(sink, kind):
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(ONE_BATCH), sink],

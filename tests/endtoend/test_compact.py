@@ -90,6 +90,7 @@ def test_compact_that_is_told_to_stop_says_how_far_it_is(codes, tmp_path):
     assert re.search(r"shards +\d+ of 130 committed", printed)
 
 
+@pytest.mark.soak
 def test_compact_of_an_object_that_is_damaged_says_which_and_commits_the_rest_later(
     codes, tmp_path
 ):

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageOps
 
-from tests import shell
+from tests import plain, shell
 from tests.makers import encoded, jpeg, picture, tar_of
 from vqpipe.commands import cli
 
@@ -306,7 +306,7 @@ def finished(tmp_path_factory):
     root = Path(tmp_path_factory.getbasetemp()) / "finished"
     if not root.exists():
         write_tars(root / "source", photos(6), shards=2)
-        shell.encode(root / "source", root / "sink")
+        plain.encode(root / "source", root / "sink")
     return root
 
 
@@ -365,7 +365,7 @@ def test_encode_changed_source_exits_3_and_names_the_shards(finished, tmp_path, 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"sink": "source"}, "inside the source"),
+        ({"sink": "source"}, "is the source itself"),
         ({"sink": "source/codes"}, "inside the source"),
         ({"source": "nowhere"}, "nowhere"),
         ({"resolution": 63, "sink": "x"}, "use 64"),

@@ -101,6 +101,7 @@ print(json.dumps([refused, result.exit_code, ray.is_initialized(), ray.get(kept)
 """
 
 
+@pytest.mark.soak
 def test_function_in_a_program_that_has_ray_uses_it_and_leaves_it(folder):
     assert run(folder, THEIRS) == [True, 0, True, "mine"]
     assert shell.codes_by_key(folder / "theirs") == shell.codes_by_key(folder / "expected")

@@ -77,6 +77,7 @@ def test_gpt_learns_more_than_how_often_each_code_is_there(sink, trained):
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_gpt_that_was_killed_goes_on_as_if_it_was_not(sink, trained, tmp_path):
     with begin(sink, tmp_path / "gpt", tmp_path / "cache") as process:
         said = next(line for line in process.stdout if line.startswith(f"step {SAVED} "))

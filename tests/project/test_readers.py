@@ -88,7 +88,7 @@ def test_readme_snippet_gives_the_codes_that_pyarrow_reads(name, home, truth):
     assert sorted(found.tolist()) == truth
 
 
-@pytest.mark.parametrize("machines", [2, 3])
+@pytest.mark.parametrize("machines", [2, pytest.param(3, marks=pytest.mark.soak)])
 def test_readme_snippet_of_many_machines_shares_the_rows_out(machines, home, truth):
     snippet = SNIPPETS[list(READERS).index("split_dataset_by_node")]
     ranks = [{"RANK": str(rank), "WORLD_SIZE": str(machines)} for rank in range(machines)]
