@@ -7,12 +7,12 @@ STAMP := $(VENV)/.installed
 # Hundreds of processes of a test run would compile the same modules each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo train test test-with-ray test-without-ray lint jobs gpu bench soak clean help
+.PHONY: demo train test lint jobs gpu bench soak clean help
 
 help:
 	@echo "make demo    encode about 200 sample photos and show the result"
 	@echo "make train   train a small GPT on the codes of the demo's photos, a minute or two"
-	@echo "make test    lint, types, import contracts and tests, a quarter of an hour"
+	@echo "make test    lint, types, import contracts and tests, some twenty minutes"
 	@echo "make gpu     what wants a GPU: tests and figures, half an hour, with PYTHON=$(PYTHON) as it is"
 	@echo "make bench   throughput against other means, and of the parts; an hour and a half"
 	@echo "make soak    faults at random and all at once, fuzzing, the demo; two hours"
@@ -52,16 +52,10 @@ lint: $(STAMP)
 jobs: $(STAMP)
 	for stage in encode decode evaluate compact; do $(BIN)/vqpipe $$stage --print-job > jobs/$$stage.yaml || exit 1; done
 
-# Tests with Ray wait a good deal, all others do not: at once they take two thirds of the time. The
-# latter go on two cores, torch on one each.
+# Ray takes the whole machine for itself; what needs none goes on two cores at once, torch on one each.
 test: lint $(AZURITE)
-	$(MAKE) --no-print-directory --jobs 2 --keep-going test-with-ray test-without-ray
-
-test-with-ray: $(STAMP)
-	$(BIN)/python -m pytest --timeout 300 -m "not soak and ray" $$(grep -rl --include='test_*.py' 'mark\.ray' tests)
-
-test-without-ray: $(STAMP) $(AZURITE)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --timeout 300 -m "not soak and not ray" --numprocesses 2 --dist worksteal
+	$(BIN)/python -m pytest --timeout 300 -m "not soak and ray" $$(grep -rl --include='test_*.py' 'mark\.ray' tests)
 
 # With PYTHON as it is: a GPU machine may lack all but torch. What else it is to have, `carry` fetches.
 gpu:

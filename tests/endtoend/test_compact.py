@@ -72,6 +72,7 @@ def kill_first(process, pattern):
     raise AssertionError(process.communicate())
 
 
+@pytest.mark.soak
 @in_either_order
 def test_compact_whose_worker_is_killed_ends_well_by_itself(codes, tmp_path, options):
     assert run(codes, tmp_path / "whole", 6, *options) == 0

@@ -297,7 +297,9 @@ with torch.no_grad():
 
 @needs_triton
 @takes_this_numpy
-@pytest.mark.parametrize("name", ["spatial_attention_everywhere", "mish"])
+@pytest.mark.parametrize(
+    "name", ["spatial_attention_everywhere", pytest.param("mish", marks=pytest.mark.soak)]
+)
 @torch.no_grad()
 def test_network_of_kernels_gives_latents_and_pixels_of_the_plain_one(name, tmp_path):
     plain, pixels = make_plain(name), make_pixels(name, 1, 16, 16)
