@@ -12,6 +12,11 @@ import duckdb
 CHECKPOINT = Path(__file__).parent.parent / "infra" / "demo" / "checkpoint"
 
 
+def environment_of_a_person():
+    """Returns the variables of a shell, without what commands in this process tell Ray by them."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+
+
 def start(*arguments, cwd=None, environment=os.environ):
     """Starts `vqpipe`, in this folder or another; the caller waits for it or kills it."""
     return subprocess.Popen(

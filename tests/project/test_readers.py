@@ -1,6 +1,5 @@
 """The README's snippets under "As they are": each by itself, its codes against those of pyarrow."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -56,12 +55,11 @@ def truth(home):
 
 def run(snippet, home, **environment):
     """Returns what a snippet leaves as `codes`."""
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(home / "hf")}
     done = subprocess.run(
         [sys.executable, "-c", snippet + SAVE],
         cwd=home,
-        env=ours | offline | environment,
+        env=shell.environment_of_a_person() | offline | environment,
         capture_output=True,
         text=True,
     )

@@ -86,7 +86,11 @@ def test_readme_commands_and_snippets_run_in_order(home, monkeypatch):
         assert done.returncode == 0, done.stdout + done.stderr
     for snippet in blocks("python"):
         done = subprocess.run(
-            [sys.executable, "-c", snippet], cwd=home, capture_output=True, text=True
+            [sys.executable, "-c", snippet],
+            cwd=home,
+            env=shell.environment_of_a_person(),
+            capture_output=True,
+            text=True,
         )
         assert done.returncode == 0, done.stderr
 
