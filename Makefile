@@ -53,7 +53,8 @@ jobs: $(STAMP)
 	for stage in encode decode evaluate compact; do $(BIN)/vqpipe $$stage --print-job > jobs/$$stage.yaml || exit 1; done
 
 # Ray takes the whole machine for itself; what needs none goes on two cores at once, torch on one each.
-test: lint $(AZURITE)
+test: $(STAMP)
+	$(MAKE) --no-print-directory --jobs 2 lint $(AZURITE)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --timeout 300 -m "not soak and not ray" --numprocesses 2 --dist worksteal
 	$(BIN)/python -m pytest --timeout 300 -m "not soak and ray" $$(grep -rl --include='test_*.py' 'mark\.ray' tests)
 

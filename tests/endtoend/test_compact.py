@@ -82,6 +82,7 @@ def test_compact_whose_worker_is_killed_ends_well_by_itself(codes, tmp_path, opt
     assert content(tmp_path / "flat") == content(tmp_path / "whole")
 
 
+@pytest.mark.soak
 def test_compact_that_is_told_to_stop_says_how_far_it_is(codes, tmp_path):
     process = start(codes, tmp_path / "flat")
     shell.await_commit(process, tmp_path / "flat")

@@ -121,10 +121,8 @@ def check_views(found, images):
         assert (row["view"], row["flip"]) == (0, False)
 
 
-@pytest.mark.parametrize(
-    "name",  # a webdataset is read from S3 below
-    [pytest.param(name, marks=[pytest.mark.soak] * (name != "parquet")) for name in WRITERS],
-)
+@pytest.mark.soak  # a webdataset is read from S3 below, Parquet by tests of decode
+@pytest.mark.parametrize("name", WRITERS)
 def test_encode_local_source_equals_reference(tmp_path, name):
     images, options = WRITERS[name](tmp_path / "source")
     sink = tmp_path / "sink"

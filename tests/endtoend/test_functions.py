@@ -1,4 +1,7 @@
-"""The commands as functions: with a Ray of their own, with that of the program, in a thread."""
+"""The commands as functions: with a Ray of their own, with that of the program, in a thread.
+
+`tests.commands.test_functions` has what is not Ray's.
+"""
 
 import json
 import subprocess
@@ -9,7 +12,7 @@ import pytest
 from tests import shell
 from tests.makers import jpeg, tar_of
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.soak]
 
 SHARDS, IMAGES = 2, 5
 
@@ -81,7 +84,6 @@ print(json.dumps([decoded.exit_code, decoded.totals["decoded"], *scores]))
 """
 
 
-@pytest.mark.soak
 def test_decode_and_evaluate_functions_give_what_the_commands_give(folder):
     assert run(folder, OTHERS) == [0, SHARDS * IMAGES, 0, 6]
 
@@ -101,7 +103,6 @@ print(json.dumps([refused, result.exit_code, ray.is_initialized(), ray.get(kept)
 """
 
 
-@pytest.mark.soak
 def test_function_in_a_program_that_has_ray_uses_it_and_leaves_it(folder):
     assert run(folder, THEIRS) == [True, 0, True, "mine"]
     assert shell.codes_by_key(folder / "theirs") == shell.codes_by_key(folder / "expected")
@@ -116,7 +117,6 @@ print(json.dumps([each.exit_code for each in results]))
 """
 
 
-@pytest.mark.soak
 def test_function_in_a_thread_does_its_work(folder):
     assert run(folder, THREAD) == [0]
     assert shell.codes_by_key(folder / "thread") == shell.codes_by_key(folder / "expected")

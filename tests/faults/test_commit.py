@@ -113,10 +113,10 @@ LIVES = {
     ("name", "after"),
     [
         ("first", False),  # before a call is after the one before
-        *((name, True) for name in ("first", "changed", "retried", "left_out_retried")),
+        *((name, True) for name in ("first", "changed", "retried")),
         *(
             pytest.param(name, True, marks=pytest.mark.soak)
-            for name in ("retried_all", "left_out", "all_left_out")
+            for name in ("retried_all", "left_out", "left_out_retried", "all_left_out")
         ),
     ],
 )

@@ -34,9 +34,8 @@ FAITHFUL = {
     "titok, legacy": (lambda: titok.make_faithful(True), titok.write, 64, "unit"),
     "titok, later": (lambda: titok.make_faithful(False), titok.write, 64, "unit"),
 }
-every_net = pytest.mark.parametrize("name", NETS)
 LARGE = {"var, 512"}
-every_net_or_soak = pytest.mark.parametrize(
+every_net = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.soak] * (name in LARGE)) for name in NETS]
 )
 
@@ -61,7 +60,7 @@ def test_network_gives_the_published_codes_and_pixels(name, tmp_path):
     assert weights.description.size_of(layout) == (side, side)
 
 
-@every_net_or_soak
+@every_net
 def test_network_gives_vectors_of_the_shape_of_its_latents_that_decode_as_their_codes(
     name, tmp_path
 ):
@@ -79,7 +78,7 @@ def test_network_gives_vectors_of_the_shape_of_its_latents_that_decode_as_their_
     assert np.array_equal(codec.decode_latents(latents)[0], pixels)
 
 
-@every_net_or_soak
+@every_net
 @torch.no_grad()
 def test_network_in_float64_is_the_published_one(name, tmp_path, monkeypatch):
     make, write, side = NETS[name]
