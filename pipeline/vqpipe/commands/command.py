@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from vqpipe.commands.jobs import Doctor, Job, command_of
 from vqpipe.commands.pipes import find_failure, outlive_readers
 from vqpipe.commands.result import Result
 from vqpipe.commands.sink_jobs import Diff, Inspect, Verify
-from vqpipe.errors import MachineError, VqpipeError
+from vqpipe.errors import MachineError, VqpipeError, stopped_by
 
 
 def do(job: Job) -> Result | None:
@@ -85,6 +86,9 @@ def run_to_end(main: Callable[[], int]) -> NoReturn:
         code = main()
     except SystemExit as end:  # of the parser, after help
         code = end.code if isinstance(end.code, int) else 0
+    except KeyboardInterrupt:  # while it is still importing, and handles no signal
+        stopped = stopped_by(signal.SIGINT)
+        code = _fail(stopped.message, stopped.exit_code)
     end_with(code)
 
 
