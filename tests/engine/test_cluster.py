@@ -41,37 +41,31 @@ def test_connect_to_an_address_where_nobody_answers_is_config_error():
         pass
 
 
-def test_connect_stopped_while_ray_starts_is_incomplete(monkeypatch):
+def exit_with(number, _):
+    """As Ray handles SIGTERM by then."""
+    sys.exit(number)
+
+
+def stop_by(number, _):
+    """As commands handle Ctrl-C."""
+    raise stopped_by(number)
+
+
+@pytest.mark.parametrize(
+    ("number", "handler"), [(signal.SIGTERM, exit_with), (signal.SIGINT, stop_by)]
+)
+def test_connect_stopped_while_ray_starts_is_incomplete(monkeypatch, number, handler):
     def init(**_):
-        os.kill(os.getpid(), signal.SIGTERM)  # to the handler that Ray has set by then
+        os.kill(os.getpid(), number)
         time.sleep(5)
 
-    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+    before = signal.signal(number, handler)
     try:
         monkeypatch.setattr(ray, "init", init)
-        with pytest.raises(IncompleteError, match="SIGTERM"), cluster.connect(None):
+        with pytest.raises(IncompleteError, match=number.name), cluster.connect(None):
             pass
     finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def test_connect_that_another_handler_stops_says_that_it_was_stopped(monkeypatch):
-    """Ctrl-C as commands take it; whatever fails then does so because of the stop."""
-
-    def init(**_):
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(5)
-
-    def stop(number, _):
-        raise stopped_by(number)
-
-    before = signal.signal(signal.SIGINT, stop)
-    try:
-        monkeypatch.setattr(ray, "init", init)
-        with pytest.raises(IncompleteError, match="SIGINT"), cluster.connect(None):
-            pass
-    finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before)
 
 
 def test_submit_to_an_address_where_nobody_answers_is_config_error():

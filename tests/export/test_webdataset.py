@@ -30,11 +30,13 @@ def read_tars(tars):
 def left_to_the_collector():
     """Has tars closed that webdataset leaves open; all that was there before is not looked at."""
     gc.freeze()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        yield
-        gc.collect()
-    gc.unfreeze()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            yield
+            gc.collect()
+    finally:
+        gc.unfreeze()
 
 
 @pytest.mark.parametrize("views", [1, 3])

@@ -137,6 +137,4 @@ def _begin_anew() -> None:
 
 
 _making = threading.Lock()
-os.register_at_fork(
-    after_in_child=_begin_anew
-)  # clients have threads, which a forked process lacks
+os.register_at_fork(after_in_child=_begin_anew)  # clients have threads, which it lacks
