@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from vqpipe.commands import cli
 from vqpipe.commands.definition import read_definition, to_arguments, write_definition
-from vqpipe.commands.jobs import JOBS, STAGES
+from vqpipe.commands.all_jobs import JOBS, STAGES
 from vqpipe.commands.stage_jobs import Decode, Encode, Evaluate
 from vqpipe.errors import ConfigError
 

@@ -16,7 +16,7 @@ from tests import shell
 from tests.makers import jpeg, tar_of
 from tests.sink.runs import encoded_rows
 from vqpipe.commands import encode as work
-from vqpipe.commands.jobs import JOBS, STAGES
+from vqpipe.commands.all_jobs import JOBS, STAGES
 from vqpipe.commands.stage_jobs import Encode
 from vqpipe.errors import (
     ConfigError,

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from vqpipe.commands import cli
-from vqpipe.commands.jobs import JOBS, STAGES
+from vqpipe.commands.all_jobs import JOBS, STAGES
 
 HEAVY = ("torch", "ray", "pyarrow", "fsspec", "s3fs", "huggingface_hub", "PIL")
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, g
 import docstring_parser
 import tyro
 
-from vqpipe.commands.jobs import Job
+from vqpipe.commands.all_jobs import Job
 from vqpipe.commands.options import Group, OneOrMore, Shown
 
 

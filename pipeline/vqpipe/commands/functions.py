@@ -16,7 +16,7 @@ from vqpipe.commands import command
 from vqpipe.commands.catalogue import options_of, paragraphs_of
 from vqpipe.commands.console import silence
 from vqpipe.commands.definition import convert
-from vqpipe.commands.jobs import JOBS, Job
+from vqpipe.commands.all_jobs import JOBS, Job
 from vqpipe.commands.result import Result
 from vqpipe.commands.stage_jobs import Compact, Decode, Encode, Evaluate
 from vqpipe.errors import ConfigError

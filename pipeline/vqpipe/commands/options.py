@@ -1,6 +1,6 @@
 """The options that several commands have, and what they may be; nothing here imports what is heavy.
 
-Each is a base of the jobs that have it (`commands.jobs`).
+Each is a base of the jobs that have it (`commands.all_jobs`).
 """
 
 import enum

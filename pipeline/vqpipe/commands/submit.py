@@ -5,7 +5,7 @@ import sys
 from importlib import metadata
 
 from vqpipe.commands.console import harmless
-from vqpipe.commands.jobs import Submit
+from vqpipe.commands.all_jobs import Submit
 from vqpipe.engine import submission
 from vqpipe.errors import VqpipeError
 
