@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vqpipe.commands import cli
-from vqpipe.commands.definition import read_definition, to_arguments, write_definition
 from vqpipe.commands.all_jobs import JOBS, STAGES
+from vqpipe.commands.definition import read_definition, to_arguments, write_definition
 from vqpipe.commands.stage_jobs import Decode, Encode, Evaluate
 from vqpipe.errors import ConfigError
 

@@ -11,8 +11,8 @@ from typing import NoReturn, cast
 from rich.console import Console
 from rich.text import Text
 
-from vqpipe.commands.console import harmless
 from vqpipe.commands.all_jobs import Doctor, Job, command_of
+from vqpipe.commands.console import harmless
 from vqpipe.commands.pipes import find_failure, outlive_readers
 from vqpipe.commands.result import Result
 from vqpipe.commands.sink_jobs import Diff, Inspect, Verify

@@ -4,8 +4,8 @@ import shlex
 
 from vqpipe import storage
 from vqpipe.codec.weights import Weights
-from vqpipe.commands.console import print_fields, stdout
 from vqpipe.commands.all_jobs import Convert
+from vqpipe.commands.console import print_fields, stdout
 from vqpipe.commands.model import describe_family, load_weights
 from vqpipe.errors import ConfigError
 from vqpipe.vqgan.files import CONFIG_FILE, STEM

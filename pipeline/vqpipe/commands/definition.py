@@ -14,8 +14,8 @@ from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
-from vqpipe.commands.catalogue import Option, options_of, paragraphs_of
 from vqpipe.commands.all_jobs import Job, command_of
+from vqpipe.commands.catalogue import Option, options_of, paragraphs_of
 from vqpipe.errors import ConfigError
 
 _WIDTH = 100

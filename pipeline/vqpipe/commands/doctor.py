@@ -13,8 +13,8 @@ from vqpipe.codec import doctor
 from vqpipe.codec.device import choose_device
 from vqpipe.codec.doctor import Diagnosis, Precision
 from vqpipe.codec.weights import Weights
-from vqpipe.commands.console import print_fields, stdout
 from vqpipe.commands.all_jobs import Doctor
+from vqpipe.commands.console import print_fields, stdout
 from vqpipe.commands.model import describe_family, layout_of, load_weights
 from vqpipe.commands.options import ModelOptions
 

@@ -13,10 +13,10 @@ from inspect import Signature, signature
 from typing import Any, ParamSpec, get_type_hints
 
 from vqpipe.commands import command
+from vqpipe.commands.all_jobs import JOBS, Job
 from vqpipe.commands.catalogue import options_of, paragraphs_of
 from vqpipe.commands.console import silence
 from vqpipe.commands.definition import convert
-from vqpipe.commands.all_jobs import JOBS, Job
 from vqpipe.commands.result import Result
 from vqpipe.commands.stage_jobs import Compact, Decode, Encode, Evaluate
 from vqpipe.errors import ConfigError
