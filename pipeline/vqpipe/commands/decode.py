@@ -12,8 +12,15 @@ from vqpipe.codec.config import CodecConfig
 from vqpipe.codec.weights import Weights
 from vqpipe.commands.console import Fields
 from vqpipe.commands.kept import begun_with, check_kept, name_types, pack_schema
-from vqpipe.commands.launch import Prepared, describe_store, growth_of, run_stage
+from vqpipe.commands.launch import (
+    Prepared,
+    describe_left,
+    describe_store,
+    growth_of,
+    run_stage,
+)
 from vqpipe.commands.model import load_for_codes, record_model
+from vqpipe.commands.part import parse_part
 from vqpipe.commands.places import check_lengths, check_places
 from vqpipe.commands.progress import announce
 from vqpipe.commands.result import Result
@@ -165,9 +172,11 @@ def _finished(job: Decode, source: str, run: CodesRun) -> list[Shard]:
     """Returns the shards that a run has codes of.
 
     Codes of an earlier version of a shard, which wait to be replaced, are taken only where the
-    decoding sink has planned them.
+    decoding sink has planned them. A part of a run that has begun takes what that has planned.
     """
     planned = find_plan(storage.normalise_uri(job.sink))
+    if planned and growth_of(job).is_settled:
+        return planned.shards()
     known = {file for shard in planned.shards() for file in shard.files} if planned else set()
     files = todo.finished(source, run, known)
     if not files:
@@ -195,7 +204,8 @@ def _prepare(job: Decode) -> Prepared[Work]:
     asked = DecodeRun(identity, facts, listed.sha256())
     opened = start_run(sink, asked, listed, growth_of(job))
     check_kept(opened.run, kept)
-    left = todo.unfinished(opened)
+    part, left = parse_part(job.part), todo.unfinished(opened)
+    left = part.take(opened.plan, left) if part else left
     how_stored = ImageFormat(job.format, job.quality)
     product = ImagesProduct(kept, how_stored, job.layout, size)
     if left:
@@ -209,7 +219,7 @@ def _prepare(job: Decode) -> Prepared[Work]:
         todo=left,
     )
     introduction = _introduce(job, source, work, step)
-    return Prepared(work, introduction, allows_damage=job.allow_damaged_shards)
+    return Prepared(work, introduction, allows_damage=job.allow_damaged_shards, part=part)
 
 
 def _begun(sink: str, selection: Selection) -> Begun | None:
@@ -288,7 +298,7 @@ def _introduce(job: Decode, source: _Source, work: Work, step: Decoding) -> Fiel
         ("pixels", f"{most}{width} x {height} px, {step.how.pixel_range} range, {step.how.dtype}"),
         ("images", f"{job.format}, layout {job.layout}"),
         ("sink", work.writer.sink.uri),
-        ("left to do", f"{len(work.todo):,} of {len(work.writer.sink.plan):,} shard(s)"),
+        ("left to do", describe_left(work, parse_part(job.part))),
     ]
     if source.run and not is_complete(source.uri):
         more = (

@@ -18,9 +18,16 @@ from vqpipe.commands.console import Fields, Prose, printable
 from vqpipe.commands.description import describe_vectors, describe_views, warn_of_shapes
 from vqpipe.commands.keeping import describe_about, settle_kept
 from vqpipe.commands.kept import begun_with, check_kept, name_types, pack_asked, pack_schema
-from vqpipe.commands.launch import Prepared, describe_store, growth_of, run_stage
+from vqpipe.commands.launch import (
+    Prepared,
+    describe_left,
+    describe_store,
+    growth_of,
+    run_stage,
+)
 from vqpipe.commands.members import settle_members
 from vqpipe.commands.model import describe_family, load_weights, record_model
+from vqpipe.commands.part import Part, parse_part
 from vqpipe.commands.places import check_lengths, check_places
 from vqpipe.commands.progress import announce
 from vqpipe.commands.result import Result
@@ -82,7 +89,8 @@ def _prepare(job: Encode) -> Prepared[Work]:
     asked = EncodeRun(identity, found.settle(facts), listed.sha256())
     opened = start_run(sink, asked, listed, growth_of(job))
     check_kept(opened.run, kept)
-    left = todo.unfinished(opened)
+    part, left = parse_part(job.part), todo.unfinished(opened)
+    left = part.take(opened.plan, left) if part else left
     again = todo.retriable(opened, left) if job.retry_rejected else {}
     _check_limit(job, opened.run, left)
     writer = Writer(opened, product, _attempt(job, again))
@@ -98,9 +106,10 @@ def _prepare(job: Encode) -> Prepared[Work]:
     )
     return Prepared(
         work,
-        [*_introduce(work, listing, codec, len(again)), *found.describe(opened.run)],
+        [*_introduce(work, listing, codec, len(again), part), *found.describe(opened.run)],
         can_judge_early=not again,
         allows_damage=job.allow_damaged_shards,
+        part=part,
     )
 
 
@@ -227,8 +236,7 @@ class _Found:
 
 def _find(job: Encode, source: str, begun: Run | None, planned: Plan | None) -> _Found:
     """Returns what there is to encode."""
-    earlier = planned.shards() if planned else ()
-    listing = list_shards(source, job.format, planned=earlier, read=read_quarantined)
+    listing = _list(job, source, begun, planned)
     selection = _select(job, begun, listing)
     selection, notes = settle_members(job.key_until, begun, listing, selection)
     shards = len(listing.shards)
@@ -236,12 +244,20 @@ def _find(job: Encode, source: str, begun: Run | None, planned: Plan | None) -> 
     if listing.format == "parquet" and not begun:
         announce("looking at the columns of", len(listing.shards))  # later, those of new files
     selection, more = settle_kept(begun, listing, selection, is_all=job.keep_all)
-    listing = with_about(listing, selection)
+    listing = with_about(listing, selection) if listing.about else listing
     kept = kept_schema(listing, selection, begun_with(begun, planned, selection.keep))
     conditions = settle_conditions(job, begun, planned, listing, selection, kept)
     notes = [*notes, *more, *describe_about(listing, selection)]
     notes = [*_describe_column(listing, selection), *notes]
     return _Found(listing, selection, kept, conditions, shards, cut, notes)
+
+
+def _list(job: Encode, source: str, begun: Run | None, planned: Plan | None) -> Listing:
+    """Returns the shards of the source; as planned where this is a part of a run that has begun."""
+    earlier = planned.shards() if planned else []
+    if earlier and isinstance(begun, EncodeRun) and growth_of(job).is_settled:
+        return Listing(begun.identity.format, tuple(earlier), {})
+    return list_shards(source, job.format, planned=earlier, read=read_quarantined)
 
 
 def _select(job: Encode, begun: Run | None, listing: Listing) -> Selection:
@@ -291,7 +307,9 @@ def _attempt(job: Encode, again: dict[int, Staged]) -> Attempt | None:
     return Attempt(uuid.uuid4().hex, revisions, job.max_pixels, version("pillow"))
 
 
-def _introduce(work: Work, listing: Listing, codec: CodecConfig, again: int) -> Fields:
+def _introduce(
+    work: Work, listing: Listing, codec: CodecConfig, again: int, part: Part | None
+) -> Fields:
     """Returns what was found and what is about to happen."""
     writer, size = work.writer, sum(file.size for shard in listing.shards for file in shard.files)
     assert isinstance(writer.sink.run, EncodeRun), "as it was prepared"
@@ -307,7 +325,7 @@ def _introduce(work: Work, listing: Listing, codec: CodecConfig, again: int) -> 
         *warn_of_shapes(identity),
         ("doctor", _describe_doctor(_run_of(writer))),
         ("sink", writer.sink.uri),
-        ("left to do", _describe_left(work, again)),
+        ("left to do", describe_left(work, part, again)),
     ]
     return [*fields, *_describe_unread(listing), *describe_store(writer.sink)]
 
@@ -349,8 +367,3 @@ def _describe_links(listing: Listing) -> str:
         count, first = len(listing.repeated), listing.repeated[0]
         said.append(f"{count:,} folder(s) not read twice, being there under two names: {first}")
     return "; ".join(said)
-
-
-def _describe_left(work: Work, again: int) -> str:
-    left = f"{len(work.todo) - again:,} of {len(work.writer.sink.plan):,} shard(s)"
-    return left + (f", and rejected samples of {again:,} other(s) to try again" if again else "")

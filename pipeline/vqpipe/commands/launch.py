@@ -9,11 +9,13 @@ from typing import Generic, TypeVar
 
 from rich.console import Console
 
-from vqpipe.commands import summary
+from vqpipe.commands import partial, summary
 from vqpipe.commands.console import Fields, harmless, print_fields, printable, stderr
-from vqpipe.commands.options import ClusterOptions, GrowthOptions, RunOptions
+from vqpipe.commands.options import ClusterOptions, RunOptions
+from vqpipe.commands.part import Part
 from vqpipe.commands.progress import Display, Progress
 from vqpipe.commands.result import Result
+from vqpipe.commands.stage_jobs import Decode, Encode
 from vqpipe.commands.summary import Allowance
 from vqpipe.engine import cluster, compaction, graph
 from vqpipe.engine.counter import Tally
@@ -38,9 +40,18 @@ def describe_store(sink: Sink) -> Fields:
     return [("take care", "this store ignores create-if-absent: run one command on it at a time")]
 
 
-def growth_of(options: GrowthOptions) -> Growth:
-    """Returns what the plan may take in."""
-    return Growth(options.extend, options.replace_changed)
+def describe_left(work: Work, part: Part | None, again: int = 0) -> str:
+    """Returns how many shards are left to a command, and of how many others samples to try."""
+    plan = work.writer.sink.plan
+    said = f"{len(work.todo) - again:,} of {len(part.places(plan) if part else plan):,} shard(s)"
+    said += f" of part {part}, of {len(plan):,} in all" if part else ""
+    return said + (f", and rejected samples of {again:,} other(s) to try again" if again else "")
+
+
+def growth_of(options: Encode | Decode) -> Growth:
+    """Returns what the plan may take in; parts that are to take nothing in share the first's."""
+    grows = options.extend or options.replace_changed
+    return Growth(options.extend, options.replace_changed, bool(options.part) and not grows)
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,8 @@ class Prepared(Generic[AnyWork]):
     """Whether the rejections so far say something of the run before it ends."""
     allows_damage: bool = False
     """Whether shards that could not be read to their end are put up with."""
+    part: Part | None = None
+    """Which of the run's shards are this command's; None for all."""
 
 
 def run_stage(
@@ -75,9 +88,10 @@ def _run(
     name: str, options: ClusterOptions, prepared: Prepared[AnyWork], console: Console
 ) -> Result:
     work, plan = prepared.work, prepared.work.writer.sink.plan
+    shards = len(prepared.part.places(plan)) if prepared.part else len(plan)
     progress = Progress(
-        shards_total=len(plan),
-        shards_before=len(plan) - len(work.todo),
+        shards_total=shards,
+        shards_before=shards - len(work.todo),
         bytes_total=sum(plan.size(index) for index in work.todo),
         images_known=work.samples_left if isinstance(work, Compaction) else None,
     )
@@ -91,6 +105,8 @@ def _run(
     progress.end()
     most = options.max_rejected if isinstance(options, RunOptions) else 0.0
     allowed = Allowance(most, prepared.allows_damage)
+    if prepared.part and (left := partial.find_left(work.writer.sink)):
+        return partial.finish(work.writer.sink, progress, prepared.part, left, error)
     return summary.finish(work.writer, progress, allowed, error)
 
 

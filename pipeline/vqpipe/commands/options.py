@@ -123,6 +123,17 @@ class RunOptions(ClusterOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PartOptions:
+    """Which of a run's shards a command does; nothing here changes a result."""
+
+    part: Annotated[str | None, Group.WHERE, Shown("I/N")] = None
+    """Do one of N parts of the run's shards, 0/N to N-1/N, dealt out by a hash of their names: for
+    job arrays, a part a job, on a machine without a Ray cluster. Any part can be run again, and any
+    number at once; the run is planned by the first of them, and marked complete by the one that
+    finds nothing left. With it, exit code 0 says that the part is through."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class GrowthOptions:
     """What a stage takes in of a source that is not what it was, or not whole."""
 

@@ -12,6 +12,7 @@ from vqpipe.commands.options import (
     How,
     ModelOptions,
     OneOrMore,
+    PartOptions,
     Places,
     RunOptions,
     Source,
@@ -22,6 +23,7 @@ from vqpipe.commands.options import (
     check_least,
     check_uris,
 )
+from vqpipe.commands.part import parse_part
 from vqpipe.commands.recipes import RecipeName
 from vqpipe.conditions.expression import parse
 from vqpipe.errors import ConfigError
@@ -40,7 +42,7 @@ MOST_SHARDS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encode(GrowthOptions, RunOptions, ModelOptions, Places):
+class Encode(PartOptions, GrowthOptions, RunOptions, ModelOptions, Places):
     """Encode image shards into Parquet shards of discrete codes.
 
     Run the same command again to resume: finished shards are not read again. What is read and how
@@ -162,6 +164,7 @@ class Encode(GrowthOptions, RunOptions, ModelOptions, Places):
         super().__post_init__()
         check_least(self, "resolution", "max_pixels", "limit", "limit_shards")
         self._check_limit()
+        self._check_part()
         parse(self.where)
         images = self.image or ()
         if len(set(images)) < len(images) or self.image == ():
@@ -187,6 +190,12 @@ class Encode(GrowthOptions, RunOptions, ModelOptions, Places):
 
             check_keep(self.keep, ASKED[self.latents])
 
+    def _check_part(self) -> None:
+        if parse_part(self.part) and self.retry_rejected:
+            raise ConfigError(
+                "--retry-rejected goes through all shards that have rejections: leave --part out"
+            )
+
     def _check_limit(self) -> None:
         """Checks that what is limited does not grow."""
         is_limited = self.limit is not None or self.limit_shards is not None
@@ -200,7 +209,7 @@ class Encode(GrowthOptions, RunOptions, ModelOptions, Places):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decode(GrowthOptions, RunOptions, ModelOptions, Places):
+class Decode(PartOptions, GrowthOptions, RunOptions, ModelOptions, Places):
     """Decode Parquet shards of codes back into images.
 
     The source is a sink of vqpipe encode, which knows its model, or any Parquet files with a column
@@ -250,6 +259,7 @@ class Decode(GrowthOptions, RunOptions, ModelOptions, Places):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        parse_part(self.part)
         if not 1 <= self.quality <= 100:
             raise ValueError(f"--quality is {self.quality}; it must be in 1 to 100")
         if self.latents is not None and self.codes != "codes":

@@ -50,12 +50,12 @@ def finish(
     sink = writer.sink
     announce("adding up", len(sink.plan))
     found = totals.read_totals(sink)
-    speed = _speed_of(progress)
+    speed = speed_of(progress)
     lasting = speed if progress.images else _find_last(sink.uri, speed)
     said = success.write_summary(sink, found, lasting)
     card = _write_card(sink, found)
     error = error or _conclude(writer, found, allowed)
-    _print_summary(sink, found, [*_describe_work(progress, speed), *card])
+    _print_summary(sink, found, [*describe_work(progress, speed), *card])
     return Result(sink.uri, sink.run.fingerprint, said, error)
 
 
@@ -84,7 +84,7 @@ def _conclude(writer: Writer, found: Totals, allowed: Allowance) -> IncompleteEr
     return None
 
 
-def _speed_of(progress: Progress) -> dict[str, Any]:
+def speed_of(progress: Progress) -> dict[str, Any]:
     """Returns how fast a command was and what on, as it stands in `summary.json`."""
     return {
         "seconds": round(progress.seconds, 1),
@@ -135,7 +135,7 @@ def _print_summary(sink: Sink, found: Totals, work: Fields) -> None:
     print_fields(stdout(), "summary", fields)
 
 
-def _describe_work(progress: Progress, speed: dict[str, Any]) -> Fields:
+def describe_work(progress: Progress, speed: dict[str, Any]) -> Fields:
     """Returns the lines that say how fast a command was, or that it did nothing."""
     if progress.shards_before == progress.shards_total:
         return [("this run", "nothing was left to do")]

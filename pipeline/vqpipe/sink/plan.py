@@ -57,6 +57,8 @@ class Growth:
     """Shards that are new."""
     replace_changed: bool = False
     """Shards whose files changed; they are done again."""
+    is_settled: bool = False
+    """Whether the plan of a run that has begun is taken as it is, whatever a listing says."""
 
 
 @dataclass(frozen=True)

@@ -352,7 +352,7 @@ def _grow_plan(uri: str, run: _R, listed: Plan, growth: Growth) -> Opened[_R]:
     for _ in range(_ATTEMPTS):
         file, sink = _create_plan(uri), open_sink(uri, run)
         check_frozen(sink)
-        grown = sink.plan.grow(listed, growth, uri)
+        grown = sink.plan if growth.is_settled else sink.plan.grow(listed, growth, uri)
         if grown is sink.plan:
             return sink
         storage.delete(layout.success_uri(uri))  # it speaks of the plan before
