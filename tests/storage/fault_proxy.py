@@ -23,7 +23,9 @@ from urllib.parse import urlsplit
 
 METHODS = ("GET", "HEAD", "PUT", "POST", "DELETE")
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "date", "server"}
-SHARES = ("refuse", "drop", "lose", "cut", "shorten")
+SHARES = ("refuse", "drop", "lose", "cut", "shorten", "trickle")
+TRICKLE_S, TRICKLES = 0.05, 2400
+"""Between two bytes, and how many there are before the connection is closed."""
 ERRORS = {
     "refuse": (503, "Please reduce your request rate."),
     "SlowDown": (503, "Please reduce your request rate."),
@@ -52,6 +54,8 @@ class Faults:
     An answer without a body is lost."""
     shorten: float = 0.0
     """Executed; half of what a range asks for is sent and announced. Other answers are cut."""
+    trickle: float = 0.0
+    """Executed; half of the body is sent at once, and of the rest a byte now and then."""
     first: str | None = None
     """What befalls the first request of every method and key: a share's name or an error code."""
     always: str | None = None
@@ -199,7 +203,14 @@ class _Handler(BaseHTTPRequestHandler):
             self._break_off()
         else:
             self._answer(status, headers, content, sent=half)
+            if done == "trickle":
+                self._trickle(content[half:-1])
             self._break_off()
+
+    def _trickle(self, content):
+        for byte in content[:TRICKLES]:
+            time.sleep(TRICKLE_S)
+            self.wfile.write(bytes([byte]))
 
     def _refuse(self, code):
         status, message = ERRORS[code]

@@ -54,7 +54,13 @@ def ask(uri: str, request: Callable[[], Result]) -> Result:
         raise StorageError(_describe(uri.removeprefix("file://"), error)) from error
 
 
-_REFUSALS = (OSError, retries.ShortAnswerError, retries.UnreachableError, NoBucketError)
+_REFUSALS = (
+    OSError,
+    retries.ShortAnswerError,
+    retries.StalledError,
+    retries.UnreachableError,
+    NoBucketError,
+)
 
 
 def _is_refusal(error: Exception) -> bool:

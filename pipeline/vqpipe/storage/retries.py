@@ -55,6 +55,10 @@ class ShortAnswerError(Exception):
     """A store sent fewer bytes than it was asked for, and called that all."""
 
 
+class StalledError(Exception):
+    """A request took so long that it was given up."""
+
+
 class UnreachableError(Exception):
     """A store gave no answer, or none to its end."""
 
@@ -117,7 +121,7 @@ def repeat_broken(request: Callable[[], Result]) -> Result:
 
 
 def _is_broken(error: Exception) -> bool:
-    if isinstance(error, ShortAnswerError | UnreachableError):
+    if isinstance(error, ShortAnswerError | StalledError | UnreachableError):
         return True
     return type(error).__name__ in _BROKEN or _is_http_trouble(error)
 
