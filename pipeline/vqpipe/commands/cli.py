@@ -22,9 +22,9 @@ from vqpipe.errors import ConfigError
 _ABOUT = [
     "Turn image datasets into discrete VQ codes and back, on one machine or a Ray cluster, with "
     "nothing lost and nothing twice.",
-    "Exit codes: 0 complete (_SUCCESS is written); 2 incomplete or too many rejections, run it "
-    "again; 3 the sink belongs to another run; 4 a bad option, credentials or checkpoint; 5 no "
-    "progress.",
+    "Exit codes: 0 complete (_SUCCESS is written; with --part, the part is through); 2 incomplete "
+    "or too many rejections, run it again; 3 the sink belongs to another run; 4 a bad option, "
+    "credentials or checkpoint; 5 no progress.",
 ]
 _BESIDES = {
     "COMMAND --help": "The options of a command.",

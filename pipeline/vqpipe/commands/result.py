@@ -15,7 +15,7 @@ class Result:
     fingerprint: str
     """Of the run, as in `run.json`."""
     totals: dict[str, Any] = field(repr=False)
-    """What `summary.json` says."""
+    """What `summary.json` says; of a part while others are left, what it did itself."""
     error: IncompleteError | None = None
     """Why it is not complete; None if it is. The same call again goes on with it."""
     evaluation: dict[str, Any] | None = field(default=None, repr=False)
@@ -23,7 +23,7 @@ class Result:
 
     @property
     def exit_code(self) -> int:
-        """What the command would end with: 0 if `_SUCCESS` is written."""
+        """What the command would end with: 0 if `_SUCCESS` is written, or its part is through."""
         return self.error.exit_code if self.error else 0
 
     def check(self) -> None:
