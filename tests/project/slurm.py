@@ -27,7 +27,9 @@ def directives(script):
     """Returns what a script's #SBATCH lines ask for, as `{option: value}`."""
     head = itertools.takewhile(lambda line: not line or line[0] == "#", script.splitlines())
     lines = [line.split() for line in head if line.startswith("#SBATCH")]
-    return {name: value for line in lines for name, _, value in (w.partition("=") for w in line[1:])}
+    return {
+        name: value for line in lines for name, _, value in (w.partition("=") for w in line[1:])
+    }
 
 
 @dataclass
@@ -105,7 +107,7 @@ class Slurm:
         }
 
     def warn(self, process):
-        """Sends the signal that the script asked for ahead of its time limit, to its shell alone."""
+        """Sends the signal that the script asked for before its time limit, to its shell."""
         asked = re.fullmatch(r"B:(\w+)@\d+", self.options["--signal"])
         process.send_signal(getattr(signal, f"SIG{asked[1]}"))
 
@@ -135,13 +137,16 @@ class Slurm:
 
 
 def kill_all(folder, **variables):
-    """Kills the processes below a stand-in that have these variables, by their ids."""
+    """Kills a stand-in's processes that have these variables; returns how many there were."""
     asked = {"STAND_IN_FOR_SLURM": str(folder), **variables}
+    count = 0
     while found := [each for each in psutil.process_iter() if has(each, asked)]:
+        count += len(found)
         for process in found:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(found, timeout=10)
+    return count
 
 
 def has(process, variables):
@@ -159,10 +164,14 @@ def srun(arguments):
     As srun does, it kills the step's processes when it is told to end.
     """
     command = list(itertools.dropwhile(lambda word: word.startswith("--"), arguments))
+    options = dict(word.partition("=")[::2] for word in arguments[: -len(command)])
+    count = int(options.get("--nodes", os.environ["SLURM_JOB_NUM_NODES"]))
+    first = int(options.get("--relative", 0))
+    assert first + count <= int(os.environ["SLURM_JOB_NUM_NODES"])
     folder, step = os.environ["STAND_IN_FOR_SLURM"], f"{time.time_ns()}"
     nodes = [
         subprocess.Popen(command, env={**os.environ, "SLURM_NODEID": str(i), "STAND_IN_STEP": step})
-        for i in range(int(os.environ["SLURM_JOB_NUM_NODES"]))
+        for i in range(first, first + count)
     ]
     signal.signal(signal.SIGTERM, lambda *_: kill_all(folder, STAND_IN_STEP=step))
     return max(abs(node.wait()) for node in nodes)

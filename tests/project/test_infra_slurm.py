@@ -1,6 +1,5 @@
 """The batch scripts of infra/slurm, run as processes by a stand-in for Slurm."""
 
-import dataclasses
 import json
 import os
 import secrets
@@ -15,7 +14,7 @@ import pytest
 
 from tests import shell
 from tests.makers import jpeg, tar_of
-from tests.project.slurm import Slurm, directives
+from tests.project.slurm import Slurm, directives, kill_all
 from vqpipe.commands import cli
 from vqpipe.commands.stage_jobs import Encode
 
@@ -23,14 +22,16 @@ ROOT = Path(__file__).parents[2]
 ARRAY = (ROOT / "infra/slurm/array.sbatch").read_text()
 CLUSTER = (ROOT / "infra/slurm/cluster.sbatch").read_text()
 BIN = Path(sys.executable).parent
-HAS_PARTS = "part" in {each.name for each in dataclasses.fields(Encode)}
 
 COMMAND = """
 printf '%s\\n' "$*" >> "$STAND_IN_FOR_SLURM/calls"
-[ "$DOES" != wait ] || { trap 'exit 2' TERM; : > "$STAND_IN_FOR_SLURM/works"; sleep 60 & wait; }
-exit "$DOES"
+[ "$DOES" = wait ] || exit "$DOES"
+trap 'kill $!; exit 2' TERM
+sleep 60 &
+: > "$STAND_IN_FOR_SLURM/works"
+wait
 """
-"""What stands in for vqpipe: notes what it is given, then ends as it is told, or with 2 if stopped."""
+"""What stands in for vqpipe: notes what it is given, ends as it is told, or with 2 if stopped."""
 
 
 @pytest.fixture
@@ -60,9 +61,7 @@ def parts(slurm):
 @pytest.mark.parametrize("name", ["array", "cluster"])
 def test_script_to_shellcheck_is_without_fault(name):
     script = ROOT / f"infra/slurm/{name}.sbatch"
-    checked = subprocess.run(
-        [BIN / "shellcheck", script], capture_output=True, text=True
-    )
+    checked = subprocess.run([BIN / "shellcheck", script], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout
 
 
@@ -133,10 +132,191 @@ def entrypoint(script):
 
 @pytest.mark.parametrize("script", [ARRAY, CLUSTER])
 def test_script_command_is_a_command_line_of_ours(script):
-    words = " ".join(entrypoint(script)).replace("$((SLURM_JOB_NUM_NODES * SLURM_GPUS_ON_NODE))", "8")
-    if not HAS_PARTS:  # until `vqpipe encode --part` is there
-        words = words.replace("--part $part/$SLURM_ARRAY_TASK_COUNT ", "")
+    words = " ".join(entrypoint(script)).replace(
+        "$((SLURM_JOB_NUM_NODES * SLURM_GPUS_ON_NODE))", "8"
+    )
     job = cli.parse(words.replace("$part/$SLURM_ARRAY_TASK_COUNT", "0/8").split())
     assert isinstance(job, Encode)
     assert job.device == "cuda"
     assert job.address == ("$head:$port" if script is CLUSTER else None)
+
+
+RAY = f"""
+printf '%s\\n' "$*" >> "$STAND_IN_FOR_SLURM/nodes"
+cp --preserve=mode "$RAY_AUTH_TOKEN_PATH" "$STAND_IN_FOR_SLURM/token"
+[[ -z $RAY_FAILS ]] || exit 1
+[[ $* != *--head* ]] || exec {sys.executable} -c 'import socket, sys, time
+options = dict(word.partition("=")[::2] for word in sys.argv)
+place = (options["--node-ip-address"], int(options["--port"]))
+with socket.create_server(place): time.sleep(60)' "$@"
+exec sleep 60
+"""
+"""What stands in for Ray: notes how it is started, and the head listens at its port."""
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """The job of several nodes under Slurm's stand-in, with one for vqpipe and one for Ray."""
+    (tmp_path / "home").mkdir()
+    found = Slurm(tmp_path / "slurm", CLUSTER, 7001, {**os.environ, "HOME": str(tmp_path / "home")})
+    found.install("vqpipe", COMMAND)
+    found.install("ray", RAY)
+    yield found
+    found.end()
+
+
+def nodes(slurm):
+    """Returns the options that each node of Ray was started with."""
+    lines = (slurm.folder / "nodes").read_text().splitlines()
+    return [dict(word.partition("=")[::2] for word in line.split()) for line in lines]
+
+
+def test_cluster_is_one_head_and_workers_that_know_its_address(cluster):
+    process = waiting(cluster, None)
+    while len(started := nodes(cluster)) < 4:
+        assert process.poll() is None, cluster.log("7001")
+        time.sleep(0.01)
+    cluster.warn(process)
+    assert process.wait() == 2
+    (head,) = (node for node in started if "--head" in node)
+    workers = [node for node in started if "--head" not in node]
+    address = f"{head['--node-ip-address']}:{head['--port']}"
+    assert [worker["--address"] for worker in workers] == [address] * 3
+    command = shlex.split((cluster.folder / "calls").read_text())
+    assert command[command.index("--address") + 1] == address
+    assert command[command.index("--actors") + 1] == "16"
+    assert cluster.requeued() == ["7001"]
+    assert not kill_all(cluster.folder)  # nothing is left on any node
+
+
+def test_cluster_token_is_its_owners_alone_and_ends_with_the_job(cluster):
+    assert cluster.start(DOES="0").wait() == 0
+    token = cluster.folder / "token"
+    assert token.stat().st_mode & 0o777 == 0o600
+    assert len(bytes.fromhex(token.read_text())) == 32
+    assert list(Path(cluster.environment["HOME"]).iterdir()) == []
+    assert token.read_text() not in cluster.log("7001") + (cluster.folder / "nodes").read_text()
+
+
+def test_cluster_of_another_job_has_other_ports(tmp_path):
+    taken = []
+    for job in (7001, 7002):
+        slurm = Slurm(tmp_path / f"{job}", CLUSTER, job, {**os.environ, "HOME": str(tmp_path)})
+        slurm.install("vqpipe", COMMAND)
+        slurm.install("ray", RAY)
+        assert slurm.start(DOES="0").wait() == 0, slurm.log(str(job))
+        ports = {v for node in nodes(slurm) for name, v in node.items() if name.endswith("port")}
+        taken.append(ports - {"0"})
+    first, second = taken
+    assert len(first) == len(second) == 3
+    assert not first & second
+
+
+def test_cluster_that_is_cancelled_stays_cancelled(cluster):
+    process = waiting(cluster, None)
+    cluster.cancel(process)
+    assert process.wait() == 2
+    assert cluster.requeued() == []
+
+
+def test_cluster_passes_on_what_another_try_does_not_help(cluster):
+    assert cluster.start(DOES="4").wait() == 4
+    assert cluster.requeued() == []
+
+
+def test_cluster_whose_ray_does_not_start_ends_with_5(cluster):
+    assert cluster.start(DOES="0", RAY_FAILS="yes").wait() == 5
+    assert not (cluster.folder / "calls").exists()
+
+
+def for_this_machine(script, source, sink, **changes):
+    """Returns a script that is edited as a person would, for this machine and small images."""
+    edits = {
+        "s3://EDIT-bucket/images": str(source),
+        "s3://EDIT-bucket/codes": str(sink),
+        "s3://EDIT-bucket/vqgan": f"{shell.CHECKPOINT} --resolution 64",
+        "--device cuda": "--device cpu",
+        " --actors $((SLURM_JOB_NUM_NODES * SLURM_GPUS_ON_NODE))": "",
+        **changes,
+    }
+    for before, after in edits.items():
+        assert before in script or before.startswith(" --actors")
+        script = script.replace(before, after)
+    return script
+
+
+def write_source(folder, shards):
+    folder.mkdir()
+    for shard in range(shards):
+        members = {f"{shard}-{i}.jpg": jpeg(80, 70, seed=shard * 100 + i) for i in range(12)}
+        (folder / f"{shard:05d}.tar").write_bytes(tar_of(members))
+    return shards * 12
+
+
+def a_persons(tmp_path):
+    """Returns the environment of a person whose home folder is empty."""
+    (tmp_path / "home").mkdir()
+    return shell.environment_of_a_person() | {
+        "HOME": str(tmp_path / "home"),
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+    }
+
+
+def keys(sink):
+    """Returns how many rows and how many different keys a sink has, by DuckDB."""
+    query = f"SELECT count(*), count(DISTINCT key) FROM '{sink}/data/**/*.parquet'"
+    return duckdb.sql(query).fetchone()
+
+
+@pytest.mark.soak
+@pytest.mark.ray
+def test_cluster_of_two_nodes_stopped_at_its_time_limit_goes_on_and_completes(tmp_path):
+    images = write_source(tmp_path / "source", 24)
+    sink = tmp_path / "codes"
+    nodes = {"--nodes=4": "--nodes=2", "--cpus-per-task=64": "--cpus-per-task=2", "256G": "1G"}
+    script = for_this_machine(CLUSTER, tmp_path / "source", sink, **nodes)
+    slurm = Slurm(
+        tmp_path / "slurm", script, 100_000 + secrets.randbelow(900_000), a_persons(tmp_path)
+    )
+    try:
+        process = slurm.start()
+        shell.await_commit(process, sink)
+        slurm.warn(process)
+        assert process.wait() == 2, slurm.log(str(slurm.job))
+        assert slurm.requeued() == [str(slurm.job)]
+        assert not (sink / "_SUCCESS").exists()
+        assert slurm.start().wait() == 0, slurm.log(str(slurm.job))
+    finally:
+        slurm.end()
+    assert (sink / "_SUCCESS").exists()
+    assert keys(sink) == (images, images)
+
+
+@pytest.mark.soak
+@pytest.mark.ray
+def test_array_whose_tasks_are_stopped_and_killed_completes_with_each_image_once(tmp_path):
+    images = write_source(tmp_path / "source", 48)
+    sink = tmp_path / "codes"
+    script = for_this_machine(ARRAY, tmp_path / "source", sink, **{"--array=0-7": "--array=1-3"})
+    slurm = Slurm(tmp_path / "slurm", script, 7000, a_persons(tmp_path))
+    try:
+        stopped, killed, undisturbed = (slurm.start(task) for task in slurm.tasks())
+        shell.await_commit(stopped, sink)
+        slurm.warn(stopped)
+        slurm.lose_node(killed)  # Slurm itself queues it again
+        queued = {1: stopped, 2: killed, 3: undisturbed}
+        left = [2]
+        while queued:
+            for task, process in queued.items():
+                process.wait()
+                assert task in left or process.returncode in {0, 2}, slurm.log(f"7000_{task}")
+            left += [int(name.removeprefix("7000_")) for name in slurm.requeued()]
+            (slurm.folder / "requeued").unlink(missing_ok=True)
+            queued = {task: slurm.start(task) for task in left}
+            left = []
+    finally:
+        slurm.end()
+    assert slurm.starts[1] >= 2  # it was stopped, and asked to be started again
+    assert (sink / "_SUCCESS").exists()
+    assert json.loads((sink / "_SUCCESS").read_text())["encoded"] == images
+    assert keys(sink) == (images, images)
