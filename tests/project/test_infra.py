@@ -1,7 +1,10 @@
 """The container image, and what else is the same wherever a run is."""
 
 import re
+import shlex
 from pathlib import Path
+
+from vqpipe.commands import cli
 
 ROOT = Path(__file__).parents[2]
 IMAGE = "registry.example.com/vqpipe:0.1.0"
@@ -78,3 +81,25 @@ def test_dockerignore_lets_in_what_the_dockerfile_copies_and_nothing_else():
     allowed = {rule[1:] for rule in rules if rule.startswith("!")}
     copied = {path for name, rest in instructions() if name == "COPY" for path in rest.split()[:-1]}
     assert allowed == copied
+
+
+README = (ROOT / "infra/README.md").read_text()
+
+
+def test_readme_names_every_file_that_a_user_takes_and_none_that_is_not_there():
+    there = {path for kind in ("yaml", "sbatch") for path in (ROOT / "infra").rglob(f"*.{kind}")}
+    names = [str(path.relative_to(ROOT / "infra")) for path in there if "demo" not in path.parts]
+    assert len(names) == 12
+    for name in names:
+        assert name in README or f"`{Path(name).name}`" in README, name
+    for name in re.findall(r"infra/[\w/.-]+\.(?:yaml|sbatch)|(?<=\]\()[\w/.-]+(?=\))", README):
+        assert (ROOT / name).exists() or (ROOT / "infra" / name).exists(), name
+
+
+def test_readme_commands_are_command_lines_of_ours():
+    blocks = re.findall(r"^ *```sh\n(.*?)^ *```", README, re.MULTILINE | re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").replace("; ", "\n").splitlines()
+    ours = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("vqpipe ")]
+    assert {words[0] for words in ours} == {"inspect", "submit"}
+    for words in ours:
+        cli.parse(words)
