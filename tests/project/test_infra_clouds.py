@@ -188,3 +188,38 @@ def test_sky_commands_in_comments_name_the_task_and_its_variable():
     launch = next(each for each in commands_in_comments("sky/encode") if "launch" in each)
     assert "infra/sky/encode.yaml;" in launch
     assert "PART=$part/4" in launch
+
+
+@pytest.mark.soak
+@pytest.mark.s3
+def test_aws_cluster_against_an_emulator_of_aws_starts_its_nodes(s3_server, tmp_path, monkeypatch):
+    import boto3
+    from ray.autoscaler._private.aws.config import bootstrap_aws
+    from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
+
+    monkeypatch.setenv("HOME", str(tmp_path))  # Ray keeps the key there that it makes
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-west-2")
+    ec2 = boto3.client("ec2", endpoint_url=s3_server)
+    image = ec2.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
+    text = text_of("aws/cluster").replace("ami-EDIT", image).replace("EDIT-account", "123456789012")
+    iam = boto3.client("iam", endpoint_url=s3_server)
+    for name in ("EDIT-head", "EDIT-workers"):
+        iam.create_instance_profile(InstanceProfileName=name)
+    cluster = bootstrap_aws(prepare_config(yaml.safe_load(text)))
+    provider = AWSNodeProvider(cluster["provider"], "vqpipe")
+    for name, kind in cluster["available_node_types"].items():
+        provider.create_node(dict(kind["node_config"]), {"ray-user-node-type": name}, 1)
+    found = [i for r in ec2.describe_instances()["Reservations"] for i in r["Instances"]]
+    started = {
+        (
+            node["InstanceType"],
+            node.get("InstanceLifecycle"),
+            node["IamInstanceProfile"]["Arn"].rpartition("/")[2],
+        )
+        for node in found
+    }
+    assert started == {
+        ("m7i.xlarge", None, "EDIT-head"),
+        ("m7i.4xlarge", "spot", "EDIT-workers"),
+        ("g6.2xlarge", "spot", "EDIT-workers"),
+    }
