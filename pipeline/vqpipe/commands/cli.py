@@ -11,8 +11,9 @@ from typing import Annotated, Any, NoReturn, Union
 import tyro
 
 from vqpipe.commands import command
-from vqpipe.commands.all_jobs import JOBS, STAGES, Job, Submit
+from vqpipe.commands.all_jobs import JOBS, STAGES, Job
 from vqpipe.commands.catalogue import Option, options_of, paragraphs_of
+from vqpipe.commands.cluster_jobs import Submit
 from vqpipe.commands.definition import read_definition, to_arguments, write_definition
 from vqpipe.commands.form import STYLE, make_form
 from vqpipe.commands.help import write_help, write_list

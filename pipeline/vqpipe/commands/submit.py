@@ -4,7 +4,7 @@ import shlex
 import sys
 from importlib import metadata
 
-from vqpipe.commands.all_jobs import Submit
+from vqpipe.commands.cluster_jobs import Submit
 from vqpipe.commands.console import harmless
 from vqpipe.engine import submission
 from vqpipe.errors import VqpipeError
