@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import tyro
 
 from vqpipe.codec.config import AskedRange, Device
-from vqpipe.commands.cluster_jobs import Submit
+from vqpipe.commands.cluster_jobs import Jobs, Logs, Stop, Submit
 from vqpipe.commands.options import ModelOptions
 from vqpipe.commands.sink_jobs import Diff, Export, Inspect, Push, Verify
 from vqpipe.commands.stage_jobs import Compact, Decode, Encode, Evaluate
@@ -72,6 +72,9 @@ Job = (
     | Export
     | Push
     | Submit
+    | Jobs
+    | Logs
+    | Stop
 )
 
 
@@ -87,6 +90,9 @@ JOBS: dict[str, type[Job]] = {
     "export": Export,
     "push": Push,
     "submit": Submit,
+    "jobs": Jobs,
+    "logs": Logs,
+    "stop": Stop,
     "verify": Verify,
 }
 """The commands by name, as help lists them; each is also the name of the module that runs it."""

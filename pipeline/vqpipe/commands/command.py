@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from vqpipe.commands.all_jobs import Doctor, Job, command_of
+from vqpipe.commands.cluster_jobs import Jobs
 from vqpipe.commands.console import harmless
 from vqpipe.commands.pipes import find_failure, outlive_readers
 from vqpipe.commands.result import Result
@@ -57,7 +58,7 @@ def _check_said(job: Job) -> None:
         raise MachineError(f"what was found could not be written to standard output: {failure}")
 
 
-_REPORTS = (Diff, Doctor, Inspect, Verify)
+_REPORTS = (Diff, Doctor, Inspect, Jobs, Verify)
 
 
 def exit_code_of(act: Callable[[], None]) -> int:
