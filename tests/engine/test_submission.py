@@ -11,7 +11,7 @@ import pytest
 from ray._private.authentication.http_token_authentication import format_authentication_http_error
 
 from vqpipe.commands.submit import describe_entry
-from vqpipe.engine import submission
+from vqpipe.engine.token import describe_refusal
 
 ROOT = Path(__file__).parents[2]
 VERSION = metadata.version("vqpipe")
@@ -110,7 +110,7 @@ WRONG = format_authentication_http_error(403, "Forbidden: Invalid authentication
 
 @pytest.mark.usefixtures("tokenless")
 def test_describe_refusal_no_token_here_says_where_to_find_it():
-    said = submission.describe_refusal("http://head:8265", MISSING)
+    said = describe_refusal("http://head:8265", MISSING)
     assert "this machine has none" in said
     assert "RAY_AUTH_MODE=token" in said
     assert "RAY_AUTH_TOKEN_PATH" in said
@@ -119,25 +119,23 @@ def test_describe_refusal_no_token_here_says_where_to_find_it():
 def test_describe_refusal_token_that_is_not_sent_names_the_switch(tokenless, monkeypatch):
     (tokenless / ".ray").mkdir()
     (tokenless / ".ray" / "auth_token").write_text("secret")
-    said = submission.describe_refusal("http://head:8265", MISSING)
+    said = describe_refusal("http://head:8265", MISSING)
     assert "RAY_AUTH_MODE=token" in said
     assert "~/.ray/auth_token" in said
     monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
-    assert "from RAY_AUTH_TOKEN," in submission.describe_refusal("http://head:8265", MISSING)
+    assert "from RAY_AUTH_TOKEN," in describe_refusal("http://head:8265", MISSING)
 
 
 def test_describe_refusal_wrong_token_says_where_it_came_from(tokenless, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tokenless / "token"))
-    said = submission.describe_refusal("http://head:8265", WRONG)
+    said = describe_refusal("http://head:8265", WRONG)
     assert "does not accept" in said
     assert "comes from RAY_AUTH_TOKEN_PATH" in said
 
 
 def test_submit_without_the_token_that_was_announced_names_the_file(tokenless):
     """Ray finds it before it asks anybody; its mode is read once a process."""
-    script = (
-        "from vqpipe.engine.submission import submit; submit('http://127.0.0.1:1', 'true', print)"
-    )
+    script = "from vqpipe.engine.dashboard import Dashboard; Dashboard('http://127.0.0.1:1')"
     missing = str(tokenless / "no-such-token")
     env = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": missing}
     done = subprocess.run(

@@ -44,10 +44,9 @@ def _describe(dashboard: Dashboard, job: Job) -> Fields:
         fields.append(("how", _describe_stop(dashboard.read_log(job.name))))
     if job.request and job.code != 0:
         words = ["vqpipe", "submit", job.request.command, "--address", dashboard.url, "--"]
-        again = f"{shlex.join(words)} {job.request.arguments}"
         fields += [
-            ("what it did", "all that is committed is safe; the same command does what is left:"),
-            ("again", again),
+            ("kept", "all that is committed; the same command does what is left"),
+            ("to resume", f"{shlex.join(words)} {job.request.arguments}"),
         ]
     return fields
 
