@@ -4,13 +4,18 @@ import os
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 from ray._private.authentication.http_token_authentication import format_authentication_http_error
 
+from tests.engine.dashboards import FakeDashboard, serve
 from vqpipe.commands.submit import describe_entry
+from vqpipe.engine import submission
+from vqpipe.engine.dashboard import Dashboard
+from vqpipe.engine.job import Request
 from vqpipe.engine.token import describe_refusal
 
 ROOT = Path(__file__).parents[2]
@@ -94,6 +99,58 @@ def test_describe_entry_without_vqpipe_on_the_cluster_ends_with_4_and_the_fix(tm
     assert done.returncode == 4
     assert "no vqpipe" in done.stderr
     assert f"vqpipe {VERSION}" in done.stderr
+
+
+REQUEST = Request("encode", "--source a --sink b", "b", "0123456789abcdef")
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(submission, "_AGAIN_S", 0.001)
+    with serve(FakeDashboard()) as dashboard:
+        yield dashboard
+
+
+def submit(fake, request=REQUEST, *, anew=False):
+    dashboard = Dashboard(fake.url)
+    return submission.submit(dashboard, "true", request, anew=anew, patience_s=60)
+
+
+def test_submit_same_command_while_it_runs_starts_no_other(fake):
+    assert submit(fake) == ("vqpipe-encode-01234567-1", False)
+    assert submit(fake) == ("vqpipe-encode-01234567-1", True)
+    assert submit(fake, replace(REQUEST, same="f" * 16)) == ("vqpipe-encode-ffffffff-1", False)
+    assert submit(fake, anew=True) == ("vqpipe-encode-01234567-2", False)
+    assert submit(fake) == ("vqpipe-encode-01234567-2", True)
+    fake.status = "STOPPED"
+    assert submit(fake) == ("vqpipe-encode-01234567-3", False)
+    assert len(fake.started) == 4
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+def test_submit_answers_that_are_lost_start_one_job(fake, lost):
+    fake.loses = lost
+    assert submit(fake) == ("vqpipe-encode-01234567-1", False)
+    assert len(fake.started) == 1
+
+
+def test_submit_gives_the_command_time_to_add_up_when_it_is_stopped(fake):
+    submit(fake)
+    (asked,) = fake.started.values()
+    assert int(asked["runtime_env"]["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"]) >= 60
+    assert asked["metadata"] == REQUEST.metadata()
+
+
+def test_submit_two_at_once_are_one_job(fake):
+    """Both look before either starts: Ray refuses the second, who then takes the first's."""
+    dashboard = Dashboard(fake.url)
+    first = dashboard.find_jobs
+    dashboard.find_jobs = lambda: (first(), submit(fake), setattr(dashboard, "find_jobs", first))[0]
+    found = submission.submit(dashboard, "true", REQUEST, anew=False, patience_s=60)
+    assert found == ("vqpipe-encode-01234567-1", True)
+    assert len(fake.started) == 1
 
 
 @pytest.fixture
