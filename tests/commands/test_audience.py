@@ -1,13 +1,16 @@
 """What `--progress-file` and `on_progress` are told; no Ray is started."""
 
+import contextlib
 import json
 import logging
 import os
+import re
+import sys
 import threading
 from collections import Counter
 from datetime import datetime
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import jsonschema
 import pytest
@@ -297,3 +300,47 @@ def test_told_two_commands_in_two_threads_hear_of_their_own(places, tmp_path):
             thread.join()
     sinks = [{Path(each["sink"]).name for each in records} for records in heard]
     assert sinks == [{"codes-0"}, {"codes-1"}]
+
+
+class Tracker(ModuleType):
+    """Stands in for wandb and mlflow: takes what their functions of that name take."""
+
+    def __init__(self, name):
+        super().__init__(name)
+        self.taken = []
+        self.is_over = False
+
+    def init(self, *, project):
+        assert project
+
+    def log(self, data):
+        assert all(isinstance(name, str) for name in data)
+        self.taken.append(data)
+
+    def finish(self):
+        self.is_over = True
+
+    @contextlib.contextmanager
+    def start_run(self, *, run_name):
+        yield run_name
+        self.finish()
+
+    def log_metrics(self, metrics, step):
+        assert isinstance(step, int)
+        assert all(isinstance(each, float | int) for each in metrics.values())
+        self.taken.append(metrics)
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_readme_snippet_for_a_tracker_logs_how_far_it_is(places, tmp_path, monkeypatch, name):
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (snippet,) = re.findall(rf"^```\n((?:(?!```).)*^import {name}\n.*?)^```", readme, re.M | re.S)
+    monkeypatch.setitem(sys.modules, name, tracker := Tracker(name))
+    monkeypatch.chdir(tmp_path)
+    Path("photos").symlink_to(places["source"])
+    Path("vqgan").symlink_to(places["model"])
+    with plain.without_ray():
+        exec(snippet, {})
+    assert tracker.is_over
+    assert [each["shards_total"] for each in tracker.taken] == [1, 1]
+    assert tracker.taken[-1]["exit_code"] == 2  # a quarter is rejected
