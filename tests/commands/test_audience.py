@@ -190,11 +190,10 @@ def test_told_command_that_an_error_ends_is_told_and_the_error_flies(error, code
     check(records)
 
 
-def test_told_nobody_looks_at_work_outside_a_command(clock):
-    present = audience.audience()
-    started(present)
+def test_audience_outside_a_command_is_nobody(clock):
+    started(audience.audience())
     clock.now += 100
-    present.look()
+    audience.audience().look()
 
 
 def test_hook_that_raises_is_called_again_and_said_once(clock, caplog):

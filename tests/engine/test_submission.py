@@ -101,6 +101,24 @@ def test_describe_entry_without_vqpipe_on_the_cluster_ends_with_4_and_the_fix(tm
     assert f"vqpipe {VERSION}" in done.stderr
 
 
+def test_describe_entry_stopped_while_it_is_imported_ends_with_2_and_says_so(interpreter, tmp_path):
+    slow = "import time\nprint('here', flush=True)\ntime.sleep(600)\n"
+    (tmp_path / "tyro.py").write_text(slow)
+    places = f"{tmp_path}:{ROOT / 'pipeline'}"
+    process = subprocess.Popen(
+        ["sh", "-c", describe_entry("encode", ("--help",), VERSION)],
+        env=os.environ | {"PATH": f"{interpreter.parent}:/usr/bin:/bin", "PYTHONPATH": places},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "here\n"
+    process.terminate()
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 2, said
+    assert "stopped by SIGTERM; everything committed is safe" in said
+
+
 REQUEST = Request("encode", "--source a --sink b", "b", "0123456789abcdef")
 
 

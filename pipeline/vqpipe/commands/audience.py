@@ -75,7 +75,8 @@ class Audience:
 
     def look(self) -> None:
         """Tells what is new, if anything is, or it is time; call it as often as you like."""
-        assert self._progress, "it has begun"
+        if self._progress is None:
+            return
         since_s = time.monotonic() - self._said
         if self._progress.has_begun and not self._was_ready:
             self._was_ready = True

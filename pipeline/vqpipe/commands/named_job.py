@@ -49,14 +49,14 @@ def _name(jobs: list[Job]) -> str:
     return f"There are {', '.join(latest)}{more}"
 
 
-def listener(patience_s: float) -> Listener:
+def listener(patience_s: float, meanwhile: str = "goes on") -> Listener:
     """Returns what passes a log on to standard output, and what is said besides to the other."""
     console = stderr()
 
     def say(word: str) -> None:
         console.print(f"  {harmless(word)}", style="yellow", markup=False, soft_wrap=True)
 
-    return Listener(pass_on, say, patience_s)
+    return Listener(pass_on, say, patience_s, meanwhile)
 
 
 def pass_on(text: str) -> None:

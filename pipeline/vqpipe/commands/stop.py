@@ -31,7 +31,8 @@ def run(job: Stop) -> None:
         f"  job {found.name} is told to stop; its last words, for which it has {STOP_WAIT_S} s:"
     )
     stderr().print(waiting, style="dim", markup=False, soft_wrap=True)
-    ended = follow(dashboard, found.name, listener(job.reconnect_s), shown)
+    told = listener(job.reconnect_s, "is about to stop")
+    ended = follow(dashboard, found.name, told, shown)
     print_fields(stdout(), f"job {ended.name} is over", _describe(dashboard, ended))
 
 

@@ -44,6 +44,8 @@ class Listener:
     """Called with what is to be said besides: that the dashboard does not answer, or does again."""
     patience_s: float
     """Seconds without an answer of the dashboard after which it is given up."""
+    meanwhile: str = "goes on"
+    """What the job does when it is not followed any more."""
 
 
 def follow(dashboard: Dashboard, name: str, listener: Listener, shown: int = 0) -> Job:
@@ -219,8 +221,10 @@ class _Following:
         if self._failed is None:
             self._failed = time.monotonic()
             self._pause_s = _LEAST_PAUSE_S
-            said = f"{url} does not answer ({why}); the job goes on. Trying for {patience_s:g} s"
-            self._listener.on_word(said)
+            doing = f"the job {self._listener.meanwhile}"
+            self._listener.on_word(
+                f"{url} does not answer ({why}); {doing}. Trying for {patience_s:g} s"
+            )
         elif time.monotonic() - self._failed > patience_s:
             raise IncompleteError(
                 f"{url} did not answer for {patience_s:g} s: {why}. If the cluster still runs, the "
@@ -232,8 +236,8 @@ class _Following:
         """Returns what who follows a job ends with when a signal comes."""
         follow_it, stop_it = self._dashboard.describe_ways(self._name)
         return IncompleteError(
-            f"left by {signal_name}; job {self._name} goes on. Follow it with {follow_it}, and "
-            f"stop it with {stop_it}"
+            f"left by {signal_name}; job {self._name} {self._listener.meanwhile}. Follow it with "
+            f"{follow_it}, and stop it with {stop_it}"
         )
 
 
