@@ -55,12 +55,20 @@ class TcpProxy:
         with suppress(OSError):
             while True:
                 client, _ = listener.accept()
-                server = socket.create_connection(("127.0.0.1", self._upstream))
-                with self._lock:
-                    self._open |= {client, server}
-                budget = [None]  # bytes that may still come back
-                for how in ((client, server, budget, True), (server, client, budget, False)):
-                    threading.Thread(target=self._pass, args=how, daemon=True).start()
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client):
+        """Passes on what both sides say, until one has ended."""
+        with client, socket.create_connection(("127.0.0.1", self._upstream)) as server:
+            with self._lock:
+                self._open |= {client, server}
+            budget = [None]  # bytes that may still come back
+            back = threading.Thread(target=self._pass, args=(server, client, budget, False))
+            back.start()
+            self._pass(client, server, budget, True)
+            back.join()
+            with self._lock:
+                self._open -= {client, server}
 
     def _pass(self, source, target, budget, is_request):
         with suppress(OSError):

@@ -349,14 +349,6 @@ def test_logs_through_connections_that_break_has_each_line_once(cluster, tmp_pat
 
 
 @pytest.mark.ray
-@pytest.mark.slow
-def test_logs_unknown_job_is_config_error_that_names_those_there_are(cluster, submitted):
-    unknown = cluster.vqpipe("logs", "no-such", "--address", cluster.dashboard)
-    assert unknown.returncode == 4, unknown.stdout
-    assert printed(submitted[0].stderr, "follow it")[1] in unknown.stderr
-
-
-@pytest.mark.ray
 @pytest.mark.soak
 def test_submit_two_nodes_gives_the_codes_of_one_machine(cluster, source, submitted, tmp_path):
     alone = cluster.vqpipe("encode", *options(source, tmp_path / "codes"))
