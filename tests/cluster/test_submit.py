@@ -213,7 +213,8 @@ def options(source, sink, resolution=64):
 def submitted(cluster, source, tmp_path_factory):
     """A finished job: what its command returned, and its sink."""
     sink = tmp_path_factory.mktemp("remote") / "codes"
-    return cluster.submit(*options(source, sink)), sink
+    asked = (*options(source, sink), "--progress-file", sink.parent / "progress.jsonl")
+    return cluster.submit(*asked), sink
 
 
 def read_until(stream, words):
@@ -257,6 +258,19 @@ def test_submit_complete_job_shows_its_log_and_ends_with_0(submitted):
 @pytest.mark.usefixtures("submitted")
 def test_submit_where_files_are_called_as_ours_are_runs_none_of_them(cluster):
     assert not ran(cluster.cwd)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_submit_progress_file_of_the_job_tells_from_beginning_to_end(submitted):
+    file = submitted[1].parent / "progress.jsonl"
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    events = [each["event"] for each in records]
+    assert (events[0], events[-1], events.count("ready")) == ("began", "ended", 1)
+    assert {each["sink"] for each in records} == {str(submitted[1])}
+    assert records[-1]["exit_code"] == 0
+    assert records[-1]["shards_done"] == records[-1]["shards_total"] == 2
+    assert records[-1]["images_done"] == records[-1]["totals"]["encoded"] == 24
 
 
 def repeated(source, folder):
