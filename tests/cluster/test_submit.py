@@ -1,4 +1,4 @@
-"""`vqpipe submit` against a real Ray cluster of two nodes, of which one has a (logical) GPU."""
+"""vqpipe submit, jobs, logs and stop on a real Ray cluster of two nodes, one with a logical GPU."""
 
 import contextlib
 import json
@@ -12,15 +12,18 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
 import pytest
 
+from tests.cluster import tcp_proxy
 from tests.makers import jpeg, tar_of
 from tests.shadows import ran, shadow
 from tests.storage.ports import free_port
+from vqpipe.commands.console import harmless
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -66,6 +69,35 @@ class Cluster:
             text=True,
             timeout=240,
         )
+
+    def start(self, *arguments):
+        """Starts a command line of ours."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "vqpipe", *map(str, arguments)],
+            env=self.env | {"PYTHONUNBUFFERED": "1"},
+            cwd=self.cwd,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def jobs(self):
+        """Returns what `vqpipe jobs` says."""
+        return json.loads(self.vqpipe("jobs", "--address", self.dashboard, "--json").stdout)["jobs"]
+
+    def start_job(self, entrypoint):
+        """Starts a job that is not ours, as Ray's own client does; returns its name."""
+        token = Path(self.env["RAY_AUTH_TOKEN_PATH"]).read_text()
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        asked = json.dumps({"entrypoint": entrypoint}).encode()
+        request = urllib.request.Request(f"{self.dashboard}/api/jobs/", asked, headers)
+        with urllib.request.urlopen(request) as answer:
+            return json.load(answer)["submission_id"]
+
+    def read_log(self, job):
+        """Returns the lines of a job's log file."""
+        logs = Path(self.env["RAY_AUTH_TOKEN_PATH"]).parent / "session_latest" / "logs"
+        return (logs / f"job-driver-{job}.log").read_text().splitlines()
 
     def submit(self, *arguments, **env):
         return self.vqpipe("submit", "encode", "--address", self.dashboard, "--", *arguments, **env)
@@ -181,7 +213,18 @@ def options(source, sink, resolution=64):
 def submitted(cluster, source, tmp_path_factory):
     """A finished job: what its command returned, and its sink."""
     sink = tmp_path_factory.mktemp("remote") / "codes"
-    return cluster.submit(*options(source, sink)), sink
+    asked = (*options(source, sink), "--progress-file", sink.parent / "progress.jsonl")
+    return cluster.submit(*asked), sink
+
+
+def read_until(stream, words):
+    """Returns the lines up to the first with these words in it."""
+    lines = []
+    while words not in (lines[-1] if lines else ""):
+        line = stream.readline()
+        assert line, "".join(lines)
+        lines.append(line)
+    return "".join(lines)
 
 
 def codes(sink):
@@ -219,14 +262,104 @@ def test_submit_where_files_are_called_as_ours_are_runs_none_of_them(cluster):
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_submit_prints_commands_that_follow_and_stop_the_job_as_they_are(cluster, submitted):
-    printed = submitted[0].stdout
-    (follow,) = re.findall(r"(?m)^ +follow it +(ray job logs .+)$", printed)
-    (stop,) = re.findall(r"(?m)^ +stop it +(ray job stop .+)$", printed)
-    for command in (follow, stop):
-        words = [str(BIN / "ray"), *shlex.split(command)[1:]]
-        done = subprocess.run(words, env=cluster.env, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, done.stderr
+def test_submit_progress_file_of_the_job_tells_from_beginning_to_end(submitted):
+    file = submitted[1].parent / "progress.jsonl"
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    events = [each["event"] for each in records]
+    assert (events[0], events[-1], events.count("ready")) == ("began", "ended", 1)
+    assert {each["sink"] for each in records} == {str(submitted[1])}
+    assert records[-1]["exit_code"] == 0
+    assert records[-1]["shards_done"] == records[-1]["shards_total"] == 2
+    assert records[-1]["images_done"] == records[-1]["totals"]["encoded"] == 24
+
+
+def repeated(source, folder):
+    """Returns a source that takes a minute or more."""
+    folder.mkdir()
+    for number in range(500):
+        (folder / f"{number:05d}.tar").hardlink_to(source / "00000.tar")
+    return folder
+
+
+def printed(output, what):
+    """Returns the words of a command that is printed to be pasted."""
+    (found,) = re.findall(rf"(?m)^ +{what} +vqpipe (.+)$", output)
+    return shlex.split(found)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_submit_left_goes_on_and_is_taken_up_followed_and_stopped(cluster, source, tmp_path):
+    asked = options(repeated(source, tmp_path / "many"), tmp_path / "codes")
+    words = ("submit", "encode", "--address", cluster.dashboard, "--", *asked)
+    first = cluster.start(*words)
+    log = read_until(first.stdout, "left to do")
+    first.send_signal(signal.SIGINT)
+    said = first.communicate(timeout=60)[1]
+    assert first.returncode == 2, said
+    assert "left by SIGINT" in said
+    name = re.search(r"job (vqpipe-encode-\w+-1) on", said)[1]
+    second = cluster.start(*words)
+    follower = cluster.start(*printed(said, "follow it"))
+    assert log in read_until(second.stdout, "the codec is on")  # from the beginning again
+    read_until(follower.stdout, "the codec is on")
+    second.send_signal(signal.SIGTERM)
+    left = second.communicate(timeout=60)[1]
+    assert (second.returncode, "left by SIGTERM" in left) == (2, True), left
+    assert f"job {name} on" in left
+    assert "taken up" in left
+    stopped = cluster.vqpipe(*printed(left, "stop it"))
+    assert stopped.returncode == 0, stopped.stderr
+    assert "stopped by SIGTERM; everything committed is safe" in stopped.stdout
+    assert "by itself, with exit code 2" in stopped.stdout
+    assert printed(stopped.stdout, "to resume") == [str(word) for word in words]
+    output, errors = follower.communicate(timeout=60)
+    assert follower.returncode == 2, errors
+    assert "stopped by SIGTERM; everything committed is safe" in output
+    (job,) = (each for each in cluster.jobs() if each["job"] == name)
+    assert (job["state"], job["command"]) == ("stopped", "encode")
+    assert job["sink"] == str(tmp_path / "codes")
+
+
+LINES = """
+import os, sys, time
+folder, lines = sys.argv[1:]
+for gate in range(3):
+    while not os.path.exists(f"{folder}/{gate}"):
+        time.sleep(0.05)
+    for line in range(int(lines)):
+        print(f"{gate} {line} " + "\N{SNOWMAN}" * (line % 7), flush=True)
+sys.exit(7)
+"""
+"""A job that says more whenever a file is there."""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_logs_through_connections_that_break_has_each_line_once(cluster, tmp_path):
+    port = int(cluster.dashboard.rpartition(":")[2])
+    words = (sys.executable, "-c", LINES, str(tmp_path), "400")
+    name = cluster.start_job(shlex.join(words))
+    with tcp_proxy.serve(port) as proxy:
+        for size in (900, 3000, 5000):  # amid a line, of which some are known by then
+            proxy.cut_after(b"/logs/tail", size)
+        (tmp_path / "0").touch()
+        address = f"http://127.0.0.1:{proxy.port}"
+        follower = cluster.start("logs", name, "--address", address)
+        shown = read_until(follower.stdout, "0 399 ")
+        proxy.cut()
+        (tmp_path / "1").touch()
+        shown += read_until(follower.stdout, "1 399 ")
+        proxy.refuse()
+        said = read_until(follower.stderr, "does not answer")
+        (tmp_path / "2").touch()
+        proxy.accept()
+        rest, errors = follower.communicate(timeout=120)
+    assert follower.returncode == 7, errors
+    assert f"{address} answers again" in errors
+    assert errors.count("does not answer") == 0, said
+    assert proxy.cuts == 3
+    assert (shown + rest).splitlines() == [harmless(line) for line in cluster.read_log(name)]
 
 
 @pytest.mark.ray
@@ -274,7 +407,14 @@ def test_submit_wrong_token_is_config_error_that_does_not_repeat_it(cluster, sou
 @pytest.mark.slow
 def test_submit_cluster_lost_while_the_job_runs_is_incomplete(source, tmp_path):
     with ray_head() as (lost, _, _, head):
-        arguments = ("--address", lost.dashboard, "--", *options(source, tmp_path / "codes"))
+        arguments = (
+            "--address",
+            lost.dashboard,
+            "--reconnect-s",
+            "10",
+            "--",
+            *options(source, tmp_path / "codes"),
+        )
         job = subprocess.Popen(
             [sys.executable, "-m", "vqpipe", "submit", "encode", *map(str, arguments)],
             env=lost.env,
@@ -283,7 +423,7 @@ def test_submit_cluster_lost_while_the_job_runs_is_incomplete(source, tmp_path):
             stderr=subprocess.PIPE,
             text=True,
         )
-        assert "raysubmit_" in job.stdout.readline()
+        read_until(job.stdout, "Running entrypoint")
         os.killpg(head.pid, signal.SIGKILL)
         _, errors = job.communicate(timeout=120)
     assert job.returncode == 2, errors

@@ -144,7 +144,7 @@ def test_function_says_what_it_takes(stage):
     function = getattr(vqpipe, stage)
     taken = inspect.signature(function).parameters
     fields = {field.name: field for field in dataclasses.fields(JOBS[stage])}
-    assert taken.keys() == fields.keys() | {"verbose"}
+    assert taken.keys() == fields.keys() | {"verbose", "on_progress"}
     assert all(each.kind is inspect.Parameter.KEYWORD_ONLY for each in taken.values())
     assert taken["address"].default == fields["address"].default
     assert taken["source"].annotation is str  # as help prints it, without what the command's needs

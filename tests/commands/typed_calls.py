@@ -14,6 +14,8 @@ def calls() -> None:
         source="a", sink="b", model="c", dtype="tf32", keep=("txt",), verbose=True
     )
     assert_type(result.exit_code, int)
+    vqpipe.compact(source="a", sink="b", rows_per_file=1, on_progress=print)
+    vqpipe.decode(source="a", sink="b", on_progress="print")  # type: ignore[arg-type]
     assert_type(vqpipe.__version__, str)
     vqpipe.encode(source="a", sink="b")  # type: ignore[call-arg]
     vqpipe.decode(source="a", sink="b", quality="high")  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from tests import plain, shell
 from tests.makers import jpeg, tar_of
 from tests.vqgan import compvis
 from vqpipe.commands import cli
-from vqpipe.commands.all_jobs import Submit
+from vqpipe.commands.cluster_jobs import Submit
 from vqpipe.rejections import Reason
 
 ROOT = Path(__file__).parents[2]

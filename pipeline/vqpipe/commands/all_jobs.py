@@ -5,18 +5,14 @@ that help and mistakes are answered at once.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import tyro
 
 from vqpipe.codec.config import AskedRange, Device
-from vqpipe.commands.options import (
-    DefinitionFile,
-    ModelOptions,
-)
+from vqpipe.commands.cluster_jobs import Jobs, Logs, Stop, Submit
+from vqpipe.commands.options import ModelOptions
 from vqpipe.commands.sink_jobs import Diff, Export, Inspect, Push, Verify
 from vqpipe.commands.stage_jobs import Compact, Decode, Encode, Evaluate
-from vqpipe.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,35 +59,6 @@ class Convert(ModelOptions):
     """Folder or s3://bucket/prefix to write; another checkpoint there is never overwritten."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Submit:
-    """Run a command as a job of a Ray cluster, follow its log, and end with its exit code.
-
-    The cluster needs vqpipe installed (infra/Dockerfile) and its own access to source, sink and
-    model: paths are the cluster's, and no credentials are sent.
-
-    Example: vqpipe submit encode --address http://head:8265 -- --source s3://bucket/photos
-    --sink s3://bucket/codes --model s3://bucket/vqgan
-    """
-
-    command: tyro.conf.Positional[Literal["encode", "decode", "evaluate", "compact"]]
-    """What to run there."""
-    address: str
-    """Address of the cluster's dashboard, such as http://head:8265."""
-    job: DefinitionFile = None
-    """A job definition on this machine, a YAML file: its settings travel as options of the command.
-    One on the cluster is an argument: -- --job FILE."""
-    arguments: tyro.conf.Suppress[tuple[str, ...]] = ()
-    """The command's own arguments: what follows -- on the command line."""
-
-    def __post_init__(self) -> None:
-        if "@" in self.address:
-            raise ConfigError(
-                "--address holds credentials; take them out: RAY_AUTH_TOKEN_PATH names a file with "
-                "the cluster's token"
-            )
-
-
 Job = (
     Encode
     | Decode
@@ -105,6 +72,9 @@ Job = (
     | Export
     | Push
     | Submit
+    | Jobs
+    | Logs
+    | Stop
 )
 
 
@@ -120,6 +90,9 @@ JOBS: dict[str, type[Job]] = {
     "export": Export,
     "push": Push,
     "submit": Submit,
+    "jobs": Jobs,
+    "logs": Logs,
+    "stop": Stop,
     "verify": Verify,
 }
 """The commands by name, as help lists them; each is also the name of the module that runs it."""

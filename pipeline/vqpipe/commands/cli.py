@@ -1,6 +1,7 @@
 """The `vqpipe` command: what a person types, and the job that it asks for."""
 
 import difflib
+import hashlib
 import shutil
 import sys
 from collections.abc import Mapping
@@ -11,12 +12,14 @@ from typing import Annotated, Any, NoReturn, Union
 import tyro
 
 from vqpipe.commands import command
-from vqpipe.commands.all_jobs import JOBS, STAGES, Job, Submit
+from vqpipe.commands.all_jobs import JOBS, STAGES, Job
 from vqpipe.commands.catalogue import Option, options_of, paragraphs_of
+from vqpipe.commands.cluster_jobs import Submit
 from vqpipe.commands.definition import read_definition, to_arguments, write_definition
 from vqpipe.commands.form import STYLE, make_form
 from vqpipe.commands.help import write_help, write_list
 from vqpipe.commands.options import DefinitionFile
+from vqpipe.commands.stage_jobs import Evaluate
 from vqpipe.errors import ConfigError
 
 _ABOUT = [
@@ -229,7 +232,15 @@ def _pass_on(job: Submit, words: list[str]) -> Submit:
             "--job is there twice: before -- for this machine, after it for the cluster"
         )
     if job.job is not None:
-        words = to_arguments(_fill(job.command, words, read_definition(job.job, kind)))
+        asked = _fill(job.command, words, read_definition(job.job, kind))
+        words = to_arguments(asked)
     else:  # a definition on the cluster may say what is required; nobody here can read it
-        _fill(job.command, words, None if remote is None else _unnamed(kind))
-    return replace(job, arguments=tuple(words))
+        asked = _fill(job.command, words, None if remote is None else _unnamed(kind))
+    same = hashlib.sha256(repr((version("vqpipe"), asked, remote)).encode()).hexdigest()
+    return replace(job, arguments=tuple(words), sink=_sink_of(asked), same=same)
+
+
+def _sink_of(job: Job) -> str:
+    """Returns where a stage's results go; nothing if only a definition on the cluster says so."""
+    sink = job.source if isinstance(job, Evaluate) else getattr(job, "sink", "")
+    return "" if sink == _UNNAMED[str] else str(sink)

@@ -12,23 +12,35 @@ from rich.console import Console
 from rich.text import Text
 
 from vqpipe.commands.all_jobs import Doctor, Job, command_of
+from vqpipe.commands.audience import Hook, told
+from vqpipe.commands.cluster_jobs import Jobs
 from vqpipe.commands.console import harmless
+from vqpipe.commands.options import ClusterOptions
 from vqpipe.commands.pipes import find_failure, outlive_readers
 from vqpipe.commands.result import Result
 from vqpipe.commands.sink_jobs import Diff, Inspect, Verify
 from vqpipe.errors import MachineError, VqpipeError, stopped_by
 
 
-def do(job: Job) -> Result | None:
+def do(job: Job, on_progress: Hook | None = None) -> Result | None:
     """Does a job, by the module that is called as its command is; returns how a stage has ended.
 
     That is imported now and not before: it takes torch, Ray and seconds.
 
+    Args:
+        job: What is to be done.
+        on_progress: Of a stage, who is told how far it is, beside its `--progress-file`.
+
     Raises:
         VqpipeError: If it could not be done; the exit code is the error's.
     """
-    module = importlib.import_module(f"vqpipe.commands.{command_of(type(job))}")
-    return cast(Result | None, module.run(job))
+    name = command_of(type(job))
+    path = job.progress_file if isinstance(job, ClusterOptions) else None
+    with told(name, path, on_progress) as audience:
+        module = importlib.import_module(f"vqpipe.commands.{name}")
+        result = cast(Result | None, module.run(job))
+        audience.end(result)
+    return result
 
 
 def run(job: Job) -> None:
@@ -57,7 +69,7 @@ def _check_said(job: Job) -> None:
         raise MachineError(f"what was found could not be written to standard output: {failure}")
 
 
-_REPORTS = (Diff, Doctor, Inspect, Verify)
+_REPORTS = (Diff, Doctor, Inspect, Jobs, Verify)
 
 
 def exit_code_of(act: Callable[[], None]) -> int:

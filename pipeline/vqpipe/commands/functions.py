@@ -10,10 +10,11 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import Signature, signature
-from typing import Any, ParamSpec, get_type_hints
+from typing import Any, ParamSpec, cast, get_type_hints
 
 from vqpipe.commands import command
 from vqpipe.commands.all_jobs import JOBS, Job
+from vqpipe.commands.audience import Hook
 from vqpipe.commands.catalogue import options_of, paragraphs_of
 from vqpipe.commands.console import silence
 from vqpipe.commands.definition import convert
@@ -30,6 +31,9 @@ class _Call:
 
     verbose: bool = False
     """Print what the command prints."""
+    on_progress: Callable[[dict[str, Any]], object] | None = None
+    """Called every few seconds, when a shard is committed and at the end, with how far it is: a
+    record as `--progress-file` has it. What it raises is logged once, and does not stop the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +63,12 @@ def _as_function(name: str, taken: Callable[P, _Call]) -> Callable[P, Result]:
         if places:
             raise TypeError(f"{name}() takes its options by name")
         given = dict(options)
-        is_shown = given.pop("verbose", False)
+        is_shown, hook = given.pop("verbose", False), given.pop("on_progress", None)
+        if not (hook is None or callable(hook)):
+            raise TypeError(f"on_progress of {name}() is no function")
         job = _make_job(JOBS[name], given)
         with contextlib.nullcontext() if is_shown else silence():
-            result = command.do(job)
+            result = command.do(job, cast(Hook | None, hook))
         assert isinstance(result, Result)
         return result
 
@@ -82,7 +88,8 @@ def _declare(taken: Callable[..., _Call]) -> Signature:
 _DOC = """{0}
 
     Options are those of `vqpipe {command}`, whose --help says what they are; `verbose=True` prints
-    what the command prints.
+    what the command prints. `on_progress=function` is called every few seconds, when a shard is
+    committed and at the end, with a dict that says how far it is, as `--progress-file` has it.
 
     Returns:
         How it has ended: `exit_code` is 0 if the sink is complete, else `error` says why not.

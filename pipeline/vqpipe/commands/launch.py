@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 from rich.console import Console
 
 from vqpipe.commands import partial, summary
+from vqpipe.commands.audience import audience
 from vqpipe.commands.console import Fields, harmless, print_fields, printable, stderr
 from vqpipe.commands.options import ClusterOptions, RunOptions
 from vqpipe.commands.part import Part
@@ -95,6 +96,7 @@ def _run(
         bytes_total=sum(plan.size(index) for index in work.todo),
         images_known=work.samples_left if isinstance(work, Compaction) else None,
     )
+    audience().begin(work.writer.sink.uri, work.writer.sink.run.fingerprint, progress)
     error: IncompleteError | None = None
     if work.todo:
         try:
@@ -149,6 +151,7 @@ def _work(
                     console.print(f"  {harmless(said)}", style="yellow", markup=False)
                 progress.note()
                 display.show(progress)
+                audience().look()
                 if isinstance(options, RunOptions) and prepared.can_judge_early:
                     _judge(options, progress)
 

@@ -93,12 +93,17 @@ class ClusterOptions:
     address: Where[str | None] = None
     """Ray cluster to join, such as auto or head:6379; default: RAY_ADDRESS, else this
     machine alone."""
+    progress_file: Annotated[str | None, Group.WHERE, Shown("FILE")] = None
+    """File on the machine where the command runs that a line of JSON is appended to every few
+    seconds, when a shard is committed and at the end: how far it is. README has its fields."""
     stall_timeout_s: Speed[float] = 900.0
     """Seconds without any progress before the run gives up with exit code 5."""
 
     def __post_init__(self) -> None:
         if not self.stall_timeout_s > 0:
             raise ValueError(f"--stall-timeout-s is {self.stall_timeout_s}; it must be above 0")
+        if self.progress_file is not None:
+            _check_local(self.progress_file)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +151,24 @@ class GrowthOptions:
     """End with exit code 0 though shards could not be read to their end. What they hold
     beyond is lost, and the images in it are known by a Parquet footer, judged by a tar's bytes, or
     not known; without this option the run ends with exit code 2 and says so."""
+
+
+def _check_local(progress_file: str) -> None:
+    """Refuses what nothing can be appended to.
+
+    Raises:
+        ConfigError: If it is no path.
+    """
+    if progress_file in {"", "-"}:
+        raise ConfigError(
+            f"--progress-file is {progress_file!r}: give a file; /dev/stderr is one, and "
+            "/dev/stdout, where the summary goes as well"
+        )
+    if "://" in progress_file:
+        raise ConfigError(
+            "--progress-file is no path: give a file of this machine, since nothing can be "
+            "appended to an object in a store"
+        )
 
 
 def check_least(job: object, *names: str, least: int = 1) -> None:

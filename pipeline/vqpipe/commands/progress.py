@@ -196,17 +196,18 @@ class Progress:
             doing = "waiting for the first images" if self.devices else "starting workers"
             if self.images_known is not None and self.read:
                 doing = f"read {self.read:,}/{self.images_known:,} images"
-            return (f"{doing}, {_clock(self.seconds)}",)
+            return (f"{doing}, {describe_seconds(self.seconds)}",)
         total, left_s = self.images_total, self.left_s
         shards = f"{self.shards_before + self.shards:,}/{self.shards_total:,} shards"
         about = "" if total == self.images_known else "~"
         images = f"{self.images:,}" + (f"/{about}{total:,}" if total else "") + " images"
-        eta = "ETA " + ("?" if left_s is None else _clock(left_s))
+        eta = "ETA " + ("?" if left_s is None else describe_seconds(left_s))
         rate = f"{self.rate:,.1f}" if self.working_s >= _LEAST_WORKING_S else "?"
         return shards, images, f"{rate} images/s", f"{self.rejected:,} rejected", eta
 
 
-def _clock(seconds: float) -> str:
+def describe_seconds(seconds: float) -> str:
+    """Returns a length of time as a clock has it: `2:05`, `1:00:00`."""
     minutes, second = divmod(round(seconds), 60)
     hour, minute = divmod(minutes, 60)
     return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute}:{second:02}"
