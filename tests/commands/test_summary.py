@@ -61,7 +61,7 @@ def test_finish_complete_run_whose_workers_died_counts_no_image_twice(tmp_path, 
     writer = sinks.begin(tmp_path)
     for index in range(3):
         sinks.commit(writer, index, 20)
-    progress = Progress(3, 300, encoded=67, durable=60, start_up_s=0.0, codecs=1, busy_s=1.0)
+    progress = Progress(3, 300, encoded=67, durable=60, start_up_s=0.0)
     progress.devices = ("cpu",)
     for index in range(3):
         progress.commit(index)
@@ -99,7 +99,7 @@ def test_finish_summary_that_cannot_be_printed_leaves_the_sink_complete(tmp_path
 
 def test_finish_stopped_command_says_what_was_encoded_and_is_not_safe(tmp_path, capsys):
     writer = sinks.begin(tmp_path)
-    progress = Progress(3, 300, encoded=50, durable=0, start_up_s=0.0, codecs=1, busy_s=1.0)
+    progress = Progress(3, 300, encoded=50, durable=0, start_up_s=0.0)
     progress.devices = ("CPU",)
     with pytest.raises(IncompleteError, match="stopped"):
         summary.finish(writer, progress, 0.5, IncompleteError("stopped")).check()
@@ -114,7 +114,7 @@ def test_finish_run_of_seconds_is_given_no_verdict_on_what_it_waited_for(tmp_pat
         sinks.commit(writer, index, 20)
     began = time.monotonic()
     for seconds, verdicts in ((5.0, 0), (300.0, 1)):
-        progress = Progress(3, 300, encoded=60, durable=60, start_up_s=0.0, codecs=1, busy_s=1.0)
+        progress = Progress(3, 300, encoded=60, durable=60, start_up_s=0.0)
         progress.devices, progress.started = ("CPU",), began - seconds
         summary.finish(writer, progress, Allowance(0.5), None).check()
         assert capsys.readouterr().out.count("bound by") == verdicts
