@@ -52,6 +52,8 @@ class Spent(NamedTuple):
     """Of codecs that there were."""
     full_s: float = 0.0
     """In which no more commits could begin."""
+    seconds: float = 0.0
+    """By the driver's clock."""
 
     def plus(self, other: "Spent") -> "Spent":
         """Returns both together."""
@@ -138,7 +140,7 @@ class Occupancy:
             seconds=seconds,
             images=images,
             shards=shards,
-            reading=_share(spent.read_s, readers) * _share(readers, seconds),
+            reading=_share(spent.read_s, max(readers, seconds)),
             reading_waits=_share(spent.read_wait_s, spent.read_s),
             opening=_share(spent.open_s, spent.core_s) if place.opens else None,
             codec=_share(spent.codec_s, spent.codec_there_s),

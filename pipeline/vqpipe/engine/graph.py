@@ -41,13 +41,14 @@ from vqpipe.engine import capacity
 from vqpipe.engine.blocks import keep_blocks
 from vqpipe.engine.committer import Committer
 from vqpipe.engine.counter import RemoteLedger, make_counter
+from vqpipe.engine.metrics import CodecMetrics, RunMetrics, tags_of
 from vqpipe.engine.outlet import remember_executors
 from vqpipe.engine.pace import Pace, hand_on
 from vqpipe.engine.portions import are_enough, portions
 from vqpipe.engine.tasks import commit, open_views, read, read_views, todo_rows
 from vqpipe.engine.watchdog import CODEC_CORES, Needs, Tick, watch
 from vqpipe.errors import DeviceError
-from vqpipe.occupancy import Spent
+from vqpipe.occupancy import Place, Spent
 from vqpipe.stages.attempts import run_bounded
 from vqpipe.stages.step import Step
 from vqpipe.stages.work import TableFunction, Work
@@ -121,7 +122,9 @@ def run(
     weights = ray.put(replace(work.weights))  # a copy without the parsed tensors
     is_fair = work.writer.attempt is None
     views = work.writer.product.views
-    setup = _Setup(codec, work.step, batch_size, resources.device, views, is_fair)
+    run = work.writer.sink.run
+    tags = tags_of(run.stage, run.fingerprint)
+    setup = _Setup(codec, work.step, batch_size, resources.device, views, is_fair, tags)
     actors = resources.actors or (max(1, gpus) if kind == "cuda" else 1)
     pool = _pool(actors, gpus, kind)
     # Each process of Ray takes two seconds of a core to start, and a laptop has few cores.
@@ -133,7 +136,13 @@ def run(
         dataset = _graph(work, (setup, weights, counter), pool, kind, cores)
     commits = Committer(_launcher(ray.put(work.writer), counter))
     needs = Needs(kind, opens=work.opens is not None)
-    yield from watch(dataset, commits, counter, resources.stall_timeout_s, needs, cores)
+    metrics = RunMetrics(tags, Place(kind, needs.opens), len(work.todo))
+    with contextlib.closing(
+        watch(dataset, commits, counter, resources.stall_timeout_s, needs, cores)
+    ) as ticks:
+        for tick in ticks:
+            metrics.note(tick.counts, tick.receipts.to_pylist() if tick.receipts else [])
+            yield tick
 
 
 def _pool(actors: int, gpus: int, kind: str) -> ActorPoolStrategy:
@@ -273,6 +282,8 @@ class _Setup:
     """Rows of a sample."""
     is_fair: bool
     """Whether its rows are a fair sample of the data; see `attempts.check_finite`."""
+    tags: dict[str, str]
+    """Of the run's metrics."""
 
 
 class _Codec:
@@ -320,6 +331,7 @@ class _Codec:
         self._through, self._told = 0, time.monotonic()
         self._gpu = nvml.Watch(nvml.find_gpu() if chosen == "cuda" else None)
         self._gpu.start()
+        self._metrics = CodecMetrics(setup.tags)
         self._pace = Pace(setup.batch_size, self._ledger.agree, setup.views)
         unused = chosen == "cpu" and has_gpu
         note = " (Ray gave it a GPU, but this torch is one for CPUs)" if unused else ""
@@ -335,6 +347,7 @@ class _Codec:
 
     def _run_on_device(self, table: pa.Table) -> pa.Table:
         self._since, self._device_s = time.monotonic(), device_time.total_s()
+        self._batch_since = self._since
         try:
             done = run_bounded(table, self._work, self._ledger, self._setup.step.item)
         except DeviceError as error:
@@ -347,13 +360,16 @@ class _Codec:
 
     def _count(self, views: int) -> None:
         self._through += views
-        if time.monotonic() - self._told > _TELL_S:
+        begun, self._batch_since = self._batch_since, time.monotonic()
+        self._metrics.time_batch(self._batch_since - begun)
+        if self._batch_since - self._told > _TELL_S:
             self._tell()
 
     def _tell(self) -> None:
         images, self._through = divmod(self._through, self._setup.views)
         seen = self._gpu.take()
         self._counter.add.remote(images, self._spent(seen), seen.memory)
+        self._metrics.show_gpu(seen.busy_s / seen.seconds if seen.seconds else None, seen.memory)
         self._told = time.monotonic()
 
     def _spent(self, seen: nvml.Seen) -> Spent:

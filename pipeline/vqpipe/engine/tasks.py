@@ -176,9 +176,9 @@ def _open(
             counter.opened.remote(through - told, Spent(open_s=now - since))
             told, since = through, now
 
-    opened = _sandbox(how).open_prepared(prepared, tell)
+    done = put_views(table, _sandbox(how).open_prepared(prepared, tell))
     tell(len(table))
-    return put_views(table, opened)
+    return done
 
 
 @functools.cache

@@ -44,6 +44,7 @@ class Timesheet:
                 core_s=seconds * self._cores,
                 codec_there_s=seconds * counts.codecs,
                 full_s=seconds * is_full,
+                seconds=seconds,
             )
         )
 
