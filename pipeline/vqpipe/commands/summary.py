@@ -7,7 +7,7 @@ from typing import Any
 
 from vqpipe import storage
 from vqpipe.bottleneck import find_bound
-from vqpipe.commands.console import Fields, print_fields, stdout
+from vqpipe.commands.console import Fields, Prose, print_fields, stdout
 from vqpipe.commands.description import describe_output, describe_totals
 from vqpipe.commands.progress import Progress, announce
 from vqpipe.commands.result import Result
@@ -156,7 +156,7 @@ def describe_work(progress: Progress, speed: dict[str, Any]) -> Fields:
         ("this run", f"{done}, of which the start took {start:,.1f} s"),
         *([("not safe", lost)] if ahead else []),
         *([("images/s", f"{speed['images_per_second']:,.1f}")] if progress.durable else []),
-        *([("bound by", speed["bound_by"])] if speed["bound_by"] else []),
+        *([("bound by", Prose(speed["bound_by"]))] if speed["bound_by"] else []),
         *([("device", ", ".join(speed["devices"]))] if speed["devices"] else []),
     ]
 
