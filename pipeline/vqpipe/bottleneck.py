@@ -83,7 +83,7 @@ def _codec(seen: Occupancy) -> Bound:
     if seen.device is not None and seen.device < _NEARLY * seen.codec:
         waits = f"The device itself had work for {seen.device:.0%} only: try a larger --batch-size."
         return Bound("codec", said, waits)
-    ways = "Another GPU would help, or --dtype bfloat16 (another sink: it changes some codes)"
+    ways = "Another GPU would help, or --dtype bfloat16 (in another sink: it changes a few results)"
     return Bound("codec", said, f"{ways}{_describe_room(seen)}.")
 
 
