@@ -81,7 +81,7 @@ def test_bound_where_nobody_is_busy_is_scheduling():
 def test_bound_where_nobody_stands_out_says_so_and_what_each_did():
     bound = find_bound(shares(opening=0.6, codec=0.7))
     assert (bound.part, bound.advice) == (None, "")
-    assert "opening was busy for 60% of the time, codec was busy for 70%" in bound.sentence
+    assert "opening for 60%, codec for 70%" in bound.sentence
 
 
 @pytest.mark.parametrize("part", ["opening", "codec", "committing"])

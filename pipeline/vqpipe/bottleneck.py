@@ -71,9 +71,9 @@ def find_bound(seen: Occupancy) -> Bound | None:
 
 
 def _list_parts(shares: dict[str, float]) -> str:
-    return ", ".join(
-        f"{part} was busy for {share:.0%} of the time" for part, share in shares.items()
-    )
+    (first, share), *others = shares.items()
+    rest = "".join(f", {part} for {share:.0%}" for part, share in others)
+    return f"{first} was busy for {share:.0%} of the time{rest}"
 
 
 def _codec(seen: Occupancy) -> Bound:

@@ -276,7 +276,7 @@ _BUSY_OF = {
     "reading": "of the time of those who read",
     "opening": "of the cores",
     "codec": "of the codecs' time",
-    "committing": "of the time no more fitted in",
+    "committing": "of the time none could begin",
 }
 """What the share of each part is one of."""
 
