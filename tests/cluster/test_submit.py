@@ -19,7 +19,8 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from tests.cluster import tcp_proxy
+from tests.cluster import dashboard, tcp_proxy
+from tests.cluster.scrapes import scraping
 from tests.makers import jpeg, tar_of
 from tests.shadows import ran, shadow
 from tests.storage.ports import free_port
@@ -149,6 +150,7 @@ def environment(folder):
         "PATH": os.pathsep.join(each for each in PATH if Path(each) != BIN),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
+        "RAY_metrics_report_interval_ms": "500",  # else ten seconds, which a job here does not take
     }
 
 
@@ -199,6 +201,7 @@ def source(tmp_path_factory):
     folder = tmp_path_factory.mktemp("source")
     for shard in range(2):
         members = {f"{shard}-{i}.jpg": jpeg(80, 70, seed=shard * 100 + i) for i in range(12)}
+        members[f"{shard}-bad.jpg"] = b"no image"
         (folder / f"{shard:05d}.tar").write_bytes(tar_of(members))
     return folder
 
@@ -210,11 +213,18 @@ def options(source, sink, resolution=64):
 
 
 @pytest.fixture(scope="module")
-def submitted(cluster, source, tmp_path_factory):
-    """A finished job: what its command returned, and its sink."""
+def watched(cluster, source, tmp_path_factory):
+    """A finished job: what its command returned, its sink, and what Ray's exporters said of it."""
     sink = tmp_path_factory.mktemp("remote") / "codes"
     asked = (*options(source, sink), "--progress-file", sink.parent / "progress.jsonl")
-    return cluster.submit(*asked), sink
+    with scraping(Path(cluster.env["RAY_AUTH_TOKEN_PATH"]).parent) as heard:
+        return cluster.submit(*asked), sink, heard
+
+
+@pytest.fixture(scope="module")
+def submitted(watched):
+    """A finished job: what its command returned, and its sink."""
+    return watched[:2]
 
 
 def read_until(stream, words):
@@ -378,6 +388,30 @@ def test_submit_two_nodes_encodes_on_the_one_with_the_gpu(cluster):
         actor["node_id"] for actor in cluster.list("actors") if "_Codec" in actor["class_name"]
     ]
     assert set(encoders) == {node_of(cluster, has_gpu=True)}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_submit_job_tells_prometheus_what_it_does(watched):
+    _, sink, heard = watched
+    fingerprint = json.loads((sink / "run.json").read_text())["fingerprint"]
+    ours = {"stage": "encode", "run": fingerprint[:12]}
+    assert 0 < heard.total("ray_vqpipe_images_total", **ours) <= 24
+    assert 0 < heard.total("ray_vqpipe_rejections_total", reason="not_an_image", **ours) <= 2
+    assert heard.total("ray_vqpipe_read_samples_total", **ours) <= 26
+    assert heard.kinds["ray_vqpipe_images"] == "counter"
+    assert heard.kinds["ray_vqpipe_shards_left"] == "gauge"
+    assert heard.kinds["ray_vqpipe_batch_seconds"] == "histogram"
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize(("panel", "query"), dashboard.queries())
+def test_submit_job_answers_every_question_of_the_dashboard(watched, panel, query):
+    if "gpu_" in query:
+        pytest.skip("there is no GPU to tell of")
+    for name, labels in dashboard.numbers(query):
+        assert labels <= watched[2].labels(name), f"{panel}: {name}"
 
 
 @pytest.mark.ray

@@ -107,6 +107,16 @@ def test_inspect_complete_sink_answers_every_question(tmp_path, capsys):
     assert lines["train on it?"].startswith("yes")
     assert list(lines)[-1] == "output"
     assert lines["output"] == f"{writer.sink.uri}/data/"
+    assert "bound by" not in lines
+
+
+def test_inspect_says_what_bound_the_last_command_as_its_summary_did(tmp_path, capsys):
+    writer = sinks.begin(tmp_path / "sink", NAMES)
+    said = {"bound": "codec", "bound_by": "The codec was the limit. A GPU would help."}
+    sinks.end(writer, sinks.LAST | said, is_complete=False)
+    assert printed(writer.sink.uri, capsys=capsys)["bound by"] == said["bound_by"]
+    pace = inspected(writer.sink.uri, capsys=capsys)["pace"]
+    assert {name: pace[name] for name in said} == said
 
 
 def test_inspect_says_how_images_became_views(complete, tmp_path, capsys):

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from vqpipe.commands import progress
 from vqpipe.commands.progress import Display, Progress, announce
+from vqpipe.occupancy import Spent
 
 
 @pytest.fixture
@@ -220,12 +221,28 @@ def test_progress_curve_stays_short_and_ends_far_apart(clock):
     assert max(steps) <= 2 * min(steps)
 
 
-def test_progress_busy_is_the_share_of_all_codecs_time(clock):
-    counted = at(clock)
-    assert counted.busy is None
-    clock.now += 30
-    counted.start_up_s, counted.codecs, counted.busy_s = 10.0, 2, 30.0
-    assert counted.busy == 0.75
+def test_progress_occupancy_is_of_the_time_from_the_first_images_to_the_last(clock):
+    counted = at(clock, devices=("cpu x2",), start_up_s=10.0)
+    # Seconds, images that are through, and seconds of two codecs that worked until then.
+    for now, images, worked in ((20, 0, 9), (30, 5, 10), (50, 9, 40), (60, 20, 55), (90, 20, 55)):
+        clock.now = 1000.0 + now
+        counted.encoded, counted.spent = images, Spent(codec_s=worked, codec_there_s=2 * now)
+        counted.note()
+        if not images:
+            assert counted.occupancy is None
+    found = counted.occupancy
+    assert (found.seconds, found.images, found.codec) == (30, 15, 0.75)
+    assert (found.kind, found.codecs) == ("cpu", 2)
+
+
+def test_progress_occupancy_goes_on_while_images_are_committed(clock):
+    counted = at(clock, devices=("NVIDIA H200",), start_up_s=0.0, encoded=40)
+    for now, durable, full in ((10, 0, 0), (20, 20, 5), (30, 40, 15), (70, 40, 15)):
+        clock.now = 1000.0 + now
+        counted.durable, counted.spent = durable, Spent(full_s=full)
+        counted.note()
+    found = counted.occupancy
+    assert (found.seconds, found.committing, found.kind) == (20, 0.75, "cuda")
 
 
 def test_announce_says_what_takes_a_while_and_nothing_of_a_few_shards(capsys):

@@ -3,7 +3,6 @@ import io
 import json
 import re
 import sys
-import time
 
 import pytest
 
@@ -12,6 +11,7 @@ from vqpipe.commands import summary
 from vqpipe.commands.progress import Progress
 from vqpipe.commands.summary import Allowance
 from vqpipe.errors import IncompleteError
+from vqpipe.occupancy import Spent
 
 
 def finish(writer, *, images, before=0, error=None):
@@ -61,7 +61,7 @@ def test_finish_complete_run_whose_workers_died_counts_no_image_twice(tmp_path, 
     writer = sinks.begin(tmp_path)
     for index in range(3):
         sinks.commit(writer, index, 20)
-    progress = Progress(3, 300, encoded=67, durable=60, start_up_s=0.0, codecs=1, busy_s=1.0)
+    progress = Progress(3, 300, encoded=67, durable=60, start_up_s=0.0)
     progress.devices = ("cpu",)
     for index in range(3):
         progress.commit(index)
@@ -99,7 +99,7 @@ def test_finish_summary_that_cannot_be_printed_leaves_the_sink_complete(tmp_path
 
 def test_finish_stopped_command_says_what_was_encoded_and_is_not_safe(tmp_path, capsys):
     writer = sinks.begin(tmp_path)
-    progress = Progress(3, 300, encoded=50, durable=0, start_up_s=0.0, codecs=1, busy_s=1.0)
+    progress = Progress(3, 300, encoded=50, durable=0, start_up_s=0.0)
     progress.devices = ("CPU",)
     with pytest.raises(IncompleteError, match="stopped"):
         summary.finish(writer, progress, 0.5, IncompleteError("stopped")).check()
@@ -112,10 +112,43 @@ def test_finish_run_of_seconds_is_given_no_verdict_on_what_it_waited_for(tmp_pat
     writer = sinks.begin(tmp_path)
     for index in range(3):
         sinks.commit(writer, index, 20)
-    began = time.monotonic()
     for seconds, verdicts in ((5.0, 0), (300.0, 1)):
-        progress = Progress(3, 300, encoded=60, durable=60, start_up_s=0.0, codecs=1, busy_s=1.0)
-        progress.devices, progress.started = ("CPU",), began - seconds
+        progress = worked_for(seconds)
         summary.finish(writer, progress, Allowance(0.5), None).check()
         assert capsys.readouterr().out.count("bound by") == verdicts
         assert bool(said(tmp_path)["bound_by"]) == bool(verdicts)
+
+
+def worked_for(seconds):
+    """Returns the progress of a command whose GPU was at work for 97 % of so many seconds."""
+    progress = Progress(3, 300, encoded=1, start_up_s=0.0)
+    progress.devices, progress.gpu_memory = ("NVIDIA H200",), (2**34, 2**37)
+    progress.note()
+    progress.encoded = progress.durable = 60
+    progress.started -= seconds
+    progress.spent = Spent(
+        codec_s=0.97 * seconds,
+        codec_there_s=seconds,
+        open_s=seconds,
+        core_s=4 * seconds,
+        gpu_busy_s=0.9 * seconds,
+        gpu_seen_s=seconds,
+    )
+    progress.note()
+    return progress
+
+
+def test_finish_says_what_bound_it_in_the_summary_and_in_numbers(tmp_path, capsys):
+    writer = sinks.begin(tmp_path)
+    for index in range(3):
+        sinks.commit(writer, index, 20)
+    summary.finish(writer, worked_for(300.0), Allowance(0.5), None).check()
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "bound by The codec was the limit: it worked 97% of the time" in shown
+    assert "90% busy by NVML, at most 16.0 of 128.0 GiB in use" in shown
+    found = said(tmp_path)
+    assert (found["bound"], found["codec_busy"]) == ("codec", pytest.approx(0.97, abs=0.01))
+    occupancy = found["occupancy"]
+    assert occupancy["opening"] == pytest.approx(0.25, abs=0.01)
+    assert occupancy["seconds"] == pytest.approx(300, abs=5)
+    assert (occupancy["gpu"], occupancy["gpu_memory_bytes"]) == (0.9, 2**34)

@@ -100,7 +100,11 @@ def make_report(**changes):
             for i, distance in enumerate(rng.uniform(0.02, 0.3, 120))
         ],
         throughput=Throughput(
-            points=[(10.0 * i, 2500 * i) for i in range(49)], bound_by="The GPU was busy."
+            points=[(10.0 * i, 2500 * i) for i in range(49)],
+            bound_by="The GPU was busy.",
+            busy=[("reading", 0.12), ("opening", 0.58), ("codec", 0.97), ("committing", 0.0)],
+            gpu=0.93,
+            gpu_memory=(22 * 2**30, 140 * 2**30),
         ),
         rejections=[make_rejected()],
     )

@@ -259,6 +259,14 @@ EDGES = {
         make_report(throughput=Throughput(points=[(1.0, 5), (1.0, 9)])),
         "The last command left no throughput over time.",
     ),
+    "parts that were busy": (
+        make_report(throughput=Throughput(points=[], busy=[("opening", 0.973), ("codec", 0.4)])),
+        "opening 97% of the cores codec 40% of the codecs' time The last command left no",
+    ),
+    "a GPU that was seen": (
+        make_report(throughput=Throughput(gpu=0.9, gpu_memory=(2**34, 2**37))),
+        "GPU 90% by NVML GPU memory 16.0 GiB at most, of 128.0 GiB",
+    ),
     "nothing done": (
         make_report(throughput=Throughput(points=[(0, 0), (9, 0)])),
         "Dashed: the mean, 0.000 images per second.",

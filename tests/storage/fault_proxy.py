@@ -63,7 +63,9 @@ class Faults:
     conditional: str | None = None
     """What befalls every PUT with a condition: If-None-Match or If-Match."""
     delay_s: float = 0.0
-    """Pause before every answer."""
+    """Pause before every answer ..."""
+    delayed: str = ""
+    """... to a request like 'GET /bucket/key' in which this pattern is found."""
 
 
 class FaultProxy:
@@ -178,7 +180,8 @@ class _Handler(BaseHTTPRequestHandler):
         if conditional and has_condition and self.command == "PUT":
             done = conditional
         self.proxy.note(self.command, self.path, done)
-        time.sleep(self.proxy.faults.delay_s)
+        if re.search(self.proxy.faults.delayed, f"{self.command} {self.path}"):
+            time.sleep(self.proxy.faults.delay_s)
         if done == "drop":
             self._break_off()
         elif done in ERRORS:

@@ -40,6 +40,7 @@ from vqpipe.codec.config import (
     OnBatch,
 )
 from vqpipe.codec.device import is_out_of_memory, watch_device
+from vqpipe.codec.device_time import Lap
 from vqpipe.codec.launched import Launched
 from vqpipe.errors import ConfigError
 from vqpipe.tokenizers.tokenizer import Checkpoint
@@ -310,8 +311,8 @@ class Codec:
         The caller makes room, since the exception keeps the tensors of its frames alive.
         """
         try:
-            outputs = forward(self._send(batch))
-            return Launched.of(outputs, len(batch))
+            sent, lap = self._send(batch), Lap(self.device)
+            return Launched.of(forward(sent), len(batch), lap)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise

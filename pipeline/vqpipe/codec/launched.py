@@ -6,6 +6,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from vqpipe.codec.device_time import Lap
+
 
 class Launched(NamedTuple):
     """A batch that is under way on the device."""
@@ -15,19 +17,17 @@ class Launched(NamedTuple):
     ready: "torch.cuda.Event | None"
     size: int
     """Items that are no padding."""
+    lap: Lap
 
     @classmethod
-    def of(cls, outputs: tuple[Tensor, ...], size: int) -> "Launched":
+    def of(cls, outputs: tuple[Tensor, ...], size: int, lap: Lap) -> "Launched":
         """Starts the copies to the host; on a CPU everything is there already."""
         host = [output.to("cpu", non_blocking=True) for output in outputs]  # pinned by torch
-        if not outputs[0].is_cuda:
-            return cls(host, None, size)
-        ready = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
-        ready.record()
-        return cls(host, ready, size)
+        return cls(host, lap.end(), size, lap)
 
     def collect(self) -> list[npt.NDArray[Any]]:
         """Waits for the batch, asleep, and returns its results, without the padding."""
         if self.ready is not None:
             self.ready.synchronize()
+            self.lap.count(self.ready)
         return [output[: self.size].numpy() for output in self.outputs]

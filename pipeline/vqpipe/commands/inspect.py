@@ -215,10 +215,11 @@ def _describe_pace(found: _Found) -> Fields:
     if pace["devices"]:
         said += f" on {', '.join(map(printable, pace['devices']))}"
     said += f" (last command: {pace['images'] or 0:,} images in {_clock(pace['seconds'] or 0)})"
+    bound = [("bound by", Prose(printable(pace["bound_by"], 500)))] if pace["bound_by"] else []
     if pace["seconds_left"] is None:
-        return [("speed", Prose(said))]
+        return [("speed", Prose(said)), *bound]
     left = f"about {pace['images_left']:,} images, {_clock(pace['seconds_left'])} at that rate"
-    return [("speed", Prose(said)), ("left", Prose(left))]
+    return [("speed", Prose(said)), *bound, ("left", Prose(left))]
 
 
 def _clock(seconds: float) -> str:

@@ -95,6 +95,7 @@ def _run(
         shards_before=shards - len(work.todo),
         bytes_total=sum(plan.size(index) for index in work.todo),
         images_known=work.samples_left if isinstance(work, Compaction) else None,
+        opens=isinstance(work, Work) and work.opens is not None,
     )
     audience().begin(work.writer.sink.uri, work.writer.sink.run.fingerprint, progress)
     error: IncompleteError | None = None
@@ -208,7 +209,7 @@ def _count(progress: Progress, tick: Tick) -> None:
         progress.start_up_s = progress.seconds
     progress.devices = tick.counts.devices
     progress.encoded = tick.counts.encoded
-    progress.codecs, progress.busy_s = tick.counts.codecs, tick.counts.busy_s
+    progress.spent, progress.gpu_memory = tick.counts.spent, tick.counts.gpu_memory
     progress.read, progress.read_bytes = tick.counts.read, tick.counts.read_bytes
     for receipt in tick.receipts.to_pylist() if tick.receipts else ():
         progress.durable += receipt["good"] + receipt["rejected"] + receipt["left_out"]

@@ -5,7 +5,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from rich.console import Console
 from rich.live import Live
@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from vqpipe.commands.console import stderr
+from vqpipe.occupancy import Occupancy, Place, Spent
 
 _LOG_EVERY_S = 5.0
 _HISTORY_S = 60.0
@@ -32,6 +33,16 @@ def announce(doing: str, shards: int) -> None:
     if shards > _MANY_SHARDS:
         console = stderr()
         console.print(f"  {doing} {shards:,} shards ...", style="dim", markup=False)
+
+
+class _Moment(NamedTuple):
+    """How far a command was, and on what its time was spent until then."""
+
+    seconds: float
+    images: int
+    durable: int
+    shards: int
+    spent: Spent
 
 
 @dataclass
@@ -64,10 +75,12 @@ class Progress:
     started: float = field(default_factory=time.monotonic)
     start_up_s: float | None = None
     """Until the first codec was ready: Ray, workers, weights and warm-up; None before."""
-    codecs: int = 0
-    """Codecs that have been at work."""
-    busy_s: float = 0.0
-    """Seconds that they worked, all together."""
+    opens: bool = True
+    """Whether images are opened before the codec."""
+    spent: Spent = field(default_factory=Spent)
+    """What workers spent their time on, and how much of it there was."""
+    gpu_memory: tuple[int, int] | None = None
+    """Most bytes of a GPU's memory in use, and bytes that it has; None if not known."""
     ended: float | None = None
     """When the work ended; None before."""
     curve: list[tuple[float, int]] = field(default_factory=list)
@@ -78,6 +91,8 @@ class Progress:
     with a codec, which nobody can tell before."""
     committed: set[int] = field(default_factory=set)
     """Places in the plan of the shards that this command has committed."""
+    _steady: list[_Moment] = field(default_factory=list)
+    """When the first images were through, and the last."""
     _curve_step_s: float = 1.0
     _history: deque[tuple[float, int]] = field(default_factory=deque)
 
@@ -155,10 +170,22 @@ class Progress:
         return (total - images) * (now - then) / (images - before) if images > before else None
 
     @property
-    def busy(self) -> float | None:
-        """Share of their time, the start-up left out, that the codecs worked; None before any."""
-        seconds = self.codecs * self.working_s
-        return min(1.0, self.busy_s / seconds) if seconds > 0 else None
+    def occupancy(self) -> Occupancy | None:
+        """How busy each part was from the first images that were through to the last.
+
+        None before there are two, and of a stage without a codec.
+        """
+        if len(self._steady) < 2 or not self.devices:
+            return None
+        first, last = self._steady
+        kind = "cpu" if all(each.startswith("cpu") for each in self.devices) else "cuda"
+        return Occupancy.of(
+            last.spent.minus(first.spent),
+            last.seconds - first.seconds,
+            Place(kind, self.opens, self.gpu_memory),
+            images=last.images - first.images,
+            shards=last.shards - first.shards,
+        )
 
     def end(self) -> None:
         """Stops the clock: what follows is no more of the work."""
@@ -169,6 +196,7 @@ class Progress:
         if self.start_up_s is None:
             return
         self._note_speed()
+        self._note_steady()
         if not self.curve:
             self.curve.append((round(self.start_up_s, 1), 0))
         if self.seconds - self.curve[-1][0] < self._curve_step_s:
@@ -177,6 +205,14 @@ class Progress:
         if len(self.curve) > CURVE_POINTS:
             self._curve_step_s *= 2
             del self.curve[1::2]
+
+    def _note_steady(self) -> None:
+        """Notes when the last images were through that anybody knows of, and the first."""
+        now = _Moment(self.seconds, self.images, self.durable, self.shards, self.spent)
+        if not now.images:
+            return
+        if not self._steady or now[1:3] != self._steady[-1][1:3]:
+            self._steady[1:] = [now]
 
     def _note_speed(self) -> None:
         """Adds to the last minute, or as long as some images take, from the first image on."""

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from vqpipe import storage
-from vqpipe.commands.console import Fields, print_fields, stdout
+from vqpipe.bottleneck import find_bound
+from vqpipe.commands.console import Fields, Prose, print_fields, stdout
 from vqpipe.commands.description import describe_output, describe_totals
 from vqpipe.commands.progress import Progress, announce
 from vqpipe.commands.result import Result
 from vqpipe.errors import DamagedShardsError, IncompleteError, StorageError, TooManyRejectionsError
 from vqpipe.inspection.survey import find_json
+from vqpipe.occupancy import Occupancy
 from vqpipe.sink import layout, success, totals
 from vqpipe.sink.card import write_card
 from vqpipe.sink.losses import describe_losses
@@ -86,14 +88,18 @@ def _conclude(writer: Writer, found: Totals, allowed: Allowance) -> IncompleteEr
 
 def speed_of(progress: Progress) -> dict[str, Any]:
     """Returns how fast a command was and what on, as it stands in `summary.json`."""
+    seen = progress.occupancy if progress.durable else None
+    bound = find_bound(seen) if seen else None
     return {
         "seconds": round(progress.seconds, 1),
         "start_up_seconds": round(progress.start_up_s or 0.0, 1),
         "images_this_run": progress.durable,
         "images_per_second": round(progress.rate, 2),
         "devices": list(progress.devices),
-        "codec_busy": None if progress.busy is None else round(progress.busy, 3),
-        "bound_by": _describe_bound(progress),
+        "codec_busy": seen and round(seen.codec, 3),
+        "occupancy": seen and _occupancy_document(seen),
+        "bound": bound and bound.part,
+        "bound_by": bound and str(bound),
         "throughput": [*progress.curve, (round(progress.seconds, 1), progress.images)],
     }
 
@@ -107,21 +113,22 @@ def _find_last(sink: str, speed: dict[str, Any]) -> dict[str, Any]:
     return {name: said.get(name, value) for name, value in speed.items()}
 
 
-_BUSY = 0.8
-"""Share of their time from which on the codecs are what a run waits for."""
-_ENOUGH_S = 60.0
-"""Seconds of work before which a run is all beginning and end, and says nothing of its limits."""
-
-
-def _describe_bound(progress: Progress) -> str | None:
-    """Returns what a command waited for, in a sentence; None if it did too little to tell."""
-    seconds = progress.seconds - (progress.start_up_s or 0.0)
-    if progress.busy is None or not progress.durable or seconds < _ENOUGH_S:
-        return None
-    if progress.busy >= _BUSY:
-        return f"The codec was the limit: it worked {progress.busy:.0%} of the time."
-    waited = 1 - progress.busy
-    return f"The codec waited {waited:.0%} of the time: more cores for all else would help."
+def _occupancy_document(seen: Occupancy) -> dict[str, Any]:
+    """Returns how busy each part was, as it stands in `summary.json`."""
+    used, total = seen.gpu_memory or (None, None)
+    return {
+        "seconds": round(seen.seconds, 1),
+        **{part: round(share, 3) for part, share in seen.parts.items()},
+        "cores": round(seen.cores, 1),
+        "codecs": round(seen.codecs, 1),
+        "read_bytes_per_second": round(seen.fetched_bytes / seen.seconds),
+        "read_requests": round(seen.fetches),
+        "written_bytes_per_second": round(seen.written_bytes / seen.seconds),
+        "device": None if seen.device is None else round(seen.device, 3),
+        "gpu": None if seen.gpu is None else round(seen.gpu, 3),
+        "gpu_memory_bytes": used,
+        "gpu_memory_total_bytes": total,
+    }
 
 
 def _print_summary(sink: Sink, found: Totals, work: Fields) -> None:
@@ -149,7 +156,7 @@ def describe_work(progress: Progress, speed: dict[str, Any]) -> Fields:
         ("this run", f"{done}, of which the start took {start:,.1f} s"),
         *([("not safe", lost)] if ahead else []),
         *([("images/s", f"{speed['images_per_second']:,.1f}")] if progress.durable else []),
-        *([("bound by", speed["bound_by"])] if speed["bound_by"] else []),
+        *([("bound by", Prose(speed["bound_by"]))] if speed["bound_by"] else []),
         *([("device", ", ".join(speed["devices"]))] if speed["devices"] else []),
     ]
 

@@ -8,6 +8,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from vqpipe.occupancy import Spent
 from vqpipe.stages.attempts import Notes
 
 
@@ -26,14 +27,16 @@ class Tally(NamedTuple):
     """Names of the devices that codecs run on."""
     codecs: int = 0
     """Codecs that have been at work."""
-    busy_s: float = 0.0
-    """Seconds that they worked, all together."""
     warm_up_s: float = 0.0
     """Seconds that the slowest of them took to compile and choose its kernels."""
     failures: int = 0
     """Most processes of one codec in a row that a device failed, no image encoded meanwhile."""
     failure: str = ""
     """What was the matter, the last time."""
+    spent: Spent = Spent()
+    """What workers spent their time on, and how much of it there was."""
+    gpu_memory: tuple[int, int] | None = None
+    """Most bytes of a GPU's memory that were in use, and bytes that it has; None if not known."""
 
 
 class Counter(Notes):
@@ -57,24 +60,31 @@ class Counter(Notes):
         slowest = max(counts.warm_up_s, warm_up_s)
         self._counts = counts._replace(devices=devices, warm_up_s=slowest)
 
-    def add(self, images: int, worked_s: float) -> None:
-        """Counts images that a codec has encoded, and seconds that it took for finished rows."""
+    def add(self, images: int, spent: Spent, gpu_memory: tuple[int, int] | None = None) -> None:
+        """Counts images that a codec has encoded, what it spent, and what its GPU holds."""
         counts = self._counts
+        most = max(counts.gpu_memory or (0, 0), gpu_memory or (0, 0)) if gpu_memory else None
         self._counts = counts._replace(
-            encoded=counts.encoded + images, busy_s=counts.busy_s + worked_s
+            encoded=counts.encoded + images, gpu_memory=most or counts.gpu_memory
         )
+        self.spend(spent)
         if images:
             self._counts = self._counts._replace(failures=0)
             self._failures.clear()
 
-    def opened(self, images: int) -> None:
-        """Counts images that are opened."""
+    def spend(self, spent: Spent) -> None:
+        """Adds what a worker has spent."""
+        self._counts = self._counts._replace(spent=self._counts.spent.plus(spent))
+
+    def opened(self, images: int, spent: Spent) -> None:
+        """Counts images that are opened, and what that took."""
         self._counts = self._counts._replace(opened=self._counts.opened + images)
+        self.spend(spent)
 
     def moved(self, samples: int) -> None:
         """Counts samples that were read, where that alone shows that work goes on."""
-        self.saw(samples, 0)
-        self.opened(samples)
+        self.saw(samples, 0, Spent())
+        self.opened(samples, Spent())
 
     def agree(self, rows: int) -> int:
         """Returns how many rows a codec hands on together: what the first that asked would have."""
@@ -87,12 +97,13 @@ class Counter(Notes):
         worst = max(self._failures.values())
         self._counts = self._counts._replace(failures=worst, failure=error)
 
-    def saw(self, samples: int, size: int) -> None:
-        """Counts samples that were read, and the bytes of the source that they took."""
+    def saw(self, samples: int, size: int, spent: Spent) -> None:
+        """Counts samples that were read, the bytes of the source that they took, and the time."""
         counts = self._counts
         self._counts = counts._replace(
             read=counts.read + samples, read_bytes=counts.read_bytes + size
         )
+        self.spend(spent)
 
     def read(self) -> Tally:
         """Returns the counts so far."""

@@ -32,6 +32,7 @@ from ray.actor import ActorHandle
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 from ray.util.annotations import RayDeprecationWarning
 
+from vqpipe.codec import device_time, nvml
 from vqpipe.codec.codec import Codec
 from vqpipe.codec.config import CodecConfig, Device, batch_size_for
 from vqpipe.codec.device import choose_device, device_name, watch_device
@@ -40,12 +41,14 @@ from vqpipe.engine import capacity
 from vqpipe.engine.blocks import keep_blocks
 from vqpipe.engine.committer import Committer
 from vqpipe.engine.counter import RemoteLedger, make_counter
+from vqpipe.engine.metrics import CodecMetrics, RunMetrics, tags_of
 from vqpipe.engine.outlet import remember_executors
 from vqpipe.engine.pace import Pace, hand_on
 from vqpipe.engine.portions import are_enough, portions
 from vqpipe.engine.tasks import commit, open_views, read, read_views, todo_rows
 from vqpipe.engine.watchdog import CODEC_CORES, Needs, Tick, watch
 from vqpipe.errors import DeviceError
+from vqpipe.occupancy import Place, Spent
 from vqpipe.stages.attempts import run_bounded
 from vqpipe.stages.step import Step
 from vqpipe.stages.work import TableFunction, Work
@@ -119,7 +122,9 @@ def run(
     weights = ray.put(replace(work.weights))  # a copy without the parsed tensors
     is_fair = work.writer.attempt is None
     views = work.writer.product.views
-    setup = _Setup(codec, work.step, batch_size, resources.device, views, is_fair)
+    run = work.writer.sink.run
+    tags = tags_of(run.stage, run.fingerprint)
+    setup = _Setup(codec, work.step, batch_size, resources.device, views, is_fair, tags)
     actors = resources.actors or (max(1, gpus) if kind == "cuda" else 1)
     pool = _pool(actors, gpus, kind)
     # Each process of Ray takes two seconds of a core to start, and a laptop has few cores.
@@ -129,9 +134,15 @@ def run(
         # named ones for these; 2.64 is to remove them, hence the bound in pyproject.toml.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         dataset = _graph(work, (setup, weights, counter), pool, kind, cores)
-    commits = Committer(_launcher(ray.put(work.writer)))
+    commits = Committer(_launcher(ray.put(work.writer), counter))
     needs = Needs(kind, opens=work.opens is not None)
-    yield from watch(dataset, commits, counter, resources.stall_timeout_s, needs)
+    metrics = RunMetrics(tags, Place(kind, needs.opens), len(work.todo))
+    with contextlib.closing(
+        watch(dataset, commits, counter, resources.stall_timeout_s, needs, cores)
+    ) as ticks:
+        for tick in ticks:
+            metrics.note(tick.counts, tick.receipts.to_pylist() if tick.receipts else [])
+            yield tick
 
 
 def _pool(actors: int, gpus: int, kind: str) -> ActorPoolStrategy:
@@ -151,7 +162,7 @@ def _pool(actors: int, gpus: int, kind: str) -> ActorPoolStrategy:
     )
 
 
-def _launcher(writer: "ray.ObjectRef[Any]") -> Callable[..., Any]:
+def _launcher(writer: "ray.ObjectRef[Any]", counter: ActorHandle[Any]) -> Callable[..., Any]:
     """Returns what has a worker commit blocks, given as references."""
     task = cast(Any, ray.remote(commit)).options(
         name="commit",
@@ -159,7 +170,7 @@ def _launcher(writer: "ray.ObjectRef[Any]") -> Callable[..., Any]:
         max_retries=RETRIES,
         scheduling_strategy="SPREAD",
     )
-    return functools.partial(task.remote, writer)
+    return functools.partial(task.remote, writer, counter)
 
 
 def _graph(
@@ -271,6 +282,8 @@ class _Setup:
     """Rows of a sample."""
     is_fair: bool
     """Whether its rows are a fair sample of the data; see `attempts.check_finite`."""
+    tags: dict[str, str]
+    """Of the run's metrics."""
 
 
 class _Codec:
@@ -316,6 +329,9 @@ class _Codec:
         ready = setup.step.prepare(make)
         self._run = ready.run
         self._through, self._told = 0, time.monotonic()
+        self._gpu = nvml.Watch(nvml.find_gpu() if chosen == "cuda" else None)
+        self._gpu.start()
+        self._metrics = CodecMetrics(setup.tags)
         self._pace = Pace(setup.batch_size, self._ledger.agree, setup.views)
         unused = chosen == "cpu" and has_gpu
         note = " (Ray gave it a GPU, but this torch is one for CPUs)" if unused else ""
@@ -330,12 +346,13 @@ class _Codec:
         return self._device.submit(self._run_on_device, table).result()
 
     def _run_on_device(self, table: pa.Table) -> pa.Table:
-        started = time.monotonic()
+        self._since, self._device_s = time.monotonic(), device_time.total_s()
+        self._batch_since = self._since
         try:
             done = run_bounded(table, self._work, self._ledger, self._setup.step.item)
         except DeviceError as error:
             self._end_process(error)
-        self._tell(time.monotonic() - started)
+        self._tell()
         return done
 
     def _work(self, table: pa.Table) -> pa.Table:
@@ -343,13 +360,29 @@ class _Codec:
 
     def _count(self, views: int) -> None:
         self._through += views
-        if time.monotonic() - self._told > _TELL_S:
-            self._tell(0.0)
+        begun, self._batch_since = self._batch_since, time.monotonic()
+        self._metrics.time_batch(self._batch_since - begun)
+        if self._batch_since - self._told > _TELL_S:
+            self._tell()
 
-    def _tell(self, worked_s: float) -> None:
+    def _tell(self) -> None:
         images, self._through = divmod(self._through, self._setup.views)
-        self._counter.add.remote(images, worked_s)
+        seen = self._gpu.take()
+        self._counter.add.remote(images, self._spent(seen), seen.memory)
+        self._metrics.show_gpu(seen.busy_s / seen.seconds if seen.seconds else None, seen.memory)
         self._told = time.monotonic()
+
+    def _spent(self, seen: nvml.Seen) -> Spent:
+        """Returns what was spent on rows since the last word."""
+        now, device_s = time.monotonic(), device_time.total_s()
+        spent = Spent(
+            codec_s=now - self._since,
+            device_s=device_s - self._device_s,
+            gpu_busy_s=seen.busy_s,
+            gpu_seen_s=seen.seconds,
+        )
+        self._since, self._device_s = now, device_s
+        return spent
 
     def _end_process(self, error: DeviceError) -> NoReturn:
         with contextlib.suppress(ray.exceptions.RayError):  # the driver's watchdog remains

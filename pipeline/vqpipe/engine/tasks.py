@@ -6,6 +6,7 @@ which takes about two seconds of a core in every process.
 
 import functools
 import itertools
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar, cast
@@ -14,9 +15,12 @@ import pyarrow as pa
 import ray
 from ray.actor import ActorHandle
 
+from vqpipe import storage
 from vqpipe.engine.counter import RemoteLedger
+from vqpipe.engine.stopwatch import Stopwatch
 from vqpipe.images import Preprocess
 from vqpipe.images.sandbox import Prepared, Sandbox
+from vqpipe.occupancy import Spent
 from vqpipe.sink.commit import commit_rows
 from vqpipe.sink.plan import Plan
 from vqpipe.sink.ranges import Staged
@@ -55,34 +59,46 @@ def read(
     counter: ActorHandle[Any],
 ) -> Iterator[pa.Table]:
     """Yields the rows of some shards; those of small shards together."""
-    plan, ledger = cast(Writer, ray.get(writer)).sink.plan, RemoteLedger(counter)
-    shards = (
-        _read_shard(row, plan, reader, block_rows, counter, ledger) for row in todo.to_pylist()
-    )
-    yield from gather_tables(itertools.chain.from_iterable(shards), block_rows)
+    watch = Stopwatch()
+    plan, told = cast(Writer, ray.get(writer)).sink.plan, _Told(counter, watch)
+    shards = (_read_shard(row, plan, reader, block_rows, told) for row in todo.to_pylist())
+    for table in gather_tables(itertools.chain.from_iterable(shards), block_rows):
+        watch.turn_to("held_s")
+        yield table
+        watch.turn_to("read_s")
+
+
+class _Told:
+    """Who is told of what is read."""
+
+    def __init__(self, counter: ActorHandle[Any], watch: Stopwatch) -> None:
+        self.ledger = RemoteLedger(counter)
+        self.watch = watch
+        self._counter = counter
+
+    def saw(self, samples: int, size: int) -> None:
+        """Tells the counter of samples, of the bytes that they took, and of the time."""
+        self._counter.saw.remote(samples, size, self.watch.take())
 
 
 def _read_shard(
-    row: dict[str, Any],
-    plan: Plan,
-    reader: Reader,
-    block_rows: int,
-    counter: ActorHandle[Any],
-    ledger: "RemoteLedger",
+    row: dict[str, Any], plan: Plan, reader: Reader, block_rows: int, told: _Told
 ) -> Iterator[pa.Table]:
     """Yields what is left of a shard."""
     index, size, seen = row["shard"], plan.size(row["shard"]), 0
     ranges = tuple((first, last) for first, last in row["ranges"] or ())
     staged = Staged(ranges, row["total"])
-    with noted(ledger, f"read {index}") as deaths:
+    told.watch.turn_to("asked_s")
+    with noted(told.ledger, f"read {index}") as deaths:
+        told.watch.turn_to("read_s")
         rows = None if deaths else reader.rows(plan, index)
         holds = plan.shard(index).holds
         for table in reader.read(plan, index, staged, block_rows, deaths):
             taken = bytes_taken(table[holds], size, rows)
             seen += taken
-            counter.saw.remote(len(table), taken)
+            told.saw(len(table), taken)
             yield table
-    counter.saw.remote(0, size - seen)  # headers, metadata and rows already staged
+    told.saw(0, size - seen)  # headers, metadata and rows already staged
 
 
 def bytes_taken(data: pa.ChunkedArray, size: int, rows: int | None) -> int:
@@ -151,17 +167,18 @@ def _prepare(table: pa.Table, how: Preprocess) -> Prepared:
 def _open(
     table: pa.Table, prepared: Prepared, how: Preprocess, counter: ActorHandle[Any]
 ) -> pa.Table:
-    told = 0
+    told, since = 0, time.monotonic()
 
     def tell(through: int) -> None:
-        nonlocal told
+        nonlocal told, since
         if through > told:
-            counter.opened.remote(through - told)
-        told = through
+            now = time.monotonic()
+            counter.opened.remote(through - told, Spent(open_s=now - since))
+            told, since = through, now
 
-    opened = _sandbox(how).open_prepared(prepared, tell)
+    done = put_views(table, _sandbox(how).open_prepared(prepared, tell))
     tell(len(table))
-    return put_views(table, opened)
+    return done
 
 
 @functools.cache
@@ -169,6 +186,11 @@ def _sandbox(how: Preprocess) -> Sandbox:
     return Sandbox(how)
 
 
-def commit(writer: Writer, *blocks: pa.Table) -> pa.Table:
+def commit(writer: Writer, counter: ActorHandle[Any], *blocks: pa.Table) -> pa.Table:
     """Returns a receipt for each shard that blocks of finished rows have rows of."""
-    return commit_rows(pa.concat_tables(blocks), writer)
+    began, before = time.monotonic(), storage.used()
+    receipts = commit_rows(pa.concat_tables(blocks), writer)
+    used, seconds = storage.used().since(before), time.monotonic() - began
+    spent = Spent(commit_s=seconds, commit_wait_s=used.wait_s, written_bytes=used.written_bytes)
+    counter.spend.remote(spent)
+    return receipts

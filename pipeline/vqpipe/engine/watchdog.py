@@ -18,6 +18,7 @@ from vqpipe.engine.counter import Tally
 from vqpipe.engine.failures import explain
 from vqpipe.engine.head import Head
 from vqpipe.engine.outlet import Outlet
+from vqpipe.engine.timesheet import Timesheet
 from vqpipe.errors import DeviceError, NoProgressError
 from vqpipe.stages.attempts import ATTEMPTS
 
@@ -56,6 +57,7 @@ def watch(
     counter: ActorHandle[Any],
     stall_timeout_s: float,
     needs: "Needs | None",
+    cores: float | None = None,
 ) -> Generator[Tick, None, None]:
     """Yields ticks until all is committed, and gives up when nothing has moved for too long.
 
@@ -65,6 +67,7 @@ def watch(
         counter: What the workers report to.
         stall_timeout_s: Seconds without progress after which the run is given up.
         needs: What the graph cannot do without; None where no codec is in it.
+        cores: That images are opened on; None for all of the cluster.
 
     Raises:
         NoProgressError: If nothing moves for that long, or devices fail again and again.
@@ -73,7 +76,8 @@ def watch(
     failed: BaseException | None = None
     try:
         with contextlib.closing(Outlet(dataset)) as outlet:
-            yield from _rounds(outlet, commits, counter, stall_timeout_s, needs)
+            sheet = Timesheet(cores)
+            yield from _rounds(outlet, commits, (counter, sheet), stall_timeout_s, needs)
     except Exception as error:  # noqa: BLE001 (in a SystemError comes what a signal's handler raises)
         failed = explain(error)
     if failed:
@@ -83,23 +87,26 @@ def watch(
 def _rounds(
     outlet: Outlet,
     commits: Committer | Receipts,
-    counter: ActorHandle[Any],
+    accounts: tuple[ActorHandle[Any], Timesheet],
     stall_timeout_s: float,
     needs: "Needs | None",
 ) -> Iterator[Tick]:
     counts, head, seen, has_ended, asked = Tally(), Head(), _Seen(), False, 0.0
+    counter, sheet = accounts
     while not (has_ended and commits.is_idle):
         if not (has_ended or commits.is_full):
             has_ended = _take(outlet, commits)
         for receipts in _work(commits, at_once=has_ended):
             seen.receive(receipts)
-            yield Tick(receipts, counts)
-        if head.is_there() and commits.is_full:
+            yield Tick(receipts, sheet.add_to(counts))
+        answers = head.is_there()
+        sheet.note(counts, is_full=commits.is_full, can_ask=answers)
+        if answers and commits.is_full:
             commits.widen(capacity.count_cores())
         if has_ended or time.monotonic() - asked >= _ASK_S:
             counts, asked = _poll(counter, counts), time.monotonic()
             seen.count(counts)
-        yield Tick(None, counts)
+        yield Tick(None, sheet.add_to(counts))
         _check_devices(counts)
         if seen.idle_s > stall_timeout_s:
             raise NoProgressError(_describe_end(stall_timeout_s, seen, commits, needs))

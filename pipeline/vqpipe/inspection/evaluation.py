@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vqpipe import metrics, storage
+from vqpipe.bottleneck import PARTS
 from vqpipe.images import size_of
 from vqpipe.inspection.drift import Distance, measure_drift
 from vqpipe.inspection.survey import find_json
@@ -308,7 +309,15 @@ def _throughput(sink: str) -> Throughput:
     """Returns how the last command on the codes went, as its summary says."""
     said = find_json(storage.join_uri(sink, "summary.json")) or {}
     points = [(float(seconds), int(images)) for seconds, images in said.get("throughput") or ()]
-    return Throughput(points=points, bound_by=said.get("bound_by") or "")
+    seen = said.get("occupancy") or {}
+    used, total = seen.get("gpu_memory_bytes"), seen.get("gpu_memory_total_bytes")
+    return Throughput(
+        points=points,
+        bound_by=said.get("bound_by") or "",
+        busy=[(part, float(seen[part])) for part in PARTS if part in seen],
+        gpu=seen.get("gpu"),
+        gpu_memory=(used, total) if used and total else None,
+    )
 
 
 def _rejections(found: Totals) -> list[Rejected]:

@@ -280,6 +280,8 @@ def find_pace(survey: Survey, count: Count) -> dict[str, Any] | None:
         "start_up_seconds": said.get("start_up_seconds"),
         "images": said.get("images_this_run"),
         "devices": said.get("devices") or [],
+        "bound": said.get("bound"),
+        "bound_by": said.get("bound_by"),
         "images_left": left,
         "seconds_left": round(left / rate) if left is not None and rate else None,
     }

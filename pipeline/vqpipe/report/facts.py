@@ -116,7 +116,13 @@ class Throughput:
     points: Sequence[tuple[float, int]] = ()
     """Seconds since its start, images done until then; in order."""
     bound_by: str = ""
-    """A sentence: what it waited for."""
+    """Sentences: what it waited for, and what to change."""
+    busy: Sequence[tuple[str, float]] = ()
+    """Parts of the run and the share of the time that each was busy, in order."""
+    gpu: float | None = None
+    """Share of the time that the GPUs worked, by NVML; None if not known."""
+    gpu_memory: tuple[int, int] | None = None
+    """Most bytes of a GPU's memory in use, and bytes that it has; None if not known."""
 
 
 @dataclass(frozen=True, kw_only=True)

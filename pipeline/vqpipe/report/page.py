@@ -45,6 +45,7 @@ def _describe(report: Report) -> dict[str, object]:
         "codebook": sections.describe_codebook(report.code_counts),
         "drift": sections.describe_drift(report.drift),
         "rate": sections.describe_throughput(report.throughput),
+        "busy": sections.describe_busy(report.throughput),
         "rejections": sections.describe_rejections(report.counts, report.rejections),
     }
 

@@ -261,6 +261,26 @@ def describe_drift(drift: Sequence[Drift]) -> DriftSection:
     return DriftSection(chart, known[:MOST_DRIFTED])
 
 
+def describe_busy(throughput: Throughput) -> list[tuple[str, str, str]]:
+    """Returns label, value and note of each part of the run, and of its GPUs."""
+    found = [(part, f"{share:.0%}", _BUSY_OF.get(part, "")) for part, share in throughput.busy]
+    if throughput.gpu is not None:
+        found.append(("GPU", f"{throughput.gpu:.0%}", "by NVML"))
+    if throughput.gpu_memory:
+        used, total = (each / 2**30 for each in throughput.gpu_memory)
+        found.append(("GPU memory", f"{used:,.1f} GiB", f"at most, of {total:,.1f} GiB"))
+    return found
+
+
+_BUSY_OF = {
+    "reading": "of the time of those who read",
+    "opening": "of the cores",
+    "codec": "of the codecs' time",
+    "committing": "of the time none could begin",
+}
+"""What the share of each part is one of."""
+
+
 def describe_throughput(throughput: Throughput) -> Chart | None:
     """Returns the rate over time; None if there are too few points to tell one."""
     points = np.array([point for point in throughput.points if math.isfinite(point[0])])

@@ -6,11 +6,12 @@ uris      what a URI is, which store it is in, what is hidden
 retries   asks again; `refusals` says what failed
 disk      makes files in one step; `tree` walks folders, `imprints` tell files apart
 content   what is stored: bytes, or a file's; `pinned` reads one version of an object
-ahead     many requests at a time
+ahead     many requests at a time; meter  what was asked for so far
 """
 
 from vqpipe.storage.content import FileContent
 from vqpipe.storage.listing import list_files, list_source
+from vqpipe.storage.meter import Usage, used
 from vqpipe.storage.reader import open_file
 from vqpipe.storage.stores import forget
 from vqpipe.storage.uris import join_uri, normalise_uri
@@ -32,6 +33,7 @@ from vqpipe.storage.verbs import (
 
 __all__ = [
     "FileContent",
+    "Usage",
     "creates_once",
     "delete",
     "forget",
@@ -51,4 +53,5 @@ __all__ = [
     "replace_if",
     "stat",
     "sweep",
+    "used",
 ]

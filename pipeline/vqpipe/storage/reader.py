@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 from vqpipe.errors import SourceChangedError
 from vqpipe.schema import File
-from vqpipe.storage import imprints, retries
+from vqpipe.storage import imprints, meter, retries
 from vqpipe.storage.courier import Courier
 from vqpipe.storage.local import OpenFile
 from vqpipe.storage.refusals import ask
@@ -65,6 +65,7 @@ class _Reader(io.RawIOBase):
         size: int = max(0, min(len(buffer), self._file.size - start))
         buffer[:size] = ask(self._file.uri, lambda: self._fetch(start, size))
         self._place += size
+        meter.note_read(size)
         return size
 
     def _fetch(self, start: int, size: int) -> bytes:

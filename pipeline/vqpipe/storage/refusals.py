@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vqpipe.errors import StorageError
-from vqpipe.storage import retries
+from vqpipe.storage import meter, retries
 
 _MODULES = ("botocore", "aiobotocore", "aiohttp", "azure", "google", "requests", "urllib3")
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -47,7 +47,8 @@ def ask(uri: str, request: Callable[[], Result]) -> Result:
         StorageError: The store refused, or did not answer.
     """
     try:
-        return retries.repeat_broken(request)
+        with meter.waiting():
+            return retries.repeat_broken(request)
     except Exception as error:
         if not _is_refusal(error):
             raise

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+from vqpipe.storage import meter
+
 PATIENCE_S = 300.0
 """For how long a request is repeated: minutes of trouble do not end a run of days."""
 START_PATIENCE_S = 20.0
@@ -184,6 +186,7 @@ def _decide(
     Returns:
         Seconds to wait before the next attempt; None if there is to be none.
     """
+    meter.note_request()
     if response is not None and not _is_trouble(response[1]):
         _State.has_answered = True
         return None
@@ -210,9 +213,14 @@ def http_session(session: Any = None) -> Any:  # noqa: ANN401 (requests has no t
     from requests.adapters import HTTPAdapter  # noqa: PLC0415
 
     session = session or Session()
+    session.hooks["response"].append(_note_answer)
     session.mount("https://", HTTPAdapter(pool_maxsize=_CONNECTIONS))
     session.mount("http://", HTTPAdapter(pool_maxsize=_CONNECTIONS))
     return session
+
+
+def _note_answer(*_: object, **__: object) -> None:
+    meter.note_request()
 
 
 def options() -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vqpipe.errors import SourceChangedError
 from vqpipe.schema import File
-from vqpipe.storage import disk, imprints, retries, uris
+from vqpipe.storage import disk, imprints, meter, retries, uris
 from vqpipe.storage.content import Content, is_equal
 from vqpipe.storage.reader import check_version, open_file, whole
 from vqpipe.storage.refusals import ask
@@ -72,7 +72,9 @@ def read(uri: str) -> bytes:
         FileNotFoundError: If the store answers that there is none.
     """
     store, path = find_store(uri)
-    return ask(uri, lambda: store.read(path))
+    data = ask(uri, lambda: store.read(path))
+    meter.note_read(len(data))
+    return data
 
 
 def read_tail(file: File, size: int) -> bytes:
@@ -93,9 +95,11 @@ def read_tail(file: File, size: int) -> bytes:
         return whole(data, end - start)
 
     try:
-        return ask(file.uri, fetch)
+        data = ask(file.uri, fetch)
     except VersionGoneError as error:
         raise SourceChangedError(f"{file.uri} changed since it was listed") from error
+    meter.note_read(len(data))
+    return data
 
 
 def publish(uri: str, data: Content) -> bool:
@@ -105,13 +109,16 @@ def publish(uri: str, data: Content) -> bool:
     ignores it replaces the object, which is harmless for content that depends only on its name.
     """
     store, path = find_store(uri)
-    return ask(uri, lambda: store.create(path, data))
+    is_new = ask(uri, lambda: store.create(path, data))
+    meter.note_written(len(data) if is_new else 0)
+    return is_new
 
 
 def replace(uri: str, data: Content) -> None:
     """Makes an object visible in one step, in place of one that may be there."""
     store, path = find_store(uri)
     ask(uri, lambda: store.replace(path, data))
+    meter.note_written(len(data))
 
 
 def replace_if(file: File, data: Content) -> bool:
@@ -129,6 +136,7 @@ def replace_if(file: File, data: Content) -> bool:
         is_done = ask(file.uri, lambda: store.replace_if(path, data, expected))
     except FileNotFoundError:
         return False
+    meter.note_written(len(data))
     return is_done or _holds(file.uri, data)
 
 

@@ -41,7 +41,7 @@ class StubCodec:
     def warm_up(self, *_):
         return 0.0
 
-    def encode(self, images, on_batch):
+    def encode_vectors(self, images, vectors, on_batch):  # noqa: ARG002 (there are none)
         on_batch(len(images))
         curve.note(len(images))
         return np.zeros((len(images), GRID, GRID), np.int64), np.ones(len(images), bool)

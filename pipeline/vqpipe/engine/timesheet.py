@@ -1,0 +1,53 @@
+"""How much time there was for each part of a graph, which workers' seconds are held against."""
+
+import time
+
+from vqpipe.engine import capacity
+from vqpipe.engine.counter import Tally
+from vqpipe.occupancy import Spent
+
+_ASK_S = 10.0
+"""Seconds between two questions to a cluster how many cores it has: nodes come and go."""
+
+
+class Timesheet:
+    """Adds up seconds of cores, of codecs, and of commits that had to wait, as the driver sees it.
+
+    Sums, since all of them may change while a run goes on.
+    """
+
+    def __init__(self, cores: float | None) -> None:
+        """Begins now.
+
+        Args:
+            cores: That images are opened on; None for all that the cluster has at the time.
+        """
+        self._is_fixed, self._cores = cores is not None, cores or 0.0
+        self._asked = -_ASK_S
+        self._since = time.monotonic()
+        self._there = Spent()
+
+    def note(self, counts: Tally, *, is_full: bool, can_ask: bool) -> None:
+        """Notes how it has been since the last time.
+
+        Args:
+            counts: What workers have done.
+            is_full: Whether no more commits can begin.
+            can_ask: Whether the cluster's head answers.
+        """
+        now = time.monotonic()
+        if can_ask and not self._is_fixed and now - self._asked >= _ASK_S:
+            self._cores, self._asked = capacity.count_cores(), now
+        seconds, self._since = now - self._since, now
+        self._there = self._there.plus(
+            Spent(
+                core_s=seconds * self._cores,
+                codec_there_s=seconds * counts.codecs,
+                full_s=seconds * is_full,
+                seconds=seconds,
+            )
+        )
+
+    def add_to(self, counts: Tally) -> Tally:
+        """Returns what workers have done with the time that there was for it."""
+        return counts._replace(spent=counts.spent.plus(self._there))
