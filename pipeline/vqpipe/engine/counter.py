@@ -1,7 +1,10 @@
 """What workers have done so far, in an actor that driver and workers talk to."""
 
 import contextlib
+import functools
 from collections import Counter as Multiset
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
 import ray
@@ -9,6 +12,15 @@ from ray.actor import ActorHandle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vqpipe.stages.attempts import Notes
+
+
+class Share(NamedTuple):
+    """What the workers of one machine have done so far."""
+
+    encoded: int = 0
+    """Images through the codecs there."""
+    opened: int = 0
+    """Images opened there."""
 
 
 class Tally(NamedTuple):
@@ -34,6 +46,8 @@ class Tally(NamedTuple):
     """Most processes of one codec in a row that a device failed, no image encoded meanwhile."""
     failure: str = ""
     """What was the matter, the last time."""
+    shares: Mapping[str, Share] = MappingProxyType({})
+    """Of machines, by name; those that are lost as well."""
 
 
 class Counter(Notes):
@@ -48,6 +62,7 @@ class Counter(Notes):
         self._failures: Multiset[str] = Multiset()
         self._part_rows: int | None = None
         self._codecs: set[str] = set()
+        self._shares: dict[str, Share] = {}
 
     def join(self, codec: str, device: str, warm_up_s: float) -> None:
         """Notes the device of one codec that is ready now; one that starts anew keeps its name."""
@@ -57,9 +72,10 @@ class Counter(Notes):
         slowest = max(counts.warm_up_s, warm_up_s)
         self._counts = counts._replace(devices=devices, warm_up_s=slowest)
 
-    def add(self, images: int, worked_s: float) -> None:
+    def add(self, images: int, worked_s: float, where: str) -> None:
         """Counts images that a codec has encoded, and seconds that it took for finished rows."""
         counts = self._counts
+        self._count_share(where, encoded=images)
         self._counts = counts._replace(
             encoded=counts.encoded + images, busy_s=counts.busy_s + worked_s
         )
@@ -67,14 +83,22 @@ class Counter(Notes):
             self._counts = self._counts._replace(failures=0)
             self._failures.clear()
 
-    def opened(self, images: int) -> None:
+    def opened(self, images: int, where: str) -> None:
         """Counts images that are opened."""
+        self._count_share(where, opened=images)
+        self._count_opened(images)
+
+    def _count_opened(self, images: int) -> None:
         self._counts = self._counts._replace(opened=self._counts.opened + images)
+
+    def _count_share(self, where: str, *, encoded: int = 0, opened: int = 0) -> None:
+        share = self._shares.get(where, Share())
+        self._shares[where] = Share(share.encoded + encoded, share.opened + opened)
 
     def moved(self, samples: int) -> None:
         """Counts samples that were read, where that alone shows that work goes on."""
         self.saw(samples, 0)
-        self.opened(samples)
+        self._count_opened(samples)
 
     def agree(self, rows: int) -> int:
         """Returns how many rows a codec hands on together: what the first that asked would have."""
@@ -96,7 +120,19 @@ class Counter(Notes):
 
     def read(self) -> Tally:
         """Returns the counts so far."""
-        return self._counts
+        return self._counts._replace(shares=dict(self._shares))
+
+
+@functools.cache
+def here() -> str:
+    """Returns what the machine of this worker is called: its address, and the end of Ray's id."""
+    node_id = ray.get_runtime_context().get_node_id()
+    address = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    return f"{address}/{node_id[-_ID_DIGITS:]}"
+
+
+_ID_DIGITS = 6
+"""Of a node's id: one address may have been that of several nodes."""
 
 
 def make_counter() -> ActorHandle[Any]:

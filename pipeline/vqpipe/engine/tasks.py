@@ -14,7 +14,7 @@ import pyarrow as pa
 import ray
 from ray.actor import ActorHandle
 
-from vqpipe.engine.counter import RemoteLedger
+from vqpipe.engine.counter import RemoteLedger, here
 from vqpipe.images import Preprocess
 from vqpipe.images.sandbox import Prepared, Sandbox
 from vqpipe.sink.commit import commit_rows
@@ -156,7 +156,7 @@ def _open(
     def tell(through: int) -> None:
         nonlocal told
         if through > told:
-            counter.opened.remote(through - told)
+            counter.opened.remote(through - told, here())
         told = through
 
     opened = _sandbox(how).open_prepared(prepared, tell)

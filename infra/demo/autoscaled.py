@@ -1,0 +1,196 @@
+"""A Ray cluster on this machine whose autoscaler starts nodes as they are asked for, and ends them.
+
+A head without cores, on loopback only, and Ray's own autoscaler (v2, as on Kubernetes) with its
+provider of make-believe nodes: each is a raylet of its own with the resources that it is said to
+have. `ray.cluster_utils.AutoscalingCluster` would do the same on all interfaces, and begins by
+stopping every Ray of the machine.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+
+from vqpipe.engine import reaper
+
+_HEAD = "f" * 51 + "00000"
+"""What the provider takes the head's id to be."""
+_HEAD_TYPE = "ray.head.default"
+_ENVIRONMENT = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # else Ray takes the machine's address for 127.0.0.1
+    "RAY_FAKE_CLUSTER": "1",
+    "RAY_enable_autoscaler_v2": "1",
+    "RAY_CLOUD_INSTANCE_ID": _HEAD,
+    "RAY_OVERRIDE_NODE_ID_FOR_TESTING": _HEAD,
+    "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+}
+_STORE_BYTES = 300 * 2**20
+_SHOWN_DIGITS = 3
+
+
+@dataclass(frozen=True)
+class NodeType:
+    """What nodes of a kind have, and how many of them there may be."""
+
+    resources: Mapping[str, float]
+    most: int
+    labels: Mapping[str, str] | None = None
+
+
+class AutoscaledCluster:
+    """A context manager: the head, and the nodes that its autoscaler starts."""
+
+    def __init__(self, kinds: Mapping[str, NodeType], idle_s: float = 20.0) -> None:
+        """Describes a cluster.
+
+        Args:
+            kinds: Of nodes, by name.
+            idle_s: Seconds after which a node without work is ended.
+        """
+        self._kinds, self._idle_s = kinds, idle_s
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            mark = stack.enter_context(reaper.leave_nothing())
+            folder = tempfile.mkdtemp(prefix="vq", dir="/tmp")
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            self._start(Path(folder), mark)
+            self._stack = stack.pop_all()
+        return self
+
+    def _start(self, folder: Path, mark: Mapping[str, str]) -> None:
+        port = _free_port()
+        self.folder = folder
+        self.address = f"127.0.0.1:{port}"
+        config = folder / "autoscaler.json"
+        config.write_text(json.dumps(self._config()))
+        self._head = subprocess.Popen(  # noqa: S603 (this very file, no shell)
+            [sys.executable, "-m", __spec__.name, str(folder), str(port), str(config)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **_ENVIRONMENT, **mark},
+            text=True,
+        )
+        assert self._head.stdout
+        if not self._head.stdout.readline():
+            raise RuntimeError(self._head.communicate()[1])
+
+    def __exit__(self, *_: object) -> None:
+        for process in _tree(self._head.pid):  # the head's, its autoscaler's, and thus all nodes'
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._head.communicate()
+        self._stack.close()  # what is left by then, and the folder
+
+    def _config(self) -> dict[str, Any]:
+        """Returns what the autoscaler is told."""
+        kinds: dict[str, Any] = {
+            name: {
+                "resources": {"object_store_memory": _STORE_BYTES, **kind.resources},
+                "labels": dict(kind.labels or {}),
+                "node_config": {},
+                "min_workers": 0,
+                "max_workers": kind.most,
+            }
+            for name, kind in self._kinds.items()
+        }
+        kinds[_HEAD_TYPE] = {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}
+        return {
+            "cluster_name": "here",
+            "max_workers": sum(kind.most for kind in self._kinds.values()),
+            "provider": {
+                "type": "external",  # the name of Ray's own needs a file that wheels lack (2.60)
+                "module": "ray.autoscaler._private.fake_multi_node.node_provider."
+                "FakeMultiNodeProvider",
+                "use_node_id_as_ip": True,
+                "disable_node_updaters": True,
+                "disable_launch_config_check": True,
+                "launch_multiple": True,
+                "head_node_id": _HEAD,
+                "gcs_address": self.address,
+            },
+            "available_node_types": kinds,
+            "head_node_type": _HEAD_TYPE,
+            "upscaling_speed": 1.0,
+            "idle_timeout_minutes": self._idle_s / 60,
+            **{name: {} for name in ("auth", "docker", "file_mounts")},
+            **{name: [] for name in _COMMANDS},
+        }
+
+    def kill_node(self, node_id: str) -> None:
+        """Ends a node as the loss of its machine does: all its processes at once."""
+        (raylet,) = (each for each in _tree(self._head.pid) if _is_raylet(each, node_id))
+        for process in _tree(raylet.pid):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
+_COMMANDS = (
+    "initialization_commands",
+    "setup_commands",
+    "head_setup_commands",
+    "worker_setup_commands",
+    "head_start_ray_commands",
+    "worker_start_ray_commands",
+    "cluster_synced_files",
+)
+
+
+def _tree(pid: int) -> list[psutil.Process]:
+    """Returns a process and all that it has started."""
+    found: dict[int, psutil.Process] = {}
+    with contextlib.suppress(psutil.NoSuchProcess):
+        root = psutil.Process(pid)
+        found = {each.pid: each for each in (root, *root.children(recursive=True))}
+    return list(found.values())
+
+
+def _is_raylet(process: psutil.Process, node_id: str) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.name() == "raylet" and any(node_id in word for word in process.cmdline())
+    return False
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def main(folder: str, port: str, config: str) -> None:
+    """Runs the head until standard input ends."""
+    from ray._private import node, parameter  # noqa: PLC0415 (with the environment from above)
+
+    params = parameter.RayParams(
+        temp_dir=folder,
+        gcs_server_port=int(port),
+        node_ip_address="127.0.0.1",
+        num_cpus=0,
+        num_gpus=0,
+        include_dashboard=False,
+        include_log_monitor=False,
+        object_store_memory=_STORE_BYTES,
+        min_worker_port=0,
+        max_worker_port=0,
+        node_manager_port=0,
+        autoscaling_config=config,
+    )
+    started = node.Node(params, head=True, shutdown_at_exit=True, spawn_reaper=True)
+    print(started.gcs_address, flush=True)
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
