@@ -20,14 +20,18 @@ from pathlib import Path
 from typing import Any, Self
 
 import psutil
+from ray._private.state import GlobalState
+from ray._raylet import GcsClientOptions
 
 from vqpipe.engine import reaper
 
 _HEAD = "f" * 51 + "00000"
 """What the provider takes the head's id to be."""
 _HEAD_TYPE = "ray.head.default"
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Environment of nodes and drivers; else Ray takes the machine's own address for 127.0.0.1."""
 _ENVIRONMENT = {
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # else Ray takes the machine's address for 127.0.0.1
+    **LOOPBACK,
     "RAY_FAKE_CLUSTER": "1",
     "RAY_enable_autoscaler_v2": "1",
     "RAY_CLOUD_INSTANCE_ID": _HEAD,
@@ -35,7 +39,6 @@ _ENVIRONMENT = {
     "AUTOSCALER_UPDATE_INTERVAL_S": "1",
 }
 _STORE_BYTES = 300 * 2**20
-_SHOWN_DIGITS = 3
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,9 @@ class AutoscaledCluster:
         """
         self._kinds, self._idle_s = kinds, idle_s
         self._stack = contextlib.ExitStack()
+        self._state = GlobalState()
+        self.environment = LOOPBACK
+        """For commands that join it."""
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
@@ -71,7 +77,6 @@ class AutoscaledCluster:
 
     def _start(self, folder: Path, mark: Mapping[str, str]) -> None:
         port = _free_port()
-        self.folder = folder
         self.address = f"127.0.0.1:{port}"
         config = folder / "autoscaler.json"
         config.write_text(json.dumps(self._config()))
@@ -86,8 +91,12 @@ class AutoscaledCluster:
         assert self._head.stdout
         if not self._head.stdout.readline():
             raise RuntimeError(self._head.communicate()[1])
+        self._state._initialize_global_state(  # noqa: SLF001 (as `ray.cluster_utils` does)
+            GcsClientOptions.create(self.address, None, True, True)  # noqa: FBT003 (positional)
+        )
 
     def __exit__(self, *_: object) -> None:
+        self._state.disconnect()
         for process in _tree(self._head.pid):  # the head's, its autoscaler's, and thus all nodes'
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -129,12 +138,22 @@ class AutoscaledCluster:
             **{name: [] for name in _COMMANDS},
         }
 
+    def nodes(self) -> list[dict[str, Any]]:
+        """Returns the nodes that are alive, as Ray describes them; the head is one."""
+        return [each for each in self._state.node_table() if each["Alive"]]
+
+    def processes(self, node_id: str) -> list[psutil.Process]:
+        """Returns the processes of a node: its raylet, and what that has started."""
+        raylets = (each for each in _tree(self._head.pid) if _is_raylet(each, node_id))
+        return [each for raylet in raylets for each in _tree(raylet.pid)]
+
     def kill_node(self, node_id: str) -> None:
         """Ends a node as the loss of its machine does: all its processes at once."""
-        (raylet,) = (each for each in _tree(self._head.pid) if _is_raylet(each, node_id))
-        for process in _tree(raylet.pid):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        processes = self.processes(node_id)
+        for act in (psutil.Process.suspend, psutil.Process.kill):  # none acts on another's end
+            for process in processes:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    act(process)
 
 
 _COMMANDS = (

@@ -60,7 +60,7 @@ def test_ahead_that_is_closed_leaves_no_thread():
     assert threading.active_count() == before
 
 
-COUNTER = SimpleNamespace(opened=SimpleNamespace(remote=lambda _: None))
+COUNTER = SimpleNamespace(opened=SimpleNamespace(remote=lambda *_: None))
 """Listens to nobody."""
 
 

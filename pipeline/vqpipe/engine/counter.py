@@ -123,9 +123,13 @@ class Counter(Notes):
         return self._counts._replace(shares=dict(self._shares))
 
 
-@functools.cache
 def here() -> str:
     """Returns what the machine of this worker is called: its address, and the end of Ray's id."""
+    return _name_machine() if ray.is_initialized() else "this machine"
+
+
+@functools.cache
+def _name_machine() -> str:
     node_id = ray.get_runtime_context().get_node_id()
     address = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
     return f"{address}/{node_id[-_ID_DIGITS:]}"
