@@ -9,7 +9,6 @@ stopping every Ray of the machine.
 import contextlib
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -37,7 +36,10 @@ _ENVIRONMENT = {
     "RAY_CLOUD_INSTANCE_ID": _HEAD,
     "RAY_OVERRIDE_NODE_ID_FOR_TESTING": _HEAD,
     "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+    "RAY_raylet_start_wait_time_s": "300",  # on a busy machine, half a minute is too short
 }
+_SHORT = {"prefix": "vq", "dir": "/tmp", "ignore_cleanup_errors": True}  # noqa: S108
+"""A folder whose name leaves room for the paths of Ray's sockets."""
 _STORE_BYTES = 300 * 2**20
 
 
@@ -69,13 +71,17 @@ class AutoscaledCluster:
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
             mark = stack.enter_context(reaper.leave_nothing())
-            folder = tempfile.mkdtemp(prefix="vq", dir="/tmp")
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)
-            self._start(Path(folder), mark)
+            folder = stack.enter_context(tempfile.TemporaryDirectory(**_SHORT))
+            if not self._start(Path(folder), mark):
+                raise RuntimeError(self._end())
+            self._state._initialize_global_state(  # noqa: SLF001 (as `ray.cluster_utils` does)
+                GcsClientOptions.create(self.address, None, True, True)  # noqa: FBT003 (positional)
+            )
             self._stack = stack.pop_all()
         return self
 
-    def _start(self, folder: Path, mark: Mapping[str, str]) -> None:
+    def _start(self, folder: Path, mark: Mapping[str, str]) -> bool:
+        """Starts the head; tells whether it is there."""
         port = _free_port()
         self.address = f"127.0.0.1:{port}"
         config = folder / "autoscaler.json"
@@ -85,22 +91,22 @@ class AutoscaledCluster:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, **_ENVIRONMENT, **mark},
+            env={**os.environ, **_ENVIRONMENT, **mark, "PYTHONPATH": _describe_path()},
             text=True,
         )
         assert self._head.stdout
-        if not self._head.stdout.readline():
-            raise RuntimeError(self._head.communicate()[1])
-        self._state._initialize_global_state(  # noqa: SLF001 (as `ray.cluster_utils` does)
-            GcsClientOptions.create(self.address, None, True, True)  # noqa: FBT003 (positional)
-        )
+        return bool(self._head.stdout.readline())
+
+    def _end(self) -> str:
+        """Ends head, autoscaler and thus all nodes; returns what the head said last."""
+        for process in _tree(self._head.pid):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        return self._head.communicate()[1]
 
     def __exit__(self, *_: object) -> None:
         self._state.disconnect()
-        for process in _tree(self._head.pid):  # the head's, its autoscaler's, and thus all nodes'
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        self._head.communicate()
+        self._end()
         self._stack.close()  # what is left by then, and the folder
 
     def _config(self) -> dict[str, Any]:
@@ -121,8 +127,7 @@ class AutoscaledCluster:
             "max_workers": sum(kind.most for kind in self._kinds.values()),
             "provider": {
                 "type": "external",  # the name of Ray's own needs a file that wheels lack (2.60)
-                "module": "ray.autoscaler._private.fake_multi_node.node_provider."
-                "FakeMultiNodeProvider",
+                "module": "infra.demo.provider.Provider",
                 "use_node_id_as_ip": True,
                 "disable_node_updaters": True,
                 "disable_launch_config_check": True,
@@ -167,6 +172,12 @@ _COMMANDS = (
 )
 
 
+def _describe_path() -> str:
+    """Returns where the autoscaler, a script of Ray's, finds this package."""
+    here = str(Path(__file__).parents[2])
+    return os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+
+
 def _tree(pid: int) -> list[psutil.Process]:
     """Returns a process and all that it has started."""
     found: dict[int, psutil.Process] = {}
@@ -192,6 +203,9 @@ def main(folder: str, port: str, config: str) -> None:
     """Runs the head until standard input ends."""
     from ray._private import node, parameter  # noqa: PLC0415 (with the environment from above)
 
+    from infra.demo.provider import choose_ports  # noqa: PLC0415
+
+    choose_ports()
     params = parameter.RayParams(
         temp_dir=folder,
         gcs_server_port=int(port),

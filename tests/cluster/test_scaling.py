@@ -25,7 +25,7 @@ KINDS_OF_NODES = {
 SIDE = 48
 ON_GPUS = ("--batch-size", 8, "--codec-resources", "GPU=1")
 IS_CODEC = re.compile(KINDS["codec"])
-PATIENCE_S = 240
+PATIENCE_S = 900
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -114,7 +114,7 @@ def grown(cluster, source, tmp_path_factory):
     held = hold_two_codecs(gpu_nodes, process)
     for codec in (codec for codecs in held.values() for codec in codecs):
         codec.resume()
-    shell.await_commit(process, sink)
+    shell.await_commit(process, sink, timeout_s=PATIENCE_S)
     cluster.kill_node(next(iter(held)))
     assert process.poll() is None, "the run is over before a node could be lost"
     shell.finish(process, timeout_s=PATIENCE_S)

@@ -145,7 +145,8 @@ def _work(
     resources = _resources(options)
     with cluster.connect(resources.address, _picked_gpus(options)) as logs:
         console.print(f"  {logs}", style="dim", markup=False, soft_wrap=True)
-        for said in graph.look_for_machines(resources):
+        asks = isinstance(options, MachineOptions)
+        for said in graph.look_for_machines(resources) if asks else ():
             console.print(f"  {harmless(said)}", style="yellow", markup=False, soft_wrap=True)
         running = closing(_begin(prepared.work, resources))
         with Display(console, name) as display, running as ticks:

@@ -157,9 +157,9 @@ class _Where:
 def _look_around(resources: Resources) -> _Where:
     gpus = capacity.count_gpus(resources.codecs)
     kind = choose_kind(resources.device, resources.codecs, gpus)
-    needed = {"num_cpus": 0, "num_gpus": 1} if kind == "cuda" else {"num_cpus": CODEC_CORES}
-    codec = resources.codecs.options(**needed)
-    at_once = int(gpus / codec["num_gpus"]) if kind == "cuda" else 1
+    on_gpu = kind == "cuda"
+    codec = resources.codecs.options(num_cpus=0 if on_gpu else CODEC_CORES, num_gpus=int(on_gpu))
+    at_once = int(gpus / codec["num_gpus"]) if on_gpu else 1
     is_alone = not resources.address and len(capacity.machines()) == 1
     cores = capacity.cores() if is_alone else None
     return _Where(kind, codec, _pool(resources.actors, at_once, kind), resources.workers, cores)
