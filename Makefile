@@ -7,10 +7,11 @@ STAMP := $(VENV)/.installed
 # Hundreds of processes of a test run would compile the same modules each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo train test lint jobs gpu bench soak clean help
+.PHONY: demo cluster-demo train test lint jobs gpu bench soak clean help
 
 help:
 	@echo "make demo    encode about 200 sample photos and show the result"
+	@echo "make cluster-demo  a cluster of several nodes on this machine: it grows, loses one, ends well"
 	@echo "make train   train a small GPT on the codes of the demo's photos, a minute or two"
 	@echo "make test    lint, types, import contracts and tests, some twenty minutes"
 	@echo "make gpu     what wants a GPU: tests and figures, half an hour, with PYTHON=$(PYTHON) as it is"
@@ -36,6 +37,9 @@ $(AZURITE): $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/python -m infra.demo.run
+
+cluster-demo: $(STAMP)
+	$(BIN)/python -m infra.demo.cluster
 
 train: $(STAMP)
 	test -d demo/codes/tars || $(BIN)/python -m infra.demo.run

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from vqpipe.bottleneck import BUSY, ENOUGH_S, IDLE, LEAD, find_bound
-from vqpipe.occupancy import Occupancy, Place, Spent
+from vqpipe.occupancy import Occupancy, Setting, Spent
 
 MINUTE = 60.0
 
@@ -14,7 +14,7 @@ MINUTE = 60.0
 def seen(*, kind="cuda", memory=None, images=6000, shards=6, seconds=MINUTE, **spent):
     """Returns the occupancy of a minute on 16 cores and one codec, in which so much was spent."""
     there = {"core_s": 16 * seconds, "codec_there_s": seconds}
-    place = Place(kind, gpu_memory=memory)
+    place = Setting(kind, gpu_memory=memory)
     return Occupancy.of(Spent(**{**there, **spent}), seconds, place, images=images, shards=shards)
 
 
@@ -152,6 +152,6 @@ def test_bound_of_shards_with_an_image_each_asks_for_larger_ones(busy):
 
 def test_bound_without_images_to_open_is_found_among_the_rest():
     spent = Spent(codec_s=59, codec_there_s=60, core_s=960)
-    found = Occupancy.of(spent, MINUTE, Place("cuda", opens=False))
+    found = Occupancy.of(spent, MINUTE, Setting("cuda", opens=False))
     assert "opening" not in found.parts
     assert find_bound(found).part == "codec"

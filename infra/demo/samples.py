@@ -6,6 +6,7 @@ folder/    the whole photos and some crops, as files
 """
 
 import io
+import itertools
 import random
 import struct
 import tarfile
@@ -20,6 +21,7 @@ from PIL import Image
 from infra.demo.photos import PACKAGED, open_photo
 
 SEED = 7
+DISTINCT = 240
 TARS, TAR_SAMPLES, PARQUET_SAMPLES, FOLDER_CROPS = 4, 30, 40, 30
 KINDS = (("jpg", "JPEG"), ("png", "PNG"), ("webp", "WEBP"))
 
@@ -37,6 +39,17 @@ def build_sources(root: Path) -> dict[str, Path]:
     _write_parquet(sources["parquet"] / "photos.parquet", crops)
     _write_folder(sources["folder"], photos, crops)
     return sources
+
+
+def build_photos(folder: Path, count: int, shards: int) -> None:
+    """Writes JPEGs of a few good crops, over and over, into tars of equal size."""
+    crops = _crops({name: open_photo(name) for name in PACKAGED}, random.Random(SEED))  # noqa: S311
+    photos = [_encoded(crop, "JPEG") for _, crop in itertools.islice(crops, DISTINCT)]
+    folder.mkdir(parents=True)
+    for index in range(shards):
+        with tarfile.open(folder / f"{index:04d}.tar", "w") as tar:
+            for number in range(index, count, shards):
+                _add(tar, f"{number:06d}.jpg", photos[number % DISTINCT])
 
 
 def _crops(photos: dict[str, Image.Image], rng: random.Random) -> Iterator[tuple[str, Image.Image]]:

@@ -64,7 +64,7 @@ class Spent(NamedTuple):
         return Spent(*map(operator.sub, self, other))
 
 
-class Place(NamedTuple):
+class Setting(NamedTuple):
     """Where a run is."""
 
     kind: str
@@ -121,7 +121,7 @@ class Occupancy:
         cls,
         spent: Spent,
         seconds: float,
-        place: Place,
+        place: Setting,
         *,
         images: int = 0,
         shards: int = 0,

@@ -18,6 +18,7 @@ import pytest
 import vqpipe
 from tests import plain, shell
 from tests.makers import jpeg, tar_of
+from vqpipe.bottleneck import PARTS
 from vqpipe.commands import audience, cli
 from vqpipe.commands.audience import told
 from vqpipe.commands.progress import Progress
@@ -40,8 +41,8 @@ MEASURES = {
     "images_rejected": COUNT,
     "rejected": {"type": "object", "additionalProperties": COUNT},
     "devices": {"type": "array", "items": {"type": "string"}},
-    "codecs": COUNT,
-    "codec_busy": NUMBER,
+    "busy": {"type": ["object", "null"], "additionalProperties": {"type": "number", "maximum": 1}},
+    "bound": {"enum": [*PARTS, None]},
 }
 TEXT = {"type": ["string", "null"]}
 SCHEMA = {

@@ -8,7 +8,7 @@ import pytest
 from vqpipe.engine import metrics
 from vqpipe.engine.counter import Tally
 from vqpipe.engine.metrics import CodecMetrics, RunMetrics, tags_of
-from vqpipe.occupancy import Place, Spent
+from vqpipe.occupancy import Setting, Spent
 
 TAGS = tags_of("encode", "0123456789abcdef")
 
@@ -76,7 +76,7 @@ def test_tags_are_stage_and_the_start_of_the_fingerprint():
 
 
 def test_metrics_count_what_came_since_the_last_time(numbers, clock):
-    told = RunMetrics(TAGS, Place("cuda"), shards=5)
+    told = RunMetrics(TAGS, Setting("cuda"), shards=5)
     for images in (10, 30):
         clock.now += 1
         spent = Spent(fetched_bytes=100 * images, written_bytes=images)
@@ -90,7 +90,7 @@ def test_metrics_count_what_came_since_the_last_time(numbers, clock):
 
 @pytest.mark.usefixtures("clock")
 def test_metrics_count_what_became_safe_and_reasons(numbers):
-    told = RunMetrics(TAGS, Place("cpu"), shards=5)
+    told = RunMetrics(TAGS, Setting("cpu"), shards=5)
     first = receipt(5, ["corrupt", "corrupt", "empty"], committed=8)
     told.note(Tally(opened=20, encoded=6), [first, receipt(1, left_out=2)])
     assert numbers["images_total",] == 6
@@ -103,7 +103,7 @@ def test_metrics_count_what_became_safe_and_reasons(numbers):
 
 @pytest.mark.usefixtures("clock")
 def test_metrics_tell_counts_once_a_second_at_most_and_receipts_at_once(numbers):
-    told = RunMetrics(TAGS, Place("cpu"), shards=5)
+    told = RunMetrics(TAGS, Setting("cpu"), shards=5)
     told.note(Tally(encoded=1), [])
     told.note(Tally(encoded=2), [])
     assert numbers["encoded_images_total",] == 1
@@ -113,7 +113,7 @@ def test_metrics_tell_counts_once_a_second_at_most_and_receipts_at_once(numbers)
 
 @pytest.mark.usefixtures("clock")
 def test_metrics_of_busy_and_of_all_seconds_make_the_occupancy(numbers):
-    told = RunMetrics(TAGS, Place("cuda"), shards=5)
+    told = RunMetrics(TAGS, Setting("cuda"), shards=5)
     spent = Spent(
         read_s=6,
         asked_s=1,
@@ -139,7 +139,7 @@ def test_metrics_of_busy_and_of_all_seconds_make_the_occupancy(numbers):
 
 
 def test_metrics_say_what_bound_the_last_minute_and_not_the_hour_before(numbers, clock):
-    told = RunMetrics(TAGS, Place("cuda"), shards=5)
+    told = RunMetrics(TAGS, Setting("cuda"), shards=5)
     opened = worked = 0
     for second in range(300):
         clock.now += 1
@@ -152,7 +152,7 @@ def test_metrics_say_what_bound_the_last_minute_and_not_the_hour_before(numbers,
 
 
 def test_metrics_say_of_nothing_that_it_binds_before_half_a_minute(numbers, clock):
-    told = RunMetrics(TAGS, Place("cuda"), shards=5)
+    told = RunMetrics(TAGS, Setting("cuda"), shards=5)
     for second in range(29):
         clock.now += 1
         told.note(Tally(encoded=9, spent=Spent(codec_s=second, codec_there_s=second)), [])

@@ -169,7 +169,7 @@ def test_watch_head_that_does_not_answer_is_asked_for_nothing(monkeypatch):
 
 def test_open_views_says_from_time_to_time_how_many_are_through(eight, monkeypatch):
     said = []
-    counter = SimpleNamespace(opened=SimpleNamespace(remote=lambda images, _: said.append(images)))
+    counter = SimpleNamespace(opened=SimpleNamespace(remote=lambda count, *_: said.append(count)))
     through = [3, 3, 6]
 
     def open_slowly(images, seen):

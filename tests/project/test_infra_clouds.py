@@ -128,13 +128,12 @@ def commands_in_comments(name):
     return [shlex.split(line, comments=True) for line in lines]
 
 
-def test_cluster_command_is_a_command_line_of_ours(cloud, cluster):
+def test_cluster_command_is_a_command_line_of_ours(cloud):
     (words,) = (each for each in commands_in_comments(f"{cloud}/cluster") if each[0] == "vqpipe")
     assert isinstance(cli.parse(words[1:]), Submit)
     job = cli.parse(["encode", *words[words.index("--") + 1 :]])
     assert job.source.startswith(CLOUDS[cloud])
-    assert job.device == "cuda"
-    assert job.actors == workers(cluster)["gpu"]["max_workers"]
+    assert (job.device, job.actors) == ("cuda", None)
 
 
 def test_cluster_setup_takes_what_the_repository_pins(cluster):

@@ -12,7 +12,14 @@ from rich.console import Console
 from vqpipe.commands import partial, summary
 from vqpipe.commands.audience import audience
 from vqpipe.commands.console import Fields, harmless, print_fields, printable, stderr
-from vqpipe.commands.options import ClusterOptions, RunOptions
+from vqpipe.commands.machines import (
+    OF_A_CODEC,
+    PICKS_HERE,
+    parse_gpus,
+    parse_labels,
+    parse_resources,
+)
+from vqpipe.commands.options import ClusterOptions, MachineOptions, RunOptions
 from vqpipe.commands.part import Part
 from vqpipe.commands.progress import Display, Progress
 from vqpipe.commands.result import Result
@@ -21,6 +28,7 @@ from vqpipe.commands.summary import Allowance
 from vqpipe.engine import cluster, compaction, graph
 from vqpipe.engine.counter import Tally
 from vqpipe.engine.graph import Resources
+from vqpipe.engine.places import Place
 from vqpipe.engine.watchdog import Tick
 from vqpipe.errors import IncompleteError, stopped_by
 from vqpipe.sink.plan import Growth
@@ -79,6 +87,8 @@ def run_stage(
         VqpipeError: If the run is refused, or cannot go on; the exit code is the error's.
     """
     with stoppable():
+        if _picked_gpus(options):
+            cluster.check_starts_ray(options.address, PICKS_HERE)
         console = stderr()
         prepared = prepare()
         print_fields(console, name, prepared.introduction)
@@ -136,8 +146,11 @@ def _work(
 ) -> None:
     """Runs the graph to its end and keeps the display and the error budget."""
     resources = _resources(options)
-    with cluster.connect(resources.address) as logs:
+    with cluster.connect(resources.address, _picked_gpus(options)) as logs:
         console.print(f"  {logs}", style="dim", markup=False, soft_wrap=True)
+        asks = isinstance(options, MachineOptions)
+        for said in graph.look_for_machines(resources) if asks else ():
+            console.print(f"  {harmless(said)}", style="yellow", markup=False, soft_wrap=True)
         running = closing(_begin(prepared.work, resources))
         with Display(console, name) as display, running as ticks:
             display.show(progress)
@@ -164,9 +177,18 @@ def _resources(options: ClusterOptions) -> Resources:
     )
     if not isinstance(options, RunOptions):
         return where
-    return replace(
-        where, device=options.device, actors=options.actors, batch_size=options.batch_size
-    )
+    amounts = parse_resources("--codec-resources", options.codec_resources, OF_A_CODEC)
+    codecs = Place(amounts, parse_labels("--codec-labels", options.codec_labels))
+    amounts = parse_resources("--worker-resources", options.worker_resources, ())
+    workers = Place(amounts, parse_labels("--worker-labels", options.worker_labels))
+    where = replace(where, device=options.device, codecs=codecs, workers=workers)
+    return replace(where, actors=options.actors, batch_size=options.batch_size)
+
+
+def _picked_gpus(options: ClusterOptions) -> tuple[str, ...]:
+    """Returns the GPUs of this machine that were asked for by name."""
+    named = options.gpus if isinstance(options, MachineOptions) else None
+    return parse_gpus(named) if named else ()
 
 
 def _begin(work: Work | Compaction, resources: Resources) -> Generator[Tick, None, None]:
@@ -208,6 +230,7 @@ def _count(progress: Progress, tick: Tick) -> None:
     if is_ready and progress.start_up_s is None:
         progress.start_up_s = progress.seconds
     progress.devices = tick.counts.devices
+    progress.shares = tick.counts.shares
     progress.encoded = tick.counts.encoded
     progress.spent, progress.gpu_memory = tick.counts.spent, tick.counts.gpu_memory
     progress.read, progress.read_bytes = tick.counts.read, tick.counts.read_bytes

@@ -8,6 +8,13 @@ from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
 from vqpipe.codec.config import Device
+from vqpipe.commands.machines import (
+    OF_A_CODEC,
+    PICKS_HERE,
+    parse_gpus,
+    parse_labels,
+    parse_resources,
+)
 from vqpipe.errors import ConfigError
 from vqpipe.hub.names import parse_hub_file
 from vqpipe.tokenizers.family_names import FamilyName, Which
@@ -43,6 +50,8 @@ How = Annotated[T, Group.HOW]
 When = Annotated[T, Group.WHEN]
 Where = Annotated[T, Group.WHERE]
 Speed = Annotated[T, Group.SPEED]
+Labels = Annotated[tuple[str, ...], Group.WHERE, Shown("LABEL=VALUE ..."), OneOrMore()]
+Amounts = Annotated[tuple[str, ...], Group.WHERE, Shown("NAME=AMOUNT ..."), OneOrMore()]
 DefinitionFile = Annotated[str | None, Shown("FILE")]
 
 
@@ -107,15 +116,53 @@ class ClusterOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions(ClusterOptions):
-    """How a stage with a codec runs; nothing here changes a result."""
+class MachineOptions(ClusterOptions):
+    """On which machines and devices a stage with a codec runs; nothing here changes a result."""
 
     device: Where[Device] = "auto"
-    """Where the codec works; auto takes GPUs if the cluster has any."""
+    """Where the codec works; auto takes GPUs if the cluster has any when the command begins, cuda
+    waits for them."""
+    gpus: Annotated[str | None, Group.WHERE, Shown("0,2")] = None
+    """GPUs of this machine to use, by nvidia-smi's numbers; default: those in CUDA_VISIBLE_DEVICES,
+    else all. In a cluster, --codec-labels picks machines."""
+    codec_labels: Labels = ()
+    """Which machines of a cluster codecs go to, by Ray's labels, such as
+    ray.io/accelerator-type=H100; !H100 and in(H100,A100) are values as well."""
+    codec_resources: Amounts = ()
+    """What a machine has to have free for each codec, by Ray's names: a resource of your own, such
+    as accelerator_type:H100=0.001, or GPU, CPU, memory. With GPU=0.5, two share a GPU."""
+    worker_labels: Labels = ()
+    """The same for what reads, opens images and commits."""
+    worker_resources: Amounts = ()
+    """The same for what reads, opens images and commits: resources of your own alone."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parse_labels("--codec-labels", self.codec_labels)
+        asked = parse_resources("--codec-resources", self.codec_resources, OF_A_CODEC)
+        parse_labels("--worker-labels", self.worker_labels)
+        parse_resources("--worker-resources", self.worker_resources, ())
+        if self.gpus is not None:
+            parse_gpus(self.gpus)
+            self._check_here()
+        if self.device == "cpu" and ("GPU" in asked or self.gpus is not None):
+            named = "--codec-resources GPU" if self.gpus is None else "--gpus"
+            raise ValueError(f"{named} asks for GPUs, and --device cpu for none")
+
+    def _check_here(self) -> None:
+        if self.address:
+            raise ValueError(f"--address joins a cluster, and {PICKS_HERE}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(MachineOptions):
+    """How a stage with a codec runs; nothing here changes a result."""
+
     batch_size: Speed[int | None] = None
     """Images in one forward of a GPU, by default 64; a CPU takes one at a time."""
     actors: Speed[int | None] = None
-    """Most codecs at work; default one for every GPU of the cluster, or one on a CPU."""
+    """Most codecs at work; default one for every GPU that is there or comes while the command runs,
+    or one on a CPU."""
     max_rejected: When[float] = 0.1
     """Most rejected images before the run ends with exit code 2: a fraction below 1, a
     count from 1."""

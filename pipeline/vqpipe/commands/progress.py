@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -13,7 +13,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from vqpipe.commands.console import stderr
-from vqpipe.occupancy import Occupancy, Place, Spent
+from vqpipe.engine.counter import Share
+from vqpipe.occupancy import Occupancy, Setting, Spent
 
 _LOG_EVERY_S = 5.0
 _HISTORY_S = 60.0
@@ -72,6 +73,8 @@ class Progress:
     """Bytes of the source that they took."""
     devices: tuple[str, ...] = ()
     """Names of what was encoded on."""
+    shares: Mapping[str, Share] = field(default_factory=dict)
+    """What each machine has done, by name."""
     started: float = field(default_factory=time.monotonic)
     start_up_s: float | None = None
     """Until the first codec was ready: Ray, workers, weights and warm-up; None before."""
@@ -182,7 +185,7 @@ class Progress:
         return Occupancy.of(
             last.spent.minus(first.spent),
             last.seconds - first.seconds,
-            Place(kind, self.opens, self.gpu_memory),
+            Setting(kind, self.opens, self.gpu_memory),
             images=last.images - first.images,
             shards=last.shards - first.shards,
         )

@@ -1,6 +1,6 @@
 """How far a command is, as a record: what `--progress-file` has in a line and `on_progress` gets.
 
-A record is a flat object of JSON's types, but for `rejected` and `totals`; README has the list of
+A record is a flat object of JSON's types, but for `rejected`, `busy` and `totals`; README has the list of
 its fields. New ones may come, and go into `measure`, the one place where `Progress` is turned into
 them; what is there keeps its name and its unit.
 """
@@ -8,6 +8,7 @@ them; what is there keeps its name and its unit.
 from datetime import UTC, datetime
 from typing import Any
 
+from vqpipe.bottleneck import find_bound
 from vqpipe.commands.progress import Progress
 
 
@@ -20,6 +21,8 @@ def stamp(event: str, stage: str) -> dict[str, Any]:
 def measure(progress: Progress) -> dict[str, Any]:
     """Returns how far a command is; counts of images are of this command, not of earlier ones."""
     left_s, total = progress.left_s, progress.images_total
+    seen = progress.occupancy
+    bound = find_bound(seen) if seen else None
     return {
         "elapsed_s": round(progress.seconds, 1),
         "start_up_s": None if progress.start_up_s is None else round(progress.start_up_s, 1),
@@ -35,6 +38,6 @@ def measure(progress: Progress) -> dict[str, Any]:
         "images_rejected": progress.rejected_images,
         "rejected": dict(progress.reasons),
         "devices": list(progress.devices),
-        "codecs": progress.codecs,
-        "codec_busy": None if progress.busy is None else round(progress.busy, 3),
+        "busy": seen and {part: round(share, 3) for part, share in seen.parts.items()},
+        "bound": bound and bound.part,
     }

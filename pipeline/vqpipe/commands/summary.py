@@ -96,6 +96,10 @@ def speed_of(progress: Progress) -> dict[str, Any]:
         "images_this_run": progress.durable,
         "images_per_second": round(progress.rate, 2),
         "devices": list(progress.devices),
+        "machines": {
+            name: {"opened": share.opened, "encoded": share.encoded}
+            for name, share in sorted(progress.shares.items())
+        },
         "codec_busy": seen and round(seen.codec, 3),
         "occupancy": seen and _occupancy_document(seen),
         "bound": bound and bound.part,
@@ -158,6 +162,23 @@ def describe_work(progress: Progress, speed: dict[str, Any]) -> Fields:
         *([("images/s", f"{speed['images_per_second']:,.1f}")] if progress.durable else []),
         *([("bound by", Prose(speed["bound_by"]))] if speed["bound_by"] else []),
         *([("device", ", ".join(speed["devices"]))] if speed["devices"] else []),
+        *_describe_machines(speed["machines"]),
+    ]
+
+
+_FEW_MACHINES = 8
+
+
+def _describe_machines(machines: dict[str, dict[str, int]]) -> Fields:
+    """Returns what each machine did, if there were some but not many."""
+    if len(machines) < 2:
+        return []
+    encoders = sum(share["encoded"] > 0 for share in machines.values())
+    if len(machines) > _FEW_MACHINES:
+        return [("machines", f"{len(machines)}, of which {encoders} encoded (summary.json)")]
+    return [
+        ("machine", f"{name}: {share['opened']:,} opened, {share['encoded']:,} encoded")
+        for name, share in machines.items()
     ]
 
 

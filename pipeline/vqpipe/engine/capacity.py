@@ -4,9 +4,11 @@ import math
 import os
 import sys
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import ray
+
+from vqpipe.engine.places import Place
 
 
 def cores() -> int:
@@ -29,9 +31,33 @@ def resources() -> dict[str, float]:
     return cast(dict[str, float], ray.cluster_resources())  # type: ignore[no-untyped-call]
 
 
+def machines() -> list[dict[str, Any]]:
+    """Returns what each machine of the cluster has that is there now, and its labels."""
+    nodes = cast(list[dict[str, Any]], ray.nodes())  # type: ignore[no-untyped-call]
+    return [node for node in nodes if node["Alive"]]
+
+
 def count_cores() -> float:
     """Returns the logical cores of the cluster."""
     return resources().get("CPU", 0.0)
+
+
+def count_gpus(place: Place) -> float:
+    """Returns the GPUs of those machines that have what a place asks for."""
+    found = (each["Resources"].get("GPU", 0.0) for each in machines() if place.fits(each))
+    return float(sum(found))
+
+
+def cores_to_plan_for() -> float:
+    """Returns the cores that work on a cluster is cut for: it may grow while a run is under way.
+
+    One that starts its machines when they are asked for has none at first.
+    """
+    return max(_LEAST_CLUSTER_CORES, _GROWTH * count_cores())
+
+
+_GROWTH = 2
+_LEAST_CLUSTER_CORES = 32
 
 
 def free_resources() -> dict[str, float]:

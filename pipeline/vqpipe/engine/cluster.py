@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,6 +33,7 @@ from ray._private.node import Node
 from ray.data import DataContext
 
 from vqpipe.engine.capacity import cores
+from vqpipe.engine.gpus import choose_gpus
 
 SPARE_CORES = 3
 """Logical cores of a local Ray beyond the real ones: some two for the operators that mostly wait,
@@ -63,11 +64,27 @@ def find_address(asked: str | None) -> str | None:
     return asked or (None if is_there else os.environ.get("RAY_ADDRESS"))
 
 
+def check_starts_ray(address: str | None, why: str) -> None:
+    """Checks that a command will start a Ray of its own, and join no other.
+
+    Raises:
+        ConfigError: If not; ends with why it has to.
+    """
+    if ray.is_initialized():
+        raise ConfigError(f"this program has Ray already, and {why}")
+    if find_address(address):
+        raise ConfigError(f"RAY_ADDRESS joins a cluster, and {why}")
+
+
 @contextlib.contextmanager
-def connect(address: str | None) -> Iterator[str]:
+def connect(address: str | None, gpus: Sequence[str] = ()) -> Iterator[str]:
     """Joins a Ray cluster or starts a local one for the length of a `with` block.
 
     A program that has Ray already keeps it: the block runs there, and leaves it as it was.
+
+    Args:
+        address: The cluster to join; None to start one.
+        gpus: Those of this machine that one that is started has (`gpus.choose_gpus`).
 
     Yields:
         Where Ray's logs are, in a sentence.
@@ -78,7 +95,7 @@ def connect(address: str | None) -> Iterator[str]:
     """
     with _settings_kept(), _listening():
         if not ray.is_initialized():
-            with _start(address) as said:
+            with _start(address, gpus) as said:
                 yield said
             return
         if address:
@@ -91,7 +108,7 @@ def connect(address: str | None) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _start(address: str | None) -> Iterator[str]:
+def _start(address: str | None, gpus: Sequence[str]) -> Iterator[str]:
     """Joins a cluster or starts one, and leaves it; yields where its logs are."""
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     local: dict[str, Any] = {
@@ -106,7 +123,7 @@ def _start(address: str | None) -> Iterator[str]:
     with contextlib.ExitStack() as stack:
         mark, note = {}, ""
         if not address:
-            mark = stack.enter_context(reaper.leave_nothing())
+            mark = stack.enter_context(reaper.leave_nothing()) | choose_gpus(gpus)
             local["_temp_dir"], note = choose_folder()
             protect_token()
         stack.callback(ray.shutdown)
@@ -258,12 +275,14 @@ def take_reports() -> list[str]:
 @contextlib.contextmanager
 def _environment(added: dict[str, str]) -> Iterator[None]:
     """Adds to the environment of what is started meanwhile."""
+    before = {name: os.environ[name] for name in added if name in os.environ}
     os.environ.update(added)
     try:
         yield
     finally:
         for name in added:
             del os.environ[name]
+        os.environ.update(before)
 
 
 @contextlib.contextmanager

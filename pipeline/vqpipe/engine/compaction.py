@@ -64,7 +64,8 @@ def run(work: Compaction, resources: Resources) -> Generator[Tick, None, None]:
         MachineError: If a machine runs out of memory or disk.
         VqpipeError: Whatever a stage raised.
     """
-    counter, cores = make_counter(), capacity.count_cores()
+    counter = make_counter()
+    cores = capacity.cores_to_plan_for() if resources.address else capacity.count_cores()
     set_up_data(_BLOCK_BYTES)
     where = ray.put(work)
     graph = _in_order if work.arrangement.shuffle is None else _shuffled

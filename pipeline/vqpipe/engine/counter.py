@@ -1,7 +1,10 @@
 """What workers have done so far, in an actor that driver and workers talk to."""
 
 import contextlib
+import functools
 from collections import Counter as Multiset
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
 import ray
@@ -10,6 +13,15 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vqpipe.occupancy import Spent
 from vqpipe.stages.attempts import Notes
+
+
+class Share(NamedTuple):
+    """What the workers of one machine have done so far."""
+
+    encoded: int = 0
+    """Images through the codecs there."""
+    opened: int = 0
+    """Images opened there."""
 
 
 class Tally(NamedTuple):
@@ -37,6 +49,8 @@ class Tally(NamedTuple):
     """What workers spent their time on, and how much of it there was."""
     gpu_memory: tuple[int, int] | None = None
     """Most bytes of a GPU's memory that were in use, and bytes that it has; None if not known."""
+    shares: Mapping[str, Share] = MappingProxyType({})
+    """Of machines, by name; those that are lost as well."""
 
 
 class Counter(Notes):
@@ -51,6 +65,7 @@ class Counter(Notes):
         self._failures: Multiset[str] = Multiset()
         self._part_rows: int | None = None
         self._codecs: set[str] = set()
+        self._shares: dict[str, Share] = {}
 
     def join(self, codec: str, device: str, warm_up_s: float) -> None:
         """Notes the device of one codec that is ready now; one that starts anew keeps its name."""
@@ -60,9 +75,16 @@ class Counter(Notes):
         slowest = max(counts.warm_up_s, warm_up_s)
         self._counts = counts._replace(devices=devices, warm_up_s=slowest)
 
-    def add(self, images: int, spent: Spent, gpu_memory: tuple[int, int] | None = None) -> None:
+    def add(
+        self,
+        images: int,
+        spent: Spent,
+        where: str,
+        gpu_memory: tuple[int, int] | None = None,
+    ) -> None:
         """Counts images that a codec has encoded, what it spent, and what its GPU holds."""
         counts = self._counts
+        self._count_share(where, encoded=images)
         most = max(counts.gpu_memory or (0, 0), gpu_memory or (0, 0)) if gpu_memory else None
         self._counts = counts._replace(
             encoded=counts.encoded + images, gpu_memory=most or counts.gpu_memory
@@ -76,15 +98,23 @@ class Counter(Notes):
         """Adds what a worker has spent."""
         self._counts = self._counts._replace(spent=self._counts.spent.plus(spent))
 
-    def opened(self, images: int, spent: Spent) -> None:
+    def opened(self, images: int, spent: Spent, where: str) -> None:
         """Counts images that are opened, and what that took."""
-        self._counts = self._counts._replace(opened=self._counts.opened + images)
+        self._count_share(where, opened=images)
+        self._count_opened(images)
         self.spend(spent)
+
+    def _count_opened(self, images: int) -> None:
+        self._counts = self._counts._replace(opened=self._counts.opened + images)
+
+    def _count_share(self, where: str, *, encoded: int = 0, opened: int = 0) -> None:
+        share = self._shares.get(where, Share())
+        self._shares[where] = Share(share.encoded + encoded, share.opened + opened)
 
     def moved(self, samples: int) -> None:
         """Counts samples that were read, where that alone shows that work goes on."""
         self.saw(samples, 0, Spent())
-        self.opened(samples, Spent())
+        self._count_opened(samples)
 
     def agree(self, rows: int) -> int:
         """Returns how many rows a codec hands on together: what the first that asked would have."""
@@ -107,7 +137,23 @@ class Counter(Notes):
 
     def read(self) -> Tally:
         """Returns the counts so far."""
-        return self._counts
+        return self._counts._replace(shares=dict(self._shares))
+
+
+def here() -> str:
+    """Returns what the machine of this worker is called: its address, and the end of Ray's id."""
+    return _name_machine() if ray.is_initialized() else "this machine"
+
+
+@functools.cache
+def _name_machine() -> str:
+    node_id = ray.get_runtime_context().get_node_id()
+    address = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    return f"{address}/{node_id[-_ID_DIGITS:]}"
+
+
+_ID_DIGITS = 6
+"""Of a node's id: one address may have been that of several nodes."""
 
 
 def make_counter() -> ActorHandle[Any]:

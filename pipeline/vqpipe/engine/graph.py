@@ -22,7 +22,7 @@ import time
 import warnings
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, cast
 
 import pyarrow as pa
@@ -40,15 +40,16 @@ from vqpipe.codec.weights import Weights
 from vqpipe.engine import capacity
 from vqpipe.engine.blocks import keep_blocks
 from vqpipe.engine.committer import Committer
-from vqpipe.engine.counter import RemoteLedger, make_counter
+from vqpipe.engine.counter import RemoteLedger, here, make_counter
 from vqpipe.engine.metrics import CodecMetrics, RunMetrics, tags_of
 from vqpipe.engine.outlet import remember_executors
 from vqpipe.engine.pace import Pace, hand_on
+from vqpipe.engine.places import Place, describe_missing
 from vqpipe.engine.portions import are_enough, portions
 from vqpipe.engine.tasks import commit, open_views, read, read_views, todo_rows
 from vqpipe.engine.watchdog import CODEC_CORES, Needs, Tick, watch
-from vqpipe.errors import DeviceError
-from vqpipe.occupancy import Place, Spent
+from vqpipe.errors import ConfigError, DeviceError
+from vqpipe.occupancy import Setting, Spent
 from vqpipe.stages.attempts import run_bounded
 from vqpipe.stages.step import Step
 from vqpipe.stages.work import TableFunction, Work
@@ -60,6 +61,8 @@ PIXEL_BYTES = 48 * 2**20
 
 # Logical cores. Reading, encoding and committing mostly wait, for the network or for each other;
 # with a whole core reserved for each, the operators of a two-core machine starve one another.
+# A codec on a GPU asks for no core: one that comes to a machine whose cores all open images would
+# wait until one of them ends, which reads shards as long as there are some, and its GPU with it.
 READ_CORES = 0.25
 # A commit waits for no core: whoever reads and opens holds one for the length of its shards, and
 # leaves so much of it that a commit always finds its share, but not on a head that has no core.
@@ -88,8 +91,12 @@ class Resources:
     address: str | None = None
     """A Ray cluster to join; None starts one on this machine that ends with the command."""
     device: Device = "auto"
+    codecs: Place = field(default_factory=Place)
+    """What codecs ask for, beside a GPU and some of a core."""
+    workers: Place = field(default_factory=Place)
+    """What all others ask for, beside some of a core."""
     actors: int | None = None
-    """Codec actors; None is one for every GPU, or one on a CPU."""
+    """Most codecs; None is one for every GPU, also those that come later, or one on a CPU."""
     batch_size: int | None = None
     """Images in one forward."""
     stall_timeout_s: float = 900.0
@@ -114,61 +121,132 @@ def run(
         MachineError: If a machine runs out of memory or disk.
         VqpipeError: Whatever a stage raised.
     """
-    gpus = int(capacity.resources().get("GPU", 0))
-    kind = "cuda" if resources.device == "cuda" or (resources.device == "auto" and gpus) else "cpu"
+    where = _look_around(resources)
     counter = make_counter()
     shapes = len(work.opens.shapes) if work.opens else 1
-    batch_size = resources.batch_size or batch_size_for(kind, shapes)
+    batch_size = resources.batch_size or batch_size_for(where.kind, shapes)
     weights = ray.put(replace(work.weights))  # a copy without the parsed tensors
     is_fair = work.writer.attempt is None
     views = work.writer.product.views
     run = work.writer.sink.run
     tags = tags_of(run.stage, run.fingerprint)
     setup = _Setup(codec, work.step, batch_size, resources.device, views, is_fair, tags)
-    actors = resources.actors or (max(1, gpus) if kind == "cuda" else 1)
-    pool = _pool(actors, gpus, kind)
-    # Each process of Ray takes two seconds of a core to start, and a laptop has few cores.
-    cores = None if resources.address else capacity.cores()
     with warnings.catch_warnings():
         # Ray 2.60 deprecates `max_retries` and the like in favour of named parameters, but has no
         # named ones for these; 2.64 is to remove them, hence the bound in pyproject.toml.
         warnings.simplefilter("ignore", RayDeprecationWarning)
-        dataset = _graph(work, (setup, weights, counter), pool, kind, cores)
-    commits = Committer(_launcher(ray.put(work.writer), counter))
-    needs = Needs(kind, opens=work.opens is not None)
-    metrics = RunMetrics(tags, Place(kind, needs.opens), len(work.todo))
-    with contextlib.closing(
-        watch(dataset, commits, counter, resources.stall_timeout_s, needs, cores)
-    ) as ticks:
+        dataset = _graph(work, (setup, weights, counter), where)
+    commits = Committer(_launcher(ray.put(work.writer), counter, resources.workers))
+    asked = resources.codecs, resources.workers
+    needs = Needs(where.kind, *asked, opens=work.opens is not None)
+    metrics = RunMetrics(tags, Setting(where.kind, needs.opens), len(work.todo))
+    ticks = watch(dataset, commits, counter, resources.stall_timeout_s, needs, where.cores)
+    with contextlib.closing(ticks):
         for tick in ticks:
             metrics.note(tick.counts, tick.receipts.to_pylist() if tick.receipts else [])
             yield tick
 
 
-def _pool(actors: int, gpus: int, kind: str) -> ActorPoolStrategy:
-    """Returns where codecs are: at least one at work, and no more than so many.
+@dataclass(frozen=True)
+class _Where:
+    """What there is to run on, and what of it each worker asks for."""
 
-    On GPUs all begin at once: one after the other, each would wait for the kernels of those before
-    it. What finds no place waits for one. There each takes two tables at a time, so that fetching
-    one and handing on another go on beside the device.
+    kind: str
+    """Kind of device of the codecs, `cuda` or `cpu`."""
+    codec: dict[str, Any]
+    """What a codec asks Ray for."""
+    pool: ActorPoolStrategy
+    """How many codecs."""
+    workers: Place
+    """What all others ask for, beside some of a core."""
+    cores: int | None
+    """Those of this machine if it is the only one: each process of Ray takes two seconds of a core
+    to start, and a laptop has few."""
+
+
+def _look_around(resources: Resources) -> _Where:
+    gpus = capacity.count_gpus(resources.codecs)
+    kind = choose_kind(resources.device, resources.codecs, gpus)
+    on_gpu = kind == "cuda"
+    codec = resources.codecs.options(num_cpus=0 if on_gpu else CODEC_CORES, num_gpus=int(on_gpu))
+    at_once = int(gpus / codec["num_gpus"]) if on_gpu else 1
+    is_alone = not resources.address and len(capacity.machines()) == 1
+    cores = capacity.cores() if is_alone else None
+    return _Where(kind, codec, _pool(resources.actors, at_once, kind), resources.workers, cores)
+
+
+def choose_kind(device: Device, place: Place, gpus: float) -> str:
+    """Returns the kind of device that codecs work on, `cuda` or `cpu`.
+
+    Args:
+        device: What was asked for.
+        place: What codecs ask for beside.
+        gpus: That are there now.
+    """
+    if device == "auto":
+        return "cuda" if gpus or place.resources.get("GPU") else "cpu"
+    return device
+
+
+def look_for_machines(resources: Resources) -> list[str]:
+    """Returns what is to be known, in sentences, of machines that a run waits for.
+
+    Raises:
+        ConfigError: If this machine alone is what there is, and lacks what was asked for.
+    """
+    machines = capacity.machines()
+    asked = ("codecs", resources.codecs), ("other workers", resources.workers)
+    missing = [said for who, place in asked if (said := describe_missing(place, machines, who))]
+    if missing and not resources.address and len(machines) == 1:
+        raise ConfigError(
+            f"{'; '.join(missing)}: this machine is all there is. Join a cluster by --address, or "
+            "leave these options out"
+        )
+    return [f"{said} now: they wait for one" for said in missing] + _say_no_gpu(resources)
+
+
+def _say_no_gpu(resources: Resources) -> list[str]:
+    gpus = capacity.count_gpus(resources.codecs)
+    kind = choose_kind(resources.device, resources.codecs, gpus)
+    if resources.address and resources.device == "auto" and kind == "cpu":
+        return ["no GPU in the cluster now, so CPUs encode: --device cuda waits for GPUs to come"]
+    return []
+
+
+def _pool(actors: int | None, at_once: int, kind: str) -> ActorPoolStrategy:
+    """Returns where codecs are: at least one at work.
+
+    On GPUs there may be any number of them, unless one was asked for: Ray adds codecs as long as
+    there are GPUs for them and work waits, and asks its autoscaler for more GPUs while those that
+    are there are busy; a bound from what is there at the start would hold forever. All that have
+    a GPU begin at once: one after the other, each would wait for the kernels of those before
+    it. There each takes two tables at a time, so that fetching one and handing on another go on
+    beside the device.
+
+    Args:
+        actors: Most of them that were asked for.
+        at_once: How many find a place now; on a cluster that is only starting, none.
+        kind: Of their devices.
     """
     if kind == "cpu":
-        return ActorPoolStrategy(min_size=1, max_size=actors)
+        return ActorPoolStrategy(min_size=1, max_size=actors or 1)
     return ActorPoolStrategy(
         min_size=1,
         max_size=actors,
-        initial_size=max(1, min(actors, gpus)),  # none may be there yet
+        initial_size=max(1, min(actors or at_once, at_once)),
         max_concurrent_calls_per_actor=_TABLES,
     )
 
 
-def _launcher(writer: "ray.ObjectRef[Any]", counter: ActorHandle[Any]) -> Callable[..., Any]:
+def _launcher(
+    writer: "ray.ObjectRef[Any]", counter: ActorHandle[Any], workers: Place
+) -> Callable[..., Any]:
     """Returns what has a worker commit blocks, given as references."""
     task = cast(Any, ray.remote(commit)).options(
         name="commit",
-        num_cpus=COMMIT_CORES,
         max_retries=RETRIES,
         scheduling_strategy="SPREAD",
+        **workers.options(num_cpus=COMMIT_CORES),
     )
     return functools.partial(task.remote, writer, counter)
 
@@ -176,37 +254,37 @@ def _launcher(writer: "ray.ObjectRef[Any]", counter: ActorHandle[Any]) -> Callab
 def _graph(
     work: Work,
     arguments: "tuple[_Setup, ray.ObjectRef[Any], ActorHandle[Any]]",
-    pool: ActorPoolStrategy,
-    kind: str,
-    cores: int | None,
+    where: _Where,
 ) -> ray.data.Dataset:
     """Wires the stages together; every one is a plain function from table to table."""
     (setup, _, counter), writer = arguments, ray.put(work.writer)
     row_bytes, views = work.step.row_bytes, work.opens.views if work.opens else 1
-    rows = _rows_of_block(setup, row_bytes, BLOCK_IMAGES[kind])
+    rows = _rows_of_block(setup, row_bytes, BLOCK_IMAGES[where.kind])
     set_up_data(rows * row_bytes)
     source = (writer, work.reader, max(1, rows // views), counter)
-    sizes, processors = _sizes_left(work), cores or capacity.count_cores()
+    sizes, cores = _sizes_left(work), where.cores
+    processors = cores or capacity.cores_to_plan_for()
+    map_rows = functools.partial(_map, place=where.workers)
     if work.opens and are_enough(sizes, processors):
         data = ray.data.from_arrow(todo_rows(work.todo, portions(sizes, processors)))
         views_too = TableFunction(read_views, (*source, work.opens))
-        data = _map(data, views_too, READ_AND_OPEN_CORES, cores)
+        data = map_rows(data, views_too, READ_AND_OPEN_CORES, cores)
     else:
         todo = todo_rows(work.todo, portions(sizes))
         readers = cores and min(cores + 1, len(todo))  # else Ray warns of blocks that are too few
-        data = _map(ray.data.from_arrow(todo), TableFunction(read, source), READ_CORES, readers)
+        data = map_rows(ray.data.from_arrow(todo), TableFunction(read, source), READ_CORES, readers)
         if work.opens:
-            data = _map(data, TableFunction(open_views, (work.opens, counter)))
+            data = map_rows(data, TableFunction(open_views, (work.opens, counter)))
+    is_cuda = where.kind == "cuda"
     data = data.map_batches(
         _Codec,
         fn_constructor_args=arguments,
-        compute=pool,
-        batch_size=_rows_of_codec(rows, work) if kind == "cuda" else None,  # a CPU takes one image
-        num_cpus=CODEC_CORES,
-        num_gpus=1 if kind == "cuda" else 0,
+        compute=where.pool,
+        batch_size=_rows_of_codec(rows, work) if is_cuda else None,  # a CPU takes one image
+        **where.codec,
         **ACTORS,
     )
-    return cast(ray.data.Dataset, _map(data, work.after) if work.after else data)
+    return cast(ray.data.Dataset, map_rows(data, work.after) if work.after else data)
 
 
 def _rows_of_block(setup: "_Setup", row_bytes: int, most: int) -> int:
@@ -236,19 +314,27 @@ def _sizes_left(work: Work) -> list[int]:
     return cast(list[int], sizes[list(work.todo)].tolist())
 
 
-def _map(data: Any, stage: TableFunction, cores: float = 1, most: int | None = None) -> Any:  # noqa: ANN401
+def _map(
+    data: Any,  # noqa: ANN401 (Ray's types are too narrow)
+    stage: TableFunction,
+    cores: float = 1,
+    most: int | None = None,
+    *,
+    place: Place,
+) -> Any:  # noqa: ANN401
     """Adds a stage, each block a task: whoever waits for many large ones waits for ever.
 
     Ray Data hands on no more than a share of its memory, so that a task that is to begin with 128
     images of 80 MB never does.
 
     Args:
-        data: What comes before; Ray's types are too narrow.
+        data: What comes before.
         stage: What is done.
         cores: Logical cores of a task.
         most: Most tasks at once, if they are not to be as many as there are cores for.
+        place: What a task asks for beside.
     """
-    how = {"fn_args": stage.arguments, "batch_size": None, "num_cpus": cores}
+    how = {"fn_args": stage.arguments, "batch_size": None, **place.options(num_cpus=cores)}
     return data.map_batches(stage.function, compute=TaskPoolStrategy(most), **how, **TASKS)
 
 
@@ -368,7 +454,7 @@ class _Codec:
     def _tell(self) -> None:
         images, self._through = divmod(self._through, self._setup.views)
         seen = self._gpu.take()
-        self._counter.add.remote(images, self._spent(seen), seen.memory)
+        self._counter.add.remote(images, self._spent(seen), here(), seen.memory)
         self._metrics.show_gpu(seen.busy_s / seen.seconds if seen.seconds else None, seen.memory)
         self._told = time.monotonic()
 

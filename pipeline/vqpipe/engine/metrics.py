@@ -18,7 +18,7 @@ from ray.util.metrics import Counter, Gauge, Histogram, Metric
 
 from vqpipe.bottleneck import PARTS, find_bound
 from vqpipe.engine.counter import Tally
-from vqpipe.occupancy import Occupancy, Place, Spent
+from vqpipe.occupancy import Occupancy, Setting, Spent
 
 TAGS = ("stage", "run")
 _BATCH_S = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]
@@ -60,7 +60,7 @@ class _Numbers:
 class RunMetrics:
     """What the driver tells of a run."""
 
-    def __init__(self, tags: dict[str, str], place: Place, shards: int) -> None:
+    def __init__(self, tags: dict[str, str], place: Setting, shards: int) -> None:
         """Begins with nothing done.
 
         Args:

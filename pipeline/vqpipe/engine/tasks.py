@@ -16,7 +16,7 @@ import ray
 from ray.actor import ActorHandle
 
 from vqpipe import storage
-from vqpipe.engine.counter import RemoteLedger
+from vqpipe.engine.counter import RemoteLedger, here
 from vqpipe.engine.stopwatch import Stopwatch
 from vqpipe.images import Preprocess
 from vqpipe.images.sandbox import Prepared, Sandbox
@@ -173,7 +173,7 @@ def _open(
         nonlocal told, since
         if through > told:
             now = time.monotonic()
-            counter.opened.remote(through - told, Spent(open_s=now - since))
+            counter.opened.remote(through - told, Spent(open_s=now - since), here())
             told, since = through, now
 
     done = put_views(table, _sandbox(how).open_prepared(prepared, tell))

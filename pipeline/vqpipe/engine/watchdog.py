@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pyarrow as pa
@@ -18,6 +18,7 @@ from vqpipe.engine.counter import Tally
 from vqpipe.engine.failures import explain
 from vqpipe.engine.head import Head
 from vqpipe.engine.outlet import Outlet
+from vqpipe.engine.places import Place, describe_missing
 from vqpipe.engine.timesheet import Timesheet
 from vqpipe.errors import DeviceError, NoProgressError
 from vqpipe.stages.attempts import ATTEMPTS
@@ -47,7 +48,11 @@ class Needs:
 
     kind: str
     """Kind of device of the codecs, `cuda` or `cpu`."""
-    opens: bool
+    codecs: Place = field(default_factory=Place)
+    """What codecs ask for beside."""
+    workers: Place = field(default_factory=Place)
+    """What all others ask for, beside some of a core."""
+    opens: bool = True
     """Whether images are opened before."""
 
 
@@ -202,13 +207,19 @@ def _describe_stall(
         f"{counts.opened:,} opened, {counts.encoded:,} through a codec, {seen.durable:,} rows "
         "committed or staged"
     )
-    needed = "1 GPU" if needs.kind == "cuda" else f"{CODEC_CORES} cores"
     return (
         f"no image was opened, encoded or committed for {timeout_s:g} s. So far {moved}. "
-        f"{_describe_waiting(counts, commits, needs)} A codec needs {needed}, and the cluster has "
-        f"{_describe_free()}. Everything committed is safe: run the same command again when that "
-        "is mended (--stall-timeout-s waits longer)"
+        f"{_describe_waiting(counts, commits, needs)} A codec needs {_describe_needed(needs)}, and "
+        f"the cluster has {_describe_free(needs)}. Everything committed is safe: run the same "
+        "command again when that is mended (--stall-timeout-s waits longer)"
     )
+
+
+def _describe_needed(needs: Needs) -> str:
+    """Returns what a codec needs, in words."""
+    device = "1 GPU" if needs.kind == "cuda" else f"{CODEC_CORES} cores"
+    asked = needs.codecs.describe()
+    return asked if "GPU" in needs.codecs.resources else " and ".join(filter(None, [device, asked]))
 
 
 def _describe_waiting(counts: Tally, commits: Committer | Receipts, needs: Needs) -> str:
@@ -227,9 +238,19 @@ def _describe_waiting(counts: Tally, commits: Committer | Receipts, needs: Needs
     return "Nothing more could be read: look at the store of the source."
 
 
-def _describe_free() -> str:
-    total, free = capacity.resources(), capacity.free_resources()
-    names = ("CPU", "GPU")
-    return ", ".join(
-        f"{free.get(each, 0):g} of {total.get(each, 0):g} {each}s free" for each in names
+def _describe_free(needs: Needs | None = None) -> str:
+    """Returns how much of what is needed is free, and what no machine has."""
+    total, free, asked = capacity.resources(), capacity.free_resources(), needs or Needs("cpu")
+    named = [*asked.codecs.resources, *asked.workers.resources]
+    said = ", ".join(
+        f"{free.get(each, 0):g} of {total.get(each, 0):g} {_plural(each)} free"
+        for each in dict.fromkeys(["CPU", "GPU", *named])
     )
+    places = ("Codecs", asked.codecs), ("Other workers", asked.workers)
+    machines = capacity.machines() if asked.codecs or asked.workers else []
+    missing = [text for who, place in places if (text := describe_missing(place, machines, who))]
+    return ". ".join([said, *missing])
+
+
+def _plural(resource: str) -> str:
+    return f"{resource}s" if resource in {"CPU", "GPU"} else resource
