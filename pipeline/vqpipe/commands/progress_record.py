@@ -1,8 +1,8 @@
 """How far a command is, as a record: what `--progress-file` has in a line and `on_progress` gets.
 
-A record is a flat object of JSON's types, but for `rejected`, `busy` and `totals`; README has the list of
-its fields. New ones may come, and go into `measure`, the one place where `Progress` is turned into
-them; what is there keeps its name and its unit.
+A record is a flat object of JSON's types, but for `rejected`, `busy` and `totals`; README has the
+list of its fields. New ones may come, and go into `measure`, the one place where `Progress` is
+turned into them; what is there keeps its name and its unit.
 """
 
 from datetime import UTC, datetime
