@@ -177,7 +177,7 @@ def _finished(job: Decode, source: str, run: CodesRun) -> list[Shard]:
     planned = find_plan(storage.normalise_uri(job.sink))
     if planned and growth_of(job).is_settled:
         return planned.shards()
-    known = {file for shard in planned.shards() for file in shard.files} if planned else set()
+    known = planned.files() if planned else frozenset()
     files = todo.finished(source, run, known)
     if not files:
         raise ConfigError(f"{source} has no finished shard yet: run vqpipe encode first")

@@ -37,6 +37,7 @@ from vqpipe.codec.config import CodecConfig, Device, batch_size_for
 from vqpipe.codec.device import choose_device, device_name, watch_device
 from vqpipe.codec.weights import Weights
 from vqpipe.engine import capacity
+from vqpipe.engine.adding import add_along
 from vqpipe.engine.blocks import keep_blocks
 from vqpipe.engine.committer import Committer
 from vqpipe.engine.counter import RemoteLedger, make_counter
@@ -117,6 +118,7 @@ def run(
     shapes = len(work.opens.shapes) if work.opens else 1
     batch_size = resources.batch_size or batch_size_for(kind, shapes)
     weights = ray.put(replace(work.weights))  # a copy without the parsed tensors
+    writer = ray.put(work.writer)
     is_fair = work.writer.attempt is None
     views = work.writer.product.views
     setup = _Setup(codec, work.step, batch_size, resources.device, views, is_fair)
@@ -128,10 +130,10 @@ def run(
         # Ray 2.60 deprecates `max_retries` and the like in favour of named parameters, but has no
         # named ones for these; 2.64 is to remove them, hence the bound in pyproject.toml.
         warnings.simplefilter("ignore", RayDeprecationWarning)
-        dataset = _graph(work, (setup, weights, counter), pool, kind, cores)
-    commits = Committer(_launcher(ray.put(work.writer)))
-    needs = Needs(kind, opens=work.opens is not None)
-    yield from watch(dataset, commits, counter, resources.stall_timeout_s, needs)
+        dataset = _graph(work, writer, (setup, weights, counter), pool, kind, cores)
+    commits, needs = Committer(_launcher(writer)), Needs(kind, opens=work.opens is not None)
+    ticks = watch(dataset, commits, counter, resources.stall_timeout_s, needs)
+    yield from add_along(ticks, writer, list(work.todo), len(work.writer.sink.plan))
 
 
 def _pool(actors: int, gpus: int, kind: str) -> ActorPoolStrategy:
@@ -164,13 +166,14 @@ def _launcher(writer: "ray.ObjectRef[Any]") -> Callable[..., Any]:
 
 def _graph(
     work: Work,
+    writer: "ray.ObjectRef[Any]",
     arguments: "tuple[_Setup, ray.ObjectRef[Any], ActorHandle[Any]]",
     pool: ActorPoolStrategy,
     kind: str,
     cores: int | None,
 ) -> ray.data.Dataset:
     """Wires the stages together; every one is a plain function from table to table."""
-    (setup, _, counter), writer = arguments, ray.put(work.writer)
+    setup, _, counter = arguments
     row_bytes, views = work.step.row_bytes, work.opens.views if work.opens else 1
     rows = _rows_of_block(setup, row_bytes, BLOCK_IMAGES[kind])
     set_up_data(rows * row_bytes)

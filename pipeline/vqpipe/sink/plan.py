@@ -8,8 +8,9 @@ first day, which the run's fingerprint is made of, can always be had again.
 import functools
 import hashlib
 import io
+import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
@@ -142,7 +143,21 @@ class Plan:
 
     def shards(self) -> list[Shard]:
         """Returns all shards of the plan."""
-        return [_shard(row) for row in self.table.to_pylist()]
+        return [_shard(row) for some in self._slices() for row in some.to_pylist()]
+
+    def files(self) -> frozenset[File]:
+        """Returns all files of all shards."""
+        single = self.table.filter(pc.is_null(self.table["files"])).select(
+            ["uri", "size", "version"]
+        )
+        found = itertools.starmap(
+            File, zip(*(each.to_pylist() for each in single.columns), strict=True)
+        )
+        return frozenset(found).union(*(shard.files for shard in self.folders()))
+
+    def _slices(self) -> Iterator[pa.Table]:
+        """Yields the rows of the plan, some at a time: a million dictionaries take gigabytes."""
+        return (self.table.slice(first, _ROWS) for first in range(0, len(self), _ROWS))
 
     def folders(self) -> list[Shard]:
         """Returns those of its shards that are images of a folder."""
