@@ -11,6 +11,7 @@ measured by itself (*footers*), over HTTP as well.
 """
 
 import argparse
+import contextlib
 import functools
 import json
 import os
@@ -24,6 +25,7 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+import pyarrow as pa
 
 from tests.benchmarks import machine, many
 from tests.sink.runs import facts_of_codes, facts_of_kept, make_run
@@ -31,9 +33,18 @@ from tests.storage.ports import free_port
 from tests.storage.servers import AWS
 from vqpipe import schema, storage
 from vqpipe.code_layout import CodeLayout
+from vqpipe.engine.portions import portions
+from vqpipe.engine.tasks import todo_rows as rows_of
+from vqpipe.schema import File
+from vqpipe.sink import partial, success, todo, totals
+from vqpipe.sink.footer import HISTOGRAM, Footer, pack_histogram
+from vqpipe.sink.footer import ORIGIN as ORIGIN_KEY
+from vqpipe.sink.objects import pack_object
 from vqpipe.sink.plan import Growth, Plan, parse_plan
+from vqpipe.sink.ranges import Staged
 from vqpipe.sink.run import Opened
 from vqpipe.sink.writer import Writer
+from vqpipe.sources import list_shards as find_shards
 from vqpipe.stages.encode import CodesProduct
 
 CODES = CodeLayout.grid(16, 16, 16_384)
@@ -71,34 +82,67 @@ class Bench:
 
     @functools.cached_property
     def sink(self):
-        facts = facts_of_codes(CODES) | facts_of_kept(schema.pa.schema([]))
+        facts = facts_of_codes(CODES) | facts_of_kept(pa.schema([]))
         return Opened(many.SINK, make_run(plan_sha256="0" * 64, facts=facts), self.plan)
 
     @property
     def writer(self):
-        kept = schema.pa.schema([])
+        kept = pa.schema([])
         return Writer(self.sink, CodesProduct(kept, schema.codes_field(CODES), CODES))
 
-    def listed(self, share=1.0):
+    def listed(self, share=1.0, parts=()):
         """Returns what stands in for `storage.list_files` of a sink with so much done."""
         done = int(self.shards * share)
 
         def list_files(uri, **_):
+            if uri == f"{many.SINK}/totals":
+                return list(parts)
             return [many.data(i) for i in range(done)] if uri == f"{many.SINK}/data" else []
 
         return mock.patch.object(storage, "list_files", list_files)
 
+    def make_parts(self, read_footer):
+        """Writes what workers would of all objects; returns the files."""
+        folder = self.folder / "totals"
+        folder.mkdir(exist_ok=True)
 
-def list_files(bench):
+        def publish(uri, data):
+            (folder / uri.rpartition("/")[2]).write_bytes(data)
+
+        with mock.patch.object(storage, "publish", publish):
+            for first in range(0, self.shards, totals.PART):
+                part = totals.begin_totals(self.sink.run)
+                for index in range(first, min(first + totals.PART, self.shards)):
+                    file = many.data(index)
+                    part.add(read_footer(file), file)
+                partial.publish_part(self.sink, part)
+        return [File(str(path), path.stat().st_size, "1") for path in sorted(folder.iterdir())]
+
+    def stored(self, index):
+        """Makes an object that can be read over HTTP; returns it as it is listed."""
+        histogram = np.random.default_rng(index).poisson(15, CODES.codebook_size)
+        tar = many.tar(index)
+        source = {"uri": tar.uri, "size": tar.size, "version": tar.version}
+        said = {"fingerprint": self.sink.run.fingerprint, "shard": many.name(index)}
+        footer = {
+            ORIGIN_KEY: json.dumps(ORIGIN | said | {"source": source}),
+            HISTOGRAM: pack_histogram(histogram),
+        }
+        data = pack_object(pa.table({"codes": np.zeros(1)}), footer)
+        path = self.folder / "run" / "data" / f"{many.name(index)}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        return File(f"{many.SINK}/data/{many.name(index)}.parquet", len(data), "1")
+
+
+def list_files(_):
     """The source, listed by S3's client: a page of a thousand a request."""
     return lambda: storage.list_files(many.SOURCE)
 
 
-def list_shards(bench):
+def list_shards(_):
     """The same with all that makes shards of files."""
-    from vqpipe.sources import list_shards as listing
-
-    return lambda: listing(many.SOURCE)
+    return lambda: find_shards(many.SOURCE)
 
 
 def plan_of(bench):
@@ -131,8 +175,6 @@ def grow(bench):
 
 def unfinished(bench):
     """What is left of a sink of which 99 % are done, two listings included."""
-    from vqpipe.sink import todo
-
     with_listing, sink = bench.listed(DONE), bench.sink
 
     def run():
@@ -144,13 +186,9 @@ def unfinished(bench):
 
 def todo_rows(bench):
     """Shards dealt out to tasks of Ray, nothing being done yet."""
-    from vqpipe.engine.portions import portions
-    from vqpipe.engine.tasks import todo_rows as rows_of
-    from vqpipe.sink.ranges import Staged
-
-    todo = {index: Staged() for index in range(bench.shards)}
-    sizes = bench.plan.table["size"].to_numpy()[list(todo)].tolist()
-    return lambda: rows_of(todo, portions(sizes, 16_000))
+    left = {index: Staged() for index in range(bench.shards)}
+    sizes = bench.plan.table["size"].to_numpy()[list(left)].tolist()
+    return lambda: rows_of(left, portions(sizes, 16_000))
 
 
 def pack_writer(bench):
@@ -166,52 +204,108 @@ def take_writer(bench):
     return lambda: pickle.loads(data, buffers=kept).sink.plan.shard(7)
 
 
-def _footer(origin, histogram, sink, file):
-    from vqpipe.sink.footer import Footer
+ORIGIN = {
+    "generation": 0,
+    "revision": 0,
+    "seen": 1000,
+    "good": 998,
+    "rejected": 2,
+    "reasons": {"corrupt": 2},
+    "rejected_images": 2,
+    "damage": None,
+    "passed_over": 0,
+    "kept_nulls": {},
+    "audited": 1,
+    "flips": 0,
+    "psnr_images": 1,
+    "psnr_db_sum": 27.5,
+    "examples": {},
+    "rejections": "ab" * 32,
+    "rejections_bytes": 900,
+}
+"""Of a shard of a thousand images."""
 
-    index = int(file.uri[-len(".parquet") - 7 : -len(".parquet")])
-    source = {"uri": many.tar(index).uri, "size": many.size(index), "version": many.version(index)}
-    said = origin | {"shard": many.name(index), "source": source}
-    return Footer(said, histogram)
 
+def _made_up(bench):
+    """Returns what stands in for `read_footer`: what one says, without reading anything."""
+    origin = ORIGIN | {"fingerprint": bench.sink.run.fingerprint}
+    histogram = np.random.default_rng(0).poisson(15, CODES.codebook_size)
+    first, last = -len(".parquet") - 7, -len(".parquet")
 
-def _made_up_footers(bench):
-    from vqpipe.sink import totals
+    def read_footer(file):
+        tar = many.tar(int(file.uri[first:last]))
+        source = {"uri": tar.uri, "size": tar.size, "version": tar.version}
+        name = tar.uri.removeprefix(f"{many.SOURCE}/").removesuffix(".tar")
+        return Footer(origin | {"shard": name, "source": source}, histogram)
 
-    origin = {
-        **{"fingerprint": bench.sink.run.fingerprint, "generation": 0, "revision": 0},
-        **{"seen": 1000, "good": 998, "rejected": 2, "reasons": {"corrupt": 2}},
-        **{"rejected_images": 2, "damage": None, "passed_over": 0, "kept_nulls": {}},
-        **{"audited": 1, "flips": 0, "psnr_images": 1, "psnr_db_sum": 27.5, "examples": {}},
-        **{"rejections": "ab" * 32, "rejections_bytes": 900},
-    }
-    histogram = np.random.default_rng(0).poisson(15, 16_384)
-    return mock.patch.object(
-        totals, "read_footer", functools.partial(_footer, origin, histogram, bench.sink)
-    )
+    return read_footer
 
 
 def read_totals(bench):
     """The sink added up from footers that have been read already, all shards with a rejection."""
-    from vqpipe.sink import totals
-
-    with_listing, footers, sink = bench.listed(), _made_up_footers(bench), bench.sink
+    sink, footers = bench.sink, mock.patch.object(totals, "read_footer", _made_up(bench))
 
     def run():
-        with with_listing, footers:
+        with bench.listed(), footers:
             assert totals.read_totals(sink).shards == bench.shards
 
     return run
 
 
-def footers(bench):
-    """Of a sink over HTTP, read by the threads of one process: two thousand of them."""
-    from vqpipe.sink import totals
+def read_parts(bench):
+    """The same where workers have added up all but a part of it; parts are read from a disk.
 
-    files = storage.list_files(many.SINK + "/some/data")
-    files = [storage.stat(f"{many.SINK}/data/{many.name(i)}.parquet") for i in range(FOOTERS)]
-    run = Run_of(bench)
-    return lambda: totals.read_totals(run, files)
+    With that all that `_SUCCESS` takes after it: two listings, the plan read and held three times.
+    """
+    sink, read_footer = bench.sink, _made_up(bench)
+    files = bench.make_parts(read_footer)
+    stored = {file.uri: Path(file.uri) for file in files}
+    plan = bench.plan_file.read_bytes()
+    lists = bench.listed(parts=files[:-1])
+    written = {}
+    verbs = {
+        "read": lambda uri: (
+            stored[uri].read_bytes() if uri in stored else _read(written, uri, plan)
+        ),
+        "stat": lambda uri: _stat(written, uri),
+        "publish": lambda uri, data: written.setdefault(uri, data) is data,
+        "replace": written.__setitem__,
+        "delete": lambda uri: written.pop(uri, None),
+    }
+
+    def run():
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(lists)
+            for name, verb in verbs.items():
+                stack.enter_context(mock.patch.object(storage, name, verb))
+            stack.enter_context(mock.patch.object(totals, "read_footer", read_footer))
+            stack.enter_context(mock.patch.object(success, "settle_asides", return_value=None))
+            found = totals.read_totals(sink)
+            assert found.shards == bench.shards
+            success.write_summary(sink, found, {})
+            success.mark_success(sink, found)
+
+    return run
+
+
+def _read(written, uri, plan):
+    if uri.endswith("/plan.parquet"):
+        return plan
+    if uri not in written:
+        raise FileNotFoundError(uri)
+    return written[uri]
+
+
+def _stat(written, uri):
+    if uri not in written:
+        raise FileNotFoundError(uri)
+    return File(uri, len(written[uri]), "1")
+
+
+def footers(bench):
+    """Of a sink over HTTP, read by the threads of one process: two thousand of them, no more."""
+    files = list(map(bench.stored, range(FOOTERS)))
+    return lambda: totals.read_totals(bench.sink, files)
 
 
 STEPS = {
@@ -229,6 +323,8 @@ STEPS = {
         pack_writer,
         take_writer,
         read_totals,
+        read_parts,
+        footers,
     )
 }
 

@@ -7,8 +7,7 @@
                     [-cut-<total>]                           the last one stands for what is lost
     plans/<sha256>.parquet                                   the plan that run.json names
     snapshot/<digest>.parquet                                what a compacted sink is made of
-    totals/<sha256>.parquet                                  what some of data/ adds up to; gone
-                                                             once _SUCCESS says it of all
+    totals/<sha256>.parquet                                  what a thousand of data/ add up to
     plan.parquet, run.json, summary.json, README.md, _SUCCESS
 
 What is done is written down nowhere: it is what `data/` and `staging/` hold.

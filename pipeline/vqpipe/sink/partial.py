@@ -3,9 +3,9 @@
     totals/<sha256>.parquet    a row an object (`counted.COUNTED`); in its metadata, the sums
 
 Workers add up what is committed while a run goes on (`totals.add_part`), so that its end has to
-read a thousandth as many objects. Nothing depends on them: whichever is damaged, or of another run,
-or does not hold any more (`totals`), is as good as none. They are named by their content, never
-replaced, and removed once `_SUCCESS` is there.
+read a thousandth as many objects, and so has a later command on the sink. Nothing depends on them:
+whichever is damaged, or of another run, or does not hold any more (`totals`), is as good as none,
+and goes once `_SUCCESS` is there. They are named by their content, and never replaced.
 """
 
 import hashlib
@@ -46,9 +46,10 @@ def list_parts(sink: str) -> list[File]:
     return storage.list_files(layout.area_uri(sink, _AREA))
 
 
-def sweep_parts(sink: str) -> None:
-    """Removes all of them."""
-    do_all(storage.delete, (file.uri for file in list_parts(sink)), _WRITERS)
+def sweep_parts(sink: str, used: frozenset[str]) -> None:
+    """Removes all of them but those that hold."""
+    left = (file.uri for file in list_parts(sink) if file.uri not in used)
+    do_all(storage.delete, left, _WRITERS)
 
 
 def read_part(file: File, fingerprint: str, bins: int) -> Totals | None:

@@ -74,7 +74,7 @@ def mark_success(sink: Sink, totals: Totals, tag: str | None = None) -> None:
     except VqpipeError:
         _withdraw(sink.uri, document)
         raise
-    partial.sweep_parts(sink.uri)
+    partial.sweep_parts(sink.uri, totals.parts)
 
 
 def _check_source(sink: Sink, totals: Totals) -> None:

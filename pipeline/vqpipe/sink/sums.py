@@ -67,6 +67,8 @@ class Totals:
     """Which objects these are, with what each says that is no sum."""
     listed: pa.Table | None = None
     """What `data/` had when it was added up (`layout.list_data`)."""
+    parts: frozenset[str] = frozenset()
+    """URIs of sums over some of them that were taken (`vqpipe.sink.partial`)."""
     objects: int = 0
     """Sum of a digest of each object, in whatever order they come: which ones were added up."""
 

@@ -64,6 +64,7 @@ def read_totals(sink: Sink, some: Collection[File] | None = None) -> Totals:
     held = _Held(sink, totals.listed)
     for part in held.parts():
         totals.merge(part)
+    totals.parts = frozenset(held.uris)
     _add_files(totals, sink, held.others())
     return totals
 
@@ -94,6 +95,8 @@ class _Held:
 
     def __init__(self, sink: Sink, listed: pa.Table) -> None:
         self._sink, self._listed = sink, listed
+        self.uris: set[str] = set()
+        """Of the parts that hold."""
         self._is_left = np.ones(len(listed), bool)
 
     def parts(self) -> Iterator[Totals]:
@@ -102,8 +105,9 @@ class _Held:
         if not files:
             return
         rows = {name: row for row, name in enumerate(self._listed["name"].to_pylist())}
-        for part in map_ahead(self._load, files, _READERS):
+        for file, part in zip(files, map_ahead(self._load, files, _READERS), strict=True):
             if part and self._take(part.counted.table, rows):
+                self.uris.add(file.uri)
                 yield part
 
     def others(self) -> list[File]:
