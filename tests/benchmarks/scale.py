@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from unittest import mock
 
@@ -37,12 +38,14 @@ from vqpipe.engine.portions import portions
 from vqpipe.engine.tasks import todo_rows as rows_of
 from vqpipe.schema import File
 from vqpipe.sink import partial, success, todo, totals
+from vqpipe.sink.counted import COUNTED, digest_of
 from vqpipe.sink.footer import HISTOGRAM, Footer, pack_histogram
 from vqpipe.sink.footer import ORIGIN as ORIGIN_KEY
 from vqpipe.sink.objects import pack_object
 from vqpipe.sink.plan import Growth, Plan, parse_plan
 from vqpipe.sink.ranges import Staged
 from vqpipe.sink.run import Opened
+from vqpipe.sink.sums import SUMS
 from vqpipe.sink.writer import Writer
 from vqpipe.sources import list_shards as find_shards
 from vqpipe.stages.encode import CodesProduct
@@ -50,7 +53,7 @@ from vqpipe.stages.encode import CodesProduct
 CODES = CodeLayout.grid(16, 16, 16_384)
 DONE = 0.99
 """Share of the shards that a resume finds committed."""
-FOOTERS = 2000
+FOOTERS = 500
 """That are read over HTTP."""
 
 
@@ -111,12 +114,39 @@ class Bench:
 
         with mock.patch.object(storage, "publish", publish):
             for first in range(0, self.shards, totals.PART):
-                part = totals.begin_totals(self.sink.run)
-                for index in range(first, min(first + totals.PART, self.shards)):
-                    file = many.data(index)
-                    part.add(read_footer(file), file)
+                part = self._part(range(first, min(first + totals.PART, self.shards)), read_footer)
                 partial.publish_part(self.sink, part)
         return [File(str(path), path.stat().st_size, "1") for path in sorted(folder.iterdir())]
+
+    def _part(self, indices, read_footer):
+        """Returns the sums over some objects, as if each had been added, but for the time of it."""
+        one, count = totals.begin_totals(self.sink.run), len(indices)
+        files = [many.data(index) for index in indices]
+        one.add(read_footer(files[0]), files[0])
+        row = one.counted.table.to_pylist()[0]
+        columns = {name: pa.repeat(row[name], count) for name in COUNTED.names if row[name]}
+        columns |= {
+            "name": [many.name(index) for index in indices],
+            "size": [file.size for file in files],
+            "version": [file.version for file in files],
+            "source_uri": [many.tar(index).uri for index in indices],
+            "source_size": [many.size(index) for index in indices],
+            "source_version": [many.version(index) for index in indices],
+            "digest": [digest_of(read_footer(file)) for file in files],
+            "generation": [0] * count,
+            "revision": [0] * count,
+        }
+        columns |= {
+            n: pa.nulls(count, COUNTED.field(n).type) for n in set(COUNTED.names) - columns.keys()
+        }
+        table = pa.table({n: columns[n] for n in COUNTED.names}, schema=COUNTED)
+        part = totals.begin_totals(self.sink.run)
+        for name in SUMS:
+            setattr(part, name, getattr(one, name) * count)
+        part.objects = sum(map(int.from_bytes, columns["digest"])) % 2**256
+        part.histogram, part.reasons = one.histogram * count, Counter({"corrupt": 2 * count})
+        part.counted.extend(table)
+        return part
 
     def stored(self, index):
         """Makes an object that can be read over HTTP; returns it as it is listed."""
@@ -303,7 +333,7 @@ def _stat(written, uri):
 
 
 def footers(bench):
-    """Of a sink over HTTP, read by the threads of one process: two thousand of them, no more."""
+    """Of a sink over HTTP, read by the threads of one process: five hundred of them."""
     files = list(map(bench.stored, range(FOOTERS)))
     return lambda: totals.read_totals(bench.sink, files)
 
