@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import cloudpickle
+import ray
 
 from tests.benchmarks import machine, scale
 from tests.benchmarks.peers import ours
@@ -23,6 +24,8 @@ from tests.makers import jpeg, tar_of
 from vqpipe.commands import launch
 from vqpipe.commands.progress import Progress
 from vqpipe.engine import cluster, graph
+from vqpipe.engine.counter import make_counter
+from vqpipe.sink import partial
 
 
 def build(folder, shards, images):
@@ -33,9 +36,27 @@ def build(folder, shards, images):
         (folder / f"{index:07d}.tar").write_bytes(tar)
 
 
+MESSAGES = 20_000
+
+
+def measure_counter():
+    """Returns the core seconds that the actor of counts takes for a message."""
+    counter = make_counter()
+    computed = counter.__ray_call__.remote(_core_s)
+    before = ray.get(computed)
+    for _ in range(MESSAGES):
+        counter.saw.remote(256, 20_000_000)
+    return (ray.get(counter.__ray_call__.remote(_core_s)) - before) / MESSAGES
+
+
+def _core_s(_):
+    return time.process_time()
+
+
 def drive(source, sink):
     """Runs the graph as a command does; prints what this process took, from its first commit on."""
-    cloudpickle.register_pickle_by_value(ours)
+    for module in (ours, sys.modules[__name__]):
+        cloudpickle.register_pickle_by_value(module)
     work, begun, marks = ours.work_of(source, sink), time.perf_counter(), []
     progress = Progress(len(work.writer.sink.plan), 0)
     before = scale.peak_bytes()
@@ -44,6 +65,7 @@ def drive(source, sink):
             launch._count(progress, tick)
             if progress.shards:
                 marks.append((time.perf_counter(), scale.core_s(), progress.shards))
+        message_s = measure_counter()
     (first, computed, done), (last, computed_at_end, shards) = marks[0], marks[-1]
     said = {
         "shards": progress.shards,
@@ -51,6 +73,9 @@ def drive(source, sink):
         "wall_s": last - first,
         "core_s": computed_at_end - computed,
         "counted": shards - done,
+        "message_s": message_s,
+        "messages": MESSAGES,
+        "parts": len(partial.list_parts(sink)),
         "before": before,
         "peak": scale.peak_bytes(),
     }
@@ -79,7 +104,12 @@ def main():
     print(
         f"{said['shards']:,} shards of {options.images} images in {said['wall_s']:,.0f} s; of the "
         f"driver {each:.2f} ms of a core a shard, so at most {1e3 / each:,.0f} shards/s; memory "
-        f"{said['peak'] / 1e6:,.0f} MB, {said['before'] / 1e6:,.0f} before Ray"
+        f"{said['peak'] / 1e6:,.0f} MB, {said['before'] / 1e6:,.0f} before Ray; {said['parts']} "
+        "parts added up by workers"
+    )
+    print(
+        f"counter: {1e6 * said['message_s']:.0f} us of a core a message, so at most "
+        f"{1 / said['message_s']:,.0f} messages/s; {said['messages']:,} of them"
     )
 
 

@@ -17,7 +17,7 @@ import ray
 
 from vqpipe.engine import capacity
 from vqpipe.engine.watchdog import Tick
-from vqpipe.sink.coverage import Coverage
+from vqpipe.sink.coverage import LEAST, Coverage
 from vqpipe.sink.totals import add_part, places_added
 from vqpipe.sink.writer import Writer
 
@@ -39,8 +39,11 @@ def add_along(
         ticks: Of the graph.
         writer: The run, in the object store.
         todo: Places in the plan of the shards that it is to commit.
-        shards: Of the plan.
+        shards: Of the plan; of few, nothing is added up before the end.
     """
+    if shards < LEAST:
+        yield from ticks
+        return
     adder, last = _Adder(writer, todo, shards), None
     with closing(ticks):
         for tick in ticks:
@@ -89,7 +92,7 @@ class _Adder:
         for place in self._committed:
             self._coverage.commit(place)
         self._committed.clear()
-        most = max(1, capacity.count_cores() / CORES_A_TASK) if self._coverage else 0
+        most = max(1, capacity.count_cores() / CORES_A_TASK)
         while len(self._at_work) < most and (places := self._coverage.take(at_end=at_end)):
             self._at_work.append(_task(_add_up, self._writer, np.array(places, np.int32)))
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from vqpipe.sink.totals import PART
 
-_LEAST = 256
+LEAST = 256
 """Objects of a part at the end of a run: fewer are read by who adds up all, in a second."""
 
 
@@ -49,6 +49,6 @@ class Coverage:
         Args:
             at_end: Whether no more are to come.
         """
-        if len(self._waiting) < (_LEAST if at_end else PART):
+        if len(self._waiting) < (LEAST if at_end else PART):
             return []
         return [self._waiting.popleft() for _ in range(min(PART, len(self._waiting)))]

@@ -47,8 +47,8 @@ class _Buckets(S3FileSystem):  # type: ignore[misc]  # s3fs has no types
     async def find_below(self, path: str) -> dict[str, Found]:
         """Returns the objects below a prefix, by path.
 
-        s3fs' own `find` holds a dictionary of what is said of each, ten times as much, and works
-        out the folders that they are in: 3.4 GB for a million.
+        s3fs' own `find` holds a dictionary of what is said of each and works out the folders that
+        they are in, 1.8 kB for each object.
         """
         bucket, key, _ = self.split_path(path)
         prefix = key.lstrip("/") + "/" if key else ""
