@@ -111,6 +111,10 @@ class Plan:
         """Returns the compressed bytes of one shard."""
         return cast(int, self.table["size"][index].as_py())
 
+    def bytes_of(self, places: Iterable[int]) -> int:
+        """Returns the compressed bytes of some shards together."""
+        return int(self.table["size"].to_numpy()[list(places)].sum())
+
     def generation(self, index: int) -> int:
         """Returns when a shard was planned as it is: 0 is when the run began."""
         return cast(int, self.table["generation"][index].as_py())

@@ -104,7 +104,7 @@ class _Held:
         files = partial.list_parts(self._sink.uri)
         if not files:
             return
-        rows = {name: row for row, name in enumerate(self._listed["name"].to_pylist())}
+        rows = self._rows()
         for file, part in zip(files, map_ahead(self._load, files, _READERS), strict=True):
             if part and self._take(part.counted.table, rows):
                 self.uris.add(file.uri)
@@ -120,14 +120,23 @@ class _Held:
         part = partial.read_part(file, self._sink.run.fingerprint, bins)
         return part if part and _is_true(self._sink, part.counted.table) else None
 
-    def _take(self, table: pa.Table, rows: dict[str, int]) -> bool:
+    def _rows(self) -> npt.NDArray[np.int64]:
+        """Returns (shards + 1,) the row of each shard's object in the listing; -1 where none is."""
+        names = self._sink.plan.table["name"].combine_chunks()
+        places = pc.fill_null(pc.index_in(self._listed["name"], names), -1).to_numpy()
+        rows = np.full(len(names) + 1, -1, np.int64)
+        rows[places] = np.arange(len(places))
+        rows[-1] = -1  # of objects of no shard
+        return rows
+
+    def _take(self, table: pa.Table, rows: npt.NDArray[np.int64]) -> bool:
         """Tells whether all objects of a part are as they were, and in no other part."""
-        places, plan = self._sink.plan.places, self._sink.plan.table
-        names = table["name"].to_pylist()
-        if not all(name in rows and name in places for name in names):
+        plan = self._sink.plan
+        places = np.array([plan.places.get(name, -1) for name in table["name"].to_pylist()])
+        found = rows[places]
+        if (found < 0).any():
             return False
-        found = np.array([rows[name] for name in names], np.int64)
-        listed, planned = self._listed.take(found), plan.take([places[name] for name in names])
+        listed, planned = self._listed.take(found), plan.table.take(places)
         pairs = [(listed[name], name) for name in ("size", "version")]
         pairs += [(planned[name], f"source_{name}") for name in ("uri", "size", "version")]
         pairs.append((planned["generation"], "generation"))
