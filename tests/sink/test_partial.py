@@ -246,3 +246,17 @@ def test_coverage_adds_up_anew_what_a_void_part_has():
 def test_coverage_leaves_few_objects_to_who_adds_up_all():
     few = Coverage(100, range(50), [])
     assert few.take(at_end=True) == []
+
+
+@pytest.mark.s3
+def test_parts_in_a_bucket_hold_as_on_disk(bucket, monkeypatch):
+    writer = finished(start(bucket + "/run", names=NAMES))
+    before = footers_of(writer)
+    add_part(writer.sink, [0, 1, 2, 3])
+    found, looked = read(writer, monkeypatch)
+    assert (found.to_dict(), len(looked)) == (before, 1)
+    revised(writer)
+    success.mark_success(writer.sink, read_totals(writer.sink))
+    document = json.loads(storage.read(f"{writer.sink.uri}/_SUCCESS"))
+    assert document == footers_of(writer) | {"plan_sha256": writer.sink.plan.sha256()}
+    assert storage.list_files(f"{writer.sink.uri}/totals") == []
