@@ -37,7 +37,7 @@ from vqpipe.code_layout import CodeLayout
 from vqpipe.engine.portions import portions
 from vqpipe.engine.tasks import todo_rows as rows_of
 from vqpipe.schema import File
-from vqpipe.sink import partial, success, todo, totals
+from vqpipe.sink import subtotals, success, todo, totals
 from vqpipe.sink.counted import COUNTED, digest_of
 from vqpipe.sink.footer import HISTOGRAM, Footer, pack_histogram
 from vqpipe.sink.footer import ORIGIN as ORIGIN_KEY
@@ -115,7 +115,7 @@ class Bench:
         with mock.patch.object(storage, "publish", publish):
             for first in range(0, self.shards, totals.PART):
                 part = self._part(range(first, min(first + totals.PART, self.shards)), read_footer)
-                partial.publish_part(self.sink, part)
+                subtotals.publish_part(self.sink, part)
         return [File(str(path), path.stat().st_size, "1") for path in sorted(folder.iterdir())]
 
     def _part(self, indices, read_footer):

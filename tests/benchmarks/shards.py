@@ -25,7 +25,7 @@ from vqpipe.commands import launch
 from vqpipe.commands.progress import Progress
 from vqpipe.engine import cluster, graph
 from vqpipe.engine.counter import make_counter
-from vqpipe.sink import partial
+from vqpipe.sink import subtotals
 
 
 def build(folder, shards, images):
@@ -75,7 +75,7 @@ def drive(source, sink):
         "counted": shards - done,
         "message_s": message_s,
         "messages": MESSAGES,
-        "parts": len(partial.list_parts(sink)),
+        "parts": len(subtotals.list_parts(sink)),
         "before": before,
         "peak": scale.peak_bytes(),
     }

@@ -217,6 +217,7 @@ def _prepare(job: Decode) -> Prepared[Work]:
         after=TableFunction(compress_rows, (how_stored,)),
         weights=weights,
         todo=left,
+        adds_earlier=part is None,
     )
     introduction = _introduce(job, source, work, step)
     return Prepared(work, introduction, allows_damage=job.allow_damaged_shards, part=part)

@@ -103,6 +103,7 @@ def _prepare(job: Encode) -> Prepared[Work]:
         step=Encoding(column, codec, how.shapes, job.audit, vectors),
         weights=weights,
         todo=left | again,
+        adds_earlier=part is None,
     )
     return Prepared(
         work,

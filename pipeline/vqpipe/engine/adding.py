@@ -1,7 +1,7 @@
 """Objects added up by workers while a run goes on, so that its end has little left to read.
 
 The driver learns of a commit by its receipt, and has a worker add up a thousand objects at a time,
-those that earlier commands have committed too. What comes of it lies in the sink (`sink.partial`)
+those that earlier commands have committed too. What comes of it lies in the sink (`sink.subtotals`)
 and is taken from there: the driver holds numbers of shards, never a histogram, and a worker that
 dies, an answer that comes twice or never, or an object that is replaced costs a part, no more.
 """
@@ -31,7 +31,12 @@ _WAIT_S = 0.5
 
 
 def add_along(
-    ticks: Generator[Tick, None, None], writer: "ray.ObjectRef[Any]", todo: "list[int]", shards: int
+    ticks: Generator[Tick, None, None],
+    writer: "ray.ObjectRef[Any]",
+    todo: list[int],
+    shards: int,
+    *,
+    earlier: bool = True,
 ) -> Generator[Tick, None, None]:
     """Yields the ticks of a graph, then more until workers have added up what it committed.
 
@@ -40,11 +45,12 @@ def add_along(
         writer: The run, in the object store.
         todo: Places in the plan of the shards that it is to commit.
         shards: Of the plan; of few, nothing is added up before the end.
+        earlier: Whether all others are committed, and are this command's to add up.
     """
     if shards < LEAST:
         yield from ticks
         return
-    adder, last = _Adder(writer, todo, shards), None
+    adder, last = _Adder(writer, todo, shards, earlier=earlier), None
     with closing(ticks):
         for tick in ticks:
             last = tick
@@ -62,8 +68,11 @@ def add_along(
 class _Adder:
     """Starts the tasks, a few at a time."""
 
-    def __init__(self, writer: "ray.ObjectRef[Any]", todo: list[int], shards: int) -> None:
+    def __init__(
+        self, writer: "ray.ObjectRef[Any]", todo: list[int], shards: int, *, earlier: bool
+    ) -> None:
         self._writer, self._todo, self._shards = writer, todo, shards
+        self._earlier = earlier
         self._committed: list[int] = []
         self._coverage: Coverage | None = None
         self._known: Any = None
@@ -112,7 +121,7 @@ class _Adder:
             added = []
             with contextlib.suppress(ray.exceptions.RayError):
                 added = ray.get(self._known)
-            self._coverage = Coverage(self._shards, self._todo, added)
+            self._coverage = Coverage(self._shards, self._todo, added, earlier=self._earlier)
 
 
 def _task(function: Callable[..., object], *arguments: object) -> object:

@@ -133,7 +133,8 @@ def run(
         dataset = _graph(work, writer, (setup, weights, counter), pool, kind, cores)
     commits, needs = Committer(_launcher(writer)), Needs(kind, opens=work.opens is not None)
     ticks = watch(dataset, commits, counter, resources.stall_timeout_s, needs)
-    yield from add_along(ticks, writer, list(work.todo), len(work.writer.sink.plan))
+    shards, earlier = len(work.writer.sink.plan), work.adds_earlier
+    yield from add_along(ticks, writer, list(work.todo), shards, earlier=earlier)
 
 
 def _pool(actors: int, gpus: int, kind: str) -> ActorPoolStrategy:

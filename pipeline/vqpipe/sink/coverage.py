@@ -19,7 +19,12 @@ class Coverage:
     """
 
     def __init__(
-        self, shards: int, todo: Collection[int], added: Iterable[npt.NDArray[np.int64]]
+        self,
+        shards: int,
+        todo: Collection[int],
+        added: Iterable[npt.NDArray[np.int64]],
+        *,
+        earlier: bool = True,
     ) -> None:
         """Begins with what earlier commands have committed, and added up.
 
@@ -27,8 +32,10 @@ class Coverage:
             shards: Of the plan.
             todo: Places in the plan of those that this command is to commit.
             added: Places of the shards of each part that there is.
+            earlier: Whether all others are committed, and are to be added up where no part has
+                them.
         """
-        is_left = np.zeros(shards, bool)
+        is_left = np.full(shards, not earlier)
         is_left[list(todo)] = True
         is_added = np.zeros(shards, bool)
         for places in added:

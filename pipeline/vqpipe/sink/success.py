@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from vqpipe import storage
 from vqpipe.errors import AccountingError, DamagedError, IncompleteError, VqpipeError
 from vqpipe.schema import File
-from vqpipe.sink import beside, layout, partial
+from vqpipe.sink import beside, layout, subtotals
 from vqpipe.sink.asides import AREAS
 from vqpipe.sink.filenames import safe_folder
 from vqpipe.sink.footer import read_footer
@@ -74,7 +74,7 @@ def mark_success(sink: Sink, totals: Totals, tag: str | None = None) -> None:
     except VqpipeError:
         _withdraw(sink.uri, document)
         raise
-    partial.sweep_parts(sink.uri, totals.parts)
+    subtotals.sweep_parts(sink.uri, totals.parts)
 
 
 def _check_source(sink: Sink, totals: Totals) -> None:

@@ -68,7 +68,7 @@ class Totals:
     listed: pa.Table | None = None
     """What `data/` had when it was added up (`layout.list_data`)."""
     parts: frozenset[str] = frozenset()
-    """URIs of sums over some of them that were taken (`vqpipe.sink.partial`)."""
+    """URIs of sums over some of them that were taken (`vqpipe.sink.subtotals`)."""
     objects: int = 0
     """Sum of a digest of each object, in whatever order they come: which ones were added up."""
 

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from vqpipe import storage
 from vqpipe.errors import DamagedError, IncompleteError, StorageError
 from vqpipe.schema import File
-from vqpipe.sink import layout, partial
+from vqpipe.sink import layout, subtotals
 from vqpipe.sink.asides import AREAS
 from vqpipe.sink.counted import digest_of
 from vqpipe.sink.footer import Footer, Histogram, read_footer, read_tail
@@ -101,7 +101,7 @@ class _Held:
 
     def parts(self) -> Iterator[Totals]:
         """Yields the sums over parts that hold."""
-        files = partial.list_parts(self._sink.uri)
+        files = subtotals.list_parts(self._sink.uri)
         if not files:
             return
         rows = self._rows()
@@ -117,7 +117,7 @@ class _Held:
 
     def _load(self, file: File) -> Totals | None:
         bins = _bins(self._sink.run)
-        part = partial.read_part(file, self._sink.run.fingerprint, bins)
+        part = subtotals.read_part(file, self._sink.run.fingerprint, bins)
         return part if part and _is_true(self._sink, part.counted.table) else None
 
     def _rows(self) -> npt.NDArray[np.int64]:
@@ -149,7 +149,7 @@ class _Held:
 
 def _is_true(sink: Sink, table: pa.Table) -> bool:
     """Tells whether the footer of one object of a part, which a hash picks, is what was added."""
-    picked = partial.pick(table)
+    picked = subtotals.pick(table)
     (file,) = layout.files_of(sink.uri, picked)
     try:
         footer = read_footer(file)
@@ -189,7 +189,7 @@ def add_part(sink: Sink, places: Sequence[int]) -> None:
         if not _is_outdated(sink, seen.file, seen.footer, seen.place):
             totals.add(seen.footer, seen.file, seen.beside)
     if totals.shards:
-        partial.publish_part(sink, totals)
+        subtotals.publish_part(sink, totals)
 
 
 def _look(sink: Sink, place: int) -> _Seen | None:
@@ -225,10 +225,10 @@ def places_added(sink: Sink) -> list[npt.NDArray[np.int64]]:
     bins, fingerprint = _bins(sink.run), sink.run.fingerprint
 
     def read(file: File) -> list[str]:
-        part = partial.read_part(file, fingerprint, bins)
+        part = subtotals.read_part(file, fingerprint, bins)
         return part.counted.table["name"].to_pylist() if part else []
 
-    parts = map_ahead(read, partial.list_parts(sink.uri), _READERS)
+    parts = map_ahead(read, subtotals.list_parts(sink.uri), _READERS)
     places = sink.plan.places
     return [np.array([places[n] for n in names if n in places], np.int64) for names in parts]
 

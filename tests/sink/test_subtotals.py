@@ -10,7 +10,7 @@ from tests.sink.runs import encoded_rows, query, start, tar_shard, visible
 from tests.storage.intercept import Amid, Crash, Crashing
 from vqpipe import storage
 from vqpipe.inspection.verify import verify
-from vqpipe.sink import partial, success, totals
+from vqpipe.sink import subtotals, success, totals
 from vqpipe.sink.commit import commit_rows
 from vqpipe.sink.coverage import Coverage
 from vqpipe.sink.plan import Growth, Plan
@@ -154,7 +154,7 @@ def test_part_that_does_not_say_what_its_footers_say_is_not_taken(writer, monkey
     false = totals.begin_totals(writer.sink.run)
     add_part(writer.sink, range(4))
     (name,) = parts(writer)
-    part = partial.read_part(
+    part = subtotals.read_part(
         storage.stat(f"{writer.sink.uri}/totals/{name}"), writer.sink.run.fingerprint, 16
     )
     table = part.counted.table
@@ -165,7 +165,7 @@ def test_part_that_does_not_say_what_its_footers_say_is_not_taken(writer, monkey
     false.counted = type(false.counted)()
     false.counted.extend(table.set_column(place, "digest", digests))
     storage.delete(f"{writer.sink.uri}/totals/{name}")
-    partial.publish_part(writer.sink, false)
+    subtotals.publish_part(writer.sink, false)
     found, looked = read(writer, monkeypatch)
     assert (found.to_dict(), set(looked)) == (footers_of(writer), set(NAMES))
 
@@ -241,6 +241,14 @@ def test_coverage_adds_up_anew_what_a_void_part_has():
     assert void.take(at_end=True) == [place for place in range(PART) if place != 7]
     void.commit(7)
     assert void.take(at_end=True) == []  # one is left to who adds up all
+
+
+def test_coverage_of_a_part_of_a_run_leaves_the_shards_of_others_alone():
+    part = Coverage(4 * PART, range(0, 2 * PART, 2), [np.arange(PART)], earlier=False)
+    assert part.take() == []
+    for place in range(0, 2 * PART, 2):
+        part.commit(place)
+    assert part.take() == list(range(0, 2 * PART, 2))
 
 
 def test_coverage_leaves_few_objects_to_who_adds_up_all():
