@@ -57,7 +57,7 @@ NO_FILE = "no file: "
 """Begins the version of what is listed in a source and cannot be opened."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # of which there may be millions
 class File:
     """One stored object: where it is and which version of it."""
 
@@ -84,7 +84,7 @@ def is_about_images(file: File) -> bool:
     return file.uri.rpartition("/")[2] in ABOUT_IMAGES
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Shard:
     """One unit of work, failure, output and resume."""
 

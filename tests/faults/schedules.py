@@ -341,10 +341,21 @@ def command(kind, source, seed):
         for rows in rows_of(writer, index, staged, source, rng)
     ]
     rng.shuffle(blocks)
+    adds_up = random.Random(seed + 1)
     for rows in blocks:
         commit_rows(rows, writer)
+        _add_up_some(sink, adds_up)
+    _add_up_some(sink, adds_up)
     found = totals.read_totals(sink)
     success.mark_success(sink, found, writer.attempt.tag if writer.attempt else None)
+
+
+def _add_up_some(sink, rng):
+    """Adds up some shards at times, as a worker does beside a run; what it meets ends nothing."""
+    places = range(len(sink.plan))
+    if places and rng.random() < 0.3:
+        with contextlib.suppress(VqpipeError):
+            totals.add_part(sink, rng.sample(places, rng.randint(1, len(places))))
 
 
 @functools.lru_cache(maxsize=4096)

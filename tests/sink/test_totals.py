@@ -18,7 +18,8 @@ from vqpipe.sink.plan import Growth, Plan
 from vqpipe.sink.run import start_run
 from vqpipe.sink.slot import Attempt
 from vqpipe.sink.success import mark_success, write_summary
-from vqpipe.sink.totals import Totals, read_totals
+from vqpipe.sink.sums import Totals
+from vqpipe.sink.totals import read_totals
 
 NAMES = ("a", "a/b", "c")
 ROWS = (5, 1, 7)
@@ -44,7 +45,7 @@ def test_read_totals_equal_a_count_by_duckdb(tmp_path):
     assert found.rejected == query(tmp_path, "rejected", "count(*)")[0][0] == 3
     assert found.seen == 13
     assert found.reasons == {"corrupt": 3}
-    assert found.asides["rejected"].keys() == {"a", "c"}
+    assert found.counted.asides("rejected")["name"].to_pylist() == ["a", "c"]
     sizes = [path.stat().st_size for path in (tmp_path / "data").rglob("*.parquet")]
     assert found.data_bytes == sum(sizes)
     assert found.bytes_per_image == sum(sizes) / 10
@@ -278,7 +279,12 @@ def test_read_totals_and_success_in_a_bucket_work_as_on_disk(bucket, tmp_path):
 
 def psnr_totals(means, images=1):
     found = Totals(np.zeros(16, np.int64))
-    found.psnr = {f"{i:03d}": (images, images * mean) for i, mean in enumerate(means)}
+    columns = {
+        "name": [f"{i:03d}" for i in range(len(means))],
+        "psnr_images": pa.array([images] * len(means), pa.int32()),
+        "psnr_db_sum": pa.array([images * mean for mean in means], pa.float64()),
+    }
+    found.counted.extend(pa.table(columns))
     return found
 
 

@@ -26,7 +26,8 @@ from vqpipe.sink.parts import data_types
 from vqpipe.sink.plan import Growth, Plan
 from vqpipe.sink.run import CodesRun, CompactRun, find_run, start_run
 from vqpipe.sink.snapshot import Snapshot, count_snapshot, find_codes, total_bytes
-from vqpipe.sink.totals import Totals, digest_of_counts
+from vqpipe.sink.sums import Totals
+from vqpipe.sink.totals import digest_of_counts
 from vqpipe.sink.writer import Writer
 from vqpipe.stages.compact import Compaction, CompactProduct
 from vqpipe.stages.encode import CodesProduct

@@ -177,7 +177,7 @@ def _finished(job: Decode, source: str, run: CodesRun) -> list[Shard]:
     planned = find_plan(storage.normalise_uri(job.sink))
     if planned and growth_of(job).is_settled:
         return planned.shards()
-    known = {file for shard in planned.shards() for file in shard.files} if planned else set()
+    known = planned.files() if planned else frozenset()
     files = todo.finished(source, run, known)
     if not files:
         raise ConfigError(f"{source} has no finished shard yet: run vqpipe encode first")
@@ -217,6 +217,7 @@ def _prepare(job: Decode) -> Prepared[Work]:
         after=TableFunction(compress_rows, (how_stored,)),
         weights=weights,
         todo=left,
+        adds_earlier=part is None,
     )
     introduction = _introduce(job, source, work, step)
     return Prepared(work, introduction, allows_damage=job.allow_damaged_shards, part=part)

@@ -103,6 +103,7 @@ def _prepare(job: Encode) -> Prepared[Work]:
         step=Encoding(column, codec, how.shapes, job.audit, vectors),
         weights=weights,
         todo=left | again,
+        adds_earlier=part is None,
     )
     return Prepared(
         work,
@@ -254,9 +255,9 @@ def _find(job: Encode, source: str, begun: Run | None, planned: Plan | None) -> 
 
 def _list(job: Encode, source: str, begun: Run | None, planned: Plan | None) -> Listing:
     """Returns the shards of the source; as planned where this is a part of a run that has begun."""
-    earlier = planned.shards() if planned else []
-    if earlier and isinstance(begun, EncodeRun) and growth_of(job).is_settled:
-        return Listing(begun.identity.format, tuple(earlier), {})
+    if planned and isinstance(begun, EncodeRun) and growth_of(job).is_settled:
+        return Listing(begun.identity.format, tuple(planned.shards()), {})
+    earlier = planned.folders() if planned else []
     return list_shards(source, job.format, planned=earlier, read=read_quarantined)
 
 

@@ -4,11 +4,13 @@ Names of types are for people and other readers; Arrow's own schema beside them 
 """
 
 import base64
+import functools
 from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
 from vqpipe.errors import MismatchError
+from vqpipe.schema import File
 from vqpipe.sink.plan import Plan
 from vqpipe.sink.run import CodesRun, DecodeRun, EncodeRun, Run
 from vqpipe.sources.agreement import Begun
@@ -51,7 +53,21 @@ def _begun(packed: str | None, plan: Plan | None) -> Begun | None:
     kept = _parse(packed)
     if plan is None or kept is None:
         return None
-    return Begun(kept, frozenset(file for shard in plan.shards() for file in shard.files))
+    return Begun(kept, _PlannedFiles(plan))
+
+
+class _PlannedFiles:
+    """The files of a plan, put together when one is asked for; of tars, none ever is."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def __contains__(self, file: object) -> bool:
+        return file in self._files
+
+    @functools.cached_property
+    def _files(self) -> frozenset[File]:
+        return self._plan.files()
 
 
 def _parse(packed: str | None) -> pa.Schema | None:

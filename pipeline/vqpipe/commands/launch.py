@@ -103,7 +103,7 @@ def _run(
     progress = Progress(
         shards_total=shards,
         shards_before=shards - len(work.todo),
-        bytes_total=sum(plan.size(index) for index in work.todo),
+        bytes_total=plan.bytes_of(work.todo),
         images_known=work.samples_left if isinstance(work, Compaction) else None,
         opens=isinstance(work, Work) and work.opens is not None,
     )

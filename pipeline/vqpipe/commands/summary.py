@@ -18,7 +18,7 @@ from vqpipe.sink import layout, success, totals
 from vqpipe.sink.card import write_card
 from vqpipe.sink.losses import describe_losses
 from vqpipe.sink.run import EncodeRun, Run, Sink
-from vqpipe.sink.totals import Totals
+from vqpipe.sink.sums import Totals
 from vqpipe.sink.writer import Writer
 
 

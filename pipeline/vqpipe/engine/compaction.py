@@ -27,6 +27,7 @@ from ray.data.context import ShuffleStrategy
 from ray.util.annotations import RayDeprecationWarning
 
 from vqpipe.engine import capacity
+from vqpipe.engine.adding import add_along
 from vqpipe.engine.committer import Receipts
 from vqpipe.engine.compact_tasks import KEY, place, write_partition, write_runs
 from vqpipe.engine.counter import make_counter
@@ -73,7 +74,9 @@ def run(work: Compaction, resources: Resources) -> Generator[Tick, None, None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RayDeprecationWarning)  # as in `graph.run`
             dataset = graph(work, (where, counter), cores)
-        yield from watch(dataset, Receipts(), counter, resources.stall_timeout_s, None)
+        ticks = watch(dataset, Receipts(), counter, resources.stall_timeout_s, None)
+        writer = ray.put(work.writer)
+        yield from add_along(ticks, writer, list(work.todo), len(work.writer.sink.plan))
 
 
 @contextlib.contextmanager

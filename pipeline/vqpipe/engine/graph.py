@@ -38,10 +38,11 @@ from vqpipe.codec.config import CodecConfig, Device, batch_size_for
 from vqpipe.codec.device import choose_device, device_name, watch_device
 from vqpipe.codec.weights import Weights
 from vqpipe.engine import capacity
+from vqpipe.engine.adding import add_along
 from vqpipe.engine.blocks import keep_blocks
 from vqpipe.engine.committer import Committer
 from vqpipe.engine.counter import RemoteLedger, here, make_counter
-from vqpipe.engine.metrics import CodecMetrics, RunMetrics, tags_of
+from vqpipe.engine.metrics import CodecMetrics, tags_of, tell_along
 from vqpipe.engine.outlet import remember_executors
 from vqpipe.engine.pace import Pace, hand_on
 from vqpipe.engine.places import Place, describe_missing
@@ -126,6 +127,7 @@ def run(
     shapes = len(work.opens.shapes) if work.opens else 1
     batch_size = resources.batch_size or batch_size_for(where.kind, shapes)
     weights = ray.put(replace(work.weights))  # a copy without the parsed tensors
+    writer = ray.put(work.writer)
     is_fair = work.writer.attempt is None
     views = work.writer.product.views
     run = work.writer.sink.run
@@ -135,16 +137,13 @@ def run(
         # Ray 2.60 deprecates `max_retries` and the like in favour of named parameters, but has no
         # named ones for these; 2.64 is to remove them, hence the bound in pyproject.toml.
         warnings.simplefilter("ignore", RayDeprecationWarning)
-        dataset = _graph(work, (setup, weights, counter), where)
-    commits = Committer(_launcher(ray.put(work.writer), counter, resources.workers))
-    asked = resources.codecs, resources.workers
-    needs = Needs(where.kind, *asked, opens=work.opens is not None)
-    metrics = RunMetrics(tags, Setting(where.kind, needs.opens), len(work.todo))
+        dataset = _graph(work, writer, (setup, weights, counter), where)
+    commits = Committer(_launcher(writer, counter, resources.workers))
+    needs = Needs(where.kind, resources.codecs, resources.workers, opens=work.opens is not None)
     ticks = watch(dataset, commits, counter, resources.stall_timeout_s, needs, where.cores)
-    with contextlib.closing(ticks):
-        for tick in ticks:
-            metrics.note(tick.counts, tick.receipts.to_pylist() if tick.receipts else [])
-            yield tick
+    told = tell_along(ticks, tags, Setting(where.kind, needs.opens), len(work.todo))
+    shards, earlier = len(work.writer.sink.plan), work.adds_earlier
+    yield from add_along(told, writer, list(work.todo), shards, earlier=earlier)
 
 
 @dataclass(frozen=True)
@@ -253,11 +252,12 @@ def _launcher(
 
 def _graph(
     work: Work,
+    writer: "ray.ObjectRef[Any]",
     arguments: "tuple[_Setup, ray.ObjectRef[Any], ActorHandle[Any]]",
     where: _Where,
 ) -> ray.data.Dataset:
     """Wires the stages together; every one is a plain function from table to table."""
-    (setup, _, counter), writer = arguments, ray.put(work.writer)
+    setup, _, counter = arguments
     row_bytes, views = work.step.row_bytes, work.opens.views if work.opens else 1
     rows = _rows_of_block(setup, row_bytes, BLOCK_IMAGES[where.kind])
     set_up_data(rows * row_bytes)

@@ -12,12 +12,15 @@ part is, is what it spent of what there was:
 import time
 from collections import Counter as Multiset
 from collections import deque
+from collections.abc import Generator
+from contextlib import closing
 from typing import Any
 
 from ray.util.metrics import Counter, Gauge, Histogram, Metric
 
 from vqpipe.bottleneck import PARTS, find_bound
 from vqpipe.engine.counter import Tally
+from vqpipe.engine.watchdog import Tick
 from vqpipe.occupancy import Occupancy, Setting, Spent
 
 TAGS = ("stage", "run")
@@ -55,6 +58,17 @@ class _Numbers:
     def show(self, name: str, value: float, **tags: str) -> None:
         """Sets what goes up and down."""
         self.make(Gauge, name, *tags).set(value, tags)
+
+
+def tell_along(
+    ticks: Generator[Tick, None, None], tags: dict[str, str], place: Setting, shards: int
+) -> Generator[Tick, None, None]:
+    """Yields the ticks of a graph, and tells Ray's exporter what they say (`RunMetrics`)."""
+    metrics = RunMetrics(tags, place, shards)
+    with closing(ticks):
+        for tick in ticks:
+            metrics.note(tick.counts, tick.receipts.to_pylist() if tick.receipts else [])
+            yield tick
 
 
 class RunMetrics:

@@ -43,12 +43,18 @@ TODO = pa.schema(
 
 def todo_rows(todo: dict[int, Staged], counts: Iterable[int]) -> list[pa.Table]:
     """Returns the shards left, in tables of so many each (`TODO`)."""
-    rows = (
-        {"shard": index, "ranges": staged.ranges, "total": staged.total}
-        for index, staged in todo.items()
-    )
-    parts = (list(itertools.islice(rows, count)) for count in counts)
-    return [pa.Table.from_pylist(part, schema=TODO) for part in parts]
+    left = iter(todo.items())
+    parts = (list(itertools.islice(left, count)) for count in counts)
+    return [_todo_table(part) for part in parts]
+
+
+def _todo_table(part: list[tuple[int, Staged]]) -> pa.Table:
+    columns = {
+        "shard": [index for index, _ in part],
+        "ranges": [staged.ranges for _, staged in part],
+        "total": [staged.total for _, staged in part],
+    }
+    return pa.table(columns, schema=TODO)
 
 
 def read(

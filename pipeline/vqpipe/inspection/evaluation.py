@@ -40,7 +40,7 @@ from vqpipe.sink import layout, totals
 from vqpipe.sink.losses import describe_losses
 from vqpipe.sink.objects import read_whole
 from vqpipe.sink.run import EncodeSink, EvaluateRun, EvaluateSink
-from vqpipe.sink.totals import Totals
+from vqpipe.sink.sums import Totals
 from vqpipe.storage.ahead import map_ahead
 
 _READERS = 4

@@ -16,7 +16,8 @@ from vqpipe.schema import File
 from vqpipe.sink import layout
 from vqpipe.sink.footer import IMAGE_BYTES
 from vqpipe.sink.run import STAGES, Run, Sink, open_sink
-from vqpipe.sink.totals import Totals, made, read_totals
+from vqpipe.sink.sums import Totals
+from vqpipe.sink.totals import made, read_totals
 
 FEW = 2000
 """Most footers that are read unless all are asked for: a request each, 32 at a time."""

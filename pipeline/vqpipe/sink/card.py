@@ -16,7 +16,7 @@ import yaml
 
 from vqpipe import storage
 from vqpipe.sink.run import CodesRun, CompactRun, DecodeRun, Run, Sink
-from vqpipe.sink.totals import Totals
+from vqpipe.sink.sums import Totals
 
 BEGIN, END = "<!-- vqpipe writes this part anew -->", "<!-- from here on it is yours -->"
 FRONT: dict[str, Any] = {

@@ -74,6 +74,16 @@ def unpack_histogram(text: str | bytes) -> Histogram:
     return np.frombuffer(_unpack(text), "<u4").astype(np.int64)
 
 
+def pack_counts(histogram: Histogram) -> str:
+    """Returns the code counts of many shards as text, which may be too high for a footer's."""
+    return _pack(histogram.astype("<i8").tobytes())
+
+
+def unpack_counts(text: str) -> Histogram:
+    """Returns the code counts of `pack_counts`."""
+    return np.frombuffer(_unpack(text), "<i8").astype(np.int64)
+
+
 def _pack(data: bytes) -> str:
     return base64.b64encode(zlib.compress(data)).decode()
 

@@ -27,7 +27,7 @@ from vqpipe.sink.card import (
     describe,
 )
 from vqpipe.sink.run import Sink
-from vqpipe.sink.totals import Totals
+from vqpipe.sink.sums import Totals
 
 _FRONT = re.compile(r"\A---\n(.*?)^---\s*?$\n?", re.DOTALL | re.MULTILINE)
 _NAMES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")

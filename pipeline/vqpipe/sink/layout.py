@@ -7,6 +7,7 @@
                     [-cut-<total>]                           the last one stands for what is lost
     plans/<sha256>.parquet                                   the plan that run.json names
     snapshot/<digest>.parquet                                what a compacted sink is made of
+    totals/<sha256>.parquet                                  what a thousand of data/ add up to
     plan.parquet, run.json, summary.json, README.md, _SUCCESS
 
 What is done is written down nowhere: it is what `data/` and `staging/` hold.
@@ -16,9 +17,16 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import pyarrow as pa
+
 from vqpipe import storage
 from vqpipe.schema import File
 from vqpipe.sink.ranges import RowRange, Staged
+
+LISTED = pa.schema(
+    [pa.field("name", pa.string()), pa.field("size", pa.int64()), pa.field("version", pa.string())]
+)
+"""Objects as they are listed, by the shards that they are named after."""
 
 Order = tuple[int, int]
 """Place of an object among those of its shard: generation of the plan, revision since."""
@@ -189,6 +197,32 @@ def is_used_up(uri: str, order: Order, tag: str | None = None) -> bool:
         return False
     mine = (int(found[1] or 0), int(found[2] or 0))
     return mine <= order or (tag is not None and found[3] == tag)
+
+
+def area_uri(sink: str, area: str) -> str:
+    """Returns where the objects of a kind are: `data`, `rejected`, `left_out`, `totals`."""
+    return storage.join_uri(sink, area)
+
+
+def list_data(sink: str, area: str = "data") -> pa.Table:
+    """Returns the objects of `data/`, or of another area, freshly listed (`LISTED`), by URI.
+
+    A million of them take 0.1 GB, where a dictionary of `File`s takes five times as much.
+    """
+    base = area_uri(sink, area)
+    files = [file for file in storage.list_files(base) if file.uri.endswith(".parquet")]
+    names = [stem(base, file.uri) for file in files]
+    columns = [names, [file.size for file in files], [file.version for file in files]]
+    return pa.table(dict(zip(LISTED.names, columns, strict=True)), schema=LISTED)
+
+
+def files_of(sink: str, table: pa.Table, area: str = "data") -> list[File]:
+    """Returns the objects of a table (`LISTED`)."""
+    base, columns = area_uri(sink, area), (table[name].to_pylist() for name in LISTED.names)
+    return [
+        File(f"{base}/{name}.parquet", size, version)
+        for name, size, version in zip(*columns, strict=True)
+    ]
 
 
 def list_committed(sink: str) -> dict[str, File]:

@@ -8,8 +8,9 @@ first day, which the run's fingerprint is made of, can always be had again.
 import functools
 import hashlib
 import io
+import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
@@ -46,7 +47,11 @@ PLAN = pa.schema(
 )
 """Schema of `plan.parquet`, one row a shard."""
 
+_BEFORE = PLAN.field("earlier").type
 _IDENTITY = ("name", "uri", "size", "version", "first_row_group", "last_row_group")
+_DIGESTED = (*_IDENTITY, "generation")
+_ROWS = 2**16
+"""Of a column that are in memory as Python's numbers and texts at a time."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +84,8 @@ class Plan:
     @classmethod
     def of(cls, shards: Iterable[Shard]) -> "Plan":
         """Returns the plan of listed shards."""
-        return cls._of_rows([_plan_row(shard) for shard in shards])
-
-    @classmethod
-    def _of_rows(cls, rows: list[dict[str, Any]]) -> "Plan":
-        rows = sorted(rows, key=lambda row: cast(str, row["name"]))
-        return cls(pa.Table.from_pylist(rows, schema=PLAN))
+        ordered = sorted(shards, key=lambda shard: shard.name)
+        return cls(pa.table(_columns_of(ordered), schema=PLAN))
 
     def __reduce__(self) -> tuple[type["Plan"], tuple[pa.Table]]:
         return Plan, (self.table,)  # without what is cached: a worker takes a plan for every task
@@ -109,6 +110,10 @@ class Plan:
     def size(self, index: int) -> int:
         """Returns the compressed bytes of one shard."""
         return cast(int, self.table["size"][index].as_py())
+
+    def bytes_of(self, places: Iterable[int]) -> int:
+        """Returns the compressed bytes of some shards together."""
+        return int(self.table["size"].to_numpy()[list(places)].sum())
 
     def generation(self, index: int) -> int:
         """Returns when a shard was planned as it is: 0 is when the run began."""
@@ -142,7 +147,26 @@ class Plan:
 
     def shards(self) -> list[Shard]:
         """Returns all shards of the plan."""
-        return [_shard(row) for row in self.table.to_pylist()]
+        return [_shard(row) for some in self._slices() for row in some.to_pylist()]
+
+    def files(self) -> frozenset[File]:
+        """Returns all files of all shards."""
+        single = self.table.filter(pc.is_null(self.table["files"])).select(
+            ["uri", "size", "version"]
+        )
+        found = itertools.starmap(
+            File, zip(*(each.to_pylist() for each in single.columns), strict=True)
+        )
+        return frozenset(found).union(*(shard.files for shard in self.folders()))
+
+    def _slices(self) -> Iterator[pa.Table]:
+        """Yields the rows of the plan, some at a time: a million dictionaries take gigabytes."""
+        return (self.table.slice(first, _ROWS) for first in range(0, len(self), _ROWS))
+
+    def folders(self) -> list[Shard]:
+        """Returns those of its shards that are images of a folder."""
+        found = self.table.filter(pc.equal(self.table["format"], "folder"))
+        return [_shard(row) for row in found.to_pylist()]
 
     def sha256(self) -> str:
         """Returns a digest of every shard's name, place, size, version and generation.
@@ -150,14 +174,28 @@ class Plan:
         A shard that was planned anew and then back to what it was before is another one: of a
         plan of before, a command may be at work that knows nothing of either.
         """
-        return digest([self.table[name].to_pylist() for name in (*_IDENTITY, "generation")])
+        return self._sha256
+
+    @functools.cached_property
+    def _sha256(self) -> str:
+        return _digest_of_lists([self.table[name] for name in _DIGESTED])
+
+    def is_same(self, other: "Plan") -> bool:
+        """Tells whether another plan has the same digest, without working it out."""
+        return all(self.table[name].equals(other.table[name]) for name in _DIGESTED)
 
     def first(self) -> "Plan":
         """Returns the plan as it was when the run began, without the images of folder shards."""
         if not pc.any(pc.greater(self.table["generation"], 0)).as_py():
             return self
-        rows = ({**row, **(row["earlier"] or [{}])[0]} for row in self.table.to_pylist())
-        return Plan._of_rows([row for row in rows if row["generation"] == 0])
+        before = pc.list_element(_first_of_each(self.table["earlier"]), 0)
+        has_before = pc.is_valid(before)
+        columns = {name: self.table[name] for name in PLAN.names}
+        for each in _PLACE:
+            then = pc.struct_field(before, each.name)
+            columns[each.name] = pc.if_else(has_before, then, self.table[each.name])
+        table = pa.table(columns, schema=PLAN)
+        return Plan(table.filter(pc.equal(table["generation"], 0)))
 
     def grow(self, listed: "Plan", growth: Growth, sink: str) -> "Plan":
         """Returns the plan with what is new or changed in a listing; itself if nothing is.
@@ -171,33 +209,44 @@ class Plan:
             SourceChangedError: If something else has changed; names the first shards.
         """
         changes = self._compare(listed)
-        if changes == _Changes():
+        if changes is None:
             return self
         _check_allowed(changes, growth, sink)
-        mine, theirs = self._rows(), listed._rows()  # noqa: SLF001 (the same class)
         generation = 1 + (pc.max(self.table["generation"]).as_py() or 0)
-        for name in changes.new:
-            mine[name] = {**theirs[name], "generation": generation}
-        for name in changes.changed:
-            before = {each.name: mine[name][each.name] for each in _PLACE}
-            earlier = [*(mine[name]["earlier"] or []), before]
-            mine[name] = {**theirs[name], "generation": generation, "earlier": earlier}
-        return Plan._of_rows(list(mine.values()))
+        stays = pc.invert(pc.is_in(self.table["name"], pa.array(changes.changed, pa.string())))
+        parts = [
+            self.table.filter(stays),
+            _planned_now(
+                listed.table, changes.new, generation, pa.nulls(len(changes.new), _BEFORE)
+            ),
+            _planned_now(listed.table, changes.changed, generation, self._before(changes.changed)),
+        ]
+        table = pa.concat_tables(parts).combine_chunks()
+        return Plan(table.take(pc.sort_indices(table["name"])))
 
-    def _rows(self) -> dict[str, dict[str, Any]]:
-        return {row["name"]: row for row in self.table.to_pylist()}
+    def _before(self, names: list[str]) -> pa.Array:
+        """Returns what shards were, the oldest first, were they to be planned anew."""
+        rows = _rows_named(self.table, names).select([*PLAN.names]).to_pylist()
+        place = [each.name for each in _PLACE]
+        before = [[*(row["earlier"] or []), {name: row[name] for name in place}] for row in rows]
+        return pa.array(before, _BEFORE)
 
-    def _compare(self, listed: "Plan") -> _Changes:
-        then, now = self._versions(), listed._versions()  # noqa: SLF001 (the same class)
-        return _Changes(
-            new=[name for name in now if name not in then],
-            changed=[name for name in then if name in now and now[name] != then[name]],
-            gone=[name for name in then if name not in now],
+    def _compare(self, listed: "Plan") -> _Changes | None:
+        """Returns what has changed; None if nothing has."""
+        if all(self.table[name].equals(listed.table[name]) for name in _IDENTITY):
+            return None
+        then, now = self.table.select(_IDENTITY), listed.table.select(_IDENTITY)
+        place = pc.index_in(then["name"], now["name"].combine_chunks())
+        is_there = pc.is_valid(place)
+        both = then.filter(is_there)
+        changed = _differs(both, now.take(place.drop_null()))
+        is_known = pc.is_in(now["name"], then["name"].combine_chunks())
+        found = _Changes(
+            new=now["name"].filter(pc.invert(is_known)).to_pylist(),
+            changed=both["name"].filter(changed).to_pylist(),
+            gone=then["name"].filter(pc.invert(is_there)).to_pylist(),
         )
-
-    def _versions(self) -> dict[str, tuple[Any, ...]]:
-        rows = zip(*(self.table[name].to_pylist() for name in _IDENTITY), strict=True)
-        return {name: rest for name, *rest in rows}  # type: ignore[misc]
+        return None if found == _Changes() else found
 
     def to_bytes(self) -> bytes:
         """Returns the plan as a Parquet file."""
@@ -242,26 +291,78 @@ def _shard(row: Mapping[str, Any]) -> Shard:
     return Shard(row["name"], row["format"], tuple(File(**f) for f in files), root, groups)
 
 
-def _plan_row(shard: Shard) -> dict[str, Any]:
-    first, last = shard.row_groups or (None, None)
-    row = {
-        "name": shard.name,
-        "format": shard.format,
-        "size": shard.size,
-        "first_row_group": first,
-        "last_row_group": last,
-        "generation": 0,
+def _columns_of(shards: list[Shard]) -> dict[str, Any]:
+    """Returns the columns of a plan of listed shards, in order of name."""
+    count, groups = len(shards), [shard.row_groups or (None, None) for shard in shards]
+    files = [[asdict(file) for file in shard.files] if shard.root else None for shard in shards]
+    firsts = [shard.files[0] if shard.files else None for shard in shards]
+    pairs = list(zip(shards, firsts, strict=True))
+    return {
+        "name": [shard.name for shard in shards],
+        "uri": [shard.root or cast(File, first).uri for shard, first in pairs],
+        "size": [shard.size for shard in shards],
+        "version": [
+            cast(File, first).version if own is None else digest(own)
+            for first, own in zip(firsts, files, strict=True)
+        ],
+        "first_row_group": pa.array([first for first, _ in groups], pa.int32()),
+        "last_row_group": pa.array([last for _, last in groups], pa.int32()),
+        "generation": pa.repeat(pa.scalar(0, pa.int32()), count),
+        "format": [shard.format for shard in shards],
+        "files": pa.array(files, pa.list_(_FILE)),
+        "earlier": pa.nulls(count, _BEFORE),
     }
-    if shard.root:
-        files = [asdict(file) for file in shard.files]
-        return {**row, "uri": shard.root, "version": digest(files), "files": files}
-    return {**row, "uri": shard.files[0].uri, "version": shard.files[0].version, "files": None}
+
+
+def _rows_named(table: pa.Table, names: list[str]) -> pa.Table:
+    """Returns the rows of some shards, in the order of their names as given."""
+    return table.take(pc.index_in(pa.array(names, pa.string()), table["name"].combine_chunks()))
+
+
+def _planned_now(table: pa.Table, names: list[str], generation: int, earlier: pa.Array) -> pa.Table:
+    """Returns rows of a listing as they come into a plan."""
+    rows = _rows_named(table, names)
+    columns = {name: rows[name] for name in PLAN.names}
+    columns["generation"] = pa.repeat(pa.scalar(generation, pa.int32()), len(names))
+    return pa.table(columns | {"earlier": earlier}, schema=PLAN)
+
+
+def _differs(then: pa.Table, now: pa.Table) -> pa.ChunkedArray:
+    """Returns which rows of two tables are not equal in all columns; two nulls are equal."""
+    found = pa.repeat(pa.scalar(value=False), len(then))
+    for name in then.column_names:
+        one, other = then[name], now[name]
+        unlike = pc.fill_null(pc.not_equal(one, other), fill_value=False)
+        found = pc.or_(pc.or_(found, unlike), pc.xor(pc.is_null(one), pc.is_null(other)))
+    return found
+
+
+def _first_of_each(lists: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Returns lists of which none is empty: null in place of those that are."""
+    return pc.if_else(pc.greater(pc.list_value_length(lists), 0), lists, pa.scalar(None, _BEFORE))
+
+
+def _digest_of_lists(columns: list[pa.ChunkedArray]) -> str:
+    """Returns `digest` of columns as lists, of which few rows are in memory at a time."""
+    sha256 = hashlib.sha256()
+    for number, column in enumerate(columns):
+        sha256.update(b",[" if number else b"[[")
+        for first in range(0, len(column), _ROWS):
+            text = canonical(column.slice(first, _ROWS).to_pylist())
+            sha256.update((text[1:-1] if first == 0 else "," + text[1:-1]).encode())
+        sha256.update(b"]")
+    sha256.update(b"]")
+    return sha256.hexdigest()
+
+
+def canonical(value: object) -> str:
+    """Returns a value's canonical JSON."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
 def digest(value: object) -> str:
     """Returns the SHA-256 of a value's canonical JSON."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
 def load_plan(sink: str) -> Plan:

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from vqpipe import storage
 from vqpipe.errors import DamagedError, IncompleteError
@@ -173,7 +174,7 @@ def _may_replace(slot: Slot, base: Base | None) -> bool:
 def _check_planned(slot: Slot) -> None:
     """Checks that a shard is still planned as it was when this command began."""
     plan = _read_plan(slot.sink.uri)
-    if plan.generation(plan.names.index(slot.name)) != slot.generation:
+    if plan.generation(pc.index(plan.table["name"], slot.name).as_py()) != slot.generation:
         raise IncompleteError(
             f"another command has planned shard {slot.name} anew, since its files had changed: run "
             "the same command again"

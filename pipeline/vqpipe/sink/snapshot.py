@@ -24,7 +24,8 @@ from vqpipe.sink import layout, seal
 from vqpipe.sink.footer import Footer, read_tail
 from vqpipe.sink.plan import some_of
 from vqpipe.sink.run import CodesRun, CodesSink, find_run, guess_sink, open_sink
-from vqpipe.sink.totals import Totals, begin_totals, check_footer
+from vqpipe.sink.sums import Totals
+from vqpipe.sink.totals import begin_totals, check_footer
 from vqpipe.storage.ahead import map_ahead
 
 SNAPSHOT = pa.schema(
@@ -167,7 +168,7 @@ def count_snapshot(
     for file, found in zip(files.values(), tails, strict=True):
         rows.append(_row(sink, file, found))
         if rows[-1]["is_current"]:
-            totals.add(found[0], found[1].size)
+            totals.add(found[0], found[1])
     if not allow_incomplete:
         _check_complete(sink, wanted, rows)
     current = [_told(row) for row in rows if row["is_current"]]

@@ -3,17 +3,21 @@
 import json
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from vqpipe import storage
 from vqpipe.errors import AccountingError, DamagedError, IncompleteError, VqpipeError
 from vqpipe.schema import File
-from vqpipe.sink import beside, layout
+from vqpipe.sink import beside, layout, subtotals
 from vqpipe.sink.asides import AREAS
 from vqpipe.sink.filenames import safe_folder
 from vqpipe.sink.footer import read_footer
 from vqpipe.sink.plan import Plan
 from vqpipe.sink.publication import settle_asides
 from vqpipe.sink.run import CompactRun, Sink
-from vqpipe.sink.totals import Totals, check_plan, find_loss
+from vqpipe.sink.sums import Totals
+from vqpipe.sink.totals import check_plan, find_loss
 from vqpipe.storage.ahead import map_ahead
 
 _READERS = 32
@@ -22,7 +26,7 @@ _READERS = 32
 def _check_still(sink: Sink, totals: Totals) -> None:
     """Checks that plan and `data/` are what was added up."""
     check_plan(sink)
-    if layout.list_committed(sink.uri) != totals.listed:
+    if not layout.list_data(sink.uri).equals(totals.listed):
         raise IncompleteError(
             "another command has put objects into data/ meanwhile: run the same command again"
         )
@@ -70,6 +74,7 @@ def mark_success(sink: Sink, totals: Totals, tag: str | None = None) -> None:
     except VqpipeError:
         _withdraw(sink.uri, document)
         raise
+    subtotals.sweep_parts(sink.uri, totals.parts)
 
 
 def _check_source(sink: Sink, totals: Totals) -> None:
@@ -125,15 +130,30 @@ def _settle_area(sink: str, area: str, totals: Totals) -> None:
     Rejections need not be repeatable: a time limit, or NaN on one kind of GPU only. An attempt that
     ended between the two objects of a shard may have left rejections that a later one did not make.
     """
-    base, asides = storage.join_uri(sink, area), totals.asides[area]
-    files = {layout.stem(base, file.uri): file for file in storage.list_files(base)}
-    digests = map_ahead(_digest, files.values(), _READERS)
-    found = dict(zip(files, digests, strict=True))
-    for name in found.keys() - asides.keys():
-        storage.delete(files[name].uri)
-    for name, expected in asides.items():
-        if found.get(name) != expected:
+    listed, said = layout.list_data(sink, area), totals.counted.asides(area)
+    names = listed["name"].filter(pc.invert(pc.is_in(listed["name"], _array(said["name"]))))
+    for name in names.to_pylist():
+        storage.delete(layout.aside_uri(sink, area, name))
+    unsure = said.filter(pc.invert(_are_seen(listed, said, area)))
+    there = listed.filter(pc.is_in(listed["name"], _array(unsure["name"])))
+    found = map_ahead(_digest, layout.files_of(sink, there, area), _READERS)
+    digests = dict(zip(there["name"].to_pylist(), found, strict=True))
+    for name, expected in zip(
+        *(unsure[each].to_pylist() for each in ("name", "asides")), strict=True
+    ):
+        if digests.get(name) != expected:
             settle_asides(sink, name)
+
+
+def _are_seen(listed: pa.Table, said: pa.Table, area: str) -> pa.ChunkedArray:
+    """Returns of which shards the object in an area was seen, and is listed as it was then."""
+    now = listed.take(pc.index_in(said["name"], _array(listed["name"])))
+    is_same = [pc.equal(now[name], said[f"{area}_{name}"]) for name in ("size", "version")]
+    return pc.fill_null(pc.and_(*is_same), fill_value=False)
+
+
+def _array(column: pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks()
 
 
 def _digest(file: File) -> str | None:
@@ -150,18 +170,20 @@ def _sweep_staging(sink: str, totals: Totals, tag: str | None) -> None:
     is there is left alone: its command may be at work.
     """
     base = storage.join_uri(sink, "staging")
-    for file in storage.list_files(base):
-        order = totals.orders.get(file.uri[len(base) + 1 :].rpartition("/")[0])
-        if order is not None and layout.is_used_up(file.uri, order, tag):
-            storage.delete(file.uri)
+    left = [(f.uri, f.uri[len(base) + 1 :].rpartition("/")[0]) for f in storage.list_files(base)]
+    orders = totals.counted.orders({shard for _, shard in left})
+    for uri, shard in left:
+        if shard in orders and layout.is_used_up(uri, orders[shard], tag):
+            storage.delete(uri)
 
 
 def _sweep_images(sink: str, totals: Totals) -> None:
     """Removes tars and folders of images that no object speaks of, all shards being committed."""
-    if not totals.places:
+    table = totals.counted.table.select(["name", "generation", "place"])
+    places = set(table["place"].drop_null().to_pylist())
+    if not places:
         return
-    tars = next(iter(totals.places)).endswith(".tar")
-    generations = {
-        shard if tars else safe_folder(shard): order[0] for shard, order in totals.orders.items()
-    }
-    beside.sweep(sink, totals.places, generations, tars=tars)
+    tars = next(iter(places)).endswith(".tar")
+    pairs = zip(table["name"].to_pylist(), table["generation"].to_pylist(), strict=True)
+    generations = {name if tars else safe_folder(name): number for name, number in pairs}
+    beside.sweep(sink, places, generations, tars=tars)

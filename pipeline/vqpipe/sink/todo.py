@@ -7,11 +7,17 @@ retriable   shards that are committed with rejections; all their other rows are 
 
 from collections.abc import Collection, Mapping
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from vqpipe.errors import StorageError
 from vqpipe.schema import File
 from vqpipe.sink import layout
 from vqpipe.sink.footer import read_footer
 from vqpipe.sink.objects import read_asides, settled_rows
+from vqpipe.sink.plan import Plan
 from vqpipe.sink.ranges import Staged, ranges_of
 from vqpipe.sink.run import Run, Sink, open_sink
 from vqpipe.sink.slot import Slot
@@ -45,13 +51,37 @@ def finished(uri: str, run: Run, known: Collection[File] = ()) -> dict[str, File
 def unfinished(sink: Sink) -> dict[int, Staged]:
     """Returns the shards to encode, by place in the plan, with what is staged of each."""
     plan = sink.plan
-    done, staged = layout.list_committed(sink.uri), layout.list_staged(sink.uri)
-    stale = _stale(done, sink)
-    left = [(i, name) for i, name in enumerate(plan.names) if name not in done or i in stale]
+    done, staged = layout.list_data(sink.uri), layout.list_staged(sink.uri)
+    is_left = ~is_among(plan.table["name"], done["name"])
+    is_left[list(_stale_among(done, sink))] = True
+    left = np.flatnonzero(is_left)
+    names = plan.table["name"].take(left).to_pylist()
     return {
-        i: layout.parse_ranges(staged.get(name, ()), layout.edition((plan.generation(i), 0)))
-        for i, name in left
+        place: _staged_of(plan, place, staged[name]) if name in staged else _NOTHING
+        for place, name in zip(left.tolist(), names, strict=True)
     }
+
+
+_NOTHING = Staged()
+
+
+def _staged_of(plan: Plan, place: int, uris: list[str]) -> Staged:
+    return layout.parse_ranges(uris, layout.edition((plan.generation(place), 0)))
+
+
+def _stale_among(done: pa.Table, sink: Sink) -> set[int]:
+    """Returns `_stale` of objects as they are listed (`layout.LISTED`)."""
+    names = pa.array([sink.plan.name(place) for place in sink.plan.replaced], pa.string())
+    found = done.filter(pa.array(is_among(done["name"], names)))
+    files = layout.files_of(sink.uri, found)
+    return _stale(dict(zip(found["name"].to_pylist(), files, strict=True)), sink)
+
+
+def is_among(names: pa.ChunkedArray, some: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    """Returns (names,) which of the names are among some others."""
+    values = some.combine_chunks() if isinstance(some, pa.ChunkedArray) else some
+    found: npt.NDArray[np.bool_] = pc.is_in(names, values).to_numpy(zero_copy_only=False)
+    return found
 
 
 def _stale(done: Mapping[str, File], sink: Sink) -> set[int]:

@@ -5,25 +5,25 @@ small request a shard and no pass over the codes.
 """
 
 import hashlib
-import json
-from collections import Counter
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from vqpipe import metrics
-from vqpipe.errors import IncompleteError, StorageError
-from vqpipe.rejections import Loss
+from vqpipe import storage
+from vqpipe.errors import DamagedError, IncompleteError, StorageError
 from vqpipe.schema import File
-from vqpipe.sink import layout, losses
+from vqpipe.sink import layout, subtotals
 from vqpipe.sink.asides import AREAS
-from vqpipe.sink.beside import PLACE
-from vqpipe.sink.footer import EXAMPLES, IMAGE_BYTES, Footer, Histogram, read_footer
-from vqpipe.sink.layout import Order
+from vqpipe.sink.counted import digest_of
+from vqpipe.sink.footer import Footer, Histogram, read_footer, read_tail
 from vqpipe.sink.plan import load_plan
 from vqpipe.sink.run import STAGES, CodesRun, CompactRun, Run, Sink
+from vqpipe.sink.sums import Totals
 from vqpipe.storage.ahead import map_ahead
 
 
@@ -38,199 +38,16 @@ def made(totals: dict[str, Any]) -> int:
 
 
 _READERS = 32
-_EXAMPLES = 5
-_FEWEST_SHARDS, _FAR_DB, _MOST_NAMED = 8, 6.0, 10
-
-
-@dataclass
-class Totals:
-    """Sums over the committed shards of a run."""
-
-    histogram: Histogram
-    made: str = "encoded"
-    """What the stage has done with a sample that is not rejected, in a word."""
-    shards: int = 0
-    good: int = 0
-    """Samples that are not rejected."""
-    rows: int = 0
-    """Of these: one for each view."""
-    rejected: int = 0
-    data_bytes: int = 0
-    image_bytes: int = 0
-    """Of the tars or image files that lie beside `data/`."""
-    audited: int = 0
-    """Images whose codes were compared with float32's."""
-    flips: int = 0
-    """Codes of those that differ."""
-    psnr: dict[str, tuple[int, float]] = field(default_factory=dict)
-    """Images that were decoded again and the sum of their PSNR in dB, by shard."""
-    reasons: Counter[str] = field(default_factory=Counter)
-    left_out: int = 0
-    """Samples that the run leaves out."""
-    left_out_by: Counter[str] = field(default_factory=Counter)
-    """The same, by the condition that they do not meet."""
-    asides: dict[str, dict[str, str]] = field(default_factory=lambda: {each: {} for each in AREAS})
-    """Of each folder of samples without a row, their digest by shard that has any."""
-    rejected_images: int = 0
-    """Images that the rejections stand for, at least."""
-    damaged: dict[str, Loss] = field(default_factory=dict)
-    """Shards that could not be read to their end, by name, with what is lost of each."""
-    passed_over: int = 0
-    """Images of good samples that have another one, which was taken."""
-    kept_nulls: Counter[str] = field(default_factory=Counter)
-    """Good samples of which a kept column is null, by column."""
-    examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    """The first few rejections of each reason: shard, key, row, message."""
-    listed: dict[str, File] = field(default_factory=dict)
-    """What `data/` had when it was added up, by shard."""
-    places: set[str] = field(default_factory=set)
-    """Where images lie beside `data/`."""
-    orders: dict[str, Order] = field(default_factory=dict)
-    """Which object of each shard it was."""
-    objects: int = 0
-    """Sum of a digest of each object, in whatever order they come: which ones were added up."""
-
-    @property
-    def seen(self) -> int:
-        """Samples accounted for."""
-        return self.good + self.rejected + self.left_out
-
-    @property
-    def images(self) -> int:
-        """Images that good samples and rejections stand for, at least."""
-        return self.good + self.rejected_images
-
-    @property
-    def bytes_per_image(self) -> float:
-        """Bytes in the sink of one image, metadata and footers included."""
-        return (self.data_bytes + self.image_bytes) / self.good if self.good else 0.0
-
-    @property
-    def codebook_usage(self) -> float:
-        """Share of codebook entries that occur at least once."""
-        return metrics.codebook_usage(self.histogram)
-
-    @property
-    def perplexity(self) -> float:
-        """2 to the entropy of the code distribution, in 1..codebook size."""
-        return metrics.perplexity(self.histogram)
-
-    @property
-    def flip_rate(self) -> float | None:
-        """Share of codes that differ from float32's; None if no image was compared."""
-        codes = self.histogram.sum() / self.rows * self.audited if self.rows else 0
-        return round(self.flips / float(codes), 6) if codes else None
-
-    @property
-    def psnr_db(self) -> float | None:
-        """Mean PSNR of the images that were decoded again; None if there are none."""
-        images = sum(images for images, _ in self.psnr.values())
-        return round(sum(total for _, total in self.psnr.values()) / images, 2) if images else None
-
-    def low_shards(self) -> list[str]:
-        """Returns the shards whose mean PSNR is far below that of the others, the lowest first.
-
-        Far is 6 dB, and five standard deviations as the median deviation gives them: most shards
-        have one or two such images, and single ones spread by 3 dB. Fewer than eight say nothing.
-        """
-        if len(self.psnr) < _FEWEST_SHARDS:
-            return []
-        means = {name: total / images for name, (images, total) in self.psnr.items()}
-        values = np.array(list(means.values()))
-        median = np.median(values)
-        spread = 1.4826 * np.median(np.abs(values - median))  # of a normal distribution
-        bound = median - max(_FAR_DB, 5 * spread)
-        low = sorted((mean, name) for name, mean in means.items() if mean < bound)
-        return [name for _, name in low[:_MOST_NAMED]]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the totals as they stand in `summary.json` and `_SUCCESS`."""
-        return {
-            "shards": self.shards,
-            "samples": self.seen,
-            self.made: self.good,
-            **({"rows": self.rows} if self.rows != self.good else {}),
-            "rejected": self.rejected,
-            "rejected_by_reason": dict(sorted(self.reasons.items())),
-            "rejected_images": self.rejected_images,
-            **self._of_left_out(),
-            "passed_over": self.passed_over,
-            "kept_nulls": {name: count for name, count in self.kept_nulls.items() if count},
-            **losses.add_up(self.damaged),
-            "data_bytes": self.data_bytes,
-            **({IMAGE_BYTES: self.image_bytes} if self.made == STAGES["decode"].made else {}),
-            "bytes_per_image": round(self.bytes_per_image, 1),
-            **(self._of_codes() if len(self.histogram) else {}),
-            "objects": f"{self.objects:064x}",
-        }
-
-    def _of_left_out(self) -> dict[str, Any]:
-        if not self.left_out:
-            return {}
-        return {"left_out": self.left_out, "left_out_by": dict(sorted(self.left_out_by.items()))}
-
-    def _of_codes(self) -> dict[str, Any]:
-        return {
-            "codebook_usage": round(self.codebook_usage, 6),
-            "codebook_perplexity": round(self.perplexity, 1),
-            "audited": self.audited,
-            "flip_rate": self.flip_rate,
-            "psnr_images": sum(images for images, _ in self.psnr.values()),
-            "psnr_db": self.psnr_db,
-            "low_psnr_shards": self.low_shards(),
-        }
-
-    def add(self, footer: Footer, size: int) -> None:
-        """Adds one committed shard, its object being of `size` bytes."""
-        origin = footer.origin
-        self.objects = (self.objects + _digest(footer)) % 2**256
-        self.orders[origin["shard"]] = footer.order
-        if PLACE in origin:
-            self.places.add(origin[PLACE])
-        self.shards += 1
-        self.good += origin["good"]
-        self.rows += origin["good"] * origin.get("views", 1)
-        self.data_bytes += size
-        self.image_bytes += origin.get(IMAGE_BYTES, 0)
-        self.audited += origin.get("audited", 0)
-        self.flips += origin.get("flips", 0)
-        if origin.get("psnr_images"):
-            self.psnr[origin["shard"]] = (origin["psnr_images"], origin["psnr_db_sum"])
-        self.histogram += footer.histogram
-        self.passed_over += origin["passed_over"]
-        self.kept_nulls.update(origin["kept_nulls"])
-        if origin["damage"]:
-            lost = Loss(origin["damage"]["lost"], origin["damage"]["lost_by"])
-            self.damaged[origin["shard"]] = lost
-        self._add_asides(origin)
-
-    def _add_asides(self, origin: dict[str, Any]) -> None:
-        """Adds the samples of a shard that have no row."""
-        self.rejected += origin["rejected"]
-        self.reasons.update(origin["reasons"])
-        self.rejected_images += origin["rejected_images"]
-        self.left_out += origin.get("left_out", 0)
-        self.left_out_by.update(origin.get("left_out_by", {}))
-        for area in AREAS:
-            if origin.get(area):
-                self.asides[area][origin["shard"]] = origin["rejections"]
-        for reason, rows in origin[EXAMPLES].items():
-            first = self.examples.setdefault(reason, [])
-            left = rows[: _EXAMPLES - len(first)]
-            first += [{"shard": origin["shard"], **row} for row in left]
-
-
-def _digest(footer: Footer) -> int:
-    """Returns a digest of which object of a shard it is, and of what it counts."""
-    said = [footer.origin[name] for name in ("shard", "good", "rejected", "rejections")]
-    text = json.dumps([*footer.order, *said]).encode()
-    return int.from_bytes(hashlib.sha256(text).digest())
+PART = 1024
+"""Objects whose sums are kept together."""
 
 
 def read_totals(sink: Sink, some: Collection[File] | None = None) -> Totals:
     """Returns the sums over a sink's data objects, after checking each one's accounting.
 
-    Objects of an earlier version of a shard, which wait to be replaced, are left out.
+    Objects of an earlier version of a shard, which wait to be replaced, are left out. Where workers
+    have added up some together (`add_part`), that is taken if all of them hold (`_Held`), and the
+    footers of all others are read.
 
     Args:
         sink: The run and its plan, and where they are.
@@ -239,18 +56,181 @@ def read_totals(sink: Sink, some: Collection[File] | None = None) -> Totals:
     Raises:
         StorageError: If an object belongs to another run or plan, or does not add up.
     """
-    listed = layout.list_committed(sink.uri) if some is None else {}
-    files = listed.values() if some is None else some
     totals = begin_totals(sink.run)
-    totals.listed = listed
-    for file, footer in zip(files, map_ahead(read_footer, files, _READERS), strict=True):
-        index = sink.plan.places.get(footer.origin.get("shard", ""))
-        check_footer(sink, file, footer)
-        if index is None:
-            _refuse_unplanned(sink, file)
-        elif not _is_outdated(sink, file, footer, index):
-            totals.add(footer, file.size)
+    if some is not None:
+        _add_files(totals, sink, some)
+        return totals
+    totals.listed = layout.list_data(sink.uri)
+    held = _Held(sink, totals.listed)
+    for part in held.parts():
+        totals.merge(part)
+    totals.parts = frozenset(held.uris)
+    _add_files(totals, sink, held.others())
     return totals
+
+
+def _add_files(totals: Totals, sink: Sink, files: Collection[File]) -> None:
+    """Adds objects, as listed, by their footers."""
+    base = layout.area_uri(sink.uri, "data")
+    names = pa.array([layout.stem(base, file.uri) for file in files], pa.string())
+    places = pc.index_in(names, sink.plan.table["name"].combine_chunks()).to_pylist()
+    footers = map_ahead(read_footer, files, _READERS)
+    for file, place, footer in zip(files, places, footers, strict=True):
+        check_footer(sink, file, footer)
+        if place is None:
+            _refuse_unplanned(sink, file)
+        elif not _is_outdated(sink, file, footer, place):
+            totals.add(footer, file)
+
+
+class _Held:
+    """Which objects of a listing have been added up together with others, so that it still holds.
+
+    Of each part all objects are as they were when their footers were read and checked
+    (`check_footer`): they have that size and version in this listing, their shards are planned in
+    the generation and as the file that they were made of, and no other part has any of them. If one
+    is not, the part is as good as none. One object of each, which a hash picks, is read again. So a
+    part says what its footers say, unless a store gives two contents one version.
+    """
+
+    def __init__(self, sink: Sink, listed: pa.Table) -> None:
+        self._sink, self._listed = sink, listed
+        self.uris: set[str] = set()
+        """Of the parts that hold."""
+        self._is_left = np.ones(len(listed), bool)
+
+    def parts(self) -> Iterator[Totals]:
+        """Yields the sums over parts that hold."""
+        files = subtotals.list_parts(self._sink.uri)
+        if not files:
+            return
+        rows = self._rows()
+        for file, part in zip(files, map_ahead(self._load, files, _READERS), strict=True):
+            if part and self._take(part.counted.table, rows):
+                self.uris.add(file.uri)
+                yield part
+
+    def others(self) -> list[File]:
+        """Returns the objects that none of these has, as listed."""
+        table = self._listed.filter(pa.array(self._is_left))
+        return layout.files_of(self._sink.uri, table)
+
+    def _load(self, file: File) -> Totals | None:
+        bins = _bins(self._sink.run)
+        part = subtotals.read_part(file, self._sink.run.fingerprint, bins)
+        return part if part and _is_true(self._sink, part.counted.table) else None
+
+    def _rows(self) -> npt.NDArray[np.int64]:
+        """Returns (shards + 1,) the row of each shard's object in the listing; -1 where none is."""
+        names = self._sink.plan.table["name"].combine_chunks()
+        places = pc.fill_null(pc.index_in(self._listed["name"], names), -1).to_numpy()
+        rows = np.full(len(names) + 1, -1, np.int64)
+        rows[places] = np.arange(len(places))
+        rows[-1] = -1  # of objects of no shard
+        return rows
+
+    def _take(self, table: pa.Table, rows: npt.NDArray[np.int64]) -> bool:
+        """Tells whether all objects of a part are as they were, and in no other part."""
+        plan = self._sink.plan
+        places = np.array([plan.places.get(name, -1) for name in table["name"].to_pylist()])
+        found = rows[places]
+        if (found < 0).any():
+            return False
+        listed, planned = self._listed.take(found), plan.table.take(places)
+        pairs = [(listed[name], name) for name in ("size", "version")]
+        pairs += [(planned[name], f"source_{name}") for name in ("uri", "size", "version")]
+        pairs.append((planned["generation"], "generation"))
+        is_same = all(now.equals(table[name]) for now, name in pairs)
+        if not (is_same and self._is_left[found].all()):
+            return False
+        self._is_left[found] = False
+        return True
+
+
+def _is_true(sink: Sink, table: pa.Table) -> bool:
+    """Tells whether the footer of one object of a part, which a hash picks, is what was added."""
+    picked = subtotals.pick(table)
+    (file,) = layout.files_of(sink.uri, picked)
+    try:
+        footer = read_footer(file)
+        check_footer(sink, file, footer)
+    except (FileNotFoundError, StorageError):  # whoever reads all of them says what is wrong
+        return False
+    return bool(digest_of(footer) == picked["digest"][0].as_py())
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """An object that was read, and what repeats its samples without a row."""
+
+    place: int
+    file: File
+    footer: Footer
+    beside: dict[str, File]
+
+
+def add_part(sink: Sink, places: Sequence[int]) -> None:
+    """Adds up the objects of some shards, and keeps the sums in the sink for who adds up all.
+
+    Objects that are gone, or are replaced meanwhile, are left out.
+
+    Args:
+        sink: The run and its plan, and where they are.
+        places: Of the shards in the plan.
+
+    Raises:
+        StorageError: If an object belongs to another run or plan, or does not add up.
+    """
+    totals = begin_totals(sink.run)
+    for seen in map_ahead(lambda place: _look(sink, place), places, _READERS):
+        if seen is None:
+            continue
+        check_footer(sink, seen.file, seen.footer)
+        if not _is_outdated(sink, seen.file, seen.footer, seen.place):
+            totals.add(seen.footer, seen.file, seen.beside)
+    if totals.shards:
+        subtotals.publish_part(sink, totals)
+
+
+def _look(sink: Sink, place: int) -> _Seen | None:
+    """Returns an object that was the same before its footer was read and after; None if none was.
+
+    Not every store reads just the version that it is asked for.
+    """
+    name = sink.plan.name(place)
+    try:
+        footer, file, _ = read_tail(storage.stat(layout.data_uri(sink.uri, name)))
+        beside = _find_beside(sink, name, footer)
+        is_same = storage.stat(file.uri) == file
+    except FileNotFoundError:
+        return None
+    return _Seen(place, file, footer, beside) if is_same else None
+
+
+def _find_beside(sink: Sink, name: str, footer: Footer) -> dict[str, File]:
+    """Returns by folder which objects repeat the samples without a row of a shard."""
+    found = {}
+    for area in (each for each in AREAS if footer.origin.get(each)):
+        try:
+            said, file, _ = read_tail(storage.stat(layout.aside_uri(sink.uri, area, name)))
+        except (FileNotFoundError, DamagedError):  # the end of the run makes it good
+            continue
+        if said.origin.get("rejections") == footer.origin["rejections"]:
+            found[area] = file
+    return found
+
+
+def places_added(sink: Sink) -> list[npt.NDArray[np.int64]]:
+    """Returns of each part that is kept in the sink the places of its shards in the plan."""
+    bins, fingerprint = _bins(sink.run), sink.run.fingerprint
+
+    def read(file: File) -> list[str]:
+        part = subtotals.read_part(file, fingerprint, bins)
+        return part.counted.table["name"].to_pylist() if part else []
+
+    parts = map_ahead(read, subtotals.list_parts(sink.uri), _READERS)
+    places = sink.plan.places
+    return [np.array([places[n] for n in names if n in places], np.int64) for names in parts]
 
 
 def begin_totals(run: Run) -> Totals:
@@ -314,7 +294,7 @@ def find_loss(run: CompactRun, found: Totals) -> str | None:
 
 def check_plan(sink: Sink) -> None:
     """Checks that no other command has added to the plan since the sink was opened."""
-    if load_plan(sink.uri).sha256() != sink.plan.sha256():
+    if not load_plan(sink.uri).is_same(sink.plan):
         raise IncompleteError("another command has added to the plan: run the same command again")
 
 

@@ -4,7 +4,7 @@ Footers are small, so that those of all files are read before a run is planned. 
 go with the others is then named, and nothing has been begun that would have to be undone.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +30,7 @@ class Begun:
     """What a run keeps that has begun."""
 
     kept: pa.Schema
-    files: frozenset[File]
+    files: Container[File]
     """Which files it was held against."""
 
 
@@ -57,7 +57,7 @@ def kept_by_all(
             none can be read.
         MismatchError: If a new file does not go with the types of a run.
     """
-    known = begun.files if begun else frozenset()
+    known: Container[File] = begun.files if begun else frozenset()
     files = list(dict.fromkeys(each for each in files if each not in known))
     found = _Agreement(tuple(keep), check, begun)
     for file, schema in zip(files, map_ahead(find, files, _READERS), strict=True):

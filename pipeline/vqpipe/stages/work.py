@@ -38,3 +38,6 @@ class Work:
     """How images become views between the reader and the codec; None if it reads no images."""
     after: TableFunction | None = None
     """What becomes of rows between the codec and the commit."""
+    adds_earlier: bool = True
+    """Whether what earlier commands have committed is added up beside this: each part of a run does
+    that of its own shards alone."""

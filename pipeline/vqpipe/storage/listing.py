@@ -26,11 +26,18 @@ def _list(uri: str, *, recursive: bool) -> "FilesBelow":
     except FileNotFoundError:
         return FilesBelow([])
     below, base = path.rstrip("/") + "/", plain_uri(uri).rstrip("/") + "/"
-    names = {name[len(below) :]: each for name, each in found.items() if name.startswith(below)}
-    files = [File(base + name, *each) for name, each in names.items() if not uris.is_hidden(name)]
-    hidden, folders = uris.hidden_among(names) if len(files) < len(names) else ([], set())
+    files, dotted = [], []
+    for each in sorted(found):  # in order of URIs too: all begin with the same
+        name = each[len(below) :]
+        if not each.startswith(below):
+            continue
+        if uris.is_hidden(name):
+            dotted.append(name)
+        else:
+            files.append(File(base + name, *found.pop(each)))
+    hidden, folders = uris.hidden_among(dotted) if dotted else ([], set())
     return FilesBelow(
-        sorted(files, key=lambda file: file.uri),
+        files,
         hidden=tuple(sorted(base + name for name in hidden)),
         unsearched=tuple(sorted(base + name for name in folders)),
     )

@@ -7,12 +7,13 @@ trouble, not minutes; and s3fs repeats some requests on top of either, but no li
 of Azure and Google are told to ask once (`repeat_broken` has the rest).
 """
 
+import datetime
 import itertools
 import random
 import re
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from vqpipe.storage import meter
 
@@ -166,7 +167,25 @@ def session() -> Any:  # noqa: ANN401 (aiobotocore has no types)
 
     made = AioSession()
     made.register("needs-retry.s3", _decide)
+    parsers = made.get_component("response_parser_factory")
+    parsers.set_parser_defaults(timestamp_parser=parse_time)
     return made
+
+
+def parse_time(text: Any) -> datetime.datetime:  # noqa: ANN401 (as botocore's own)
+    """Returns when something was, as botocore has it from a store's answer.
+
+    Its own parser takes 0.1 ms for each object of a listing, three quarters of all that one takes.
+    """
+    try:
+        found = datetime.datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        found = None
+    if found is None or found.tzinfo is None:
+        from botocore.utils import parse_timestamp  # noqa: PLC0415 (as above)
+
+        return cast(datetime.datetime, parse_timestamp(text))
+    return found
 
 
 def _decide(

@@ -8,7 +8,10 @@ import contextlib
 import time
 from typing import Any, cast
 
+from botocore.exceptions import ClientError
+from fsspec.asyn import sync
 from s3fs import S3FileSystem
+from s3fs.errors import translate_boto_error
 
 from vqpipe.storage import refusals, retries
 from vqpipe.storage.content import Content, rewind
@@ -41,6 +44,22 @@ class _Buckets(S3FileSystem):  # type: ignore[misc]  # s3fs has no types
         bucket, key, _ = super().split_path(before)
         return bucket, key + mark + after, None
 
+    async def find_below(self, path: str) -> dict[str, Found]:
+        """Returns the objects below a prefix, by path.
+
+        s3fs' own `find` holds a dictionary of what is said of each and works out the folders that
+        they are in, 1.8 kB for each object.
+        """
+        bucket, key, _ = self.split_path(path)
+        prefix = key.lstrip("/") + "/" if key else ""
+        found = {}
+        try:
+            async for info in self._iterdir(bucket, delimiter="", prefix=prefix):
+                found[info["name"]] = _found(info)
+        except ClientError as error:
+            raise translate_boto_error(error) from error
+        return found
+
 
 class S3(Served):
     """Buckets: the version of an object is its ETag."""
@@ -53,8 +72,7 @@ class S3(Served):
 
     def find(self, path: str) -> dict[str, Found]:
         """Returns the objects below a prefix."""
-        found = self._fs.find(path, detail=True)
-        return {name: _found(info) for name, info in found.items()}
+        return cast(dict[str, Found], sync(self._fs.loop, self._fs.find_below, path))
 
     def read(self, path: str) -> bytes:
         """Returns an object by one request: several at once would mix versions.

@@ -1,0 +1,134 @@
+"""Sources and sinks of any number of shards that nobody has to store: names, listings, footers."""
+
+import contextlib
+import hashlib
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from vqpipe.schema import File, Shard
+
+BUCKET = "bench"
+SOURCE, SINK = f"s3://{BUCKET}/photos", f"s3://{BUCKET}/run"
+BYTES = 400_000_000
+"""Of a tar of a thousand photos."""
+_PAGE = 1000
+_ENTRY = (
+    "<Contents><Key>{}</Key><LastModified>2026-01-02T03:04:05.000Z</LastModified>"
+    "<ETag>&quot;{}&quot;</ETag><Size>{}</Size><StorageClass>STANDARD</StorageClass></Contents>"
+)
+
+
+def name(index):
+    """Returns the name of a shard; names are in order of their numbers."""
+    return f"train/{index:07d}"
+
+
+def version(index):
+    """Returns the ETag of a file."""
+    return hashlib.md5(b"%d" % index).hexdigest()
+
+
+def size(index):
+    """Returns the bytes of a tar."""
+    return BYTES + index % 1009
+
+
+def tar(index):
+    """Returns the file of a shard."""
+    return File(f"{SOURCE}/{name(index)}.tar", size(index), version(index))
+
+
+def shard(index):
+    """Returns a shard of the source."""
+    return Shard(name(index), "webdataset", (tar(index),))
+
+
+def data(index, sink=SINK):
+    """Returns the object of a committed shard, as it is listed."""
+    return File(f"{sink}/data/{name(index)}.parquet", 500_000 + index % 1009, version(-index))
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Answers as S3 does where one lists, looks and reads; what is listed is made up."""
+
+    protocol_version = "HTTP/1.1"
+    shards, folder = 0, Path()
+    requests = 0
+
+    def do_GET(self):
+        type(self).requests += 1
+        url = urlsplit(self.path)
+        asked = parse_qs(url.query)
+        if "list-type" in asked:
+            self._list(asked)
+        else:
+            self._get(unquote(url.path).removeprefix(f"/{BUCKET}/"))
+
+    do_HEAD = do_GET  # noqa: N815 (so it is called)
+
+    def _list(self, asked):
+        prefix = asked.get("prefix", [""])[0]
+        first = int(asked.get("continuation-token", ["0"])[0])
+        count = int(asked.get("max-keys", [_PAGE])[0])
+        last = min(first + count, self.shards)
+        of = {"photos/": ("photos/{}.tar", size), "run/data/": ("run/data/{}.parquet", size)}
+        if prefix not in of:
+            first = last = self.shards
+        key, bytes_of = of.get(prefix, ("", size))
+        entries = (
+            _ENTRY.format(key.format(name(i)), version(i), bytes_of(i)) for i in range(first, last)
+        )
+        more = (
+            f"<IsTruncated>true</IsTruncated><NextContinuationToken>{last}</NextContinuationToken>"
+            if last < self.shards
+            else "<IsTruncated>false</IsTruncated>"
+        )
+        self._answer(200, f"<ListBucketResult>{more}{''.join(entries)}</ListBucketResult>".encode())
+
+    def _get(self, key):
+        try:
+            found = (self.folder / key).read_bytes()
+        except OSError:
+            self._answer(404, b"")
+            return
+        first, end = 0, len(found)
+        if asked := self.headers.get("Range"):
+            first, last = asked.removeprefix("bytes=").split("-")
+            first, end = int(first), int(last) + 1
+        self._answer(206 if asked else 200, found[first:end], hashlib.md5(found).hexdigest())
+
+    def _answer(self, code, body, tag=None):
+        self.send_response(code)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Last-Modified", "Fri, 02 Jan 2026 03:04:05 GMT")
+        if tag:
+            self.send_header("ETag", f'"{tag}"')
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@contextlib.contextmanager
+def serve(shards, folder, port):
+    """Serves, for the length of a block, a bucket with so many tars and as many objects of a run.
+
+    Args:
+        shards: How many.
+        folder: What there is to read, by key.
+        port: Where.
+    """
+    handler = type("Handler", (_Handler,), {"shards": shards, "folder": Path(folder)})
+    server = ThreadingHTTPServer(("127.0.0.1", port), handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield handler
+    finally:
+        server.shutdown()
+        server.server_close()
