@@ -289,7 +289,7 @@ def keys(sink):
 @pytest.mark.soak
 @pytest.mark.ray
 def test_cluster_of_two_nodes_stopped_at_its_time_limit_goes_on_and_completes(tmp_path):
-    images = write_source(tmp_path / "source", 24)
+    images = write_source(tmp_path / "source", 12)
     sink = tmp_path / "codes"
     nodes = {"--nodes=4": "--nodes=2", "--cpus-per-task=64": "--cpus-per-task=2", "256G": "1G"}
     script = for_this_machine(CLUSTER, tmp_path / "source", sink, **nodes)
