@@ -147,9 +147,15 @@ def test_script_command_is_a_command_line_of_ours(script):
     assert job.address == ("$head:$port" if script is CLUSTER else None)
 
 
+def some_job():
+    """Returns a job's number, and by it ports and a folder, that no other test has."""
+    return 100_000 + secrets.randbelow(900_000)
+
+
 RAY = f"""
 printf '%s\\n' "$*" >> "$STAND_IN_FOR_SLURM/nodes"
 cp --preserve=mode "$RAY_AUTH_TOKEN_PATH" "$STAND_IN_FOR_SLURM/token"
+stat --format=%a "$RAY_TMPDIR" > "$STAND_IN_FOR_SLURM/mode"
 [[ -z $RAY_FAILS ]] || exit 1
 [[ $* != *--head* ]] || echo $$ > "$STAND_IN_FOR_SLURM/head"
 [[ $* != *--head* ]] || exec {sys.executable} -c 'import socket, sys, time
@@ -165,7 +171,9 @@ exec sleep 60
 def cluster(tmp_path):
     """The job of several nodes under Slurm's stand-in, with one for vqpipe and one for Ray."""
     (tmp_path / "home").mkdir()
-    found = Slurm(tmp_path / "slurm", CLUSTER, 7001, {**os.environ, "HOME": str(tmp_path / "home")})
+    found = Slurm(
+        tmp_path / "slurm", CLUSTER, some_job(), {**os.environ, "HOME": str(tmp_path / "home")}
+    )
     found.install("vqpipe", COMMAND)
     found.install("ray", RAY)
     yield found
@@ -181,7 +189,7 @@ def nodes(slurm):
 def test_cluster_is_one_head_and_workers_that_know_its_address(cluster):
     process = waiting(cluster, None)
     while len(started := nodes(cluster)) < 4:
-        assert process.poll() is None, cluster.log("7001")
+        assert process.poll() is None, cluster.log(str(cluster.job))
         time.sleep(0.01)
     cluster.warn(process)
     assert process.wait() == 2
@@ -192,7 +200,7 @@ def test_cluster_is_one_head_and_workers_that_know_its_address(cluster):
     command = shlex.split((cluster.folder / "calls").read_text())
     assert command[command.index("--address") + 1] == address
     assert "--actors" not in command  # codecs come with the nodes
-    assert cluster.requeued() == ["7001"]
+    assert cluster.requeued() == [str(cluster.job)]
     assert not kill_all(cluster.folder)  # nothing is left on any node
 
 
@@ -202,21 +210,30 @@ def test_cluster_token_is_its_owners_alone_and_ends_with_the_job(cluster):
     assert token.stat().st_mode & 0o777 == 0o600
     assert len(bytes.fromhex(token.read_text())) == 32
     assert list(Path(cluster.environment["HOME"]).iterdir()) == []
-    assert token.read_text() not in cluster.log("7001") + (cluster.folder / "nodes").read_text()
+    assert (
+        token.read_text()
+        not in cluster.log(str(cluster.job)) + (cluster.folder / "nodes").read_text()
+    )
+
+
+def test_cluster_folder_is_its_owners_alone_and_ends_with_the_job(cluster):
+    assert cluster.start(DOES="0").wait() == 0
+    assert (cluster.folder / "mode").read_text() == "700\n"
+    assert not Path(f"/tmp/vq{cluster.job}").exists()
 
 
 def test_cluster_of_another_job_has_other_ports(tmp_path):
     taken = []
-    for job in (7001, 7002):
+    first = some_job()
+    for job in (first, first + 1):
         slurm = Slurm(tmp_path / f"{job}", CLUSTER, job, {**os.environ, "HOME": str(tmp_path)})
         slurm.install("vqpipe", COMMAND)
         slurm.install("ray", RAY)
         assert slurm.start(DOES="0").wait() == 0, slurm.log(str(job))
         ports = {v for node in nodes(slurm) for name, v in node.items() if name.endswith("port")}
         taken.append(ports - {"0"})
-    first, second = taken
-    assert len(first) == len(second) == 3
-    assert not first & second
+    assert [len(ports) for ports in taken] == [3, 3]
+    assert not taken[0] & taken[1]
 
 
 def test_cluster_that_is_cancelled_stays_cancelled(cluster):
@@ -239,11 +256,6 @@ def test_cluster_whose_ray_does_not_start_ends_with_5(cluster):
 def test_cluster_whose_head_is_gone_when_the_command_joins_ends_with_5(cluster):
     assert cluster.start(DOES="lose-head").wait() == 5  # the command says 4: nobody answers
     assert cluster.requeued() == []
-
-
-def some_job():
-    """Returns a job's number, and by it ports and a folder, that no other test has."""
-    return 100_000 + secrets.randbelow(900_000)
 
 
 def for_this_machine(script, source, sink, **changes):
@@ -288,7 +300,7 @@ def keys(sink):
 @pytest.mark.soak
 @pytest.mark.ray
 def test_cluster_of_two_nodes_stopped_at_its_time_limit_goes_on_and_completes(tmp_path):
-    images = write_source(tmp_path / "source", 24)
+    images = write_source(tmp_path / "source", 12)
     sink = tmp_path / "codes"
     nodes = {"--nodes=4": "--nodes=2", "--cpus-per-task=64": "--cpus-per-task=2", "256G": "1G"}
     script = for_this_machine(CLUSTER, tmp_path / "source", sink, **nodes)
