@@ -22,8 +22,8 @@ class _Patient:
     """How long to wait for a dashboard that does not answer."""
 
     reconnect_s: float = 300.0
-    """Seconds to go on trying when the connection is lost while a job is followed. The job goes on
-    either way."""
+    """Seconds to go on trying when the connection is lost while a job is followed; the job does not
+    depend on it."""
 
     def __post_init__(self) -> None:
         if not self.reconnect_s >= 0:

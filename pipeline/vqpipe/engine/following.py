@@ -221,9 +221,8 @@ class _Following:
         if self._failed is None:
             self._failed = time.monotonic()
             self._pause_s = _LEAST_PAUSE_S
-            doing = f"the job {self._listener.meanwhile}"
             self._listener.on_word(
-                f"{url} does not answer ({why}); {doing}. Trying for {patience_s:g} s"
+                f"{url} does not answer ({why}); trying for {patience_s:g} s. The job does not wait"
             )
         elif time.monotonic() - self._failed > patience_s:
             raise IncompleteError(
