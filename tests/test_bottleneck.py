@@ -138,8 +138,12 @@ def test_bound_reading_from_a_disk_says_nothing_of_requests():
 
 
 def test_bound_committing_tells_a_slow_store_from_work():
-    slow = find_bound(shares(committing=1.0, commit_s=240, commit_wait_s=200))
+    waits = {"commit_s": 240, "commit_wait_s": 200}
+    slow = find_bound(shares(committing=1.0, written_bytes=6e8, **waits))
     assert "sink" in slow.advice
+    assert "shards" not in slow.advice
+    small = find_bound(shares(committing=1.0, written_bytes=6e5, **waits))
+    assert "larger shards" in small.advice
     assert "cores" in find_bound(shares(committing=1.0, commit_s=240, commit_wait_s=20)).advice
 
 
@@ -147,7 +151,7 @@ def test_bound_committing_tells_a_slow_store_from_work():
 def test_bound_of_shards_with_an_image_each_asks_for_larger_ones(busy):
     bound = find_bound(shares(**busy, images=6000, shards=6000))
     assert "fewer, larger shards" in bound.advice
-    assert "larger shards" not in find_bound(shares(**busy)).advice
+    assert "fewer, larger shards" not in find_bound(shares(**busy)).advice
 
 
 def test_bound_without_images_to_open_is_found_among_the_rest():

@@ -23,7 +23,7 @@ SCHEDULING = "scheduling"
 PARTS = ("reading", "opening", "codec", "committing", SCHEDULING)
 """What a run can be bound by."""
 
-_FEW_IMAGES = 100
+_FEW_IMAGES = 32
 """Images of a shard up to which its beginning and its end count beside them."""
 _SMALL_REQUEST = 1e6
 """Bytes of a request up to which the store takes longer to begin its answer than to send it."""
@@ -160,8 +160,10 @@ def _committing(seen: Occupancy) -> Bound:
         return Bound("committing", said, _larger_shards(seen))
     if seen.committing_waits < IDLE:
         return Bound("committing", said, "More cores would help.")
-    near = "A sink that answers faster, or machines nearer to it, would help."
-    return Bound("committing", said, near)
+    near = "A sink that answers faster, or machines nearer to it, would help"
+    if seen.shards and seen.written_bytes < _SMALL_REQUEST * seen.shards:
+        return Bound("committing", said, f"{near}; so would larger shards, of which each is a PUT.")
+    return Bound("committing", said, f"{near}.")
 
 
 def _scheduling(seen: Occupancy) -> Bound:

@@ -51,7 +51,7 @@ class Spent(NamedTuple):
     codec_there_s: float = 0.0
     """Of codecs that there were."""
     full_s: float = 0.0
-    """In which no more commits could begin."""
+    """In which no more commits could begin, or nothing else was left to do."""
     seconds: float = 0.0
     """By the driver's clock."""
 

@@ -32,7 +32,7 @@ class Timesheet:
 
         Args:
             counts: What workers have done.
-            is_full: Whether no more commits can begin.
+            is_full: Whether no more commits can begin, or nothing but commits is left.
             can_ask: Whether the cluster's head answers.
         """
         now = time.monotonic()

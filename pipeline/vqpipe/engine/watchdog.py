@@ -105,7 +105,7 @@ def _rounds(
             seen.receive(receipts)
             yield Tick(receipts, sheet.add_to(counts))
         answers = head.is_there()
-        sheet.note(counts, is_full=commits.is_full, can_ask=answers)
+        sheet.note(counts, is_full=commits.is_full or has_ended, can_ask=answers)
         if answers and commits.is_full:
             commits.widen(capacity.count_cores())
         if has_ended or time.monotonic() - asked >= _ASK_S:
