@@ -25,7 +25,7 @@ KINDS = {
 }
 PHOTOS, SHARDS = 2400, 24
 OPTIONS = (
-    *("--resolution", "128", "--batch-size", "8"),
+    *("--resolution", "64", "--batch-size", "8"),
     *("--codec-resources", "GPU=1", "--codec-labels", "pool=codes"),
 )
 _POLL_S = 0.5

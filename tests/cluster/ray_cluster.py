@@ -90,8 +90,10 @@ class RayCluster:
 
 def main(asked):
     """Runs one node until standard input ends."""
+    from infra.demo.provider import choose_ports
     from ray._private import node, parameter
 
+    choose_ports()
     is_head = asked["gcs_address"] is None
     params = parameter.RayParams(
         node_ip_address="127.0.0.1",

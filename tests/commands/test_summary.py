@@ -10,6 +10,7 @@ from tests.sink import sinks
 from vqpipe.commands import summary
 from vqpipe.commands.progress import Progress
 from vqpipe.commands.summary import Allowance
+from vqpipe.engine.counter import Share
 from vqpipe.errors import IncompleteError
 from vqpipe.occupancy import Spent
 
@@ -78,6 +79,21 @@ def test_finish_command_that_does_something_has_its_own_speed(tmp_path):
         with pytest.raises(IncompleteError):
             finish(writer, images=images)
     assert said(tmp_path)["images_this_run"] == 20
+
+
+def test_finish_run_on_several_machines_says_what_each_of_them_did(tmp_path, capsys):
+    shares = {"10.0.0.2/bbbbbb": Share(encoded=20), "10.0.0.1/aaaaaa": Share(opened=20)}
+    progress = Progress(3, 300, encoded=20, durable=20, start_up_s=0.0, shares=shares)
+    progress.devices = ("cpu",)
+    with pytest.raises(IncompleteError):
+        summary.finish(sinks.begin(tmp_path), progress, Allowance(0.5), None).check()
+    shown = capsys.readouterr().out
+    assert "10.0.0.1/aaaaaa: 20 opened, 0 encoded" in shown
+    assert "10.0.0.2/bbbbbb: 0 opened, 20 encoded" in shown
+    assert said(tmp_path)["machines"] == {
+        "10.0.0.1/aaaaaa": {"opened": 20, "encoded": 0},
+        "10.0.0.2/bbbbbb": {"opened": 0, "encoded": 20},
+    }
 
 
 class FullDisk(io.StringIO):
