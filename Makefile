@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # Hundreds of processes of a test run would compile the same modules each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo cluster-demo train test lint jobs gpu bench soak clean help
+.PHONY: demo cluster-demo train test lint jobs gpu bench scale soak clean help
 
 help:
 	@echo "make demo    encode about 200 sample photos and show the result"
@@ -16,6 +16,7 @@ help:
 	@echo "make test    lint, types, import contracts and tests, some twenty minutes"
 	@echo "make gpu     what wants a GPU: tests and figures, half an hour, with PYTHON=$(PYTHON) as it is"
 	@echo "make bench   throughput against other means, and of the parts; an hour and a half"
+	@echo "make scale   what a driver takes at a hundred thousand and a million shards, nothing of it stored"
 	@echo "make soak    faults at random and all at once, fuzzing, the demo; two hours"
 	@echo "make jobs    write the job definitions in jobs/ anew, after a change of options"
 	@echo "make clean   remove .venv and the demo's output"
@@ -76,10 +77,17 @@ bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.audit
 	$(BIN)/python -m tests.benchmarks.compacting
 	$(BIN)/python -m tests.benchmarks.inspect
+	$(BIN)/python -m tests.benchmarks.scale --shards 100000
+	$(BIN)/python -m tests.benchmarks.shards
 	$(BIN)/python -m tests.benchmarks.reading
 	$(BIN)/python -m tests.benchmarks.dataset
 	$(BIN)/python -m tests.benchmarks.opening
 	$(BIN)/python -m tests.benchmarks.opening --codes
+
+# At a million shards too, which `make bench` has no time for.
+scale: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.scale
+	$(BIN)/python -m tests.benchmarks.shards
 
 # SOAK=--seed 7 has the same faults again.
 soak: $(STAMP) $(AZURITE)

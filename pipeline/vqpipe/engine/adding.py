@@ -13,6 +13,7 @@ from contextlib import closing
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import ray
 
 from vqpipe.engine import capacity
@@ -75,14 +76,18 @@ class _Adder:
         self._earlier = earlier
         self._committed: list[int] = []
         self._coverage: Coverage | None = None
-        self._known: Any = None
+        self._asked: list[Any] = []
+        """What is to tell which parts there are, until it has."""
+        self._has_asked = False
         self._at_work: list[Any] = []
+        self._most = 1.0
         self._moved = time.monotonic()
 
     def work(self, tick: Tick) -> None:
         """Takes in what was committed, and starts what is due."""
-        if self._known is None:
-            self._known = _task(_find_added, self._writer)
+        if not self._has_asked:
+            self._has_asked = True
+            self._asked = [_task(_find_added, self._writer)]
         if tick.receipts:
             is_there = tick.receipts["committed"].is_valid()
             self._committed += tick.receipts["shard"].filter(is_there).to_pylist()
@@ -91,7 +96,7 @@ class _Adder:
     def goes_on(self) -> bool:
         """Goes on at the end of the graph; tells whether there is more to wait for."""
         self._start(wait_s=_WAIT_S, at_end=True)
-        is_waiting = bool(self._at_work) or self._coverage is None
+        is_waiting = bool(self._at_work) or bool(self._asked)
         return is_waiting and time.monotonic() - self._moved < _PATIENCE_S
 
     def _start(self, wait_s: float, *, at_end: bool) -> None:
@@ -101,13 +106,14 @@ class _Adder:
         for place in self._committed:
             self._coverage.commit(place)
         self._committed.clear()
-        most = max(1, capacity.count_cores() / CORES_A_TASK)
-        while len(self._at_work) < most and (places := self._coverage.take(at_end=at_end)):
+        while len(self._at_work) < self._most and (places := self._coverage.take(at_end=at_end)):
             self._at_work.append(_task(_add_up, self._writer, np.array(places, np.int32)))
+            self._moved = time.monotonic()
+            self._most = max(1, capacity.count_cores() / CORES_A_TASK)  # a request to Ray
 
     def _collect(self, wait_s: float) -> None:
         """Takes in what has ended, a task that failed too: who adds up all says what was wrong."""
-        waiting = self._at_work if self._coverage else [self._known]
+        waiting = self._at_work if self._coverage else self._asked
         if not waiting:
             return
         ended, left = ray.wait(waiting, num_returns=len(waiting), timeout=0)
@@ -120,7 +126,8 @@ class _Adder:
         elif ended:
             added = []
             with contextlib.suppress(ray.exceptions.RayError):
-                added = ray.get(self._known)
+                added = ray.get(self._asked[0])
+            self._asked = []
             self._coverage = Coverage(self._shards, self._todo, added, earlier=self._earlier)
 
 
@@ -131,9 +138,9 @@ def _task(function: Callable[..., object], *arguments: object) -> object:
     return task.remote(*arguments)
 
 
-def _find_added(writer: Writer) -> "list[np.typing.NDArray[np.int64]]":
+def _find_added(writer: Writer) -> list[npt.NDArray[np.int64]]:
     return places_added(writer.sink)
 
 
-def _add_up(writer: Writer, places: "np.typing.NDArray[np.int32]") -> None:
+def _add_up(writer: Writer, places: npt.NDArray[np.int32]) -> None:
     add_part(writer.sink, places.tolist())

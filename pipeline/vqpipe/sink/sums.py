@@ -106,21 +106,19 @@ class Totals:
     @property
     def psnr_images(self) -> int:
         """Images that were decoded again."""
-        return sum(images for _, images, _ in self._psnr())
+        return int(self._audited()["psnr_images"].to_numpy().sum())
 
     @property
     def psnr_db(self) -> float | None:
         """Mean PSNR of the images that were decoded again; None if there are none."""
-        images = self.psnr_images  # the sum is the same in whatever order shards were added
-        return (
-            round(math.fsum(sum_db for *_, sum_db in self._psnr()) / images, 2) if images else None
-        )
+        found, images = self._audited(), self.psnr_images
+        total = math.fsum(found["psnr_db_sum"].to_numpy())  # in whatever order shards were added
+        return round(total / images, 2) if images else None
 
-    def _psnr(self) -> list[tuple[str, int, float]]:
-        """Returns of each shard that has any name, images decoded again, and their PSNR's sum."""
+    def _audited(self) -> pa.Table:
+        """Returns those of `counted` of which images were decoded again."""
         table = self.counted.table.select(["name", "psnr_images", "psnr_db_sum"])
-        found = table.filter(table["psnr_images"].is_valid())
-        return list(zip(*(column.to_pylist() for column in found.columns), strict=True))
+        return table.filter(table["psnr_images"].is_valid())
 
     def low_shards(self) -> list[str]:
         """Returns the shards whose mean PSNR is far below that of the others, the lowest first.
@@ -128,14 +126,15 @@ class Totals:
         Far is 6 dB, and five standard deviations as the median deviation gives them: most shards
         have one or two such images, and single ones spread by 3 dB. Fewer than eight say nothing.
         """
-        found = self._psnr()
+        found = self._audited()
         if len(found) < _FEWEST_SHARDS:
             return []
-        values = np.array([total / images for _, images, total in found])
+        values = found["psnr_db_sum"].to_numpy() / found["psnr_images"].to_numpy()
         median = np.median(values)
         spread = 1.4826 * np.median(np.abs(values - median))  # of a normal distribution
         bound = median - max(_FAR_DB, 5 * spread)
-        low = sorted((values[i], found[i][0]) for i in np.flatnonzero(values < bound))
+        places = np.flatnonzero(values < bound)
+        low = sorted(zip(values[places], found["name"].take(places).to_pylist(), strict=True))
         return [name for _, name in low[:_MOST_NAMED]]
 
     def to_dict(self) -> dict[str, Any]:
