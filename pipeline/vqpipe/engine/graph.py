@@ -134,7 +134,7 @@ def run(
         # named ones for these; 2.64 is to remove them, hence the bound in pyproject.toml.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         dataset = _graph(work, (setup, weights, counter), pool, kind, cores)
-    commits = Committer(_launcher(ray.put(work.writer), counter))
+    commits = Committer(_launcher(ray.put(work.writer)))
     needs = Needs(kind, opens=work.opens is not None)
     metrics = RunMetrics(tags, Place(kind, needs.opens), len(work.todo))
     with contextlib.closing(
@@ -162,7 +162,7 @@ def _pool(actors: int, gpus: int, kind: str) -> ActorPoolStrategy:
     )
 
 
-def _launcher(writer: "ray.ObjectRef[Any]", counter: ActorHandle[Any]) -> Callable[..., Any]:
+def _launcher(writer: "ray.ObjectRef[Any]") -> Callable[..., Any]:
     """Returns what has a worker commit blocks, given as references."""
     task = cast(Any, ray.remote(commit)).options(
         name="commit",
@@ -170,7 +170,7 @@ def _launcher(writer: "ray.ObjectRef[Any]", counter: ActorHandle[Any]) -> Callab
         max_retries=RETRIES,
         scheduling_strategy="SPREAD",
     )
-    return functools.partial(task.remote, writer, counter)
+    return functools.partial(task.remote, writer)
 
 
 def _graph(
