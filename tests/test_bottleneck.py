@@ -154,6 +154,13 @@ def test_bound_of_shards_with_an_image_each_asks_for_larger_ones(busy):
     assert "fewer, larger shards" not in find_bound(shares(**busy)).advice
 
 
+def test_bound_of_tiny_shards_that_keep_nobody_busy_all_the_time_is_scheduling():
+    tiny = find_bound(shares(reading=0.66, opening=0.28, images=4000, shards=4000))
+    assert tiny.part == "scheduling"
+    assert find_bound(shares(reading=0.66, opening=0.28)).part is None
+    assert find_bound(shares(reading=0.95, images=4000, shards=4000)).part == "reading"
+
+
 def test_bound_without_images_to_open_is_found_among_the_rest():
     spent = Spent(codec_s=59, codec_there_s=60, core_s=960)
     found = Occupancy.of(spent, MINUTE, Setting("cuda", opens=False))

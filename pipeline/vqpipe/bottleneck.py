@@ -5,7 +5,8 @@ the time; those behind it wait for it, and those before it wait until it takes w
 
     a part that is busy for at least `BUSY`, and by `LEAD` more than any other, binds
     two or more of such parts within `LEAD` are in balance
-    if no part is busy for `IDLE`, everybody waits for Ray: scheduling binds
+    if no part is busy for `IDLE`, everybody waits for Ray: scheduling binds; so it does where no
+        part is busy for `BUSY` and shards hold a few images, whose begin and end is nobody's work
     else nothing stands out
     of less than `ENOUGH_S` of steady work nothing is said
 """
@@ -55,7 +56,7 @@ def find_bound(seen: Occupancy) -> Bound | None:
         return None
     shares = seen.parts
     most = max(shares.values())
-    if most < IDLE:
+    if most < IDLE or (most < BUSY and _has_small_shards(seen)):
         return _scheduling(seen)
     if most < BUSY:
         return Bound(None, f"Nothing stood out as the limit: {_list_parts(shares)}.", "")
@@ -167,8 +168,8 @@ def _committing(seen: Occupancy) -> Bound:
 
 
 def _scheduling(seen: Occupancy) -> Bound:
-    said = f"Everybody waited most of the time: {_list_parts(seen.parts)}."
-    said += " The limit was Ray, which hands work from process to process."
+    said = f"No part was at its limit: {_list_parts(seen.parts)}. All of them waited for Ray, "
+    said += "which hands work from process to process."
     if _has_small_shards(seen):
         return Bound(SCHEDULING, said, _larger_shards(seen))
     few = "Look whether there are shards enough for all, of about the same size."

@@ -62,9 +62,14 @@ def scraping(folder):
 
 def _scrape(folder, heard, is_over):
     while not is_over.wait(EVERY_S):
-        for target in _targets(folder / "prom_metrics_service_discovery.json"):
-            with contextlib.suppress(OSError), urllib.request.urlopen(target, timeout=10) as answer:
-                heard.read(answer.read().decode())
+        _listen(folder, heard)
+    _listen(folder, heard)  # what processes said as they ended
+
+
+def _listen(folder, heard):
+    for target in _targets(folder / "prom_metrics_service_discovery.json"):
+        with contextlib.suppress(OSError), urllib.request.urlopen(target, timeout=10) as answer:
+            heard.read(answer.read().decode())
 
 
 def _targets(listed):

@@ -113,10 +113,11 @@ def test_bound_slow_store_of_the_source_is_reading(place, bucket, tmp_path):
     assert "MB/s" in bound.sentence
 
 
-def test_bound_slow_store_of_the_sink_is_committing(place, bucket, monkeypatch):
+def test_bound_slow_store_of_the_sink_is_committing(place, bucket, tmp_path, monkeypatch):
+    source = build_tars(tmp_path / "source", 2_000, 40)  # which little else takes long
     monkeypatch.setattr(committer, "GATHER_S", 0.5)
     place.proxy.faults = Faults(delay_s=10.0, delayed=rf"PUT /{bucket}/sink/(data|staging)/")
-    bound = bound_of(place.images, f"s3://{bucket}/sink")
+    bound = bound_of(source, f"s3://{bucket}/sink")
     assert bound.part == "committing"
     assert "sink" in bound.advice
 

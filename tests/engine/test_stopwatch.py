@@ -1,12 +1,13 @@
 from types import SimpleNamespace
 
+import pyarrow as pa
 import pytest
 
 from vqpipe import storage
 from vqpipe.engine import capacity, stopwatch, timesheet
 from vqpipe.engine.counter import Counter, Tally
 from vqpipe.engine.stopwatch import Stopwatch
-from vqpipe.engine.timesheet import Timesheet
+from vqpipe.engine.timesheet import Timesheet, stamp
 from vqpipe.occupancy import Spent
 
 
@@ -49,6 +50,17 @@ def test_timesheet_adds_up_what_there_was_as_it_changed(clock):
         sheet.note(Tally(codecs=codecs), is_full=is_full, can_ask=True)
     found = sheet.add_to(Tally(spent=Spent(codec_s=7))).spent
     assert found == Spent(codec_s=7, core_s=140, codec_there_s=30, full_s=25, seconds=35)
+
+
+@pytest.mark.usefixtures("clock")
+def test_timesheet_adds_what_is_stamped_on_receipts():
+    sheet, receipts = Timesheet(4), pa.table({"shard": [3]})
+    for spent in (Spent(commit_s=2, written_bytes=100), Spent(commit_s=0.5, commit_wait_s=0.25)):
+        sheet.receive(stamp(receipts, spent))
+    sheet.receive(receipts)
+    expected = Spent(commit_s=2.5, commit_wait_s=0.25, written_bytes=100)
+    assert sheet.add_to(Tally()).spent == expected
+    assert stamp(receipts, Spent()).equals(receipts), "nothing else changes"
 
 
 def test_timesheet_of_a_cluster_asks_for_its_cores_every_ten_seconds(clock, monkeypatch):

@@ -195,3 +195,31 @@ def test_watch_of_a_graph_without_codecs_says_what_was_read_and_where_to_look(mo
     assert len(ticks) > 2
     assert "9 images were read and 0 committed" in said
     assert "codec" not in said
+
+
+class Ended(Closed):
+    """A graph that is through."""
+
+    def take(self, _):
+        return [], True
+
+
+class Slow(Receipts):
+    """Commits of which one takes three rounds."""
+
+    rounds = 3
+
+    @property
+    def is_idle(self):
+        self.rounds -= 1
+        return self.rounds < 0
+
+
+@pytest.mark.usefixtures("alone")
+def test_watch_counts_the_time_for_commits_where_nothing_else_is_left(monkeypatch):
+    monkeypatch.setattr(watchdog, "Outlet", Ended)
+    monkeypatch.setattr(watchdog, "_poll", lambda *_: Tally(codecs=2))
+    ticks = list(watchdog.watch(None, Slow([]), None, 1000, CPU, 4))
+    spent = ticks[-1].counts.spent
+    assert spent.full_s == spent.seconds > 0
+    assert spent.core_s == pytest.approx(4 * spent.seconds)

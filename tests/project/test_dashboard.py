@@ -1,7 +1,10 @@
 """The dashboard for Grafana as a file; `tests.cluster` holds its questions against a run."""
 
 import itertools
+import json
 import re
+import shutil
+import subprocess
 
 import pytest
 
@@ -32,6 +35,17 @@ def test_dashboard_queries_pick_stage_and_run_each_time():
     for panel, query in dashboard.queries():
         for name, labels in dashboard.numbers(query):
             assert {"stage", "run"} <= labels, f"{panel}: {name}"
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="Debian: apt-get install prometheus")
+def test_dashboard_queries_are_such_as_prometheus_reads(tmp_path):
+    rules = [{"record": "any", "expr": query} for _, query in dashboard.queries()]
+    file = tmp_path / "rules.json"  # which is YAML, too
+    file.write_text(json.dumps({"groups": [{"name": "all", "rules": rules}]}))
+    checked = subprocess.run(
+        ["promtool", "check", "rules", "--lint=none", str(file)], capture_output=True, text=True
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 def test_dashboard_counters_are_asked_for_rates_and_no_other_number_is():

@@ -181,6 +181,8 @@ class Progress:
         if len(self._steady) < 2 or not self.devices:
             return None
         first, last = self._steady
+        if last.seconds <= first.seconds:
+            return None
         kind = "cpu" if all(each.startswith("cpu") for each in self.devices) else "cuda"
         return Occupancy.of(
             last.spent.minus(first.spent),

@@ -138,7 +138,7 @@ def run(
         # named ones for these; 2.64 is to remove them, hence the bound in pyproject.toml.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         dataset = _graph(work, writer, (setup, weights, counter), where)
-    commits = Committer(_launcher(writer, counter, resources.workers))
+    commits = Committer(_launcher(writer, resources.workers))
     needs = Needs(where.kind, resources.codecs, resources.workers, opens=work.opens is not None)
     ticks = watch(dataset, commits, counter, resources.stall_timeout_s, needs, where.cores)
     told = tell_along(ticks, tags, Setting(where.kind, needs.opens), len(work.todo))
@@ -237,9 +237,7 @@ def _pool(actors: int | None, at_once: int, kind: str) -> ActorPoolStrategy:
     )
 
 
-def _launcher(
-    writer: "ray.ObjectRef[Any]", counter: ActorHandle[Any], workers: Place
-) -> Callable[..., Any]:
+def _launcher(writer: "ray.ObjectRef[Any]", workers: Place) -> Callable[..., Any]:
     """Returns what has a worker commit blocks, given as references."""
     task = cast(Any, ray.remote(commit)).options(
         name="commit",
@@ -247,7 +245,7 @@ def _launcher(
         scheduling_strategy="SPREAD",
         **workers.options(num_cpus=COMMIT_CORES),
     )
-    return functools.partial(task.remote, writer, counter)
+    return functools.partial(task.remote, writer)
 
 
 def _graph(

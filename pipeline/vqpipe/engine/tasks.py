@@ -18,6 +18,7 @@ from ray.actor import ActorHandle
 from vqpipe import storage
 from vqpipe.engine.counter import RemoteLedger, here
 from vqpipe.engine.stopwatch import Stopwatch
+from vqpipe.engine.timesheet import stamp
 from vqpipe.images import Preprocess
 from vqpipe.images.sandbox import Prepared, Sandbox
 from vqpipe.occupancy import Spent
@@ -192,11 +193,10 @@ def _sandbox(how: Preprocess) -> Sandbox:
     return Sandbox(how)
 
 
-def commit(writer: Writer, counter: ActorHandle[Any], *blocks: pa.Table) -> pa.Table:
-    """Returns a receipt for each shard that blocks of finished rows have rows of."""
+def commit(writer: Writer, *blocks: pa.Table) -> pa.Table:
+    """Returns a receipt for each shard that blocks of finished rows have rows of, stamped."""
     began, before = time.monotonic(), storage.used()
     receipts = commit_rows(pa.concat_tables(blocks), writer)
     used, seconds = storage.used().since(before), time.monotonic() - began
     spent = Spent(commit_s=seconds, commit_wait_s=used.wait_s, written_bytes=used.written_bytes)
-    counter.spend.remote(spent)
-    return receipts
+    return stamp(receipts, spent)

@@ -1,6 +1,9 @@
 """How much time there was for each part of a graph, which workers' seconds are held against."""
 
+import json
 import time
+
+import pyarrow as pa
 
 from vqpipe.engine import capacity
 from vqpipe.engine.counter import Tally
@@ -8,6 +11,14 @@ from vqpipe.occupancy import Spent
 
 _ASK_S = 10.0
 """Seconds between two questions to a cluster how many cores it has: nodes come and go."""
+
+
+_STAMP = b"spent"
+
+
+def stamp(receipts: pa.Table, spent: Spent) -> pa.Table:
+    """Returns receipts with what was spent for them: so it arrives with them, and never twice."""
+    return receipts.replace_schema_metadata({_STAMP: json.dumps(spent)})
 
 
 class Timesheet:
@@ -47,6 +58,12 @@ class Timesheet:
                 seconds=seconds,
             )
         )
+
+    def receive(self, receipts: pa.Table) -> None:
+        """Notes what a commit has spent, as it is stamped on its receipts."""
+        said = (receipts.schema.metadata or {}).get(_STAMP)
+        if said:
+            self._there = self._there.plus(Spent(*json.loads(said)))
 
     def add_to(self, counts: Tally) -> Tally:
         """Returns what workers have done with the time that there was for it."""

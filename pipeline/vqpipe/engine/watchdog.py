@@ -103,6 +103,7 @@ def _rounds(
             has_ended = _take(outlet, commits)
         for receipts in _work(commits, at_once=has_ended):
             seen.receive(receipts)
+            sheet.receive(receipts)
             yield Tick(receipts, sheet.add_to(counts))
         answers = head.is_there()
         sheet.note(counts, is_full=commits.is_full or has_ended, can_ask=answers)
