@@ -22,7 +22,7 @@ KINDS_OF_NODES = {
     "cpu": NodeType({"CPU": 2}, most=1),
     "gpu": NodeType({"CPU": 0, "GPU": 1}, most=2, labels={"pool": "codes"}),
 }
-SIDE = 48
+SIDE = 32
 ON_GPUS = ("--batch-size", 8, "--codec-resources", "GPU=1")
 IS_CODEC = re.compile(KINDS["codec"])
 PATIENCE_S = 900
