@@ -25,7 +25,7 @@ KINDS_OF_NODES = {
 SIDE = 32
 ON_GPUS = ("--batch-size", 8, "--codec-resources", "GPU=1")
 IS_CODEC = re.compile(KINDS["codec"])
-PATIENCE_S = 900
+PATIENCE_S = 240
 
 
 @pytest.fixture(scope="module", autouse=True)
