@@ -13,6 +13,7 @@ from rich.text import Text
 
 from vqpipe.commands.all_jobs import Doctor, Job, command_of
 from vqpipe.commands.console import harmless
+from vqpipe.commands.options import DryRunOptions
 from vqpipe.commands.pipes import find_failure, outlive_readers
 from vqpipe.commands.result import Result
 from vqpipe.commands.sink_jobs import Diff, Inspect, Verify
@@ -53,7 +54,8 @@ def _check_said(job: Job) -> None:
         MachineError: If not.
     """
     failure = find_failure()
-    if failure and isinstance(job, _REPORTS):
+    is_report = isinstance(job, _REPORTS) or (isinstance(job, DryRunOptions) and job.dry_run)
+    if failure and is_report:
         raise MachineError(f"what was found could not be written to standard output: {failure}")
 
 

@@ -134,6 +134,15 @@ class PartOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DryRunOptions:
+    """Of a stage that can say what it would do."""
+
+    dry_run: Where[bool] = False
+    """Show what would be done, from which model, for how many shards, and stop: nothing is written
+    into the sink and Ray is not started. What a run would be refused for is refused here, too."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class GrowthOptions:
     """What a stage takes in of a source that is not what it was, or not whole."""
 

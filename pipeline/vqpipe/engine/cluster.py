@@ -63,6 +63,18 @@ def find_address(asked: str | None) -> str | None:
     return asked or (None if is_there else os.environ.get("RAY_ADDRESS"))
 
 
+def check_address(asked: str | None) -> bool:
+    """Checks that the cluster to join answers, if there is one; tells whether work is to be here.
+
+    Raises:
+        ConfigError: If it does not.
+    """
+    address = find_address(asked)
+    if address:
+        _check_reachable(address)
+    return not (address or ray.is_initialized())
+
+
 @contextlib.contextmanager
 def connect(address: str | None) -> Iterator[str]:
     """Joins a Ray cluster or starts a local one for the length of a `with` block.
