@@ -14,6 +14,7 @@ from vqpipe.commands.options import (
     DefinitionFile,
     ModelOptions,
 )
+from vqpipe.commands.plan_job import Plan
 from vqpipe.commands.sink_jobs import Diff, Export, Inspect, Push, Verify
 from vqpipe.commands.stage_jobs import Compact, Decode, Encode, Evaluate
 from vqpipe.errors import ConfigError
@@ -97,6 +98,7 @@ Job = (
     | Decode
     | Evaluate
     | Compact
+    | Plan
     | Doctor
     | Convert
     | Inspect
@@ -113,6 +115,7 @@ JOBS: dict[str, type[Job]] = {
     "decode": Decode,
     "evaluate": Evaluate,
     "compact": Compact,
+    "plan": Plan,
     "doctor": Doctor,
     "convert": Convert,
     "inspect": Inspect,
@@ -132,3 +135,6 @@ def command_of(kind: type[Job]) -> str:
 
 STAGES = ("encode", "decode", "evaluate", "compact")
 """The commands that run on Ray, can be submitted, and have job definitions."""
+
+DEFINED = (*STAGES, "plan")
+"""The commands that `--job` is for: `plan` takes a definition of `encode` as it is."""

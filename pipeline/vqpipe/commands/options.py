@@ -24,6 +24,7 @@ class Group(enum.Enum):
     )
     WHERE = "On which machines. May change between runs on one sink."
     SPEED = "How much at once, and how long. May change between runs on one sink."
+    COST = "What things cost, in any currency; nothing is told of what has no price."
 
 
 @dataclass(frozen=True)
