@@ -1,23 +1,23 @@
 """How many requests a run makes of its stores, by arithmetic from its protocol.
 
     source    HEAD and GET a shard that is read, or an image file; a GET more for every 8 MiB
-    commit    PUT of data/, and of rejected/ or left_out/ after a HEAD; of a shard that is not done
-              at once PUT, HEAD and GET of each range in staging/, one LIST (DELETE costs nothing)
-    the end   GET of each footer; a LIST of data/ for every 1,000 objects, three times
-    besides   some forty for run.json, plan.parquet, _SUCCESS and the like
+    commit    PUT of data/, and of rejected/ or left_out/ after a look; of a shard that is not done
+              at once PUT, a look and GET of each range in staging/ (DELETE costs nothing)
+    the end   GET of each footer; three LISTs of data/, a request for every 1,000 objects
+    besides   some for run.json, plan.parquet, _SUCCESS and the like
 
-Stores bill PUT and LIST alike, and GET and HEAD.
+A look at what is not there is a HEAD and a LIST, which finds out whether it is a folder. Stores
+bill PUT and LIST alike, and GET and HEAD. A test holds all of it against an S3 server.
 """
 
-import math
 from dataclasses import dataclass
 
 _READ_BYTES = 8 * 2**20
 _LISTED = 1_000
-_FIXED_GET, _FIXED_HEAD, _FIXED_LIST, _FIXED_PUT = 12, 10, 14, 7
-"""Of a run of no shard, counted on an S3 server (`tests/inspection/test_requests.py`)."""
-_DATA_LISTS = 4
-_LOOKED_AT = {"webdataset": 4, "parquet": 0, "folder": 0}
+_TARS_LOOKED_AT = 4
+_FOOTER_GETS, _COLUMN_GETS, _COLUMN_HEADS = 3, 8, 2
+"""Of Parquet: a footer when the run is planned, two requests for it when it is read; and a few to
+find the column of images."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Requests:
     list: int = 0
 
     def __add__(self, other: "Requests") -> "Requests":
+        """Returns the sums."""
         return Requests(
             self.get + other.get,
             self.head + other.head,
@@ -69,19 +70,30 @@ class Load:
 
 def count_source(load: Load) -> Requests:
     """Returns the requests for listing and reading the source."""
-    looked = min(_LOOKED_AT[load.format], load.shards)
-    pieces = max(load.files, math.ceil(load.size / _READ_BYTES))
-    footers = 2 * load.shards if load.format == "parquet" else 0
-    lists = 2 + load.files // _LISTED
-    return Requests(pieces + looked + footers, load.files + looked, 0, lists)
+    found = Requests(
+        get=load.files + load.size // _READ_BYTES,
+        head=1 + load.files,
+        list=2 + load.files // _LISTED,
+    )
+    if load.format == "webdataset":
+        step = max(1, -(-load.shards // _TARS_LOOKED_AT))
+        looked = -(-load.shards // step)
+        return found + Requests(get=looked, head=looked)
+    if load.format == "parquet":
+        return found + Requests(get=_FOOTER_GETS * load.shards + _COLUMN_GETS, head=_COLUMN_HEADS)
+    return found
+
+
+_BESIDES = Requests(get=12, head=9, put=7, list=17)
+"""For all but shards, of a run that rejects nothing and leaves nothing out."""
 
 
 def count_sink(load: Load) -> Requests:
     """Returns the requests for committing and adding up."""
-    lists = _FIXED_LIST + _DATA_LISTS * (load.shards // _LISTED) + load.staged_shards
-    return Requests(
-        get=_FIXED_GET + load.shards + load.asides + load.ranges,
-        head=_FIXED_HEAD + load.asides + max(0, load.ranges - load.staged_shards),
-        put=_FIXED_PUT + load.shards + load.asides + load.ranges + load.staged_shards,
-        list=lists,
+    looks = load.asides + load.ranges - load.staged_shards
+    return _BESIDES + Requests(
+        get=load.shards + load.asides + load.ranges,
+        head=looks,
+        put=load.shards + load.asides + load.ranges + load.staged_shards,
+        list=looks + load.staged_shards + 3 * (load.shards // _LISTED),
     )
