@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from vqpipe.inspection.forecast import OVERHEAD, SHARDS_PER_S, Prices, Work, foresee
+from vqpipe.inspection.forecast import OVERHEAD, Prices, Work, foresee
 from vqpipe.stages.census import Census
 from vqpipe.stages.measured import Coding, Measured, Opening, Reading, StartUp, Writing
 
@@ -71,9 +71,11 @@ def test_forecast_with_fewer_cores_is_bound_by_opening():
 
 def test_forecast_of_many_tiny_shards_is_bound_by_scheduling():
     census = replace(MILLION.census, shards=10**6)
-    run = only_run(forecast(work=replace(MILLION, census=census, files=10**6)))
+    work = replace(MILLION, census=census, files=10**6)
+    run = only_run(forecast(replace(MEASURED, driver_shard_s=0.01), work))
     assert run.bound_by == "scheduling"
-    assert run.work_s == pytest.approx(10**6 / SHARDS_PER_S)
+    assert run.work_s == pytest.approx(10**4)
+    assert "scheduling" not in only_run(forecast(work=work)).limits
 
 
 def test_forecast_of_a_slow_store_is_bound_by_it():

@@ -15,6 +15,7 @@ from vqpipe.commands.all_jobs import Doctor, Job, command_of
 from vqpipe.commands.console import harmless
 from vqpipe.commands.options import DryRunOptions
 from vqpipe.commands.pipes import find_failure, outlive_readers
+from vqpipe.commands.plan_job import Plan
 from vqpipe.commands.result import Result
 from vqpipe.commands.sink_jobs import Diff, Inspect, Verify
 from vqpipe.errors import MachineError, VqpipeError, stopped_by
@@ -59,7 +60,7 @@ def _check_said(job: Job) -> None:
         raise MachineError(f"what was found could not be written to standard output: {failure}")
 
 
-_REPORTS = (Diff, Doctor, Inspect, Verify)
+_REPORTS = (Diff, Doctor, Inspect, Plan, Verify)
 
 
 def exit_code_of(act: Callable[[], None]) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 from vqpipe.commands.console import Fields, Prose, describe_bytes
 from vqpipe.commands.encode import Asked
 from vqpipe.commands.plan_job import Plan
-from vqpipe.inspection.forecast import Option, Outlook, Run
+from vqpipe.inspection.forecast import OVERHEAD, Option, Outlook, Run
 from vqpipe.inspection.requests import Requests
 from vqpipe.stages.census import Census
 from vqpipe.stages.work import Work
@@ -266,15 +266,28 @@ def _describe_requests(requests: Requests) -> str:
     )
 
 
+_MANY_SHARDS = 10_000
+
+
 def _describe_unknown(outlook: Outlook) -> Fields:
     """Returns what could not be known, and how to know it."""
     fields: Fields = []
+    shards = outlook.work.census.shards
+    if outlook.measured.driver_shard_s is None and shards >= _MANY_SHARDS:
+        said = (
+            f"how fast one driver hands {shards:,} shards out was not measured; it comes on top "
+            "where shards hold few images"
+        )
+        fields.append(("not known", Prose(said)))
+    if outlook.measured.coding is None:
+        said = "no image that was tried opens, so that none was encoded: see vqpipe encode --limit"
+        return [*fields, ("not known", Prose(said))]
     if not _has_gpu(outlook):
         core_rate = 1 / outlook.measured.opening.core_s
         said = (
-            "no GPU was there to measure on, so that GPU-hours are not known: run this command on "
-            "a machine that has one, or with --address on a cluster. Cores a GPU: its images/s by "
-            f"{core_rate / 1.15:,.0f}"
+            "no GPU was there to measure on, so that GPU-hours and times on GPUs are not known: "
+            "run this command on a machine that has one, or with --address on a cluster. A GPU "
+            f"wants a core for every {core_rate / OVERHEAD:,.0f} images/s that it encodes"
         )
         fields.append(("not known", Prose(said)))
     return fields

@@ -24,8 +24,10 @@ class Result:
 
     @property
     def exit_code(self) -> int:
-        """What the command would end with: 0 if `_SUCCESS` is written, or its part is through, or
-        the run was a dry one."""
+        """What the command would end with: 0 if `_SUCCESS` is written, or its part is through.
+
+        So it does of a dry run.
+        """
         return self.error.exit_code if self.error else 0
 
     def check(self) -> None:

@@ -19,8 +19,6 @@ from vqpipe.stages.measured import Measured, StartUp
 OVERHEAD = 1.15
 """Seconds of cores for one of opening: Ray hands blocks from process to process (3.14 ms of a core
 an image, 2.66 of them opening; tests/benchmarks/RESULTS.md, "Whole pipeline")."""
-SHARDS_PER_S = 50.0
-"""Most shards a second through a driver (tests/benchmarks/RESULTS.md, "Forecast")."""
 GATHER_S = 5.0
 """Seconds after which finished rows are committed, whether their shard is whole or not."""
 
@@ -147,8 +145,9 @@ def run_on(
         "opening": amounts.cores_s / cores,
         "codec": amounts.device_s / devices,
         "storage": amounts.reading_s / cores,
-        "scheduling": shards / SHARDS_PER_S,
     }
+    if measured.driver_shard_s is not None:
+        limits["scheduling"] = shards * measured.driver_shard_s
     bound_by = max(limits, key=limits.__getitem__)
     work_s = limits[bound_by]
     if is_cpu:  # the codec takes the same cores, one image at a time

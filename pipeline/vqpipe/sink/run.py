@@ -346,6 +346,8 @@ def foresee_run(sink: str, run: _R, listed: Plan, growth: Growth) -> Opened[_R]:
     assert isinstance(found, type(run)), "of the same stage"
     opened = open_sink(sink, found)
     check_frozen(opened)
+    if growth.is_settled:
+        return opened
     return replace(opened, plan=opened.plan.grow(listed, growth, sink))
 
 

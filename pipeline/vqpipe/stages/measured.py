@@ -108,3 +108,5 @@ class Measured:
     """Of the machine, or of the cluster."""
     command_s: float
     """From the prompt until work can begin: imports, weights, doctor, looking at the source."""
+    driver_shard_s: float | None = None
+    """Seconds that the driver takes for a shard, whatever is in it; None where nobody measured."""
