@@ -25,7 +25,7 @@ from infra.demo.samples import build_sources
 from tests.benchmarks import machine
 from tests.benchmarks.tars import build_tars
 
-CHECKPOINT = Path(__file__).parents[2] / "infra" / "demo" / "checkpoint"
+MODEL = ("--model", str(Path(__file__).parents[2] / "infra" / "demo" / "checkpoint"))
 
 
 def main():
@@ -40,7 +40,7 @@ def main():
         for name, options in sources(root, asked).items():
             ratios = []
             for _ in range(asked.rounds):
-                forecast_s, run_s, load = measure(root, options)
+                forecast_s, run_s, load = measure([*options, *MODEL], root / "sink")
                 ratios.append(forecast_s / run_s)
                 print(f"{name}: forecast {forecast_s:.1f} s, run {run_s:.1f} s, ", end="")
                 print(f"ratio {ratios[-1]:.2f}, load {load}", flush=True)
@@ -63,17 +63,22 @@ def sources(root, asked):
     return found
 
 
-def measure(root, options):
+def compare(asked, sink):
+    """Returns how many times as long as a run took the forecast before it said."""
+    forecast_s, run_s, _ = measure(asked, sink)
+    return forecast_s / run_s
+
+
+def measure(asked, sink):
     """Returns the seconds that were forecast, those that the run took, and the load meanwhile."""
-    asked = [*options, "--model", str(CHECKPOINT)]
     loads = [os.getloadavg()[0]]
     said = json.loads(vqpipe("plan", *asked, "--json"))
     loads.append(os.getloadavg()[0])
     started = time.perf_counter()
-    vqpipe("encode", *asked, "--sink", str(root / "sink"))
+    vqpipe("encode", *asked, "--sink", str(sink))
     seconds = time.perf_counter() - started
     loads.append(os.getloadavg()[0])
-    shutil.rmtree(root / "sink")
+    shutil.rmtree(sink)
     return said["runs"][0]["wall_seconds"], seconds, " ".join(f"{each:.0f}" for each in loads)
 
 

@@ -5,15 +5,23 @@ import shutil
 from pathlib import Path
 
 import pytest
+from infra.demo.samples import build_sources
 
 import vqpipe
 from tests import plain, shell
+from tests.benchmarks import forecast
 from tests.commands.test_dry_run import contents
 from tests.makers import jpeg, tar_of
+from vqpipe import storage
 from vqpipe.commands import cli
+from vqpipe.commands.encode import foresee
+from vqpipe.commands.stage_jobs import Encode
 from vqpipe.engine import rehearsal
+from vqpipe.engine.graph import Resources
+from vqpipe.sink.footer import REJECTIONS_BYTES, read_footer
 from vqpipe.stages import measure
 from vqpipe.stages.measured import StartUp
+from vqpipe.stages.sample import take_sample
 
 PHOTOS = 14
 MODEL = ("--model", str(shell.CHECKPOINT), "--pixel-range", "signed", "--skip-doctor")
@@ -63,6 +71,12 @@ def planned(capsys, *words):
     return json.loads(capsys.readouterr().out)
 
 
+def rows_bytes(path):
+    """Returns the bytes of an object without the rejections that lie in it."""
+    file = storage.stat(str(path))
+    return file.size - read_footer(file).origin[REJECTIONS_BYTES]
+
+
 def test_plan_fresh_sink_counts_images_bytes_and_what_would_be_rejected(
     source, encoded, tmp_path, capsys, rehearsed
 ):
@@ -74,7 +88,7 @@ def test_plan_fresh_sink_counts_images_bytes_and_what_would_be_rejected(
     (run,) = said["runs"]
     assert run["start_seconds"] > 12.0
     assert run["cost"] == {}
-    written = sum(path.stat().st_size for path in Path(encoded, "data").rglob("*.parquet"))
+    written = sum(rows_bytes(path) for path in Path(encoded, "data").rglob("*.parquet"))
     assert said["bytes_written"] == pytest.approx(written, rel=0.25)
     assert not sink.exists()
     assert sum(rows for _, rows in rehearsed) == 8
@@ -165,3 +179,35 @@ def test_plan_command_starts_ray_and_leaves_nothing_behind(source):
     assert start["images"] == 8
     assert start["shards"] == 2
     assert start["ready_s"] > 0
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.soak
+def test_plan_forecast_of_the_demo_is_within_a_quarter_of_the_run(tmp_path):
+    """In turns, three times, and the one in the middle counts: others' work comes and goes."""
+    source = str(build_sources(tmp_path)["tars"])
+    asked = ["--source", source, "--model", str(shell.CHECKPOINT), "--keep", "txt"]
+    rounds = sorted(forecast.compare(asked, tmp_path / "sink") for _ in range(3))
+    assert 0.75 <= rounds[1] <= 1.25
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.soak
+def test_measure_there_opens_and_encodes_on_the_workers_of_a_cluster(source, tmp_path):
+    job = Encode(
+        source=source,
+        sink=str(tmp_path / "sink"),
+        model=str(shell.CHECKPOINT),
+        pixel_range="signed",
+        skip_doctor=True,
+        resolution=32,
+    )
+    work, _ = foresee(job)
+    rows, _ = take_sample(work, 20)
+    found = rehearsal.measure_there(rows, work, Resources())
+    assert found.opening.images == 20
+    assert found.opening.good == len(found.coded)
+    assert found.coding.kind == "cpu"
+    assert found.start_up.ready_s > 0

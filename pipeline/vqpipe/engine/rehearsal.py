@@ -17,6 +17,7 @@ from vqpipe.codec.config import Device
 from vqpipe.codec.placed import place_codec
 from vqpipe.codec.weights import Weights
 from vqpipe.engine import capacity, cluster, graph
+from vqpipe.engine.failures import explain
 from vqpipe.engine.graph import Resources
 from vqpipe.engine.watchdog import CODEC_CORES
 from vqpipe.errors import NoProgressError
@@ -84,11 +85,12 @@ def measure_there(rows: pa.Table, work: Work, resources: Resources) -> There:
     assert isinstance(work.step, Encoding), "images are encoded"
     assert work.opens is not None, "images are opened"
     with cluster.connect(resources.address):
-        has_gpu = capacity.resources().get("GPU", 0) >= 1 and resources.device != "cpu"
+        is_there = capacity.resources().get("GPU", 0) >= 1
+        has_gpu = resources.device == "cuda" or (is_there and resources.device == "auto")
         connected = time.monotonic()
         opened, opening = _ask(_open(rows, work.opens), resources, "core")
         started = time.monotonic()
-        codec = _codec_of(work, resources, has_gpu=has_gpu or resources.device == "cuda")
+        codec = _codec_of(work, resources, has_gpu=has_gpu)
         _ask(codec.begin.remote(), resources, "GPU" if has_gpu else "core")
         ready_s = connected - began + time.monotonic() - started
         coded, coding = _ask(codec.measure.remote(opened), resources, "device")
@@ -108,8 +110,8 @@ def _ask(answer: Any, resources: Resources, what: str) -> Any:  # noqa: ANN401 (
             f"no node of the cluster had a free {what} for {resources.stall_timeout_s:g} s: look at"
             " the cluster, and run the same command again (--stall-timeout-s waits longer)"
         ) from None
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause or error from error
+    except ray.exceptions.RayError as error:
+        raise explain(error) from error
 
 
 def _open(rows: pa.Table, how: Preprocess) -> Any:  # noqa: ANN401 (Ray's references)
