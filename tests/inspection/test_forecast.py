@@ -59,7 +59,7 @@ def test_forecast_cores_that_keep_a_gpu_busy_open_as_fast_as_it_encodes():
     assert found.amounts.cores_s == pytest.approx(OVERHEAD * 10_000)
     assert found.amounts.cores_per_device == pytest.approx(OVERHEAD * 10_000 / 900)
     run = only_run(found)
-    assert run.cores == 13
+    assert run.cores == 14
     assert run.bound_by == "codec"
 
 
@@ -132,7 +132,7 @@ def test_forecast_cost_of_cores_and_requests():
     start = replace(MEASURED.start_up, ready_s=2693.0)
     measured = replace(MEASURED, start_up=start)
     (option,) = forecast(measured, paid=(prices, (True, True))).options
-    assert option.cost["cpu"] == pytest.approx(13 * 0.1)
+    assert option.cost["cpu"] == pytest.approx(14 * 0.1)
     assert option.cost["get"] == pytest.approx(option.requests.reads / 1000 * 0.4)
     assert option.cost["put"] == pytest.approx(option.requests.writes / 1000 * 5.0)
     assert option.requests.put > 100
@@ -145,7 +145,7 @@ def test_forecast_of_local_folders_has_no_requests():
 
 def test_forecast_shards_that_take_long_are_staged_and_short_ones_are_not():
     prices = (Prices(), (False, True))
-    (long,) = forecast(paid=prices).options  # 9 s of work a shard, 13 at a time
+    (long,) = forecast(paid=prices).options  # 9 s of work a shard, 14 at a time
     (short,) = forecast(
         work=replace(MILLION, census=replace(MILLION.census, images=10**4)), paid=prices
     ).options

@@ -16,7 +16,7 @@ from vqpipe.inspection.requests import Load, Requests, count_sink, count_source
 from vqpipe.stages.census import Census
 from vqpipe.stages.measured import Measured, StartUp
 
-OVERHEAD = 1.15
+OVERHEAD = 1.18
 """Seconds of cores for one of opening: Ray hands blocks from process to process (3.14 ms of a core
 an image, 2.66 of them opening; tests/benchmarks/RESULTS.md, "Whole pipeline")."""
 GATHER_S = 5.0
