@@ -111,13 +111,15 @@ class _Scene:
         census = census or judge_by_bytes(self.work, reading)
         measured = self._measure(rows, reading)
         listing = self.asked.found.listing
-        files = sum(len(self._shard_files(index)) for index in self.work.todo)
-        todo = forecast.Work(census, listing.format, files)
+        todo = forecast.Work(census, listing.format, self._count_files(listing.format))
         return Forecast(job, self.asked, self.work, _make(job, todo, measured))
 
-    def _shard_files(self, index: int) -> tuple[object, ...]:
+    def _count_files(self, fmt: str) -> int:
+        """Returns of how many files the shards are that are left."""
+        if fmt != "folder":
+            return len(self.work.todo)
         plan = self.work.writer.sink.plan
-        return plan.shard(index).images if self.asked.found.listing.format == "folder" else (0,)
+        return sum(len(plan.shard(index).images) for index in self.work.todo)
 
     def _measure(self, rows: pa.Table, reading: Reading) -> Measured:
         if cluster.check_address(self.job.address):

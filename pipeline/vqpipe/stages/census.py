@@ -91,7 +91,7 @@ def _judge(work: Work, sizes: list[int], limit: int | None) -> Census | None:
     """Returns how many images some tars have before them, judged by some of them."""
     plan, reader = work.writer.sink.plan, work.reader
     assert isinstance(reader, SampleReader), "images are counted, and nothing else"
-    names = {plan.name(index): index for index in work.todo}
+    names = {plan.names[index]: index for index in work.todo}
     shards = [plan.shard(names[name]) for name in pick_names(names, TARS)]
     if any(shard.format != "webdataset" for shard in shards):
         return None

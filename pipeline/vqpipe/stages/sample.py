@@ -28,7 +28,7 @@ _MOST_BYTES = 2**28
 def pick_shards(work: Work, most: int) -> list[int]:
     """Returns places in the plan of at most so many shards that are left, picked by a hash."""
     plan = work.writer.sink.plan
-    names = {plan.name(index): index for index in work.todo}
+    names = {plan.names[index]: index for index in work.todo}
     return [names[name] for name in pick_names(names, most)]
 
 
