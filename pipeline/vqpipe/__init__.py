@@ -1,6 +1,7 @@
 """Image datasets to discrete VQ codes and back, with nothing lost and nothing twice.
 
     vqpipe.encode, .decode, .evaluate, .compact    commands as functions; each returns a Result
+    vqpipe.plan                                    what a run would take, as a dictionary
     vqpipe.CodesDataset, .CodesLoader              codes in batches, for a trainer
     vqpipe.VQModel                                 the network alone, as diffusers has it
 
@@ -12,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vqpipe.commands.functions import compact, decode, encode, evaluate
+    from vqpipe.commands.functions import compact, decode, encode, evaluate, plan
     from vqpipe.commands.result import Result
     from vqpipe.dataset.dataset import CodesDataset
     from vqpipe.dataset.loader import CodesLoader
@@ -30,6 +31,7 @@ __all__ = [
     "decode",
     "encode",
     "evaluate",
+    "plan",
 ]
 
 _HOMES = {
@@ -41,6 +43,7 @@ _HOMES = {
     "decode": "vqpipe.commands.functions",
     "encode": "vqpipe.commands.functions",
     "evaluate": "vqpipe.commands.functions",
+    "plan": "vqpipe.commands.functions",
 }
 """Where to find what is here, by name."""
 

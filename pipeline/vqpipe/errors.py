@@ -19,7 +19,8 @@
     └── AccountingError     1  the rows of a shard do not add up, none is committed: report it
 
 Exit code 0 means that ``_SUCCESS`` is in the sink, and nothing else means that; of a command that
-was given a part of a run (``--part``), that every shard of the part is committed. A bad image is
+was given a part of a run (``--part``), that every shard of the part is committed; of ``--dry-run``,
+that the run would begin. A bad image is
 never an exception: it is a rejection, a row of data (`vqpipe.rejections.Reason`).
 """
 

@@ -11,6 +11,7 @@ import tyro
 from vqpipe.codec.config import AskedRange, Device
 from vqpipe.commands.cluster_jobs import Jobs, Logs, Stop, Submit
 from vqpipe.commands.options import ModelOptions
+from vqpipe.commands.plan_job import Plan
 from vqpipe.commands.sink_jobs import Diff, Export, Inspect, Push, Verify
 from vqpipe.commands.stage_jobs import Compact, Decode, Encode, Evaluate
 
@@ -64,6 +65,7 @@ Job = (
     | Decode
     | Evaluate
     | Compact
+    | Plan
     | Doctor
     | Convert
     | Inspect
@@ -83,6 +85,7 @@ JOBS: dict[str, type[Job]] = {
     "decode": Decode,
     "evaluate": Evaluate,
     "compact": Compact,
+    "plan": Plan,
     "doctor": Doctor,
     "convert": Convert,
     "inspect": Inspect,
@@ -105,3 +108,6 @@ def command_of(kind: type[Job]) -> str:
 
 STAGES = ("encode", "decode", "evaluate", "compact")
 """The commands that run on Ray, can be submitted, and have job definitions."""
+
+DEFINED = (*STAGES, "plan")
+"""The commands that `--job` is for: `plan` takes a definition of `encode` as it is."""

@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn, Union
 import tyro
 
 from vqpipe.commands import command
-from vqpipe.commands.all_jobs import JOBS, STAGES, Job
+from vqpipe.commands.all_jobs import DEFINED, JOBS, STAGES, Job
 from vqpipe.commands.catalogue import Option, options_of, paragraphs_of
 from vqpipe.commands.cluster_jobs import Submit
 from vqpipe.commands.definition import read_definition, to_arguments, write_definition
@@ -144,15 +144,14 @@ def _make_form(name: str, options: list[Option], *, has_pairs: bool = False) -> 
 
 def _beside(name: str) -> list[Option]:
     """Returns what else can be asked of a command, and is no part of its job."""
-    if name not in STAGES:
+    if name not in DEFINED:
         return []
-    read = f"A job definition, a YAML file such as jobs/{name}.yaml: it says what the command line "
+    file = f"jobs/{name if name in STAGES else 'encode'}.yaml"
+    read = f"A job definition, a YAML file such as {file}: it says what the command line "
     read += "does not; with it, --no-... takes a switch back."
     write = "Print this command as a job definition, and do nothing else."
-    return [
-        Option("job", DefinitionFile, None, read),
-        Option("print_job", bool, False, write),  # noqa: FBT003 (its default)
-    ]
+    asked = Option("print_job", bool, False, write)  # noqa: FBT003 (its default)
+    return [Option("job", DefinitionFile, None, read), *([asked] if name in STAGES else [])]
 
 
 def _fill(name: str, words: list[str], settings: Mapping[str, Any] | None) -> Job:
@@ -181,7 +180,7 @@ def _fill(name: str, words: list[str], settings: Mapping[str, Any] | None) -> Jo
 
 def _find_settings(name: str, words: list[str]) -> dict[str, Any] | None:
     """Returns what the job definition says that a stage's command names; None if it names none."""
-    path = _find_definition(words) if name in STAGES else None
+    path = _find_definition(words) if name in DEFINED else None
     return None if path is None else read_definition(path, JOBS[name])
 
 

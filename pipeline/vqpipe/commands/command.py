@@ -15,8 +15,9 @@ from vqpipe.commands.all_jobs import Doctor, Job, command_of
 from vqpipe.commands.audience import Hook, told
 from vqpipe.commands.cluster_jobs import Jobs
 from vqpipe.commands.console import harmless
-from vqpipe.commands.options import ClusterOptions
+from vqpipe.commands.options import ClusterOptions, DryRunOptions
 from vqpipe.commands.pipes import find_failure, outlive_readers
+from vqpipe.commands.plan_job import Plan
 from vqpipe.commands.result import Result
 from vqpipe.commands.sink_jobs import Diff, Inspect, Verify
 from vqpipe.errors import MachineError, VqpipeError, stopped_by
@@ -35,12 +36,17 @@ def do(job: Job, on_progress: Hook | None = None) -> Result | None:
         VqpipeError: If it could not be done; the exit code is the error's.
     """
     name = command_of(type(job))
-    path = job.progress_file if isinstance(job, ClusterOptions) else None
-    with told(name, path, on_progress) as audience:
+    with told(name, _progress_file_of(job), on_progress) as audience:
         module = importlib.import_module(f"vqpipe.commands.{name}")
         result = cast(Result | None, module.run(job))
         audience.end(result)
     return result
+
+
+def _progress_file_of(job: Job) -> str | None:
+    """Returns the file that is told how far a job is, if it does any work."""
+    is_shown = isinstance(job, Plan) or (isinstance(job, DryRunOptions) and job.dry_run)
+    return job.progress_file if isinstance(job, ClusterOptions) and not is_shown else None
 
 
 def run(job: Job) -> None:
@@ -65,11 +71,12 @@ def _check_said(job: Job) -> None:
         MachineError: If not.
     """
     failure = find_failure()
-    if failure and isinstance(job, _REPORTS):
+    is_report = isinstance(job, _REPORTS) or (isinstance(job, DryRunOptions) and job.dry_run)
+    if failure and is_report:
         raise MachineError(f"what was found could not be written to standard output: {failure}")
 
 
-_REPORTS = (Diff, Doctor, Inspect, Jobs, Verify)
+_REPORTS = (Diff, Doctor, Inspect, Jobs, Plan, Verify)
 
 
 def exit_code_of(act: Callable[[], None]) -> int:

@@ -1,5 +1,6 @@
 """Decode Parquet shards of codes back into images."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from vqpipe.codec import doctor
 from vqpipe.codec.config import CodecConfig
 from vqpipe.codec.weights import Weights
 from vqpipe.commands.console import Fields
+from vqpipe.commands.dry_run import show
 from vqpipe.commands.kept import begun_with, check_kept, name_types, pack_schema
 from vqpipe.commands.launch import (
     Prepared,
@@ -31,8 +33,17 @@ from vqpipe.images import ImageFormat
 from vqpipe.schema import IMAGE, Selection, Shard
 from vqpipe.sink import layout, todo
 from vqpipe.sink.identity import DecodeFacts, DecodeIdentity
-from vqpipe.sink.plan import Plan, find_plan
-from vqpipe.sink.run import CodesRun, CompactRun, DecodeRun, find_run, is_complete, start_run
+from vqpipe.sink.plan import Growth, Plan, find_plan
+from vqpipe.sink.run import (
+    CodesRun,
+    CompactRun,
+    DecodeRun,
+    DecodeSink,
+    find_run,
+    foresee_run,
+    is_complete,
+    start_run,
+)
 from vqpipe.sink.writer import Writer
 from vqpipe.sources import count_rows
 from vqpipe.sources.agreement import Begun
@@ -50,6 +61,8 @@ def run(job: Decode) -> Result:
     Raises:
         VqpipeError: If the run is refused, or cannot go on.
     """
+    if job.dry_run:
+        return show("decode", job, *_find(job, foresee_run))
     _, result = run_stage("decode", job, lambda: _prepare(job))
     return result
 
@@ -186,6 +199,24 @@ def _finished(job: Decode, source: str, run: CodesRun) -> list[Shard]:
 
 def _prepare(job: Decode) -> Prepared[Work]:
     """Returns what is to be done, with plan and identity frozen in the sink."""
+    work, introduction = _find(job, start_run)
+    sink = work.writer.sink
+    if work.todo:
+        storage.delete(layout.success_uri(sink.uri))
+    said = [*introduction, *describe_store(sink)]
+    part = parse_part(job.part)
+    return Prepared(work, said, allows_damage=job.allow_damaged_shards, part=part)
+
+
+def _find(
+    job: Decode, start: Callable[[str, DecodeRun, Plan, Growth], DecodeSink]
+) -> tuple[Work, Fields]:
+    """Returns what is to be done, and what is said of it.
+
+    Args:
+        job: What is asked for.
+        start: Freezes plan and identity in the sink, or looks what it would come to.
+    """
     sink = storage.normalise_uri(job.sink)
     source = _Source.of(job)
     check_places(source.uri, sink, source.followed)
@@ -202,14 +233,12 @@ def _prepare(job: Decode) -> Prepared[Work]:
     facts = _facts_of(job, weights, size, kept, findings)
     identity = _identity_of(job, source, selection, weights, step)
     asked = DecodeRun(identity, facts, listed.sha256())
-    opened = start_run(sink, asked, listed, growth_of(job))
+    opened = start(sink, asked, listed, growth_of(job))
     check_kept(opened.run, kept)
     part, left = parse_part(job.part), todo.unfinished(opened)
     left = part.take(opened.plan, left) if part else left
     how_stored = ImageFormat(job.format, job.quality)
     product = ImagesProduct(kept, how_stored, job.layout, size)
-    if left:
-        storage.delete(layout.success_uri(sink))
     work = Work(
         writer=Writer(opened, product),
         reader=SampleReader(selection, kept),
@@ -219,8 +248,7 @@ def _prepare(job: Decode) -> Prepared[Work]:
         todo=left,
         adds_earlier=part is None,
     )
-    introduction = _introduce(job, source, work, step)
-    return Prepared(work, introduction, allows_damage=job.allow_damaged_shards, part=part)
+    return work, _introduce(job, source, work, step)
 
 
 def _begun(sink: str, selection: Selection) -> Begun | None:
@@ -306,7 +334,7 @@ def _introduce(job: Decode, source: _Source, work: Work, step: Decoding) -> Fiel
             "once that is so, the same command with --extend (and --replace-changed) does the rest"
         )
         fields.append(("take care", f"the source is not complete yet: {more}"))
-    return [*fields, *_describe_memory(job, source, step), *describe_store(work.writer.sink)]
+    return [*fields, *_describe_memory(job, source, step)]
 
 
 def _describe_memory(job: Decode, source: _Source, step: Decoding) -> Fields:

@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
@@ -16,6 +17,7 @@ from vqpipe.codec.weights import Weights
 from vqpipe.commands.choice import describe_choice, settle_conditions, take_first
 from vqpipe.commands.console import Fields, Prose, printable
 from vqpipe.commands.description import describe_vectors, describe_views, warn_of_shapes
+from vqpipe.commands.dry_run import show
 from vqpipe.commands.keeping import describe_about, settle_kept
 from vqpipe.commands.kept import begun_with, check_kept, name_types, pack_asked, pack_schema
 from vqpipe.commands.launch import (
@@ -42,7 +44,15 @@ from vqpipe.sink import layout, todo
 from vqpipe.sink.identity import EncodeFacts, EncodeIdentity
 from vqpipe.sink.plan import Plan, find_plan
 from vqpipe.sink.ranges import Staged
-from vqpipe.sink.run import DecodeRun, EncodeRun, Run, find_run, start_run
+from vqpipe.sink.run import (
+    DecodeRun,
+    EncodeRun,
+    EncodeSink,
+    Run,
+    find_run,
+    foresee_run,
+    start_run,
+)
 from vqpipe.sink.slot import Attempt
 from vqpipe.sink.writer import Writer
 from vqpipe.sources import find_image, find_passed_over, kept_schema, list_shards, with_about
@@ -63,12 +73,46 @@ def run(job: Encode) -> Result:
     Raises:
         VqpipeError: If the run is refused, or cannot go on.
     """
+    if job.dry_run:
+        return show("encode", job, *foresee(job))
     _, result = run_stage("encode", job, lambda: _prepare(job))
     return result
 
 
 def _prepare(job: Encode) -> Prepared[Work]:
     """Returns what is to be done, with plan and identity frozen in the sink."""
+    asked = find_asked(job)
+    opened = start_run(asked.sink, asked.run, asked.listed, growth_of(job))
+    work, again = asked.work(job, opened)
+    if work.todo:
+        storage.delete(layout.success_uri(asked.sink))
+    return Prepared(
+        work,
+        asked.introduce(work, again, describe_store(opened)),
+        can_judge_early=not again,
+        allows_damage=job.allow_damaged_shards,
+        part=asked.part,
+    )
+
+
+def foresee(job: Encode) -> tuple[Work, Fields]:
+    """Returns what would be done, and what would be said of it; nothing is written.
+
+    Raises:
+        VqpipeError: If the run would be refused.
+    """
+    asked = find_asked(job)
+    opened = foresee_run(asked.sink, asked.run, asked.listed, growth_of(job))
+    work, again = asked.work(job, opened)
+    return work, asked.introduce(work, again)
+
+
+def find_asked(job: Encode) -> "Asked":
+    """Returns what a command asks for, with all that there is to find out; nothing is written.
+
+    Raises:
+        VqpipeError: If source, model or options are not to be used like this.
+    """
     source, sink = storage.normalise_uri(job.source), storage.normalise_uri(job.sink)
     check_places(source, sink)
     weights = load_weights(job)
@@ -86,32 +130,10 @@ def _prepare(job: Encode) -> Prepared[Work]:
     column, vectors = schema.codes_field(codes), _vectors_of(job, codes, weights)
     product = CodesProduct(kept, column, codes, how.views, vectors, has_codes=not job.drop_codes)
     facts = facts_of(job, weights, product, findings)
-    asked = EncodeRun(identity, found.settle(facts), listed.sha256())
-    opened = start_run(sink, asked, listed, growth_of(job))
-    check_kept(opened.run, kept)
-    part, left = parse_part(job.part), todo.unfinished(opened)
-    left = part.take(opened.plan, left) if part else left
-    again = todo.retriable(opened, left) if job.retry_rejected else {}
-    _check_limit(job, opened.run, left)
-    writer = Writer(opened, product, _attempt(job, again))
-    if left or again:
-        storage.delete(layout.success_uri(sink))
-    work = Work(
-        writer=writer,
-        reader=found.reader(opened.run),
-        opens=how,
-        step=Encoding(column, codec, how.shapes, job.audit, vectors),
-        weights=weights,
-        todo=left | again,
-        adds_earlier=part is None,
-    )
-    return Prepared(
-        work,
-        [*_introduce(work, listing, codec, len(again), part), *found.describe(opened.run)],
-        can_judge_early=not again,
-        allows_damage=job.allow_damaged_shards,
-        part=part,
-    )
+    run = EncodeRun(identity, found.settle(facts), listed.sha256())
+    step = Encoding(column, codec, how.shapes, job.audit, vectors)
+    part = parse_part(job.part)
+    return Asked(sink, run, listed, found, weights, how, product, step, part)
 
 
 def _vectors_of(job: Encode, codes: CodeLayout, weights: Weights) -> tuple[VectorLayout, ...]:
@@ -235,6 +257,57 @@ class _Found:
         return [*describe_choice(run, self.listing, self.shards), *self.notes]
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a command asks for, and what was found out about it."""
+
+    sink: str
+    run: EncodeRun
+    listed: Plan
+    """The shards that the source has now."""
+    found: _Found
+    weights: Weights
+    how: Preprocess
+    product: CodesProduct
+    step: Encoding
+    part: Part | None
+    """Which of the shards it does; None for all."""
+
+    def work(self, job: Encode, opened: EncodeSink) -> tuple[Work, int]:
+        """Returns what is left to do in a sink, and how many shards are only tried again.
+
+        Raises:
+            MismatchError: If columns to keep are of other types by now.
+            ConfigError: If shards are new that the limit of a retry is not for.
+        """
+        check_kept(opened.run, self.product.kept)
+        left = todo.unfinished(opened)
+        left = self.part.take(opened.plan, left) if self.part else left
+        again = todo.retriable(opened, left) if job.retry_rejected else {}
+        _check_limit(job, opened.run, left)
+        work = Work(
+            writer=Writer(opened, self.product, _attempt(job, again)),
+            reader=self.found.reader(opened.run),
+            opens=self.how,
+            step=self.step,
+            weights=self.weights,
+            todo=left | again,
+            adds_earlier=self.part is None,
+        )
+        return work, len(again)
+
+    def introduce(self, work: Work, again: int, store: Iterable[tuple[str, object]] = ()) -> Fields:
+        """Returns what was found and what is about to happen.
+
+        Args:
+            work: What is left to do.
+            again: Shards of these that are only tried again.
+            store: What to say of the sink's store.
+        """
+        said = _introduce(work, self.found.listing, self.step.how, again, self.part)
+        return [*said, *store, *self.found.describe(_run_of(work.writer))]
+
+
 def _find(job: Encode, source: str, begun: Run | None, planned: Plan | None) -> _Found:
     """Returns what there is to encode."""
     listing = _list(job, source, begun, planned)
@@ -328,7 +401,7 @@ def _introduce(
         ("sink", writer.sink.uri),
         ("left to do", describe_left(work, part, again)),
     ]
-    return [*fields, *_describe_unread(listing), *describe_store(writer.sink)]
+    return [*fields, *_describe_unread(listing)]
 
 
 def _run_of(writer: Writer) -> EncodeRun:

@@ -18,6 +18,7 @@ from vqpipe.commands.audience import Hook
 from vqpipe.commands.catalogue import options_of, paragraphs_of
 from vqpipe.commands.console import silence
 from vqpipe.commands.definition import convert
+from vqpipe.commands.plan_job import Plan
 from vqpipe.commands.result import Result
 from vqpipe.commands.stage_jobs import Compact, Decode, Encode, Evaluate
 from vqpipe.errors import ConfigError
@@ -56,6 +57,11 @@ class _Compact(_Call, Compact):
     """What `compact` takes."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Plan(Plan):
+    """What `plan` takes."""
+
+
 def _as_function(name: str, taken: Callable[P, _Call]) -> Callable[P, Result]:
     """Returns a command as a function that takes, and says that it takes, what a class does."""
 
@@ -78,11 +84,42 @@ def _as_function(name: str, taken: Callable[P, _Call]) -> Callable[P, Result]:
     return function
 
 
-def _declare(taken: Callable[..., _Call]) -> Signature:
+def _as_forecast(taken: Callable[P, _Plan]) -> Callable[P, dict[str, Any]]:
+    """Returns `vqpipe plan` as a function that takes, and says that it takes, what a class does."""
+
+    def plan(*places: P.args, **options: P.kwargs) -> dict[str, Any]:
+        if places:
+            raise TypeError("plan() takes its options by name")
+        job = _make_job(JOBS["plan"], options)
+        assert isinstance(job, Plan)
+        from vqpipe.commands import forecast_said, plan  # noqa: PLC0415 (they take torch and Ray)
+
+        with silence():
+            return forecast_said.document(plan.find(job))
+
+    plan.__qualname__ = "plan"
+    plan.__doc__ = _PLAN_DOC.format(*paragraphs_of(JOBS["plan"]))
+    setattr(plan, "__signature__", _declare(taken, dict[str, Any]))  # noqa: B010 (as above)
+    return plan
+
+
+_PLAN_DOC = """{0}
+
+    Options are those of `vqpipe plan`, whose --help says what they are.
+
+    Returns:
+        What `vqpipe plan --json` prints.
+
+    Raises:
+        VqpipeError: If the run would be refused; see `vqpipe.errors`.
+    """
+
+
+def _declare(taken: Callable[..., Any], returned: Any = Result) -> Signature:  # noqa: ANN401 (a type)
     """Returns what a function takes, in plain types: what help makes of them is left out."""
     declared, plain = signature(taken), get_type_hints(taken)
     options = [each.replace(annotation=plain[name]) for name, each in declared.parameters.items()]
-    return declared.replace(parameters=options, return_annotation=Result)
+    return declared.replace(parameters=options, return_annotation=returned)
 
 
 _DOC = """{0}
@@ -130,3 +167,4 @@ encode = _as_function("encode", _Encode)
 decode = _as_function("decode", _Decode)
 evaluate = _as_function("evaluate", _Evaluate)
 compact = _as_function("compact", _Compact)
+plan = _as_forecast(_Plan)

@@ -31,6 +31,7 @@ class Group(enum.Enum):
     )
     WHERE = "On which machines. May change between runs on one sink."
     SPEED = "How much at once, and how long. May change between runs on one sink."
+    COST = "What things cost, in any currency; nothing is told of what has no price."
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,15 @@ class PartOptions:
     job arrays, a part a job, on a machine without a Ray cluster. Any part can be run again, and any
     number at once; the run is planned by the first of them, and marked complete by the one that
     finds nothing left. With it, exit code 0 says that the part is through."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DryRunOptions:
+    """Of a stage that can say what it would do."""
+
+    dry_run: Where[bool] = False
+    """Show what would be done, from which model, for how many shards, and stop: nothing is written
+    into the sink and Ray is not started. What a run would be refused for is refused here, too."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,8 @@ class Result:
     fingerprint: str
     """Of the run, as in `run.json`."""
     totals: dict[str, Any] = field(repr=False)
-    """What `summary.json` says; of a part while others are left, what it did itself."""
+    """What `summary.json` says; of a part while others are left, what it did itself; of a dry run,
+    `shards_planned`, `shards_left` and `images_left`."""
     error: IncompleteError | None = None
     """Why it is not complete; None if it is. The same call again goes on with it."""
     evaluation: dict[str, Any] | None = field(default=None, repr=False)
@@ -23,7 +24,10 @@ class Result:
 
     @property
     def exit_code(self) -> int:
-        """What the command would end with: 0 if `_SUCCESS` is written, or its part is through."""
+        """What the command would end with: 0 if `_SUCCESS` is written, or its part is through.
+
+        So it does of a dry run.
+        """
         return self.error.exit_code if self.error else 0
 
     def check(self) -> None:

@@ -8,6 +8,7 @@ import tyro
 from vqpipe.codec.config import AUDIT_SHARE, AskedRange, DType
 from vqpipe.commands.options import (
     ClusterOptions,
+    DryRunOptions,
     GrowthOptions,
     How,
     ModelOptions,
@@ -42,7 +43,7 @@ MOST_SHARDS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encode(PartOptions, GrowthOptions, RunOptions, ModelOptions, Places):
+class Encode(DryRunOptions, PartOptions, GrowthOptions, RunOptions, ModelOptions, Places):
     """Encode image shards into Parquet shards of discrete codes.
 
     Run the same command again to resume: finished shards are not read again. What is read and how
@@ -209,7 +210,7 @@ class Encode(PartOptions, GrowthOptions, RunOptions, ModelOptions, Places):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decode(PartOptions, GrowthOptions, RunOptions, ModelOptions, Places):
+class Decode(DryRunOptions, PartOptions, GrowthOptions, RunOptions, ModelOptions, Places):
     """Decode Parquet shards of codes back into images.
 
     The source is a sink of vqpipe encode, which knows its model, or any Parquet files with a column

@@ -76,6 +76,18 @@ def check_starts_ray(address: str | None, why: str) -> None:
         raise ConfigError(f"RAY_ADDRESS joins a cluster, and {why}")
 
 
+def check_address(asked: str | None) -> bool:
+    """Checks that the cluster to join answers, if there is one; tells whether work is to be here.
+
+    Raises:
+        ConfigError: If it does not.
+    """
+    address = find_address(asked)
+    if address:
+        _check_reachable(address)
+    return not (address or ray.is_initialized())
+
+
 @contextlib.contextmanager
 def connect(address: str | None, gpus: Sequence[str] = ()) -> Iterator[str]:
     """Joins a Ray cluster or starts a local one for the length of a `with` block.

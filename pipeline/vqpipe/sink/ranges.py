@@ -33,6 +33,12 @@ class Staged:
         """Number of the row after the last one that is staged."""
         return max((last for _, last in self.ranges), default=0)
 
+    @property
+    def count(self) -> int:
+        """How many rows are staged, each counted once."""
+        firsts, lasts = self._merged
+        return sum(lasts) - sum(firsts)
+
     @functools.cached_property
     def _merged(self) -> tuple[list[int], list[int]]:
         """The same rows as sorted ranges that do not touch: their firsts, their lasts."""

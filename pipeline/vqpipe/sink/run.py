@@ -233,6 +233,8 @@ EncodeSink = Opened[EncodeRun]
 """Of `vqpipe encode`."""
 CompactSink = Opened[CompactRun]
 """Of `vqpipe compact`."""
+DecodeSink = Opened[DecodeRun]
+"""Of `vqpipe decode`."""
 EvaluateSink = Opened[EvaluateRun]
 """Of `vqpipe evaluate`."""
 
@@ -327,6 +329,26 @@ def start_run(sink: str, run: _R, listed: Plan, growth: Growth) -> Opened[_R]:
     found = said.run(sink)
     assert isinstance(found, type(run)), "of the same stage"
     return _grow_plan(sink, found, listed, growth)
+
+
+def foresee_run(sink: str, run: _R, listed: Plan, growth: Growth) -> Opened[_R]:
+    """Returns the sink as `start_run` would leave it, without writing anything.
+
+    Raises:
+        VqpipeError: What `start_run` raises.
+    """
+    said = _find_said(sink)
+    if said is None:
+        _check_free(sink)
+        return Opened(sink, run, listed)
+    _check_identity(sink, said.identity, run.identity.document())
+    found = said.run(sink)
+    assert isinstance(found, type(run)), "of the same stage"
+    opened = open_sink(sink, found)
+    check_frozen(opened)
+    if growth.is_settled:
+        return opened
+    return replace(opened, plan=opened.plan.grow(listed, growth, sink))
 
 
 def _check_free(sink: str) -> None:

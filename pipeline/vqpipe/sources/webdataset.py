@@ -107,6 +107,30 @@ def count_samples(shard: Shard, selection: Selection, most: int) -> int:
         return sum(1 for _ in itertools.islice(drafts, most))
 
 
+def scan_samples(shard: Shard, selection: Selection, most_bytes: int) -> tuple[int, int]:
+    """Returns how many samples stand in how many bytes of a tar, as far as it is looked at.
+
+    Of a tar that is read to its end, both are those of all of it. Else it is whole samples that
+    count, from the second one on, with the bytes from the beginning of each to that of the next.
+
+    Args:
+        shard: A tar.
+        selection: What is read of each sample.
+        most_bytes: Where to stop, once there are `_FEWEST` samples.
+    """
+    with storage.open_file(shard.files[0]) as file:
+        archive = Headers(file)
+        count, first = 0, 0
+        for count, _ in enumerate(_read_drafts(archive, selection, pa.schema([])), start=1):
+            if archive.tar is None:  # it is no tar at all
+                continue
+            first = first or archive.end  # a sample is given when the next one has begun
+            if count > _FEWEST and archive.end > most_bytes and archive.end < shard.size:
+                return count - 1, archive.end - first
+    return count, shard.size
+
+
+_FEWEST = 16
 _NO_RANK = 2**31
 
 

@@ -1,0 +1,155 @@
+"""What a forecast needs Ray for: a run of a few images, and a watch on other machines.
+
+rehearse        the graph itself, a few images into a folder of this machine: how long it takes to
+                start, and to end
+measure_there   opening on the cores of a node, a codec on a device of a cluster
+"""
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import pyarrow as pa
+import ray
+from ray.actor import ActorHandle
+
+from vqpipe.codec.config import Device
+from vqpipe.codec.placed import place_codec
+from vqpipe.codec.weights import Weights
+from vqpipe.engine import capacity, cluster, graph
+from vqpipe.engine.failures import explain
+from vqpipe.engine.graph import Resources
+from vqpipe.engine.watchdog import CODEC_CORES
+from vqpipe.errors import NoProgressError
+from vqpipe.images import Preprocess
+from vqpipe.stages.encode import Encoding
+from vqpipe.stages.measure import measure_coding, measure_opening
+from vqpipe.stages.measured import Coding, Opening, StartUp
+from vqpipe.stages.work import Work
+
+_OPENING_CORES = 4
+"""Logical cores that images are opened on, unless the cluster has fewer."""
+
+
+def rehearse(work: Work, resources: Resources) -> StartUp:
+    """Returns what a run of a few images takes besides them.
+
+    Args:
+        work: A few images, into a sink that is of no other use.
+        resources: This machine.
+
+    Raises:
+        VqpipeError: If Ray does not start, or a stage fails.
+    """
+    began = time.monotonic()
+    ready: float | None = None
+    images, shards = 0, 0
+    with cluster.connect(resources.address):
+        for tick in graph.run(work, resources):
+            if ready is None and tick.counts.devices:
+                ready = time.monotonic()
+            for receipt in tick.receipts.to_pylist() if tick.receipts else ():
+                images += receipt["good"] + receipt["rejected"] + receipt["left_out"]
+                shards += receipt["committed"] is not None
+        ended = time.monotonic()
+    ready = ended if ready is None else ready
+    return StartUp(ready - began, ended - ready, time.monotonic() - ended, images, shards)
+
+
+@dataclass(frozen=True)
+class There:
+    """What was measured on a cluster."""
+
+    opening: Opening
+    coding: Coding
+    coded: pa.Table
+    """Rows with their codes."""
+    start_up: StartUp
+    cores: int
+    """Logical ones of the cluster."""
+
+
+def measure_there(rows: pa.Table, work: Work, resources: Resources) -> There:
+    """Returns what it takes to open and to encode some images on a cluster.
+
+    Args:
+        rows: As they were read.
+        work: How they are opened and encoded.
+        resources: The cluster, and which device to take.
+
+    Raises:
+        NoProgressError: If no node has a free core or device for `resources.stall_timeout_s`.
+        VqpipeError: What a stage raises.
+    """
+    began = time.monotonic()
+    assert isinstance(work.step, Encoding), "images are encoded"
+    assert work.opens is not None, "images are opened"
+    with cluster.connect(resources.address):
+        is_there = capacity.resources().get("GPU", 0) >= 1
+        has_gpu = resources.device == "cuda" or (is_there and resources.device == "auto")
+        connected = time.monotonic()
+        opened, opening = _ask(_open(rows, work.opens), resources, "core")
+        started = time.monotonic()
+        codec = _codec_of(work, resources, has_gpu=has_gpu)
+        _ask(codec.begin.remote(), resources, "GPU" if has_gpu else "core")
+        ready_s = connected - began + time.monotonic() - started
+        coded, coding = _ask(codec.measure.remote(opened), resources, "device")
+        found = capacity.resources()
+        ended = time.monotonic()
+    start_up = StartUp(ready_s, 0.0, time.monotonic() - ended, 0, 0)
+    if coding.kind == "cuda":
+        coding = replace(coding, devices=max(1, int(found.get("GPU", 0))))
+    return There(opening, coding, coded, start_up, int(found.get("CPU", 1)))
+
+
+def _ask(answer: Any, resources: Resources, what: str) -> Any:  # noqa: ANN401 (Ray's references)
+    try:
+        return ray.get(answer, timeout=resources.stall_timeout_s)
+    except ray.exceptions.GetTimeoutError:
+        raise NoProgressError(
+            f"no node of the cluster had a free {what} for {resources.stall_timeout_s:g} s: look at"
+            " the cluster, and run the same command again (--stall-timeout-s waits longer)"
+        ) from None
+    except ray.exceptions.RayError as error:
+        raise explain(error) from error
+
+
+def _open(rows: pa.Table, how: Preprocess) -> Any:  # noqa: ANN401 (Ray's references)
+    """Has a node open images on some of its cores."""
+    cores = max(1, min(_OPENING_CORES, int(capacity.count_cores())))
+    task = cast(Any, ray.remote(measure_opening)).options(num_cpus=cores, name="measure opening")
+    return task.remote(rows, how, cores)
+
+
+def _codec_of(work: Work, resources: Resources, *, has_gpu: bool) -> "ActorHandle[Any]":
+    place = {"num_cpus": CODEC_CORES, "num_gpus": 1 if has_gpu else 0}
+    weights = ray.put(replace(work.weights))  # a copy without the parsed tensors
+    shapes = len(work.opens.shapes) if work.opens else 1
+    actor = cast(Any, ray.remote(_Codec)).options(**place)
+    device: Device = "cuda" if has_gpu else "cpu"
+    return cast("ActorHandle[Any]", actor.remote(weights, work.step, device, resources, shapes))
+
+
+class _Codec:
+    """A codec on a node of the cluster."""
+
+    def __init__(
+        self, weights: Weights, step: Encoding, device: Device, resources: Resources, shapes: int
+    ) -> None:
+        self._weights, self._step = weights, step
+        self._device, self._resources, self._shapes = device, resources, shapes
+
+    def begin(self) -> None:
+        """Finds the device."""
+        self._placed = place_codec(
+            self._weights,
+            self._device,
+            batch_size=self._resources.batch_size,
+            shapes=self._shapes,
+            threads=capacity.cores(),
+            promised=bool(ray.get_gpu_ids()),
+        )
+
+    def measure(self, opened: pa.Table) -> tuple[pa.Table, Coding]:
+        """Returns rows with their codes, and what these took."""
+        return measure_coding(opened, self._step, self._placed)
