@@ -55,7 +55,7 @@ class NodeType:
 class AutoscaledCluster:
     """A context manager: the head, and the nodes that its autoscaler starts."""
 
-    def __init__(self, kinds: Mapping[str, NodeType], idle_s: float = 20.0) -> None:
+    def __init__(self, kinds: Mapping[str, NodeType], idle_s: float = 60.0) -> None:
         """Describes a cluster.
 
         Args:
