@@ -25,6 +25,7 @@ from vqpipe.commands import launch
 from vqpipe.commands.progress import Progress
 from vqpipe.engine import cluster, graph
 from vqpipe.engine.counter import make_counter
+from vqpipe.engine.resources import Resources
 from vqpipe.sink import subtotals
 
 
@@ -61,7 +62,7 @@ def drive(source, sink):
     progress = Progress(len(work.writer.sink.plan), 0)
     before = scale.peak_bytes()
     with cluster.connect(None):
-        for tick in graph.run(work, graph.Resources(), codec=ours.StubCodec):
+        for tick in graph.run(work, Resources(), codec=ours.StubCodec):
             launch._count(progress, tick)
             if progress.shards:
                 marks.append((time.perf_counter(), scale.core_s(), progress.shards))

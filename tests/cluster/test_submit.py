@@ -385,7 +385,7 @@ def test_submit_two_nodes_gives_the_codes_of_one_machine(cluster, source, submit
 @pytest.mark.usefixtures("submitted")
 def test_submit_two_nodes_encodes_on_the_one_with_the_gpu(cluster):
     encoders = [
-        actor["node_id"] for actor in cluster.list("actors") if "_Codec" in actor["class_name"]
+        actor["node_id"] for actor in cluster.list("actors") if "CodecActor" in actor["class_name"]
     ]
     assert set(encoders) == {node_of(cluster, has_gpu=True)}
 

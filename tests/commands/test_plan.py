@@ -17,7 +17,7 @@ from vqpipe.commands import cli
 from vqpipe.commands.encode import foresee
 from vqpipe.commands.stage_jobs import Encode
 from vqpipe.engine import rehearsal
-from vqpipe.engine.graph import Resources
+from vqpipe.engine.resources import Resources
 from vqpipe.sink.footer import REJECTIONS_BYTES, read_footer
 from vqpipe.stages import measure
 from vqpipe.stages.measured import StartUp

@@ -23,6 +23,7 @@ from vqpipe.bottleneck import ENOUGH_S, find_bound
 from vqpipe.commands import launch
 from vqpipe.commands.progress import Progress
 from vqpipe.engine import cluster, committer, graph
+from vqpipe.engine.resources import Resources
 
 pytestmark = [pytest.mark.ray, pytest.mark.soak]
 
@@ -68,7 +69,7 @@ def bound_of(source, sink, codec=StubCodec):
     work = work_of(str(source), str(sink))
     plan = work.writer.sink.plan
     progress = Progress(len(plan), sum(plan.size(index) for index in work.todo))
-    for tick in graph.run(work, graph.Resources(), codec=codec):
+    for tick in graph.run(work, Resources(), codec=codec):
         launch._count(progress, tick)
         progress.note()
     assert progress.is_through

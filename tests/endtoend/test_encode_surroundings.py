@@ -103,7 +103,7 @@ def test_encode_in_a_folder_with_files_called_as_ours_are_runs_none_of_them(surr
 
 def test_encode_workers_that_read_open_or_commit_load_no_torch(surrounded):
     *_, seen = surrounded
-    codecs = [each for each in seen.values() if any("_Codec" in title for title in each)]
+    codecs = [each for each in seen.values() if any("CodecActor" in title for title in each)]
     others = [each for each in seen.values() if each not in codecs]
     done = " ".join(title for each in others for title in each)
     assert all(step in done for step in ("read_views", "commit")), done

@@ -2,8 +2,8 @@
 
 import pytest
 
-from vqpipe.engine.graph import choose_kind
 from vqpipe.engine.places import Place, describe_missing, is_met
+from vqpipe.engine.resources import choose_kind
 
 H100 = {"Resources": {"CPU": 8.0, "GPU": 1.0, "pool": 1.0}, "Labels": {"type": "H100"}}
 PLAIN = {"Resources": {"CPU": 8.0}, "Labels": {}}

@@ -25,7 +25,7 @@ KINDS = {
     "read": r"ray::MapBatches\(read\)",
     "open": r"ray::MapBatches\((open|read)_views\)",
     "sandbox": r".* -m vqpipe\.images\.sandbox ",
-    "codec": r"ray::MapWorker\(MapBatches\(_Codec\)\)",
+    "codec": r"ray::MapWorker\(MapBatches\(CodecActor\)\)",
     "commit": r"ray::commit",
 }
 """What can be killed, by pattern of its command line."""

@@ -27,8 +27,8 @@ from vqpipe.commands.stage_jobs import Decode, Encode
 from vqpipe.commands.summary import Allowance
 from vqpipe.engine import cluster, compaction, graph
 from vqpipe.engine.counter import Tally
-from vqpipe.engine.graph import Resources
 from vqpipe.engine.places import Place
+from vqpipe.engine.resources import Resources, look_for_machines
 from vqpipe.engine.watchdog import Tick
 from vqpipe.errors import IncompleteError, stopped_by
 from vqpipe.sink.plan import Growth
@@ -149,7 +149,7 @@ def _work(
     with cluster.connect(resources.address, _picked_gpus(options)) as logs:
         console.print(f"  {logs}", style="dim", markup=False, soft_wrap=True)
         asks = isinstance(options, MachineOptions)
-        for said in graph.look_for_machines(resources) if asks else ():
+        for said in look_for_machines(resources) if asks else ():
             console.print(f"  {harmless(said)}", style="yellow", markup=False, soft_wrap=True)
         running = closing(_begin(prepared.work, resources))
         with Display(console, name) as display, running as ticks:

@@ -25,7 +25,7 @@ from vqpipe.commands.launch import growth_of, stoppable
 from vqpipe.commands.plan_job import Plan
 from vqpipe.commands.progress import announce
 from vqpipe.engine import capacity, cluster, rehearsal
-from vqpipe.engine.graph import Resources
+from vqpipe.engine.resources import Resources
 from vqpipe.errors import ConfigError
 from vqpipe.inspection import forecast
 from vqpipe.sink.plan import Plan as Shards

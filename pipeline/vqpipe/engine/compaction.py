@@ -31,8 +31,9 @@ from vqpipe.engine.adding import add_along
 from vqpipe.engine.committer import Receipts
 from vqpipe.engine.compact_tasks import KEY, place, write_partition, write_runs
 from vqpipe.engine.counter import make_counter
-from vqpipe.engine.graph import TASKS, Resources, set_up_data
+from vqpipe.engine.graph import TASKS, set_up_data
 from vqpipe.engine.portions import TASK_BYTES, portions
+from vqpipe.engine.resources import Resources
 from vqpipe.engine.watchdog import Tick, watch
 from vqpipe.stages.compact import Compaction
 from vqpipe.stages.neighbours import file_runs

@@ -14,45 +14,35 @@ Commits are the driver's (`committer`): it sees each as it happens, can stop ear
 slow run from a stuck one.
 """
 
-import contextlib
 import functools
 import math
-import os
-import time
 import warnings
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from typing import Any, NoReturn, cast
+from collections.abc import Callable, Generator
+from dataclasses import replace
+from typing import Any, cast
 
-import pyarrow as pa
 import ray
 import ray.data
 from ray.actor import ActorHandle
-from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
+from ray.data import DataContext, TaskPoolStrategy
 from ray.util.annotations import RayDeprecationWarning
 
-from vqpipe.codec import device_time, nvml
 from vqpipe.codec.codec import Codec
-from vqpipe.codec.config import CodecConfig, Device, batch_size_for
-from vqpipe.codec.device import choose_device, device_name, watch_device
-from vqpipe.codec.weights import Weights
+from vqpipe.codec.config import batch_size_for
 from vqpipe.engine import capacity
 from vqpipe.engine.adding import add_along
 from vqpipe.engine.blocks import keep_blocks
+from vqpipe.engine.coder import CodecActor, Setup
 from vqpipe.engine.committer import Committer
-from vqpipe.engine.counter import RemoteLedger, here, make_counter
-from vqpipe.engine.metrics import CodecMetrics, tags_of, tell_along
+from vqpipe.engine.counter import make_counter
+from vqpipe.engine.metrics import tags_of, tell_along
 from vqpipe.engine.outlet import remember_executors
-from vqpipe.engine.pace import Pace, hand_on
-from vqpipe.engine.places import Place, describe_missing
+from vqpipe.engine.places import Place
 from vqpipe.engine.portions import are_enough, portions
+from vqpipe.engine.resources import Resources, Where, look_around
 from vqpipe.engine.tasks import commit, open_views, read, read_views, todo_rows
-from vqpipe.engine.watchdog import CODEC_CORES, Needs, Tick, watch
-from vqpipe.errors import ConfigError, DeviceError
-from vqpipe.occupancy import Setting, Spent
-from vqpipe.stages.attempts import run_bounded
-from vqpipe.stages.step import Step
+from vqpipe.engine.watchdog import Needs, Tick, watch
+from vqpipe.occupancy import Setting
 from vqpipe.stages.work import TableFunction, Work
 
 BLOCK_IMAGES = {"cuda": 256, "cpu": 128}
@@ -78,30 +68,6 @@ ACTORS = {**_ARROW, "max_restarts": -1, "max_task_retries": RETRIES}
 
 _GATHERED = 4
 """Blocks that a codec on a GPU is given together where views are of several shapes."""
-_TABLES = 2
-"""That a codec on a GPU has in hand at a time: one on the device, one on the way in or out."""
-
-_REPORT_S = 30.0
-_TELL_S = 1.0  # between two words to the counter about one table
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resources:
-    """Where to run and how wide; nothing here changes a result."""
-
-    address: str | None = None
-    """A Ray cluster to join; None starts one on this machine that ends with the command."""
-    device: Device = "auto"
-    codecs: Place = field(default_factory=Place)
-    """What codecs ask for, beside a GPU and some of a core."""
-    workers: Place = field(default_factory=Place)
-    """What all others ask for, beside some of a core."""
-    actors: int | None = None
-    """Most codecs; None is one for every GPU, also those that come later, or one on a CPU."""
-    batch_size: int | None = None
-    """Images in one forward."""
-    stall_timeout_s: float = 900.0
-    """Seconds without any progress after which the run is given up."""
 
 
 def run(
@@ -122,7 +88,7 @@ def run(
         MachineError: If a machine runs out of memory or disk.
         VqpipeError: Whatever a stage raised.
     """
-    where = _look_around(resources)
+    where = look_around(resources)
     counter = make_counter()
     shapes = len(work.opens.shapes) if work.opens else 1
     batch_size = resources.batch_size or batch_size_for(where.kind, shapes)
@@ -132,7 +98,7 @@ def run(
     views = work.writer.product.views
     run = work.writer.sink.run
     tags = tags_of(run.stage, run.fingerprint)
-    setup = _Setup(codec, work.step, batch_size, resources.device, views, is_fair, tags)
+    setup = Setup(codec, work.step, batch_size, resources.device, views, is_fair, tags)
     with warnings.catch_warnings():
         # Ray 2.60 deprecates `max_retries` and the like in favour of named parameters, but has no
         # named ones for these; 2.64 is to remove them, hence the bound in pyproject.toml.
@@ -144,97 +110,6 @@ def run(
     told = tell_along(ticks, tags, Setting(where.kind, needs.opens), len(work.todo))
     shards, earlier = len(work.writer.sink.plan), work.adds_earlier
     yield from add_along(told, writer, list(work.todo), shards, earlier=earlier)
-
-
-@dataclass(frozen=True)
-class _Where:
-    """What there is to run on, and what of it each worker asks for."""
-
-    kind: str
-    """Kind of device of the codecs, `cuda` or `cpu`."""
-    codec: dict[str, Any]
-    """What a codec asks Ray for."""
-    pool: ActorPoolStrategy
-    """How many codecs."""
-    workers: Place
-    """What all others ask for, beside some of a core."""
-    cores: int | None
-    """Those of this machine if it is the only one: each process of Ray takes two seconds of a core
-    to start, and a laptop has few."""
-
-
-def _look_around(resources: Resources) -> _Where:
-    gpus = capacity.count_gpus(resources.codecs)
-    kind = choose_kind(resources.device, resources.codecs, gpus)
-    on_gpu = kind == "cuda"
-    codec = resources.codecs.options(num_cpus=0 if on_gpu else CODEC_CORES, num_gpus=int(on_gpu))
-    at_once = int(gpus / codec["num_gpus"]) if on_gpu else 1
-    is_alone = not resources.address and len(capacity.machines()) == 1
-    cores = capacity.cores() if is_alone else None
-    return _Where(kind, codec, _pool(resources.actors, at_once, kind), resources.workers, cores)
-
-
-def choose_kind(device: Device, place: Place, gpus: float) -> str:
-    """Returns the kind of device that codecs work on, `cuda` or `cpu`.
-
-    Args:
-        device: What was asked for.
-        place: What codecs ask for beside.
-        gpus: That are there now.
-    """
-    if device == "auto":
-        return "cuda" if gpus or place.resources.get("GPU") else "cpu"
-    return device
-
-
-def look_for_machines(resources: Resources) -> list[str]:
-    """Returns what is to be known, in sentences, of machines that a run waits for.
-
-    Raises:
-        ConfigError: If this machine alone is what there is, and lacks what was asked for.
-    """
-    machines = capacity.machines()
-    asked = ("codecs", resources.codecs), ("other workers", resources.workers)
-    missing = [said for who, place in asked if (said := describe_missing(place, machines, who))]
-    if missing and not resources.address and len(machines) == 1:
-        raise ConfigError(
-            f"{'; '.join(missing)}: this machine is all there is. Join a cluster by --address, or "
-            "leave these options out"
-        )
-    return [f"{said} now: they wait for one" for said in missing] + _say_no_gpu(resources)
-
-
-def _say_no_gpu(resources: Resources) -> list[str]:
-    gpus = capacity.count_gpus(resources.codecs)
-    kind = choose_kind(resources.device, resources.codecs, gpus)
-    if resources.address and resources.device == "auto" and kind == "cpu":
-        return ["no GPU in the cluster now, so CPUs encode: --device cuda waits for GPUs to come"]
-    return []
-
-
-def _pool(actors: int | None, at_once: int, kind: str) -> ActorPoolStrategy:
-    """Returns where codecs are: at least one at work.
-
-    On GPUs there may be any number of them, unless one was asked for: Ray adds codecs as long as
-    there are GPUs for them and work waits, and asks its autoscaler for more GPUs while those that
-    are there are busy; a bound from what is there at the start would hold forever. All that have
-    a GPU begin at once: one after the other, each would wait for the kernels of those before
-    it. There each takes two tables at a time, so that fetching one and handing on another go on
-    beside the device.
-
-    Args:
-        actors: Most of them that were asked for.
-        at_once: How many find a place now; on a cluster that is only starting, none.
-        kind: Of their devices.
-    """
-    if kind == "cpu":
-        return ActorPoolStrategy(min_size=1, max_size=actors or 1)
-    return ActorPoolStrategy(
-        min_size=1,
-        max_size=actors,
-        initial_size=max(1, min(actors or at_once, at_once)),
-        max_concurrent_calls_per_actor=_TABLES,
-    )
 
 
 def _launcher(writer: "ray.ObjectRef[Any]", workers: Place) -> Callable[..., Any]:
@@ -251,8 +126,8 @@ def _launcher(writer: "ray.ObjectRef[Any]", workers: Place) -> Callable[..., Any
 def _graph(
     work: Work,
     writer: "ray.ObjectRef[Any]",
-    arguments: "tuple[_Setup, ray.ObjectRef[Any], ActorHandle[Any]]",
-    where: _Where,
+    arguments: "tuple[Setup, ray.ObjectRef[Any], ActorHandle[Any]]",
+    where: Where,
 ) -> ray.data.Dataset:
     """Wires the stages together; every one is a plain function from table to table."""
     setup, _, counter = arguments
@@ -275,7 +150,7 @@ def _graph(
             data = map_rows(data, TableFunction(open_views, (work.opens, counter)))
     is_cuda = where.kind == "cuda"
     data = data.map_batches(
-        _Codec,
+        CodecActor,
         fn_constructor_args=arguments,
         compute=where.pool,
         batch_size=_rows_of_codec(rows, work) if is_cuda else None,  # a CPU takes one image
@@ -285,7 +160,7 @@ def _graph(
     return cast(ray.data.Dataset, map_rows(data, work.after) if work.after else data)
 
 
-def _rows_of_block(setup: "_Setup", row_bytes: int, most: int) -> int:
+def _rows_of_block(setup: "Setup", row_bytes: int, most: int) -> int:
     """Returns how many rows a codec is given at a time: whole samples, and whole batches if it can.
 
     Ray cuts the rows of all blocks at multiples of it, and every sample has as many rows as an
@@ -352,123 +227,3 @@ def set_up_data(block_bytes: int) -> None:
     data.memory_usage_poll_interval_s = None
     keep_blocks()
     remember_executors(data)
-
-
-@dataclass(frozen=True)
-class _Setup:
-    """How the codec works, the same in every process."""
-
-    codec: type[Codec]
-    step: Step
-    batch_size: int
-    device: Device
-    views: int
-    """Rows of a sample."""
-    is_fair: bool
-    """Whether its rows are a fair sample of the data; see `attempts.check_finite`."""
-    tags: dict[str, str]
-    """Of the run's metrics."""
-
-
-class _Codec:
-    """The codec as Ray Data's actor: made once, then called with one table after another.
-
-    What goes wrong while it is made is raised at the first call: of an actor that cannot be made
-    Ray tells the driver no more than a text. A device that fails once fails for good in its
-    process, so the process ends, after word to the driver, and Ray puts another in its place.
-    The device belongs to one thread, whatever thread Ray makes a call in: Ray (2.60) has calls of a
-    plain function follow one another, but not those of a generator.
-    """
-
-    def __init__(
-        self, setup: _Setup, weights: ray.ObjectRef[Any], counter: ActorHandle[Any]
-    ) -> None:
-        self._setup = setup
-        self._counter = counter
-        self._ledger = RemoteLedger(counter)
-        self._error: Exception | None = None
-        self._id = ray.get_runtime_context().get_actor_id()
-        self._device = ThreadPoolExecutor(max_workers=1)
-        has_gpu = bool(ray.get_gpu_ids())
-        self._device.submit(self._begin, weights, has_gpu=has_gpu).result()
-
-    def _begin(self, weights: ray.ObjectRef[Any], *, has_gpu: bool) -> None:
-        try:
-            with watch_device():
-                self._prepare(weights, has_gpu=has_gpu)
-        except DeviceError as error:
-            self._end_process(error)
-        except Exception as error:  # noqa: BLE001 (raised at the first call)
-            self._error = error
-
-    def _prepare(self, weights: ray.ObjectRef[Any], *, has_gpu: bool) -> None:
-        setup = self._setup
-        chosen = choose_device(setup.device, promised=has_gpu)
-        read = cast(Weights, ray.get(weights))
-
-        def make(how: CodecConfig, size: int | None) -> Codec:
-            placed: dict[str, Any] = {"device": chosen, "threads": capacity.cores()}
-            return setup.codec(read, how, batch_size=size or setup.batch_size, **placed)
-
-        ready = setup.step.prepare(make)
-        self._run = ready.run
-        self._through, self._told = 0, time.monotonic()
-        self._gpu = nvml.Watch(nvml.find_gpu() if chosen == "cuda" else None)
-        self._gpu.start()
-        self._metrics = CodecMetrics(setup.tags)
-        self._pace = Pace(setup.batch_size, self._ledger.agree, setup.views)
-        unused = chosen == "cpu" and has_gpu
-        note = " (Ray gave it a GPU, but this torch is one for CPUs)" if unused else ""
-        self._counter.join.remote(self._id, device_name(chosen) + note, ready.warm_up())
-
-    def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
-        if self._error:
-            raise self._error
-        yield from hand_on(table, self._finish, self._pace, is_fair=self._setup.is_fair)
-
-    def _finish(self, table: pa.Table) -> pa.Table:
-        return self._device.submit(self._run_on_device, table).result()
-
-    def _run_on_device(self, table: pa.Table) -> pa.Table:
-        self._since, self._device_s = time.monotonic(), device_time.total_s()
-        self._batch_since = self._since
-        try:
-            done = run_bounded(table, self._work, self._ledger, self._setup.step.item)
-        except DeviceError as error:
-            self._end_process(error)
-        self._tell()
-        return done
-
-    def _work(self, table: pa.Table) -> pa.Table:
-        return self._run(table, self._count)
-
-    def _count(self, views: int) -> None:
-        self._through += views
-        begun, self._batch_since = self._batch_since, time.monotonic()
-        self._metrics.time_batch(self._batch_since - begun)
-        if self._batch_since - self._told > _TELL_S:
-            self._tell()
-
-    def _tell(self) -> None:
-        images, self._through = divmod(self._through, self._setup.views)
-        seen = self._gpu.take()
-        self._counter.add.remote(images, self._spent(seen), here(), seen.memory)
-        self._metrics.show_gpu(seen.busy_s / seen.seconds if seen.seconds else None, seen.memory)
-        self._told = time.monotonic()
-
-    def _spent(self, seen: nvml.Seen) -> Spent:
-        """Returns what was spent on rows since the last word."""
-        now, device_s = time.monotonic(), device_time.total_s()
-        spent = Spent(
-            codec_s=now - self._since,
-            device_s=device_s - self._device_s,
-            gpu_busy_s=seen.busy_s,
-            gpu_seen_s=seen.seconds,
-        )
-        self._since, self._device_s = now, device_s
-        return spent
-
-    def _end_process(self, error: DeviceError) -> NoReturn:
-        with contextlib.suppress(ray.exceptions.RayError):  # the driver's watchdog remains
-            ray.get(self._counter.fail.remote(self._id, error.message), timeout=_REPORT_S)
-        os._exit(1)

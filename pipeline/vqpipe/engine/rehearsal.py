@@ -18,7 +18,7 @@ from vqpipe.codec.placed import place_codec
 from vqpipe.codec.weights import Weights
 from vqpipe.engine import capacity, cluster, graph
 from vqpipe.engine.failures import explain
-from vqpipe.engine.graph import Resources
+from vqpipe.engine.resources import Resources
 from vqpipe.engine.watchdog import CODEC_CORES
 from vqpipe.errors import NoProgressError
 from vqpipe.images import Preprocess

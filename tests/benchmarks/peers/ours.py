@@ -17,6 +17,7 @@ from vqpipe.code_layout import CodeLayout
 from vqpipe.codec.config import CodecConfig
 from vqpipe.codec.weights import Weights
 from vqpipe.engine import cluster, graph
+from vqpipe.engine.resources import Resources
 from vqpipe.images import Preprocess, square
 from vqpipe.schema import Selection
 from vqpipe.sink.plan import Growth, Plan
@@ -69,7 +70,7 @@ def main(source, sink):
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     graph.BLOCK_IMAGES["cpu"] = graph.BLOCK_IMAGES["cuda"]
     with cluster.connect(None):
-        for _ in graph.run(work_of(source, sink), graph.Resources(), codec=StubCodec):
+        for _ in graph.run(work_of(source, sink), Resources(), codec=StubCodec):
             pass
 
 
