@@ -70,7 +70,7 @@ def test_connect_stopped_while_ray_starts_is_incomplete(monkeypatch, number, han
 
 def test_submit_to_an_address_where_nobody_answers_is_config_error():
     with pytest.raises(ConfigError, match=re.escape("http://127.0.0.1:1")):
-        submission.submit("http://127.0.0.1:1", "true", print)
+        submission.submit("http://127.0.0.1:1", "true", print, anew=False, patience_s=1)
 
 
 SOCKET = "/ray/session_2026-01-31_23-59-59_123456_4194304/sockets/plasma_store"

@@ -26,7 +26,7 @@ def test_nothing_is_late_before_some_are_committed():
     found = laggards(4)
     begin(found, 9)
     found.look(10_000)
-    assert found.slow == {}
+    assert found.found == []
     assert found.again("node 1", 10_000) is None
 
 
@@ -35,10 +35,10 @@ def test_shard_is_late_after_four_times_the_usual_and_a_minute_at_least(took_s, 
     found = laggards(5, took_s)
     begin(found, 9)
     found.look(late_s)
-    assert found.slow == {}
+    assert found.found == []
     found.look(late_s + 1)
-    assert list(found.slow) == [9]
-    late = found.slow[9]
+    assert [late.shard for late in found.found] == [9]
+    (late,) = found.found
     assert (late.seconds, late.usual_s, late.node, late.again_on) == (
         late_s + 1,
         took_s,
@@ -61,7 +61,7 @@ def test_late_shard_goes_to_another_node_once_and_is_said_to():
     begin(found, 9)
     assert found.again("node 0", 100) is None
     assert found.again("node 1", 100) == 9
-    assert found.slow[9].again_on == "node 1"
+    assert [late.again_on for late in found.found] == ["node 1"]
     assert found.again("node 2", 100) is None
 
 
@@ -97,7 +97,7 @@ def test_committed_shard_is_never_given_away():
     found.hand_out([9], [MB], "node 0")  # its task is done again, after a death
     found.begin(9, 1000)
     found.look(9999)
-    assert found.slow == {}
+    assert found.found == []
 
 
 def test_shard_begun_anew_after_a_death_has_its_time_from_then_on():

@@ -12,6 +12,7 @@ from rich.console import Console
 from vqpipe.commands import partial, summary
 from vqpipe.commands.audience import audience
 from vqpipe.commands.console import Fields, harmless, print_fields, printable, stderr
+from vqpipe.commands.laggards import describe_laggards
 from vqpipe.commands.machines import (
     OF_A_CODEC,
     PICKS_HERE,
@@ -158,10 +159,11 @@ def _work(
                 if tick.counts.devices != progress.devices:
                     said = _describe_devices(tick.counts)
                     console.print(harmless(said), style="dim", markup=False)
-                known = len(progress.dropped)
+                known, late = len(progress.dropped), len(progress.laggards)
                 _count(progress, tick)
                 reports = [f"Ray: {printable(each, 400)}" for each in cluster.take_reports()]
-                for said in (*progress.dropped[known:], *reports):
+                slow = describe_laggards(progress.laggards[late:], prepared.work.writer.sink.plan)
+                for said in (*progress.dropped[known:], *slow, *reports):
                     console.print(f"  {harmless(said)}", style="yellow", markup=False)
                 progress.note()
                 display.show(progress)
@@ -231,6 +233,7 @@ def _count(progress: Progress, tick: Tick) -> None:
         progress.start_up_s = progress.seconds
     progress.devices = tick.counts.devices
     progress.shares = tick.counts.shares
+    progress.laggards = tick.counts.laggards
     progress.encoded = tick.counts.encoded
     progress.spent, progress.gpu_memory = tick.counts.spent, tick.counts.gpu_memory
     progress.read, progress.read_bytes = tick.counts.read, tick.counts.read_bytes

@@ -39,7 +39,7 @@ def finish(
         "shards": len(mine) - own,
         "shards_planned": len(mine),
         "shards_left_elsewhere": len(left) - own,
-        **speed_of(progress),
+        **speed_of(progress, sink.plan),
     }
     if own and not error:
         error = IncompleteError(

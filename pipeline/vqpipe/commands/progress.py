@@ -14,6 +14,7 @@ from rich.table import Table
 
 from vqpipe.commands.console import stderr
 from vqpipe.engine.counter import Share
+from vqpipe.engine.laggards import Laggard
 from vqpipe.occupancy import Occupancy, Setting, Spent
 
 _LOG_EVERY_S = 5.0
@@ -75,6 +76,8 @@ class Progress:
     """Names of what was encoded on."""
     shares: Mapping[str, Share] = field(default_factory=dict)
     """What each machine has done, by name."""
+    laggards: tuple[Laggard, ...] = ()
+    """Shards that took far longer than others, and who did them again."""
     started: float = field(default_factory=time.monotonic)
     start_up_s: float | None = None
     """Until the first codec was ready: Ray, workers, weights and warm-up; None before."""

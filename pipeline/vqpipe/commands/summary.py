@@ -9,6 +9,7 @@ from vqpipe import storage
 from vqpipe.bottleneck import find_bound
 from vqpipe.commands.console import Fields, Prose, print_fields, stdout
 from vqpipe.commands.description import describe_output, describe_totals
+from vqpipe.commands.laggards import list_laggards
 from vqpipe.commands.progress import Progress, announce
 from vqpipe.commands.result import Result
 from vqpipe.errors import DamagedShardsError, IncompleteError, StorageError, TooManyRejectionsError
@@ -17,6 +18,7 @@ from vqpipe.occupancy import Occupancy
 from vqpipe.sink import layout, success, totals
 from vqpipe.sink.card import write_card
 from vqpipe.sink.losses import describe_losses
+from vqpipe.sink.plan import Plan
 from vqpipe.sink.run import EncodeRun, Run, Sink
 from vqpipe.sink.sums import Totals
 from vqpipe.sink.writer import Writer
@@ -52,7 +54,7 @@ def finish(
     sink = writer.sink
     announce("adding up", len(sink.plan))
     found = totals.read_totals(sink)
-    speed = speed_of(progress)
+    speed = speed_of(progress, sink.plan)
     lasting = speed if progress.images else _find_last(sink.uri, speed)
     said = success.write_summary(sink, found, lasting)
     card = _write_card(sink, found)
@@ -86,7 +88,7 @@ def _conclude(writer: Writer, found: Totals, allowed: Allowance) -> IncompleteEr
     return None
 
 
-def speed_of(progress: Progress) -> dict[str, Any]:
+def speed_of(progress: Progress, plan: Plan) -> dict[str, Any]:
     """Returns how fast a command was and what on, as it stands in `summary.json`."""
     seen = progress.occupancy if progress.durable else None
     bound = find_bound(seen) if seen else None
@@ -104,6 +106,7 @@ def speed_of(progress: Progress) -> dict[str, Any]:
         "occupancy": seen and _occupancy_document(seen),
         "bound": bound and bound.part,
         "bound_by": bound and str(bound),
+        "slow_shards": list_laggards(progress.laggards, plan),
         "throughput": [*progress.curve, (round(progress.seconds, 1), progress.images)],
     }
 
@@ -163,7 +166,18 @@ def describe_work(progress: Progress, speed: dict[str, Any]) -> Fields:
         *([("bound by", Prose(speed["bound_by"]))] if speed["bound_by"] else []),
         *([("device", ", ".join(speed["devices"]))] if speed["devices"] else []),
         *_describe_machines(speed["machines"]),
+        *_describe_slow(speed["slow_shards"]),
     ]
+
+
+def _describe_slow(slow: list[dict[str, Any]]) -> Fields:
+    """Returns how many shards took far longer than others."""
+    if not slow:
+        return []
+    names = {each["shard"] for each in slow}
+    again = len({each["shard"] for each in slow if each["again_on"]})
+    said = f"{len(names):,}, of which {again:,} were done a second time (slow_shards, summary.json)"
+    return [("slow shards", said)]
 
 
 _FEW_MACHINES = 8

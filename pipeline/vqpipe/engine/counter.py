@@ -2,8 +2,9 @@
 
 import contextlib
 import functools
+import time
 from collections import Counter as Multiset
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
@@ -11,6 +12,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from vqpipe.engine.laggards import FACTOR, LEAST_S, Laggard, Laggards
 from vqpipe.occupancy import Spent
 from vqpipe.stages.attempts import Notes
 
@@ -51,6 +53,8 @@ class Tally(NamedTuple):
     """Most bytes of a GPU's memory that were in use, and bytes that it has; None if not known."""
     shares: Mapping[str, Share] = MappingProxyType({})
     """Of machines, by name; those that are lost as well."""
+    laggards: tuple[Laggard, ...] = ()
+    """Shards that take far longer than others, in the order in which that was found."""
 
 
 class Counter(Notes):
@@ -59,8 +63,9 @@ class Counter(Notes):
     No result depends on it: it may be lost.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, laggards: Laggards | None = None) -> None:
         super().__init__()
+        self._laggards = laggards or Laggards()
         self._counts = Tally()
         self._failures: Multiset[str] = Multiset()
         self._part_rows: int | None = None
@@ -135,9 +140,30 @@ class Counter(Notes):
         )
         self.spend(spent)
 
-    def read(self) -> Tally:
-        """Returns the counts so far."""
-        return self._counts._replace(shares=dict(self._shares))
+    def hand_out(self, shards: list[int], sizes: list[int], where: str) -> None:
+        """Notes which shards, of so many bytes, a task on a machine has."""
+        self._laggards.hand_out(shards, sizes, where)
+
+    def began(self, shard: int) -> None:
+        """Notes that the task which has a shard reads it now."""
+        self._laggards.begin(shard, time.monotonic())
+
+    def again(self, where: str) -> int | None:
+        """Returns a shard for a machine to do again; -1 for none so far, None for none ever."""
+        given = self._laggards.again(where, time.monotonic())
+        return -1 if given is None and not self._laggards.is_over else given
+
+    def read(self, committed: Sequence[int] = ()) -> Tally:
+        """Returns the counts so far.
+
+        Args:
+            committed: Shards that are committed since the last time.
+        """
+        now = time.monotonic()
+        self._laggards.commit(committed, now)
+        self._laggards.look(now)
+        found = tuple(self._laggards.found)
+        return self._counts._replace(shares=dict(self._shares), laggards=found)
 
 
 def here() -> str:
@@ -158,9 +184,10 @@ _ID_DIGITS = 6
 
 def make_counter() -> ActorHandle[Any]:
     """Returns a new counter, on the driver's own node: others may be reclaimed."""
+    laggards = Laggards(FACTOR, LEAST_S)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     place = {"num_cpus": 0, "scheduling_strategy": here}
-    return cast(ActorHandle[Any], ray.remote(Counter).options(**place).remote())
+    return cast(ActorHandle[Any], ray.remote(Counter).options(**place).remote(laggards))
 
 
 class RemoteLedger:

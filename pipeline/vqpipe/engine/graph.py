@@ -40,7 +40,7 @@ from vqpipe.engine.outlet import remember_executors
 from vqpipe.engine.places import Place
 from vqpipe.engine.portions import are_enough, portions
 from vqpipe.engine.resources import Resources, Where, look_around
-from vqpipe.engine.tasks import commit, open_views, read, read_views, todo_rows
+from vqpipe.engine.tasks import commit, open_views, read, read_views, spare_rows, todo_rows
 from vqpipe.engine.watchdog import Needs, Tick, watch
 from vqpipe.occupancy import Setting
 from vqpipe.stages.work import TableFunction, Work
@@ -66,6 +66,8 @@ RETRIES = 64
 TASKS = {**_ARROW, "max_retries": RETRIES}
 ACTORS = {**_ARROW, "max_restarts": -1, "max_task_retries": RETRIES}
 
+SPARES = 4
+"""Tasks on a cluster, the last ones, that do again what others take too long for."""
 _GATHERED = 4
 """Blocks that a codec on a GPU is given together where views are of several shapes."""
 
@@ -105,7 +107,8 @@ def run(
         warnings.simplefilter("ignore", RayDeprecationWarning)
         dataset = _graph(work, writer, (setup, weights, counter), where)
     commits = Committer(_launcher(writer, resources.workers))
-    needs = Needs(where.kind, resources.codecs, resources.workers, opens=work.opens is not None)
+    places = resources.codecs, resources.workers
+    needs = Needs(where.kind, *places, work.opens is not None, frozenset(work.todo))
     ticks = watch(dataset, commits, counter, resources.stall_timeout_s, needs, where.cores)
     told = tell_along(ticks, tags, Setting(where.kind, needs.opens), len(work.todo))
     shards, earlier = len(work.writer.sink.plan), work.adds_earlier
@@ -138,14 +141,17 @@ def _graph(
     sizes, cores = _sizes_left(work), where.cores
     processors = cores or capacity.cores_to_plan_for()
     map_rows = functools.partial(_map, place=where.workers)
+    spares = spare_rows(0 if cores else SPARES)
     if work.opens and are_enough(sizes, processors):
-        data = ray.data.from_arrow(todo_rows(work.todo, portions(sizes, processors)))
+        todo = todo_rows(work.todo, portions(sizes, processors))
+        data = ray.data.from_arrow(todo + spares)
         views_too = TableFunction(read_views, (*source, work.opens))
         data = map_rows(data, views_too, READ_AND_OPEN_CORES, cores)
     else:
         todo = todo_rows(work.todo, portions(sizes))
         readers = cores and min(cores + 1, len(todo))  # else Ray warns of blocks that are too few
-        data = map_rows(ray.data.from_arrow(todo), TableFunction(read, source), READ_CORES, readers)
+        data = ray.data.from_arrow(todo + spares)
+        data = map_rows(data, TableFunction(read, source), READ_CORES, readers)
         if work.opens:
             data = map_rows(data, TableFunction(open_views, (work.opens, counter)))
     is_cuda = where.kind == "cuda"

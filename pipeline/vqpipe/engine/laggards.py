@@ -23,6 +23,8 @@ _REMEMBERED = 200
 """Of the last ones, by which it is known."""
 _TIMES = 3
 """How often one shard is done at most."""
+_MOST = 200
+"""Of those that are told of."""
 
 
 class Laggard(NamedTuple):
@@ -64,13 +66,20 @@ class Laggards:
 
     factor: float = FACTOR
     least_s: float = LEAST_S
-    slow: dict[int, Laggard] = field(default_factory=dict)
-    """Those found so far, by place in the plan, in the order in which they were."""
+    found: list[Laggard] = field(default_factory=list)
+    """Those that were found, and again when a machine took them; `_MOST` at most."""
+    _noted: set[int] = field(default_factory=set)
     _sizes: dict[int, int] = field(default_factory=dict)
     _waiting: dict[int, _Task] = field(default_factory=dict)
     _begun: dict[int, _Begun] = field(default_factory=dict)
     _committed: set[int] = field(default_factory=set)
     _took: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
+    _usual: tuple[float, float] | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all that was handed out is committed."""
+        return not (self._waiting or self._begun)
 
     def hand_out(self, shards: Sequence[int], sizes: Sequence[int], node: str) -> None:
         """Notes that a task on a machine has shards, of so many bytes, to do in this order."""
@@ -91,11 +100,12 @@ class Laggards:
             self._waiting.pop(shard, None)
             if begun := self._begun.pop(shard, None):
                 self._took.append((now - begun.at, self._sizes[shard]))
+                self._usual = None
 
     def look(self, now: float) -> None:
-        """Finds those that are overdue by now (`slow`)."""
+        """Finds those that are overdue by now (`found`)."""
         for shard in self._overdue(now):
-            if shard not in self.slow:
+            if shard not in self._noted:
                 self._note(shard, now, None)
 
     def again(self, node: str, now: float) -> int | None:
@@ -115,9 +125,11 @@ class Laggards:
         """Returns how long shards of some bytes take; None while too few are committed."""
         if len(self._took) < _ENOUGH:
             return None
-        seconds, sizes = zip(*self._took, strict=True)
-        larger = size / max(1, statistics.median(sizes))
-        return float(statistics.median(seconds) * max(1.0, larger))
+        if self._usual is None:
+            seconds, sizes = zip(*self._took, strict=True)
+            self._usual = statistics.median(seconds), max(1.0, statistics.median(sizes))
+        usual_s, usual_size = self._usual
+        return float(usual_s * max(1.0, size / usual_size))
 
     def _overdue(self, now: float) -> list[int]:
         """Returns the shards that are overdue, those begun first before others."""
@@ -131,9 +143,10 @@ class Laggards:
         return sorted(found, key=lambda shard: self._begun[shard].at)
 
     def _note(self, shard: int, now: float, again_on: str | None) -> None:
+        self._noted.add(shard)
         begun, usual_s = self._begun[shard], self.usual_s(self._sizes[shard]) or 0.0
-        found = Laggard(shard, now - begun.at, usual_s, begun.task.node, again_on)
-        self.slow[shard] = found
+        if len(self.found) < _MOST:
+            self.found.append(Laggard(shard, now - begun.at, usual_s, begun.task.node, again_on))
 
     def _give(self, shard: int, node: str, now: float) -> int:
         """Gives one shard to a machine."""

@@ -40,6 +40,10 @@ TODO = pa.schema(
     ]
 )
 """Schema of what is left to do, one row a shard."""
+SPARE = -1
+"""In the place of a shard: whichever another task takes too long for (`engine.laggards`)."""
+_AGAIN_S, _ASK_S = 1.0, 30.0
+"""Between two questions for one, and how long an answer may take."""
 
 
 def todo_rows(todo: dict[int, Staged], counts: Iterable[int]) -> list[pa.Table]:
@@ -58,6 +62,11 @@ def _todo_table(part: list[tuple[int, Staged]]) -> pa.Table:
     return pa.table(columns, schema=TODO)
 
 
+def spare_rows(count: int) -> list[pa.Table]:
+    """Returns tables for so many tasks that do what others take too long for (`TODO`)."""
+    return [_todo_table([(SPARE, Staged((), None))])] * count
+
+
 def read(
     todo: pa.Table,
     writer: ray.ObjectRef[Any],
@@ -68,11 +77,31 @@ def read(
     """Yields the rows of some shards; those of small shards together."""
     watch = Stopwatch()
     plan, told = cast(Writer, ray.get(writer)).sink.plan, _Told(counter, watch)
-    shards = (_read_shard(row, plan, reader, block_rows, told) for row in todo.to_pylist())
-    for table in gather_tables(itertools.chain.from_iterable(shards), block_rows):
-        watch.turn_to("held_s")
-        yield table
-        watch.turn_to("read_s")
+    for rows in _rows_of(todo.to_pylist(), plan, told):
+        shards = (_read_shard(row, plan, reader, block_rows, told) for row in rows)
+        for table in gather_tables(itertools.chain.from_iterable(shards), block_rows):
+            watch.turn_to("held_s")
+            yield table
+            watch.turn_to("read_s")
+
+
+def _rows_of(
+    todo: list[dict[str, Any]], plan: Plan, told: "_Told"
+) -> Iterator[list[dict[str, Any]]]:
+    """Yields the shards to read, those together that may be gathered.
+
+    A spare task takes one at a time: the rows of one must not wait for another to be late.
+    """
+    if todo[0]["shard"] != SPARE:
+        told.hand_out([row["shard"] for row in todo], plan)
+        yield todo
+        return
+    while (shard := told.again()) is not None:
+        if shard >= 0:
+            yield [{"shard": shard, "ranges": [], "total": None, "is_again": True}]
+        else:
+            told.watch.turn_to("asked_s")
+            time.sleep(_AGAIN_S)
 
 
 class _Told:
@@ -82,6 +111,22 @@ class _Told:
         self.ledger = RemoteLedger(counter)
         self.watch = watch
         self._counter = counter
+
+    def hand_out(self, shards: list[int], plan: Plan) -> None:
+        """Tells the counter which shards this task has."""
+        sizes = [plan.size(index) for index in shards]
+        self._counter.hand_out.remote(shards, sizes, here())
+
+    def began(self, shard: int) -> None:
+        """Tells the counter which of them is read now."""
+        self._counter.began.remote(shard)
+
+    def again(self) -> int | None:
+        """Returns a shard to do a second time; -1 for none so far, None for none ever."""
+        try:
+            return cast("int | None", ray.get(self._counter.again.remote(here()), timeout=_ASK_S))
+        except ray.exceptions.RayError:  # its node is gone, or nothing moves there
+            return None
 
     def saw(self, samples: int, size: int) -> None:
         """Tells the counter of samples, of the bytes that they took, and of the time."""
@@ -96,7 +141,8 @@ def _read_shard(
     ranges = tuple((first, last) for first, last in row["ranges"] or ())
     staged = Staged(ranges, row["total"])
     told.watch.turn_to("asked_s")
-    with noted(told.ledger, f"read {index}") as deaths:
+    told.began(index)
+    with noted(told.ledger, f"read {index}{' again' if row.get('is_again') else ''}") as deaths:
         told.watch.turn_to("read_s")
         rows = None if deaths else reader.rows(plan, index)
         holds = plan.shard(index).holds

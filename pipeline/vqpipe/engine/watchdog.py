@@ -1,6 +1,7 @@
 """What the driver sees of a graph that runs: receipts, counts, and whether anything moves."""
 
 import contextlib
+import math
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
@@ -54,6 +55,8 @@ class Needs:
     """What all others ask for, beside some of a core."""
     opens: bool = True
     """Whether images are opened before."""
+    shards: frozenset[int] = frozenset()
+    """Places in the plan of the shards that are to be committed."""
 
 
 def watch(
@@ -98,19 +101,21 @@ def _rounds(
 ) -> Iterator[Tick]:
     counts, head, seen, has_ended, asked = Tally(), Head(), _Seen(), False, 0.0
     counter, sheet = accounts
-    while not (has_ended and commits.is_idle):
+    goal = _Goal(needs.shards if needs else frozenset())
+    while not ((has_ended or goal.is_reached) and commits.is_idle):
         if not (has_ended or commits.is_full):
             has_ended = _take(outlet, commits)
         for receipts in _work(commits, at_once=has_ended):
             seen.receive(receipts)
             sheet.receive(receipts)
+            goal.receive(receipts)
             yield Tick(receipts, sheet.add_to(counts))
         answers = head.is_there()
         sheet.note(counts, is_full=commits.is_full or has_ended, can_ask=answers)
         if answers and commits.is_full:
             commits.widen(capacity.count_cores())
         if has_ended or time.monotonic() - asked >= _ASK_S:
-            counts, asked = _poll(counter, counts), time.monotonic()
+            counts, asked = _poll(counter, counts, goal.take_new()), time.monotonic()
             seen.count(counts)
         yield Tick(None, sheet.add_to(counts))
         _check_devices(counts)
@@ -148,6 +153,36 @@ class _Seen:
         self.moved, self.before = time.monotonic(), self.counts
 
 
+class _Goal:
+    """All that is to be committed; tasks that are at it still, for whatever reason, are left."""
+
+    def __init__(self, shards: frozenset[int]) -> None:
+        self._left = set(shards)
+        self._new: list[int] = []
+        self._since = math.inf
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether all of it was committed, some while ago: until then, the graph ends by itself."""
+        return time.monotonic() - self._since > _LINGER_S
+
+    def receive(self, receipts: pa.Table) -> None:
+        """Notes what was committed."""
+        committed = receipts["shard"].filter(pc.is_valid(receipts["committed"])).to_pylist()
+        self._new += committed
+        if self._left:
+            self._left -= set(committed)
+            self._since = math.inf if self._left else time.monotonic()
+
+    def take_new(self) -> list[int]:
+        """Returns what was committed since the last call."""
+        new, self._new = self._new, []
+        return new
+
+
+_LINGER_S = 5.0
+
+
 def _take(outlet: Outlet, commits: Committer | Receipts) -> bool:
     """Hands over all finished blocks, after a while of waiting if there are none.
 
@@ -169,9 +204,9 @@ def _work(commits: Committer | Receipts, *, at_once: bool) -> Iterator[pa.Table]
     return commits.work(at_once=at_once, wait_s=wait_s)
 
 
-def _poll(counter: ActorHandle[Any], before: Tally) -> Tally:
+def _poll(counter: ActorHandle[Any], before: Tally, committed: list[int]) -> Tally:
     try:
-        return cast(Tally, ray.get(counter.read.remote(), timeout=_POLL_S))
+        return cast(Tally, ray.get(counter.read.remote(committed), timeout=_POLL_S))
     except ray.exceptions.RayError:  # its node is gone or busy: the receipts still count
         return before
 
