@@ -9,7 +9,8 @@ import psutil
 import pytest
 import ray
 
-from vqpipe.engine import capacity, cluster, submission
+from vqpipe.engine import capacity, cluster
+from vqpipe.engine.dashboard import Dashboard
 from vqpipe.errors import ConfigError, IncompleteError, stopped_by
 
 
@@ -68,9 +69,9 @@ def test_connect_stopped_while_ray_starts_is_incomplete(monkeypatch, number, han
         signal.signal(number, before)
 
 
-def test_submit_to_an_address_where_nobody_answers_is_config_error():
+def test_dashboard_at_an_address_where_nobody_answers_is_config_error():
     with pytest.raises(ConfigError, match=re.escape("http://127.0.0.1:1")):
-        submission.submit("http://127.0.0.1:1", "true", print, anew=False, patience_s=1)
+        Dashboard("http://127.0.0.1:1")
 
 
 SOCKET = "/ray/session_2026-01-31_23-59-59_123456_4194304/sockets/plasma_store"
