@@ -83,8 +83,9 @@ class Outlet:
         try:
             for bundle in dataset.iter_internal_ref_bundles():
                 for block in bundle.blocks:
-                    rows, size = block.metadata.num_rows or 0, block.metadata.size_bytes or 0
-                    self._put(Block(block.ref, rows, size))
+                    rows, size = block.metadata.num_rows, block.metadata.size_bytes
+                    if rows != 0:  # a spare task that had nothing to do
+                        self._put(Block(block.ref, rows or 0, size or 0))
                 if self._is_stopped.is_set():
                     return
             self._put(_END)
