@@ -96,6 +96,31 @@ def test_watch_rows_that_become_durable_are_progress(monkeypatch):
     assert "400 rows committed or staged" in message
 
 
+def committed(*shards):
+    said = {"good": 1, "rejected": 0, "reasons": [], "committed": 1}
+    return pa.Table.from_pylist([{**said, "shard": each} for each in shards], schema=RECEIPT)
+
+
+@pytest.mark.usefixtures("alone")
+def test_watch_all_committed_ends_though_a_task_never_does(monkeypatch):
+    told = []
+    monkeypatch.setattr(watchdog, "_poll", lambda _, before, new: told.extend(new) or before)
+    commits = Receipts([[committed(4, 7)], [], [committed(9)], [committed(7)]])
+    needs = Needs("cpu", shards=frozenset({4, 7, 9}))
+    ticks = list(watchdog.watch(None, commits, None, 1000, needs))
+    assert sum(tick.receipts is not None for tick in ticks) == 3
+    assert told == [4, 7, 9, 7]
+
+
+@pytest.mark.usefixtures("alone")
+def test_watch_some_committed_goes_on(monkeypatch):
+    commits = Receipts([[committed(4, 7)]])
+    needs = Needs("cpu", shards=frozenset({4, 7, 9}))
+    monkeypatch.setattr(watchdog, "_poll", lambda *_: Tally())
+    with pytest.raises(NoProgressError):
+        list(watchdog.watch(None, commits, None, 100, needs))
+
+
 WAITING = [
     (Tally(), "No codec is ready"),
     (Tally(codecs=1), "store of the source"),
