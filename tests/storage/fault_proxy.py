@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 METHODS = ("GET", "HEAD", "PUT", "POST", "DELETE")
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "date", "server"}
-SHARES = ("refuse", "drop", "lose", "cut", "shorten", "trickle")
+SHARES = ("refuse", "drop", "lose", "cut", "shorten")
 TRICKLE_S, TRICKLES = 0.05, 2400
 """Between two bytes, and how many there are before the connection is closed."""
 ERRORS = {
@@ -54,12 +54,10 @@ class Faults:
     An answer without a body is lost."""
     shorten: float = 0.0
     """Executed; half of what a range asks for is sent and announced. Other answers are cut."""
-    trickle: float = 0.0
-    """Executed; half of the body is sent at once, and of the rest a byte now and then."""
     first: str | None = None
     """What befalls the first request of every method and key: a share's name or an error code."""
     always: str | None = None
-    """What befalls every request."""
+    """What befalls every request; also `trickle`: half of the body at once, then byte by byte."""
     conditional: str | None = None
     """What befalls every PUT with a condition: If-None-Match or If-Match."""
     delay_s: float = 0.0
