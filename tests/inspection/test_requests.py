@@ -82,3 +82,11 @@ def test_requests_of_many_shards_list_them_by_the_thousand():
     few, many = (Load("webdataset", n, n, 0, 0, 0, 0) for n in (999, 100_000))
     assert count_sink(many).list - count_sink(few).list == 300
     assert count_source(many).list - count_source(few).list == 100
+
+
+def test_requests_of_many_shards_have_those_for_adding_them_up_on_the_way():
+    many = Load("webdataset", 2048, 2048, 0, 0, 0, 0)
+    few = replace(many, shards=255)
+    assert count_sink(few).head == count_sink(replace(many, shards=1)).head
+    added = count_sink(many).head - count_sink(few).head
+    assert added == 2 * 2048

@@ -100,6 +100,6 @@ def test_readme_commands_are_command_lines_of_ours():
     blocks = re.findall(r"^ *```sh\n(.*?)^ *```", README, re.MULTILINE | re.DOTALL)
     lines = "".join(blocks).replace("\\\n", " ").replace("; ", "\n").splitlines()
     ours = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("vqpipe ")]
-    assert {words[0] for words in ours} == {"inspect", "submit"}
+    assert {words[0] for words in ours} == {"inspect", "submit", "jobs", "logs", "stop"}
     for words in ours:
         cli.parse(words)

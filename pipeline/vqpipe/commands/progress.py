@@ -5,7 +5,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from rich.console import Console
 from rich.live import Live
@@ -13,9 +13,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from vqpipe.commands.console import stderr
-from vqpipe.engine.counter import Share
-from vqpipe.engine.laggards import Laggard
 from vqpipe.occupancy import Occupancy, Setting, Spent
+
+if TYPE_CHECKING:  # help and mistakes are answered without Ray
+    from vqpipe.engine.counter import Share
+    from vqpipe.engine.laggards import Laggard
 
 _LOG_EVERY_S = 5.0
 _HISTORY_S = 60.0
@@ -74,9 +76,9 @@ class Progress:
     """Bytes of the source that they took."""
     devices: tuple[str, ...] = ()
     """Names of what was encoded on."""
-    shares: Mapping[str, Share] = field(default_factory=dict)
+    shares: Mapping[str, "Share"] = field(default_factory=dict)
     """What each machine has done, by name."""
-    laggards: tuple[Laggard, ...] = ()
+    laggards: tuple["Laggard", ...] = ()
     """Shards that took far longer than others, and who did them again."""
     started: float = field(default_factory=time.monotonic)
     start_up_s: float | None = None

@@ -3,7 +3,9 @@
     source    HEAD and GET a shard that is read, or an image file; a GET more for every 8 MiB
     commit    PUT of data/, and of rejected/ or left_out/ after a look; of a shard that is not done
               at once PUT, a look and GET of each range in staging/ (DELETE costs nothing)
-    the end   GET of each footer; three LISTs of data/, a request for every 1,000 objects
+    adding    GET of each footer; of 256 shards and more two HEADs beside it, and PUT and two GETs
+              of the sums over every 1,024 of them, while the run goes on
+    the end   three LISTs of data/, a request for every 1,000 objects
     besides   some for run.json, plan.parquet, _SUCCESS and the like
 
 A look at what is not there is a HEAD and a LIST, which finds out whether it is a folder. Stores
@@ -11,6 +13,9 @@ bill PUT and LIST alike, and GET and HEAD. A test holds all of it against an S3 
 """
 
 from dataclasses import dataclass
+
+from vqpipe.sink.coverage import LEAST
+from vqpipe.sink.totals import PART
 
 _READ_BYTES = 8 * 2**20
 _LISTED = 1_000
@@ -84,16 +89,29 @@ def count_source(load: Load) -> Requests:
     return found
 
 
-_BESIDES = Requests(get=12, head=9, put=7, list=17)
+_BESIDES = Requests(get=12, head=3, put=7, list=13)
 """For all but shards, of a run that rejects nothing and leaves nothing out."""
+
+
+def count_added(shards: int) -> Requests:
+    """Returns the requests for adding up what is committed while the run goes on (`subtotals`)."""
+    if shards < LEAST:
+        return Requests()
+    parts = -(-shards // PART)
+    return Requests(get=2 * parts, head=2 * shards, put=parts, list=2)
 
 
 def count_sink(load: Load) -> Requests:
     """Returns the requests for committing and adding up."""
     looks = load.asides + load.ranges - load.staged_shards
-    return _BESIDES + Requests(
-        get=load.shards + load.asides + load.ranges,
-        head=looks,
-        put=load.shards + load.asides + load.ranges + load.staged_shards,
-        list=looks + load.staged_shards + 3 * (load.shards // _LISTED),
+    shards = count_added(load.shards)
+    return (
+        _BESIDES
+        + shards
+        + Requests(
+            get=load.shards + load.asides + load.ranges,
+            head=looks,
+            put=load.shards + load.asides + load.ranges + load.staged_shards,
+            list=looks + load.staged_shards + 3 * (load.shards // _LISTED),
+        )
     )
