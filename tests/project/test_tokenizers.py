@@ -307,7 +307,10 @@ def test_row_of_the_table_encodes_and_decodes_as_its_model_does(options, made):
     for row in found:
         expected = exactly.encode(views[row["key"]] * scale + shift)
         codes = torch.tensor(row["codes"]).view(expected.shape)
-        assert (codes != expected).double().mean() <= CLOSE.get(name_of(options), 0)
+        wrong = codes != expected
+        if wrong.any():  # how float32 rounds is a matter of the processor
+            wrong &= ~find_ties(exactly, views[row["key"]] * scale + shift, expected)
+        assert wrong.double().mean() <= CLOSE.get(name_of(options), 0)
         pixels = (net.decode(codes)[0] - shift) / scale
         image = np.asarray(Image.open(picture_of(home / f"run{place}/images", row["key"])))
         exact = pixels.clamp(0, 1).permute(1, 2, 0).numpy() * 255
@@ -319,6 +322,17 @@ def test_row_of_the_table_encodes_and_decodes_as_its_model_does(options, made):
     if place in made.evaluated:
         said = json.loads((home / f"run{place}/codes/evaluation.json").read_bytes())
         assert said["samples"] == 4
+
+
+NOISE, DRAWS = 1e-5, 8
+
+
+def find_ties(net, pixels, expected):
+    """Returns where two entries are as near: as much noise as float32 rounds by decides there."""
+    noisy = (net.encode(pixels + NOISE * torch.randn_like(pixels)) for _ in range(DRAWS))
+    ties = torch.stack([each != expected for each in noisy]).any(0)
+    assert ties.double().mean() < 0.02
+    return ties
 
 
 def picture_of(folder, key):
