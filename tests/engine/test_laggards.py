@@ -114,3 +114,25 @@ def test_usual_time_is_that_of_the_last_ones():
         begin(found, shard, at=0)
         found.commit([shard], 50.0)
     assert found.usual_s(MB) == 50.0
+
+
+def test_shard_that_is_read_to_its_end_is_late_no_more_and_all_is_over():
+    found = laggards(5)
+    begin(found, 9)
+    assert not found.is_over
+    found.end(9)
+    assert found.is_over
+    assert found.is_read(9)
+    found.look(1000)
+    assert found.found == []
+    assert found.again("node 1", 1000) is None
+
+
+def test_shard_that_another_has_read_is_known_to_be():
+    found = laggards(5)
+    begin(found, 9)
+    assert found.again("node 1", 100) == 9
+    assert not found.is_read(9)
+    found.end(9)
+    assert found.is_read(9)
+    assert found.is_read(3)

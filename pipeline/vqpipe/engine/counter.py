@@ -148,6 +148,14 @@ class Counter(Notes):
         """Notes that the task which has a shard reads it now."""
         self._laggards.begin(shard, time.monotonic())
 
+    def ended(self, shard: int) -> None:
+        """Notes that a task has read a shard to its end."""
+        self._laggards.end(shard)
+
+    def is_read(self, shard: int) -> bool:
+        """Tells whether any task has."""
+        return self._laggards.is_read(shard)
+
     def again(self, where: str) -> int | None:
         """Returns a shard for a machine to do again; -1 for none so far, None for none ever."""
         given = self._laggards.again(where, time.monotonic())

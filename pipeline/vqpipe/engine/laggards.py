@@ -1,11 +1,12 @@
 """Shards that take far longer than their peers: which they are, and who does them a second time.
 
-    overdue  begun and not committed, for several times as long as those took that are committed
+    overdue  begun and not read to its end, for several times as long as others took to be committed
     held up  not begun, behind one that is overdue in the same task
 
 What takes long may be the shard, or the machine that has it: a connection that trickles, a core
 that others use, a disk that hangs. So it is done again where another machine has nothing else left
-to do; whoever is first commits it, and the other changes nothing.
+to do; whoever is first commits it, and the other changes nothing. Of one that is read to its end
+the rows may wait for others, to fill a batch of a codec: it is late no more.
 """
 
 import statistics
@@ -58,6 +59,7 @@ class _Begun:
     at: float
     task: _Task
     times: int
+    is_read: bool = False
 
 
 @dataclass
@@ -78,8 +80,8 @@ class Laggards:
 
     @property
     def is_over(self) -> bool:
-        """Whether all that was handed out is committed."""
-        return not (self._waiting or self._begun)
+        """Whether all that was handed out is read to its end, or committed."""
+        return not self._waiting and all(each.is_read for each in self._begun.values())
 
     def hand_out(self, shards: Sequence[int], sizes: Sequence[int], node: str) -> None:
         """Notes that a task on a machine has shards, of so many bytes, to do in this order."""
@@ -92,6 +94,16 @@ class Laggards:
         task = self._waiting.pop(shard, None)
         if task is not None and shard not in self._committed:
             self._begun[shard] = _Begun(now, task, self._times(shard) or 1)
+
+    def end(self, shard: int) -> None:
+        """Notes that somebody has read a shard to its end."""
+        if begun := self._begun.get(shard):
+            begun.is_read = True
+
+    def is_read(self, shard: int) -> bool:
+        """Tells whether somebody has."""
+        begun = self._begun.get(shard)
+        return shard in self._committed or (begun is not None and begun.is_read)
 
     def commit(self, shards: Iterable[int], now: float) -> None:
         """Notes that shards are committed."""
@@ -138,7 +150,8 @@ class Laggards:
             usual_s = self.usual_s(self._sizes[shard])
             if usual_s is None:
                 return []
-            if now - begun.at > max(self.least_s, self.factor * usual_s):
+            is_late = now - begun.at > max(self.least_s, self.factor * usual_s)
+            if is_late and not begun.is_read:
                 found.append(shard)
         return sorted(found, key=lambda shard: self._begun[shard].at)
 

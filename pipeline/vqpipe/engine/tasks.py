@@ -16,6 +16,7 @@ import ray
 from ray.actor import ActorHandle
 
 from vqpipe import storage
+from vqpipe.engine.abandon import until_done
 from vqpipe.engine.counter import RemoteLedger, here
 from vqpipe.engine.stopwatch import Stopwatch
 from vqpipe.engine.timesheet import stamp
@@ -121,6 +122,17 @@ class _Told:
         """Tells the counter which of them is read now."""
         self._counter.began.remote(shard)
 
+    def ended(self, shard: int) -> None:
+        """Tells the counter that one is read to its end."""
+        self._counter.ended.remote(shard)
+
+    def is_read(self, shard: int) -> bool:
+        """Tells whether another task has read one to its end meanwhile."""
+        try:
+            return cast(bool, ray.get(self._counter.is_read.remote(shard), timeout=_ASK_S))
+        except ray.exceptions.RayError:  # its node is gone, or nothing moves there
+            return False
+
     def again(self) -> int | None:
         """Returns a shard to do a second time; -1 for none so far, None for none ever."""
         try:
@@ -146,11 +158,13 @@ def _read_shard(
         told.watch.turn_to("read_s")
         rows = None if deaths else reader.rows(plan, index)
         holds = plan.shard(index).holds
-        for table in reader.read(plan, index, staged, block_rows, deaths):
+        tables = reader.read(plan, index, staged, block_rows, deaths)
+        for table in until_done(tables, lambda: told.is_read(index)):
             taken = bytes_taken(table[holds], size, rows)
             seen += taken
             told.saw(len(table), taken)
             yield table
+    told.ended(index)
     told.saw(0, size - seen)  # headers, metadata and rows already staged
 
 
