@@ -64,11 +64,13 @@ def tell_along(
     ticks: Generator[Tick, None, None], tags: dict[str, str], place: Setting, shards: int
 ) -> Generator[Tick, None, None]:
     """Yields the ticks of a graph, and tells Ray's exporter what they say (`RunMetrics`)."""
-    metrics = RunMetrics(tags, place, shards)
+    metrics, counts = RunMetrics(tags, place, shards), Tally()
     with closing(ticks):
         for tick in ticks:
-            metrics.note(tick.counts, tick.receipts.to_pylist() if tick.receipts else [])
+            counts = tick.counts
+            metrics.note(counts, tick.receipts.to_pylist() if tick.receipts else [])
             yield tick
+    metrics.end(counts)
 
 
 class RunMetrics:
@@ -104,6 +106,10 @@ class RunMetrics:
             self._tell(counts)
             self._tell_bound(counts, now)
             self._told = now
+
+    def end(self, counts: Tally) -> None:
+        """Tells what came too soon after the last word, and is the end."""
+        self._tell(counts)
 
     def _receive(self, receipt: dict[str, Any]) -> None:
         reasons = Multiset(receipt["reasons"])
