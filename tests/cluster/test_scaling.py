@@ -133,7 +133,7 @@ def assert_once_and_as_alone(sink, truth):
     codes = f"SELECT key, codes, count(*) AS times FROM '{sink}/data/**/*.parquet' GROUP BY ALL"
     wanted = f"SELECT key, codes, {SHARDS} AS times FROM '{truth}/data/**/*.parquet'"
     assert duckdb.sql(f"({codes}) EXCEPT ({wanted})").fetchall() == []
-    (found,) = duckdb.sql(f"SELECT count(*) FROM '{sink}/data/**/*.parquet'").fetchone()
+    ((found,),) = duckdb.sql(f"SELECT count(*) FROM '{sink}/data/**/*.parquet'").fetchall()
     assert found == SHARDS * PHOTOS
     assert (sink / "_SUCCESS").exists()
 
@@ -161,7 +161,7 @@ def test_encode_nodes_without_gpus_feed_those_with_one(grown):
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.usefixtures("grown")
 def test_encode_label_that_no_node_has_is_said_at_once_and_at_the_end(cluster, source, tmp_path):
     asked = ("--codec-labels", "pool=nowhere", "--codec-resources", "GPU=1")
