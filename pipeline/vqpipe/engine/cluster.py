@@ -263,13 +263,16 @@ def _listening() -> Iterator[None]:
 
 def _keep_report(data: Mapping[str, Any], ignore_prefix: bool) -> None:  # noqa: ARG001, FBT001
     for line in data["lines"]:
-        if _MANY_WORKERS not in line and line not in _reports:
+        if not any(known in line for known in _KNOWN) and line not in _reports:
             _reports.append(line)
 
 
 _reports: deque[str] = deque(maxlen=100)
-_MANY_WORKERS = "worker processes have been started on node"
-"""What a machine reports where many tasks ask for a fraction of a core, as ours that wait do."""
+_KNOWN = (
+    "worker processes have been started on node",  # many ask for a fraction of a core: those wait
+    "tasks with infeasible resource requests",  # said in our words (`resources.look_for_machines`)
+)
+"""Of what machines report, what is no trouble, or is told otherwise."""
 
 
 def take_reports() -> list[str]:
