@@ -26,6 +26,7 @@ from vqpipe.commands.progress import Progress
 from vqpipe.engine import cluster, graph
 from vqpipe.engine.counter import make_counter
 from vqpipe.engine.resources import Resources
+from vqpipe.occupancy import Spent
 from vqpipe.sink import subtotals
 
 
@@ -46,7 +47,7 @@ def measure_counter():
     computed = counter.__ray_call__.remote(_core_s)
     before = ray.get(computed)
     for _ in range(MESSAGES):
-        counter.saw.remote(256, 20_000_000)
+        counter.saw.remote(256, 20_000_000, Spent(read_s=1.0))
     return (ray.get(counter.__ray_call__.remote(_core_s)) - before) / MESSAGES
 
 

@@ -1,5 +1,6 @@
 """How many images there are, judged by some of the shards: against sources that were counted."""
 
+import json
 import random
 
 import pytest
@@ -96,3 +97,10 @@ def test_scale_up_spread_holds_the_truth_in_19_of_20_samples():
 @pytest.mark.parametrize(("looks", "spread"), [(1, None), (2, 0.0)])
 def test_scale_up_one_shard_of_several_tells_nothing_of_its_spread(looks, spread):
     assert scale_up([Look(10, 5.0, is_whole=True)] * looks, 20, 2) == (10.0, spread)
+
+
+def test_census_of_some_tars_is_plain_numbers_as_json_has_them():
+    looks = [Look(100, 10.5, is_whole=True), Look(200, 19.0, is_whole=False)]
+    images, spread = scale_up(looks, 10_000, 64)
+    said = json.loads(json.dumps([images, spread, spread == 0]))
+    assert said == [images, spread, False]

@@ -137,12 +137,12 @@ def scale_up(looks: Sequence[Look], size: int, shards: int) -> tuple[float, floa
     found = np.array([each.images for each in looks], float)
     if not seen.sum():
         return 0.0, 0.0
-    ratio = found.sum() / seen.sum()
+    ratio = float(found.sum() / seen.sum())
     whole = sum(each.is_whole for each in looks)
     if whole == shards:
         return ratio * size, 0.0
     if len(looks) < 2:
         return ratio * size, None
     variance = ((found - ratio * seen) ** 2).sum() / (len(looks) - 1)
-    error = math.sqrt((1 - whole / shards) * variance / len(looks)) / seen.mean()
+    error = math.sqrt((1 - whole / shards) * variance / len(looks)) / float(seen.mean())
     return ratio * size, 2 * error * size
