@@ -54,11 +54,11 @@ def drain(found):
     return blocks
 
 
-def test_outlet_hands_over_every_block_in_order_and_then_the_end():
-    found = Outlet(Dataset(Executor(50)))
+def test_outlet_hands_over_every_block_with_rows_in_order_and_then_the_end():
+    found = Outlet(Dataset(Executor(50)))  # the last one, 0, has no rows
     blocks = drain(found)
-    assert [block.ref for block in blocks] == list(reversed(range(50)))
-    assert [block.rows for block in blocks] == list(reversed(range(50)))
+    assert [block.ref for block in blocks] == list(range(49, 0, -1))
+    assert [block.rows for block in blocks] == list(range(49, 0, -1))
     assert sum(block.size for block in blocks) == 10 * sum(range(50))
     found.close()
 
