@@ -146,7 +146,7 @@ def _work(
     console: Console,
 ) -> None:
     """Runs the graph to its end and keeps the display and the error budget."""
-    resources = _resources(options)
+    resources = resources_of(options)
     with cluster.connect(resources.address, _picked_gpus(options)) as logs:
         console.print(f"  {logs}", style="dim", markup=False, soft_wrap=True)
         asks = isinstance(options, MachineOptions)
@@ -172,7 +172,7 @@ def _work(
                     _judge(options, progress)
 
 
-def _resources(options: ClusterOptions) -> Resources:
+def resources_of(options: ClusterOptions) -> Resources:
     """Returns where to run."""
     where = Resources(
         address=cluster.find_address(options.address), stall_timeout_s=options.stall_timeout_s

@@ -21,11 +21,10 @@ from vqpipe.codec.placed import place_codec
 from vqpipe.commands.console import print_fields, stdout
 from vqpipe.commands.encode import Asked, find_asked
 from vqpipe.commands.forecast_said import Forecast, describe, document
-from vqpipe.commands.launch import growth_of, stoppable
+from vqpipe.commands.launch import growth_of, resources_of, stoppable
 from vqpipe.commands.plan_job import Plan
 from vqpipe.commands.progress import announce
 from vqpipe.engine import capacity, cluster, rehearsal
-from vqpipe.engine.resources import Resources
 from vqpipe.errors import ConfigError
 from vqpipe.inspection import forecast
 from vqpipe.sink.plan import Plan as Shards
@@ -126,7 +125,7 @@ class _Scene:
             opening, coded, coding = self._measure_here(rows)
             start_up, cores = self._rehearse(), capacity.cores()
         else:
-            there = rehearsal.measure_there(rows, self.work, self._resources())
+            there = rehearsal.measure_there(rows, self.work, resources_of(self.job))
             opening, coded, coding = there.opening, there.coded, there.coding
             start_up, cores = there.start_up, there.cores
         return Measured(
@@ -167,16 +166,7 @@ class _Scene:
             reader=FirstRows(reader, each),
             todo={index: Staged() for index in range(len(few))},
         )
-        return rehearsal.rehearse(work, self._resources())
-
-    def _resources(self) -> Resources:
-        return Resources(
-            address=cluster.find_address(self.job.address),
-            device=self.job.device,
-            actors=self.job.actors,
-            batch_size=self.job.batch_size,
-            stall_timeout_s=self.job.stall_timeout_s,
-        )
+        return rehearsal.rehearse(work, resources_of(self.job))
 
 
 def _make(job: Plan, work: forecast.Work, measured: Measured) -> forecast.Outlook:

@@ -17,7 +17,9 @@ import numpy.typing as npt
 import ray
 
 from vqpipe.engine import capacity
+from vqpipe.engine.committer import take_ended
 from vqpipe.engine.watchdog import Tick
+from vqpipe.sink.commit import committed_in
 from vqpipe.sink.coverage import LEAST, Coverage
 from vqpipe.sink.totals import add_part, places_added
 from vqpipe.sink.writer import Writer
@@ -89,8 +91,7 @@ class _Adder:
             self._has_asked = True
             self._asked = [_task(_find_added, self._writer)]
         if tick.receipts:
-            is_there = tick.receipts["committed"].is_valid()
-            self._committed += tick.receipts["shard"].filter(is_there).to_pylist()
+            self._committed += committed_in(tick.receipts)
         self._start(wait_s=0, at_end=False)
 
     def goes_on(self) -> bool:
@@ -116,9 +117,7 @@ class _Adder:
         waiting = self._at_work if self._coverage else self._asked
         if not waiting:
             return
-        ended, left = ray.wait(waiting, num_returns=len(waiting), timeout=0)
-        if not ended and wait_s:
-            ended, left = ray.wait(waiting, num_returns=1, timeout=wait_s)
+        ended, left = take_ended(waiting, wait_s)
         if ended:
             self._moved = time.monotonic()
         if self._coverage:

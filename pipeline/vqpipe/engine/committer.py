@@ -73,6 +73,19 @@ class Gathered:
         return time.monotonic() - self._waiting[0][0] if self._waiting else 0.0
 
 
+def take_ended(references: list[Any], wait_s: float) -> tuple[list[Any], list[Any]]:
+    """Returns the references whose tasks have ended, all of them, and the others.
+
+    Args:
+        references: One or more.
+        wait_s: Most seconds to wait for one to end, if none has.
+    """
+    ended, left = ray.wait(references, num_returns=len(references), timeout=0)
+    if not ended and wait_s:
+        return ray.wait(references, num_returns=1, timeout=wait_s)
+    return ended, left
+
+
 class Committer:
     """Commits what is gathered, several commits at a time."""
 
@@ -116,9 +129,7 @@ class Committer:
             self._at_work.append(self._launch(*blocks))
         if not self._at_work:
             return
-        ended, self._at_work = ray.wait(self._at_work, num_returns=len(self._at_work), timeout=0)
-        if not ended and wait_s:
-            ended, self._at_work = ray.wait(self._at_work, num_returns=1, timeout=wait_s)
+        ended, self._at_work = take_ended(self._at_work, wait_s)
         for receipts in ray.get(ended):
             yield cast(pa.Table, receipts)
 

@@ -52,8 +52,6 @@ PIXEL_BYTES = 48 * 2**20
 
 # Logical cores. Reading, encoding and committing mostly wait, for the network or for each other;
 # with a whole core reserved for each, the operators of a two-core machine starve one another.
-# A codec on a GPU asks for no core: one that comes to a machine whose cores all open images would
-# wait until one of them ends, which reads shards as long as there are some, and its GPU with it.
 READ_CORES = 0.25
 # A commit waits for no core: whoever reads and opens holds one for the length of its shards, and
 # leaves so much of it that a commit always finds its share, but not on a head that has no core.

@@ -18,7 +18,7 @@ from vqpipe.codec.placed import place_codec
 from vqpipe.codec.weights import Weights
 from vqpipe.engine import capacity, cluster, graph
 from vqpipe.engine.failures import explain
-from vqpipe.engine.resources import Resources
+from vqpipe.engine.resources import Resources, look_for_machines
 from vqpipe.engine.watchdog import CODEC_CORES
 from vqpipe.errors import NoProgressError
 from vqpipe.images import Preprocess
@@ -45,6 +45,7 @@ def rehearse(work: Work, resources: Resources) -> StartUp:
     ready: float | None = None
     images, shards = 0, 0
     with cluster.connect(resources.address):
+        look_for_machines(resources)  # as a run does, which would wait for them
         for tick in graph.run(work, resources):
             if ready is None and tick.counts.devices:
                 ready = time.monotonic()

@@ -56,6 +56,8 @@ def look_around(resources: Resources) -> Where:
     gpus = capacity.count_gpus(resources.codecs)
     kind = choose_kind(resources.device, resources.codecs, gpus)
     on_gpu = kind == "cuda"
+    # On a GPU it asks for no core: one that comes to a machine whose cores all open images would
+    # wait until one of them ends, which reads shards as long as there are some, and its GPU too.
     codec = resources.codecs.options(num_cpus=0 if on_gpu else CODEC_CORES, num_gpus=int(on_gpu))
     at_once = int(gpus / codec["num_gpus"]) if on_gpu else 1
     is_alone = not resources.address and len(capacity.machines()) == 1

@@ -22,6 +22,7 @@ from vqpipe.engine.outlet import Outlet
 from vqpipe.engine.places import Place, describe_missing
 from vqpipe.engine.timesheet import Timesheet
 from vqpipe.errors import DeviceError, NoProgressError
+from vqpipe.sink.commit import committed_in
 from vqpipe.stages.attempts import ATTEMPTS
 
 CODEC_CORES = 0.5
@@ -168,7 +169,7 @@ class _Goal:
 
     def receive(self, receipts: pa.Table) -> None:
         """Notes what was committed."""
-        committed = receipts["shard"].filter(pc.is_valid(receipts["committed"])).to_pylist()
+        committed = committed_in(receipts)
         self._new += committed
         if self._left:
             self._left -= set(committed)

@@ -38,6 +38,12 @@ RECEIPT = pa.schema(
 """What a writer reports: one row for each shard that it was given rows of."""
 
 
+def committed_in(receipts: pa.Table) -> list[int]:
+    """Returns the places in the plan of the shards whose objects are there, by receipts."""
+    found: list[int] = receipts["shard"].filter(receipts["committed"].is_valid()).to_pylist()
+    return found
+
+
 def commit_rows(table: pa.Table, writer: Writer) -> pa.Table:
     """Makes finished rows durable and commits every shard that they complete.
 

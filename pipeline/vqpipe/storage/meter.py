@@ -5,6 +5,7 @@ the seconds of each count. Disks take calls, not requests: their seconds and byt
 """
 
 import contextlib
+import operator
 import threading
 import time
 from collections.abc import Iterator
@@ -22,21 +23,11 @@ class Usage(NamedTuple):
 
     def since(self, before: "Usage") -> "Usage":
         """Returns what came after an earlier look."""
-        return Usage(
-            self.wait_s - before.wait_s,
-            self.requests - before.requests,
-            self.read_bytes - before.read_bytes,
-            self.written_bytes - before.written_bytes,
-        )
+        return Usage(*map(operator.sub, self, before))
 
     def plus(self, more: "Usage") -> "Usage":
         """Returns both together."""
-        return Usage(
-            self.wait_s + more.wait_s,
-            self.requests + more.requests,
-            self.read_bytes + more.read_bytes,
-            self.written_bytes + more.written_bytes,
-        )
+        return Usage(*map(operator.add, self, more))
 
 
 _lock = threading.Lock()
