@@ -1,12 +1,14 @@
 """Work in a thread of its own, which is left alone as soon as somebody else has done it."""
 
-import threading
 from collections.abc import Callable, Generator, Iterator
-from queue import Empty, SimpleQueue
+from concurrent.futures import Future, wait
 from typing import Any, TypeVar
+
+from vqpipe.errands import Errands
 
 _LOOK_S = 5.0
 """Of waiting for one item, between two questions whether it is still wanted."""
+_END = object()
 
 Item = TypeVar("Item")
 
@@ -18,44 +20,24 @@ def until_done(items: Iterator[Item], is_done: Callable[[], bool]) -> Iterator[I
         items: What makes them; closed by the thread, if that comes back to it.
         is_done: Tells whether nobody wants the rest; asked now and then while one takes long.
     """
-    asked: SimpleQueue[str] = SimpleQueue()
-    made: SimpleQueue[Any] = SimpleQueue()
-    threading.Thread(target=_make, args=(items, asked, made), daemon=True).start()
+    errands = Errands("vqpipe reader")
     try:
-        while (found := _ask(asked, made, is_done)) is not None:
-            item, error = found
-            if error:
-                raise error
+        while _comes(answer := errands.do(lambda: next(items, _END)), is_done):
+            item: Any = answer.result()
+            if item is _END:
+                return
+            del answer  # which holds it
             yield item
+            del item
     finally:
-        asked.put(_STOP)
+        if isinstance(items, Generator):
+            errands.do(items.close)
+        errands.end()
 
 
-_NEXT, _STOP = "next", "stop"
-
-
-def _ask(asked: "SimpleQueue[str]", made: "SimpleQueue[Any]", is_done: Callable[[], bool]) -> Any:  # noqa: ANN401
-    """Returns the next item, or its error, as a pair; None if there is none, or no one wants it."""
-    asked.put(_NEXT)
-    while True:
-        try:
-            return made.get(timeout=_LOOK_S)
-        except Empty:
-            if is_done():
-                return None
-
-
-def _make(items: Iterator[Any], asked: "SimpleQueue[str]", made: "SimpleQueue[Any]") -> None:
-    while asked.get() == _NEXT:
-        try:
-            item = next(items)
-        except StopIteration:
-            made.put(None)
-            return
-        except BaseException as error:  # noqa: BLE001 (raised where it was asked for)
-            made.put((None, error))
-            return
-        made.put((item, None))
-        del item
-    if isinstance(items, Generator):
-        items.close()
+def _comes(answer: "Future[Any]", is_done: Callable[[], bool]) -> bool:
+    """Waits for an answer; tells whether it came before nobody wanted it."""
+    while not wait([answer], _LOOK_S).done:
+        if is_done():
+            return False
+    return True

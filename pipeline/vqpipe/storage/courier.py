@@ -4,12 +4,10 @@ A client gives up where a store says nothing for a while; not where an answer tr
 the disk of another machine hangs, which the kernel waits for as long as it takes.
 """
 
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future
-from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from vqpipe.errands import Errands
 from vqpipe.storage.retries import StalledError
 
 SILENT_S = 60.0
@@ -27,7 +25,7 @@ class Courier:
     """
 
     def __init__(self) -> None:
-        self._errands: SimpleQueue[Any] | None = None
+        self._errands: Errands | None = None
 
     def fetch(
         self, request: Callable[[], Result], size: int, let_go: Callable[[], object] = int
@@ -42,10 +40,9 @@ class Courier:
         Raises:
             StalledError: If it takes longer.
         """
-        answer: Future[Result] = Future()
         if self._errands is None:
-            self._errands = _start()
-        self._errands.put((request, answer))
+            self._errands = Errands("vqpipe courier")
+        answer = self._errands.do(request)
         most_s = SILENT_S + size / SLOWEST_BYTES_PER_S
         try:
             return answer.result(most_s)
@@ -59,22 +56,5 @@ class Courier:
     def close(self) -> None:
         """Lets the thread end, as soon as it can."""
         if self._errands is not None:
-            self._errands.put(None)
+            self._errands.end()
             self._errands = None
-
-
-def _start() -> "SimpleQueue[Any]":
-    """Starts a thread that does what comes in a queue; a daemon, since nothing waits for it."""
-    errands: SimpleQueue[Any] = SimpleQueue()
-    threading.Thread(target=_run, args=(errands,), daemon=True, name="vqpipe courier").start()
-    return errands
-
-
-def _run(errands: "SimpleQueue[Any]") -> None:
-    while (errand := errands.get()) is not None:
-        request, answer = errand
-        try:
-            answer.set_result(request())
-        except BaseException as error:  # noqa: BLE001 (raised where it was asked for)
-            answer.set_exception(error)
-        del errand, request, answer  # and what they hold
