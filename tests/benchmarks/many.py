@@ -50,7 +50,20 @@ def data(index, sink=SINK):
     return File(f"{sink}/data/{name(index)}.parquet", 500_000 + index % 1009, version(-index))
 
 
-class _Handler(BaseHTTPRequestHandler):
+def page(entries, following=None):
+    """Returns a page of a listing.
+
+    Args:
+        entries: Key, ETag and bytes of each object.
+        following: Token of the next page, if there is one.
+    """
+    token = f"<NextContinuationToken>{following}</NextContinuationToken>" if following else ""
+    more = f"<IsTruncated>{'true' if following else 'false'}</IsTruncated>{token}"
+    listed = "".join(_ENTRY.format(*entry) for entry in entries)
+    return f"<ListBucketResult>{more}{listed}</ListBucketResult>".encode()
+
+
+class Handler(BaseHTTPRequestHandler):
     """Answers as S3 does where one lists, looks and reads; what is listed is made up."""
 
     protocol_version = "HTTP/1.1"
@@ -77,29 +90,28 @@ class _Handler(BaseHTTPRequestHandler):
         if prefix not in of:
             first = last = self.shards
         key, bytes_of = of.get(prefix, ("", size))
-        entries = (
-            _ENTRY.format(key.format(name(i)), version(i), bytes_of(i)) for i in range(first, last)
-        )
-        more = (
-            f"<IsTruncated>true</IsTruncated><NextContinuationToken>{last}</NextContinuationToken>"
-            if last < self.shards
-            else "<IsTruncated>false</IsTruncated>"
-        )
-        self._answer(200, f"<ListBucketResult>{more}{''.join(entries)}</ListBucketResult>".encode())
+        numbers = range(first, last)
+        entries = ((key.format(name(i)), version(i), bytes_of(i)) for i in numbers)
+        self.answer(200, page(entries, last if last < self.shards else None))
 
     def _get(self, key):
         try:
             found = (self.folder / key).read_bytes()
         except OSError:
-            self._answer(404, b"")
+            self.answer(404, b"")
             return
+        self.give(found, hashlib.md5(found).hexdigest())
+
+    def give(self, found, tag):
+        """Answers with an object, or what is asked for of it."""
         first, end = 0, len(found)
         if asked := self.headers.get("Range"):
             first, last = asked.removeprefix("bytes=").split("-")
-            first, end = int(first), int(last) + 1
-        self._answer(206 if asked else 200, found[first:end], hashlib.md5(found).hexdigest())
+            first, end = (int(first), int(last) + 1) if first else (max(0, end - int(last)), end)
+        self.answer(206 if asked else 200, found[first:end], tag)
 
-    def _answer(self, code, body, tag=None):
+    def answer(self, code, body, tag=None):
+        """Answers a request."""
         self.send_response(code)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Last-Modified", "Fri, 02 Jan 2026 03:04:05 GMT")
@@ -122,7 +134,7 @@ def serve(shards, folder, port):
         folder: What there is to read, by key.
         port: Where.
     """
-    handler = type("Handler", (_Handler,), {"shards": shards, "folder": Path(folder)})
+    handler = type("Handler", (Handler,), {"shards": shards, "folder": Path(folder)})
     server = ThreadingHTTPServer(("127.0.0.1", port), handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, daemon=True)

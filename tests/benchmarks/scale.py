@@ -113,10 +113,14 @@ class Bench:
             (folder / uri.rpartition("/")[2]).write_bytes(data)
 
         with mock.patch.object(storage, "publish", publish):
-            for first in range(0, self.shards, totals.PART):
-                part = self._part(range(first, min(first + totals.PART, self.shards)), read_footer)
-                subtotals.publish_part(self.sink, part)
+            self.publish_parts(read_footer)
         return [File(str(path), path.stat().st_size, "1") for path in sorted(folder.iterdir())]
+
+    def publish_parts(self, read_footer):
+        """Puts the sums of workers into the sink."""
+        for first in range(0, self.shards, totals.PART):
+            part = self._part(range(first, min(first + totals.PART, self.shards)), read_footer)
+            subtotals.publish_part(self.sink, part)
 
     def _part(self, indices, read_footer):
         """Returns the sums over some objects, as if each had been added, but for the time of it."""
@@ -144,7 +148,8 @@ class Bench:
         for name in SUMS:
             setattr(part, name, getattr(one, name) * count)
         part.objects = sum(map(int.from_bytes, columns["digest"])) % 2**256
-        part.histogram, part.reasons = one.histogram * count, Counter({"corrupt": 2 * count})
+        part.histogram = one.histogram * count
+        part.reasons = Counter({reason: each * count for reason, each in one.reasons.items()})
         part.counted.extend(table)
         return part
 

@@ -4,17 +4,21 @@
 
 The graph is the real one, with a stub in place of the network. What grows with images is small
 here, so that the driver's core seconds are those of shards: of scheduling, of receipts, of display.
-One driver does no more shards/s than one core has time for.
+One driver does no more shards/s than one core has time for, and no more the actor that counts.
 """
 
 import argparse
+import functools
+import inspect
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter as Messages
 from pathlib import Path
+from unittest import mock
 
 import cloudpickle
 import ray
@@ -25,9 +29,9 @@ from tests.makers import jpeg, tar_of
 from vqpipe.commands import launch
 from vqpipe.commands.progress import Progress
 from vqpipe.engine import cluster, graph
-from vqpipe.engine.counter import make_counter
+from vqpipe.engine.counter import Counter
+from vqpipe.engine.laggards import FACTOR, LEAST_S, Laggards
 from vqpipe.engine.resources import Resources
-from vqpipe.occupancy import Spent
 from vqpipe.sink import subtotals
 
 
@@ -39,21 +43,44 @@ def build(folder, shards, images):
         (folder / f"{index:07d}.tar").write_bytes(tar)
 
 
-MESSAGES = 20_000
+class Measured(Counter):
+    """The counter, which also counts the messages that workers send, of each kind."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.messages = Messages()
+        self.before_s = time.process_time()
+
+    def measured(self):
+        """Returns messages by kind, and the core seconds that this process has taken for them."""
+        return dict(self.messages), time.process_time() - self.before_s
 
 
-def measure_counter():
-    """Returns the core seconds that the actor of counts takes for a message."""
-    counter = make_counter()
-    computed = counter.__ray_call__.remote(_core_s)
-    before = ray.get(computed)
-    for _ in range(MESSAGES):
-        counter.saw.remote(256, 20_000_000, Spent(read_s=1.0))
-    return (ray.get(counter.__ray_call__.remote(_core_s)) - before) / MESSAGES
+def count(name):
+    """Returns a method of the counter that counts its calls."""
+    method = getattr(Counter, name)
+
+    @functools.wraps(method)
+    def counted(self, *arguments, **named):
+        self.messages[name] += 1
+        return method(self, *arguments, **named)
+
+    return counted
 
 
-def _core_s(_):
-    return time.process_time()
+for each, _ in inspect.getmembers(Counter, inspect.isfunction):
+    if not each.startswith("_") and each != "read":  # that is the driver
+        setattr(Measured, each, count(each))
+
+
+def make_measured():
+    """Stands in for `make_counter`."""
+    made = ray.remote(Measured).options(num_cpus=0).remote(Laggards(FACTOR, LEAST_S))
+    MADE.append(made)
+    return made
+
+
+MADE = []
 
 
 def drive(source, sink):
@@ -63,12 +90,12 @@ def drive(source, sink):
     work, begun, marks = ours.work_of(source, sink), time.perf_counter(), []
     progress = Progress(len(work.writer.sink.plan), 0)
     before = scale.peak_bytes()
-    with cluster.connect(None):
+    with cluster.connect(None), mock.patch.object(graph, "make_counter", make_measured):
         for tick in graph.run(work, Resources(), codec=ours.StubCodec):
             launch._count(progress, tick)
             if progress.shards:
                 marks.append((time.perf_counter(), scale.core_s(), progress.shards))
-        message_s = measure_counter()
+        messages, counter_s = ray.get(MADE[0].measured.remote())
     (first, computed, done), (last, computed_at_end, shards) = marks[0], marks[-1]
     said = {
         "shards": progress.shards,
@@ -76,8 +103,8 @@ def drive(source, sink):
         "wall_s": last - first,
         "core_s": computed_at_end - computed,
         "counted": shards - done,
-        "message_s": message_s,
-        "messages": MESSAGES,
+        "counter_s": counter_s,
+        "messages": messages,
         "parts": len(subtotals.list_parts(sink)),
         "before": before,
         "peak": scale.peak_bytes(),
@@ -114,9 +141,12 @@ def main():
         f"{said['peak'] / 1e6:,.0f} MB, {said['before'] / 1e6:,.0f} before Ray; {said['parts']} "
         "parts added up by workers"
     )
+    shards, sent = said["shards"], said["messages"]
+    kinds = ", ".join(f"{name} {count / shards:.2f}" for name, count in sorted(sent.items()))
+    each = said["counter_s"] / shards
     print(
-        f"counter: {1e6 * said['message_s']:.0f} us of a core a message, so at most "
-        f"{1 / said['message_s']:,.0f} messages/s; {said['messages']:,} of them"
+        f"counter: {sum(sent.values()) / shards:.2f} messages a shard ({kinds}); {1e3 * each:.2f} "
+        f"ms of a core a shard, so at most {1 / each:,.0f} shards/s"
     )
 
 

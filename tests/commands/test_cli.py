@@ -302,8 +302,8 @@ def test_main_folder_of_photos_into_a_sink_of_tars_exits_3_and_names_the_fields(
 
 
 def test_command_that_is_interrupted_while_it_starts_says_that_it_was_stopped():
-    script = "from vqpipe.commands.command import run_to_end\nimport os, signal\n"
-    script += "run_to_end(lambda: os.kill(os.getpid(), signal.SIGINT))"
+    script = "from vqpipe.commands.command import run_to_end\nimport os, signal, time\n"
+    script += "run_to_end(lambda: [os.kill(os.getpid(), signal.SIGINT), time.sleep(60)])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith("error: stopped by SIGINT")

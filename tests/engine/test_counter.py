@@ -4,15 +4,16 @@ import pickle
 
 from vqpipe.engine.counter import Counter, Share
 from vqpipe.engine.laggards import Laggards
+from vqpipe.engine.report import Report
 from vqpipe.occupancy import Spent
 
 
 def test_counter_knows_what_each_machine_did_and_all_together():
     counter = Counter()
-    counter.opened(5, Spent(open_s=1), "10.0.0.1/aaaaaa")
-    counter.opened(2, Spent(open_s=1), "10.0.0.2/bbbbbb")
-    counter.add(3, Spent(codec_s=0.5), "10.0.0.2/bbbbbb")
-    counter.add(0, Spent(codec_s=0.5), "10.0.0.2/bbbbbb")
+    counter.tell(Report(opened=5, spent=Spent(open_s=1)), "10.0.0.1/aaaaaa")
+    counter.tell(Report(opened=2, spent=Spent(open_s=1)), "10.0.0.2/bbbbbb")
+    counter.tell(Report(encoded=3, spent=Spent(codec_s=0.5)), "10.0.0.2/bbbbbb")
+    counter.tell(Report(spent=Spent(codec_s=0.5)), "10.0.0.2/bbbbbb")
     found = pickle.loads(pickle.dumps(counter.read()))
     assert found.shares == {"10.0.0.1/aaaaaa": Share(0, 5), "10.0.0.2/bbbbbb": Share(3, 2)}
     assert (found.opened, found.encoded, found.spent) == (7, 3, Spent(open_s=2, codec_s=1))
@@ -20,7 +21,7 @@ def test_counter_knows_what_each_machine_did_and_all_together():
 
 def test_counter_of_a_stage_that_only_reads_names_no_machine():
     counter = Counter()
-    counter.moved(4)
+    counter.tell(Report(read=4, opened=4), "")
     assert counter.read().shares == {}
     assert (counter.read().read, counter.read().opened) == (4, 4)
 
@@ -29,9 +30,9 @@ def test_counter_gives_late_shards_to_those_who_have_nothing_left_until_all_are_
     counter = Counter(Laggards(factor=2, least_s=0))
     counter.hand_out(list(range(6)), [1] * 6, "a")
     for shard in range(5):
-        counter.began(shard)
+        counter.begin_shard(shard, f"read {shard}")
     assert counter.read(range(5)).laggards == ()
-    counter.began(5)
+    counter.begin_shard(5, "read 5")
     assert counter.again("a") == -1  # it has that one itself
     while (given := counter.again("b")) == -1:
         pass
@@ -40,3 +41,32 @@ def test_counter_gives_late_shards_to_those_who_have_nothing_left_until_all_are_
     assert late == (5, "b")
     assert counter.read([5]).laggards[-1].node == "a"
     assert counter.again("b") is None
+
+
+def test_counter_knows_which_shards_are_read_to_their_end_and_at_which_a_process_died():
+    counter = Counter()
+    counter.hand_out([0, 1, 2], [1] * 3, "a")
+    assert [counter.begin_shard(shard, f"read {shard}") for shard in range(3)] == [0, 0, 0]
+    counter.end_shard(0, "read 0", Report(read=4, spent=Spent(read_s=2)), "a", is_read=True)
+    counter.end_shard(1, "read 1", Report(read=1, spent=Spent(read_s=1)), "a", is_read=False)
+    assert [counter.is_read(shard) for shard in range(3)] == [True, False, False]
+    assert [counter.begin_shard(shard, f"read {shard}") for shard in range(3)] == [0, 0, 1]
+    assert (counter.read().read, counter.read().spent) == (5, Spent(read_s=3))
+
+
+def test_counter_tells_a_codec_that_is_started_anew_so():
+    counter = Counter()
+    assert [counter.join(name, "cpu", 0.5) for name in ("a", "b", "a")] == [False, False, True]
+    assert counter.read().codecs == 2
+
+
+def test_counter_begins_to_count_failures_anew_once_a_codec_encodes():
+    counter = Counter()
+    for _ in range(2):
+        counter.fail("a", "no device")
+    counter.tell(Report(spent=Spent(codec_s=1)), "node")
+    assert counter.read().failures == 2
+    counter.tell(Report(encoded=1), "node")
+    assert counter.read().failures == 0
+    counter.fail("a", "no device")
+    assert counter.read().failures == 1

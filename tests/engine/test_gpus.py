@@ -1,9 +1,11 @@
 """Which GPUs of this machine a Ray that is started here has."""
 
+import os
+
 import pytest
 from ray._private.accelerators import NvidiaGPUAcceleratorManager
 
-from vqpipe.engine.gpus import choose_gpus, find_allowed
+from vqpipe.engine.gpus import choose_gpus, find_allowed, only_gpus
 from vqpipe.errors import ConfigError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -59,3 +61,15 @@ def test_gpus_that_are_another_ones_are_an_error(monkeypatch):
     assert choose_gpus(("3",)) == {VISIBLE: "3"}
     with pytest.raises(ConfigError, match=r"asks for 0, and CUDA_VISIBLE_DEVICES=1,3"):
         choose_gpus(("0", "3"))
+
+
+@pytest.mark.parametrize("before", [None, "1,2,3"])
+def test_process_that_measures_sees_the_gpus_that_were_asked_for_and_later_all(monkeypatch, before):
+    if before:
+        monkeypatch.setenv(VISIBLE, before)
+    with only_gpus(("3", "1")):
+        assert os.environ[VISIBLE] == "3,1"
+        assert choose_gpus(()) == {VISIBLE: "3,1"}  # a Ray that is started meanwhile
+    assert os.environ.get(VISIBLE) == before
+    with only_gpus(()):
+        assert os.environ.get(VISIBLE) == before

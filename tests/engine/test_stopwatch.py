@@ -6,6 +6,7 @@ import pytest
 from vqpipe import storage
 from vqpipe.engine import capacity, stopwatch, timesheet
 from vqpipe.engine.counter import Counter, Tally
+from vqpipe.engine.report import Report
 from vqpipe.engine.stopwatch import Stopwatch
 from vqpipe.engine.timesheet import Timesheet, stamp
 from vqpipe.occupancy import Spent
@@ -83,13 +84,12 @@ def test_timesheet_does_not_ask_a_head_that_is_gone(clock, monkeypatch):
 
 def test_counter_adds_up_what_workers_spend_and_keeps_the_fullest_gpu():
     counter = Counter()
-    counter.saw(5, 100, Spent(read_s=2))
-    counter.opened(5, Spent(open_s=3), "a")
-    counter.add(4, Spent(codec_s=4), "a", (10, 80))
-    counter.add(1, Spent(codec_s=1), "a", (30, 80))
-    counter.add(0, Spent(), "a", (20, 80))
-    counter.add(0, Spent(), "a")
-    counter.spend(Spent(commit_s=6))
+    counter.tell(Report(5, 100, spent=Spent(read_s=2)), "a")
+    counter.tell(Report(opened=5, spent=Spent(open_s=3)), "a")
+    counter.tell(Report(encoded=4, spent=Spent(codec_s=4), gpu_memory=(10, 80)), "a")
+    counter.tell(Report(encoded=1, spent=Spent(codec_s=1), gpu_memory=(30, 80)), "a")
+    counter.tell(Report(gpu_memory=(20, 80)), "a")
+    counter.tell(Report(spent=Spent(commit_s=6)), "a")
     found = counter.read()
     assert found.spent == Spent(read_s=2, open_s=3, codec_s=5, commit_s=6)
     assert (found.encoded, found.gpu_memory) == (5, (30, 80))

@@ -60,8 +60,13 @@ def test_ahead_that_is_closed_leaves_no_thread():
     assert threading.active_count() == before
 
 
-COUNTER = SimpleNamespace(opened=SimpleNamespace(remote=lambda *_: None))
-"""Listens to nobody."""
+class Deaf:
+    """A counter that listens to nobody."""
+
+    tell = SimpleNamespace(remote=lambda *_: None)
+
+
+COUNTER = Deaf()
 
 
 class InProcess:

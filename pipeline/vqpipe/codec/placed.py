@@ -9,7 +9,6 @@ import torch
 from vqpipe.codec.codec import Codec
 from vqpipe.codec.config import CodecConfig, Device, batch_size_for
 from vqpipe.codec.device import choose_device, device_name
-from vqpipe.tokenizers.tokenizer import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Placed:
 
 
 def place_codec(
-    weights: Checkpoint,
+    codec: Callable[..., Codec],
     device: Device,
     *,
     batch_size: int | None,
@@ -39,7 +38,7 @@ def place_codec(
     """Returns where codecs are to be.
 
     Args:
-        weights: The checkpoint.
+        codec: `Codec` with its checkpoint.
         device: What was asked for.
         batch_size: Images in one forward; None is what a run takes.
         shapes: That images may have.
@@ -55,7 +54,7 @@ def place_codec(
 
     def make(how: CodecConfig, single: int | None) -> Codec:
         placed: dict[str, Any] = {"device": chosen, "threads": threads}
-        return Codec(weights, how, batch_size=single or size, **placed)
+        return codec(how, batch_size=single or size, **placed)
 
     if chosen == "cpu":
         torch.set_num_threads(threads)  # which is what its name says

@@ -88,7 +88,7 @@ def run_stage(
         VqpipeError: If the run is refused, or cannot go on; the exit code is the error's.
     """
     with stoppable():
-        if _picked_gpus(options):
+        if picked_gpus(options):
             cluster.check_starts_ray(options.address, PICKS_HERE)
         console = stderr()
         prepared = prepare()
@@ -147,7 +147,7 @@ def _work(
 ) -> None:
     """Runs the graph to its end and keeps the display and the error budget."""
     resources = resources_of(options)
-    with cluster.connect(resources.address, _picked_gpus(options)) as logs:
+    with cluster.connect(resources.address, picked_gpus(options)) as logs:
         console.print(f"  {logs}", style="dim", markup=False, soft_wrap=True)
         asks = isinstance(options, MachineOptions)
         for said in look_for_machines(resources) if asks else ():
@@ -187,7 +187,7 @@ def resources_of(options: ClusterOptions) -> Resources:
     return replace(where, actors=options.actors, batch_size=options.batch_size)
 
 
-def _picked_gpus(options: ClusterOptions) -> tuple[str, ...]:
+def picked_gpus(options: ClusterOptions) -> tuple[str, ...]:
     """Returns the GPUs of this machine that were asked for by name."""
     named = options.gpus if isinstance(options, MachineOptions) else None
     return parse_gpus(named) if named else ()

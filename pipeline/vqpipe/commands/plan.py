@@ -7,6 +7,7 @@ rehearsal       Ray started once; on a cluster, opening and codec measured there
 forecast        all the rest is arithmetic
 """
 
+import functools
 import json
 import os
 import tempfile
@@ -17,14 +18,16 @@ from pathlib import Path
 import pyarrow as pa
 
 from vqpipe import storage
+from vqpipe.codec.codec import Codec
 from vqpipe.codec.placed import place_codec
 from vqpipe.commands.console import print_fields, stdout
 from vqpipe.commands.encode import Asked, find_asked
 from vqpipe.commands.forecast_said import Forecast, describe, document
-from vqpipe.commands.launch import growth_of, resources_of, stoppable
+from vqpipe.commands.launch import growth_of, picked_gpus, resources_of, stoppable
 from vqpipe.commands.plan_job import Plan
 from vqpipe.commands.progress import announce
 from vqpipe.engine import capacity, cluster, rehearsal
+from vqpipe.engine.gpus import only_gpus
 from vqpipe.errors import ConfigError
 from vqpipe.inspection import forecast
 from vqpipe.sink.plan import Plan as Shards
@@ -62,7 +65,11 @@ def find(job: Plan) -> Forecast:
         VqpipeError: As `run`.
     """
     age_s, began = _age_s(), time.monotonic()
-    with stoppable(), tempfile.TemporaryDirectory(prefix="vqpipe-plan-") as folder:
+    with (
+        stoppable(),
+        only_gpus(picked_gpus(job)),
+        tempfile.TemporaryDirectory(prefix="vqpipe-plan-") as folder,
+    ):
         here = replace(job, sink=job.sink or f"{folder}/sink")
         asked = find_asked(here)
         opened = foresee_run(asked.sink, asked.run, asked.listed, growth_of(here))
@@ -142,7 +149,7 @@ class _Scene:
     def _measure_here(self, rows: pa.Table) -> tuple[Opening, pa.Table, Coding]:
         how = self.asked.how
         placed = place_codec(
-            self.asked.weights,
+            functools.partial(Codec, self.asked.weights),
             self.job.device,
             batch_size=self.job.batch_size,
             shapes=len(how.shapes),

@@ -1,6 +1,7 @@
 """The codec as an actor of Ray Data's: which rows it is given, and what becomes of its device."""
 
 import contextlib
+import functools
 import os
 import time
 from collections.abc import Iterator
@@ -14,13 +15,15 @@ from ray.actor import ActorHandle
 
 from vqpipe.codec import device_time, nvml
 from vqpipe.codec.codec import Codec
-from vqpipe.codec.config import CodecConfig, Device
-from vqpipe.codec.device import choose_device, device_name, watch_device
+from vqpipe.codec.config import Device
+from vqpipe.codec.device import watch_device
+from vqpipe.codec.placed import place_codec
 from vqpipe.codec.weights import Weights
 from vqpipe.engine import capacity
-from vqpipe.engine.counter import RemoteLedger, here
+from vqpipe.engine.ledger import RemoteLedger, WaryLedger
 from vqpipe.engine.metrics import CodecMetrics
 from vqpipe.engine.pace import Pace, hand_on
+from vqpipe.engine.report import Report, teller
 from vqpipe.errors import DeviceError
 from vqpipe.occupancy import Spent
 from vqpipe.stages.attempts import run_bounded
@@ -61,9 +64,9 @@ class CodecActor:
     ) -> None:
         self._setup = setup
         self._counter = counter
-        self._ledger = RemoteLedger(counter)
+        self._teller = teller(counter)
         self._error: Exception | None = None
-        self._id = ray.get_runtime_context().get_actor_id()
+        self._id = str(ray.get_runtime_context().get_actor_id())
         self._device = ThreadPoolExecutor(max_workers=1)
         has_gpu = bool(ray.get_gpu_ids())
         self._device.submit(self._begin, weights, has_gpu=has_gpu).result()
@@ -79,23 +82,26 @@ class CodecActor:
 
     def _prepare(self, weights: ray.ObjectRef[Any], *, has_gpu: bool) -> None:
         setup = self._setup
-        chosen = choose_device(setup.device, promised=has_gpu)
-        read = cast(Weights, ray.get(weights))
-
-        def make(how: CodecConfig, size: int | None) -> Codec:
-            placed: dict[str, Any] = {"device": chosen, "threads": capacity.cores()}
-            return setup.codec(read, how, batch_size=size or setup.batch_size, **placed)
-
-        ready = setup.step.prepare(make)
+        placed = place_codec(
+            functools.partial(setup.codec, cast(Weights, ray.get(weights))),
+            setup.device,
+            batch_size=setup.batch_size,
+            shapes=1,  # of which the batch size takes account
+            threads=capacity.cores(),
+            promised=has_gpu,
+        )
+        ready = setup.step.prepare(placed.make)
         self._run = ready.run
         self._through, self._told = 0, time.monotonic()
-        self._gpu = nvml.Watch(nvml.find_gpu() if chosen == "cuda" else None)
+        self._gpu = nvml.Watch(nvml.find_gpu() if placed.kind == "cuda" else None)
         self._gpu.start()
         self._metrics = CodecMetrics(setup.tags)
-        self._pace = Pace(setup.batch_size, self._ledger.agree, setup.views)
-        unused = chosen == "cpu" and has_gpu
+        ledger = RemoteLedger(self._counter)
+        self._pace = Pace(setup.batch_size, ledger.agree, setup.views)
+        unused = placed.kind == "cpu" and has_gpu
         note = " (Ray gave it a GPU, but this torch is one for CPUs)" if unused else ""
-        self._counter.join.remote(self._id, device_name(chosen) + note, ready.warm_up())
+        is_again = ledger.join(self._id, placed.name + note, ready.warm_up())
+        self._ledger = WaryLedger(ledger, is_again=is_again)
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         """Yields the finished rows of a table."""
@@ -129,7 +135,8 @@ class CodecActor:
     def _tell(self) -> None:
         images, self._through = divmod(self._through, self._setup.views)
         seen = self._gpu.take()
-        self._counter.add.remote(images, self._spent(seen), here(), seen.memory)
+        spent = self._spent(seen)
+        self._teller.note(Report(encoded=images, spent=spent, gpu_memory=seen.memory))
         self._metrics.show_gpu(seen.busy_s / seen.seconds if seen.seconds else None, seen.memory)
         self._told = time.monotonic()
 
@@ -147,5 +154,6 @@ class CodecActor:
 
     def _end_process(self, error: DeviceError) -> NoReturn:
         with contextlib.suppress(ray.exceptions.RayError):  # the driver's watchdog remains
+            self._teller.flush()  # what it has encoded makes its failures no row
             ray.get(self._counter.fail.remote(self._id, error.message), timeout=_REPORT_S)
         os._exit(1)

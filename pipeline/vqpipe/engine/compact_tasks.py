@@ -9,6 +9,7 @@ import pyarrow as pa
 import ray
 from ray.actor import ActorHandle
 
+from vqpipe.engine.report import Report, teller
 from vqpipe.stages.compact import Compaction
 from vqpipe.stages.neighbours import write_files
 from vqpipe.stages.shuffled import FILE, place_rows, write_placed
@@ -24,7 +25,7 @@ def write_runs(
     known = cast(Compaction, ray.get(work))
 
     def tell(rows: int) -> None:
-        counter.moved.remote(rows // known.arrangement.views)
+        _tell(rows // known.arrangement.views, counter)
 
     for row in todo.to_pylist():
         yield from write_files(known, row["first"], row["last"], tell)
@@ -48,9 +49,14 @@ def place(
     partition = (np.cumsum(known.is_left) - 1) * len(keys) // len(known.todo)
     for row in todo.to_pylist():
         for table in place_rows(known, range(row["first"], row["last"])):
-            counter.moved.remote(len(table) // known.arrangement.views)
+            _tell(len(table) // known.arrangement.views, counter)
             found = keys[partition[table[FILE].to_numpy()]]
             yield table.append_column(KEY, pa.array(found))
+
+
+def _tell(samples: int, counter: ActorHandle[Any]) -> None:
+    """Tells of samples that were read, where that alone shows that work goes on."""
+    teller(counter, is_named=False).note(Report(read=samples, opened=samples))
 
 
 def write_partition(table: pa.Table, work: ray.ObjectRef[Any]) -> Iterator[pa.Table]:

@@ -1,7 +1,5 @@
 """What workers have done so far, in an actor that driver and workers talk to."""
 
-import contextlib
-import functools
 import time
 from collections import Counter as Multiset
 from collections.abc import Mapping, Sequence
@@ -13,6 +11,7 @@ from ray.actor import ActorHandle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vqpipe.engine.laggards import FACTOR, LEAST_S, Laggard, Laggards
+from vqpipe.engine.report import Report
 from vqpipe.occupancy import Spent
 from vqpipe.stages.attempts import Notes
 
@@ -67,59 +66,36 @@ class Counter(Notes):
         super().__init__()
         self._laggards = laggards or Laggards()
         self._counts = Tally()
+        self._sum = Report()
         self._failures: Multiset[str] = Multiset()
         self._part_rows: int | None = None
         self._codecs: set[str] = set()
         self._shares: dict[str, Share] = {}
 
-    def join(self, codec: str, device: str, warm_up_s: float) -> None:
-        """Notes the device of one codec that is ready now; one that starts anew keeps its name."""
+    def join(self, codec: str, device: str, warm_up_s: float) -> bool:
+        """Notes the device of one codec that is ready now; tells whether it was so before.
+
+        One whose process is started anew keeps its name.
+        """
+        is_again = codec in self._codecs
         self._codecs.add(codec)
         counts = self._counts._replace(codecs=len(self._codecs))
         devices = tuple(sorted({*counts.devices, device}))
         slowest = max(counts.warm_up_s, warm_up_s)
         self._counts = counts._replace(devices=devices, warm_up_s=slowest)
+        return is_again
 
-    def add(
-        self,
-        images: int,
-        spent: Spent,
-        where: str,
-        gpu_memory: tuple[int, int] | None = None,
-    ) -> None:
-        """Counts images that a codec has encoded, what it spent, and what its GPU holds."""
-        counts = self._counts
-        self._count_share(where, encoded=images)
-        most = max(counts.gpu_memory or (0, 0), gpu_memory or (0, 0)) if gpu_memory else None
-        self._counts = counts._replace(
-            encoded=counts.encoded + images, gpu_memory=most or counts.gpu_memory
-        )
-        self.spend(spent)
-        if images:
-            self._counts = self._counts._replace(failures=0)
+    def tell(self, report: Report, where: str) -> None:
+        """Adds what a worker has done on a machine; on one without a name, for no display."""
+        self._sum = self._sum.plus(report)
+        if where and (report.encoded or report.opened):
+            share = self._shares.get(where, Share())
+            self._shares[where] = Share(
+                share.encoded + report.encoded, share.opened + report.opened
+            )
+        if report.encoded:
             self._failures.clear()
-
-    def spend(self, spent: Spent) -> None:
-        """Adds what a worker has spent."""
-        self._counts = self._counts._replace(spent=self._counts.spent.plus(spent))
-
-    def opened(self, images: int, spent: Spent, where: str) -> None:
-        """Counts images that are opened, and what that took."""
-        self._count_share(where, opened=images)
-        self._count_opened(images)
-        self.spend(spent)
-
-    def _count_opened(self, images: int) -> None:
-        self._counts = self._counts._replace(opened=self._counts.opened + images)
-
-    def _count_share(self, where: str, *, encoded: int = 0, opened: int = 0) -> None:
-        share = self._shares.get(where, Share())
-        self._shares[where] = Share(share.encoded + encoded, share.opened + opened)
-
-    def moved(self, samples: int) -> None:
-        """Counts samples that were read, where that alone shows that work goes on."""
-        self.saw(samples, 0, Spent())
-        self._count_opened(samples)
+            self._counts = self._counts._replace(failures=0)
 
     def agree(self, rows: int) -> int:
         """Returns how many rows a codec hands on together: what the first that asked would have."""
@@ -132,25 +108,29 @@ class Counter(Notes):
         worst = max(self._failures.values())
         self._counts = self._counts._replace(failures=worst, failure=error)
 
-    def saw(self, samples: int, size: int, spent: Spent) -> None:
-        """Counts samples that were read, the bytes of the source that they took, and the time."""
-        counts = self._counts
-        self._counts = counts._replace(
-            read=counts.read + samples, read_bytes=counts.read_bytes + size
-        )
-        self.spend(spent)
-
     def hand_out(self, shards: list[int], sizes: list[int], where: str) -> None:
         """Notes which shards, of so many bytes, a task on a machine has."""
         self._laggards.hand_out(shards, sizes, where)
 
-    def began(self, shard: int) -> None:
-        """Notes that the task which has a shard reads it now."""
+    def begin_shard(self, shard: int, what: str) -> int:
+        """Notes that the task which has a shard reads it now; answers as `begin` does."""
         self._laggards.begin(shard, time.monotonic())
+        return self.begin(what)
 
-    def ended(self, shard: int) -> None:
-        """Notes that a task has read a shard to its end."""
-        self._laggards.end(shard)
+    def end_shard(self, shard: int, what: str, report: Report, where: str, is_read: bool) -> None:  # noqa: FBT001 (Ray passes it by place, at less cost)
+        """Notes the end of what `begin_shard` noted, and adds what was done.
+
+        Args:
+            shard: Place in the plan.
+            what: What it was begun as.
+            report: What the task has done and not told yet.
+            where: On which machine.
+            is_read: Whether the shard was read to its end.
+        """
+        if is_read:
+            self._laggards.end(shard)
+        self.end(what)
+        self.tell(report, where)
 
     def is_read(self, shard: int) -> bool:
         """Tells whether any task has."""
@@ -171,23 +151,8 @@ class Counter(Notes):
         self._laggards.commit(committed, now)
         self._laggards.look(now)
         found = tuple(self._laggards.found)
-        return self._counts._replace(shares=dict(self._shares), laggards=found)
-
-
-def here() -> str:
-    """Returns what the machine of this worker is called: its address, and the end of Ray's id."""
-    return _name_machine() if ray.is_initialized() else "this machine"
-
-
-@functools.cache
-def _name_machine() -> str:
-    node_id = ray.get_runtime_context().get_node_id()
-    address = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-    return f"{address}/{node_id[-_ID_DIGITS:]}"
-
-
-_ID_DIGITS = 6
-"""Of a node's id: one address may have been that of several nodes."""
+        shares = dict(self._shares)
+        return self._counts._replace(**self._sum._asdict(), shares=shares, laggards=found)
 
 
 def make_counter() -> ActorHandle[Any]:
@@ -196,34 +161,3 @@ def make_counter() -> ActorHandle[Any]:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     place = {"num_cpus": 0, "scheduling_strategy": here}
     return cast(ActorHandle[Any], ray.remote(Counter).options(**place).remote(laggards))
-
-
-class RemoteLedger:
-    """The counter's ledger as a worker sees it; work goes on without one that does not answer."""
-
-    def __init__(self, counter: ActorHandle[Any]) -> None:
-        self._counter = counter
-        self._answers = True
-
-    def begin(self, what: str) -> int:
-        """Notes a beginning, for sure; returns how many earlier ones have no end."""
-        if self._answers:
-            try:
-                return cast(int, ray.get(self._counter.begin.remote(what), timeout=_ANSWER_S))
-            except ray.exceptions.RayError:  # its node is gone, or nothing moves there
-                self._answers = False
-        return 0
-
-    def agree(self, rows: int) -> int:
-        """Returns how many rows a codec of this run hands on together, given what it would."""
-        with contextlib.suppress(ray.exceptions.RayError):
-            return cast(int, ray.get(self._counter.agree.remote(rows), timeout=_ANSWER_S))
-        return rows
-
-    def end(self, what: str) -> None:
-        """Notes an end, some time."""
-        if self._answers:
-            self._counter.end.remote(what)
-
-
-_ANSWER_S = 30.0

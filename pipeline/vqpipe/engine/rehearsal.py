@@ -5,6 +5,7 @@ rehearse        the graph itself, a few images into a folder of this machine: ho
 measure_there   opening on the cores of a node, a codec on a device of a cluster
 """
 
+import functools
 import time
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -13,13 +14,13 @@ import pyarrow as pa
 import ray
 from ray.actor import ActorHandle
 
+from vqpipe.codec.codec import Codec
 from vqpipe.codec.config import Device
 from vqpipe.codec.placed import place_codec
 from vqpipe.codec.weights import Weights
 from vqpipe.engine import capacity, cluster, graph
 from vqpipe.engine.failures import explain
-from vqpipe.engine.resources import Resources, look_for_machines
-from vqpipe.engine.watchdog import CODEC_CORES
+from vqpipe.engine.resources import Resources, Where, look_around, look_for_machines
 from vqpipe.errors import NoProgressError
 from vqpipe.images import Preprocess
 from vqpipe.stages.encode import Encoding
@@ -86,13 +87,12 @@ def measure_there(rows: pa.Table, work: Work, resources: Resources) -> There:
     assert isinstance(work.step, Encoding), "images are encoded"
     assert work.opens is not None, "images are opened"
     with cluster.connect(resources.address):
-        is_there = capacity.resources().get("GPU", 0) >= 1
-        has_gpu = resources.device == "cuda" or (is_there and resources.device == "auto")
+        where = look_around(resources)
         connected = time.monotonic()
-        opened, opening = _ask(_open(rows, work.opens), resources, "core")
+        opened, opening = _ask(_open(rows, work.opens, where), resources, "core")
         started = time.monotonic()
-        codec = _codec_of(work, resources, has_gpu=has_gpu)
-        _ask(codec.begin.remote(), resources, "GPU" if has_gpu else "core")
+        codec = _codec_of(work, resources, where)
+        _ask(codec.begin.remote(), resources, "GPU" if where.kind == "cuda" else "core")
         ready_s = connected - began + time.monotonic() - started
         coded, coding = _ask(codec.measure.remote(opened), resources, "device")
         found = capacity.resources()
@@ -115,19 +115,19 @@ def _ask(answer: Any, resources: Resources, what: str) -> Any:  # noqa: ANN401 (
         raise explain(error) from error
 
 
-def _open(rows: pa.Table, how: Preprocess) -> Any:  # noqa: ANN401 (Ray's references)
+def _open(rows: pa.Table, how: Preprocess, where: Where) -> Any:  # noqa: ANN401 (Ray's references)
     """Has a node open images on some of its cores."""
     cores = max(1, min(_OPENING_CORES, int(capacity.count_cores())))
-    task = cast(Any, ray.remote(measure_opening)).options(num_cpus=cores, name="measure opening")
+    place = where.workers.options(num_cpus=cores)
+    task = cast(Any, ray.remote(measure_opening)).options(name="measure opening", **place)
     return task.remote(rows, how, cores)
 
 
-def _codec_of(work: Work, resources: Resources, *, has_gpu: bool) -> "ActorHandle[Any]":
-    place = {"num_cpus": CODEC_CORES, "num_gpus": 1 if has_gpu else 0}
+def _codec_of(work: Work, resources: Resources, where: Where) -> "ActorHandle[Any]":
     weights = ray.put(replace(work.weights))  # a copy without the parsed tensors
     shapes = len(work.opens.shapes) if work.opens else 1
-    actor = cast(Any, ray.remote(_Codec)).options(**place)
-    device: Device = "cuda" if has_gpu else "cpu"
+    actor = cast(Any, ray.remote(_Codec)).options(**where.codec)
+    device: Device = "cuda" if where.kind == "cuda" else "cpu"
     return cast("ActorHandle[Any]", actor.remote(weights, work.step, device, resources, shapes))
 
 
@@ -143,7 +143,7 @@ class _Codec:
     def begin(self) -> None:
         """Finds the device."""
         self._placed = place_codec(
-            self._weights,
+            functools.partial(Codec, self._weights),
             self._device,
             batch_size=self._resources.batch_size,
             shapes=self._shapes,

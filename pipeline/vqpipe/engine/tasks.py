@@ -4,6 +4,7 @@ Kept apart from the engine so that a worker that only reads, opens or commits do
 which takes about two seconds of a core in every process.
 """
 
+import contextlib
 import functools
 import itertools
 import time
@@ -17,7 +18,8 @@ from ray.actor import ActorHandle
 
 from vqpipe import storage
 from vqpipe.engine.abandon import until_done
-from vqpipe.engine.counter import RemoteLedger, here
+from vqpipe.engine.ledger import RemoteLedger
+from vqpipe.engine.report import Report, here, teller
 from vqpipe.engine.stopwatch import Stopwatch
 from vqpipe.engine.timesheet import stamp
 from vqpipe.images import Preprocess
@@ -27,7 +29,6 @@ from vqpipe.sink.commit import commit_rows
 from vqpipe.sink.plan import Plan
 from vqpipe.sink.ranges import Staged
 from vqpipe.sink.writer import Writer
-from vqpipe.stages.attempts import noted
 from vqpipe.stages.open import images_of, put_views
 from vqpipe.stages.read import Reader, gather_tables
 
@@ -109,22 +110,30 @@ class _Told:
     """Who is told of what is read."""
 
     def __init__(self, counter: ActorHandle[Any], watch: Stopwatch) -> None:
-        self.ledger = RemoteLedger(counter)
         self.watch = watch
         self._counter = counter
+        self._ledger = RemoteLedger(counter)
+        self._teller = teller(counter)
 
     def hand_out(self, shards: list[int], plan: Plan) -> None:
         """Tells the counter which shards this task has."""
         sizes = [plan.size(index) for index in shards]
         self._counter.hand_out.remote(shards, sizes, here())
 
-    def began(self, shard: int) -> None:
-        """Tells the counter which of them is read now."""
-        self._counter.began.remote(shard)
+    @contextlib.contextmanager
+    def shard(self, shard: int, *, is_again: bool) -> Iterator[int]:
+        """Tells the counter that a shard is read in a block, and whether to its end.
 
-    def ended(self, shard: int) -> None:
-        """Tells the counter that one is read to its end."""
-        self._counter.ended.remote(shard)
+        Yields:
+            How often a process has died at it.
+        """
+        what, is_read = f"read {shard}{' again' if is_again else ''}", False
+        deaths = self._ledger.begin_shard(shard, what)
+        try:
+            yield deaths
+            is_read = True
+        finally:
+            self._ledger.end_shard(shard, what, self._teller.take(), is_read=is_read)
 
     def is_read(self, shard: int) -> bool:
         """Tells whether another task has read one to its end meanwhile."""
@@ -142,7 +151,7 @@ class _Told:
 
     def saw(self, samples: int, size: int) -> None:
         """Tells the counter of samples, of the bytes that they took, and of the time."""
-        self._counter.saw.remote(samples, size, self.watch.take())
+        self._teller.note(Report(samples, size, spent=self.watch.take()))
 
 
 def _read_shard(
@@ -153,8 +162,7 @@ def _read_shard(
     ranges = tuple((first, last) for first, last in row["ranges"] or ())
     staged = Staged(ranges, row["total"])
     told.watch.turn_to("asked_s")
-    told.began(index)
-    with noted(told.ledger, f"read {index}{' again' if row.get('is_again') else ''}") as deaths:
+    with told.shard(index, is_again=bool(row.get("is_again"))) as deaths:
         told.watch.turn_to("read_s")
         rows = None if deaths else reader.rows(plan, index)
         holds = plan.shard(index).holds
@@ -164,8 +172,7 @@ def _read_shard(
             seen += taken
             told.saw(len(table), taken)
             yield table
-    told.ended(index)
-    told.saw(0, size - seen)  # headers, metadata and rows already staged
+        told.saw(0, size - seen)  # headers, metadata and rows already staged
 
 
 def bytes_taken(data: pa.ChunkedArray, size: int, rows: int | None) -> int:
@@ -202,6 +209,7 @@ def open_ahead(
     """
     prepared = ahead((table, _prepare(table, how)) for table in ahead(tables))
     yield from ahead(_open(*each, how, counter) for each in prepared)
+    teller(counter).flush()
 
 
 def ahead(items: Iterator[Item]) -> Iterator[Item]:
@@ -240,7 +248,8 @@ def _open(
         nonlocal told, since
         if through > told:
             now = time.monotonic()
-            counter.opened.remote(through - told, Spent(open_s=now - since), here())
+            spent = Spent(open_s=now - since)
+            teller(counter).note(Report(opened=through - told, spent=spent))
             told, since = through, now
 
     done = put_views(table, _sandbox(how).open_prepared(prepared, tell))
