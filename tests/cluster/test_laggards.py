@@ -52,6 +52,7 @@ def source(s3_server, bucket, tmp_path):
     return f"{bucket}/source"
 
 
+@pytest.mark.soak
 @pytest.mark.ray
 @pytest.mark.s3
 @pytest.mark.slow

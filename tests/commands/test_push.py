@@ -217,7 +217,13 @@ TROUBLE = {
 }
 
 
-@pytest.mark.parametrize("when", TROUBLE)
+LESS = {"before anything is sent", "while files are announced", "at a commit", "at the last look"}
+"""What is like the others, and left to `make soak`."""
+
+
+@pytest.mark.parametrize(
+    "when", [pytest.param(when, marks=[pytest.mark.soak] * (when in LESS)) for when in TROUBLE]
+)
 def test_push_through_trouble_that_passes_makes_each_commit_once(when, hub, tmp_path, sink):
     for route, answer in TROUBLE[when]:
         hub.fail(route, answer, after=6 if when == "at the last look" else 0)

@@ -318,7 +318,9 @@ READ = """
 """
 
 
-@pytest.mark.parametrize("stop", [1, 2, 3, 4, 5, 9])
+@pytest.mark.parametrize(
+    "stop", [1, 2, *(pytest.param(stop, marks=pytest.mark.soak) for stop in (3, 4, 5)), 9]
+)
 def test_reader_that_is_killed_while_it_writes_leaves_nothing_wrong(tmp_path, folder, stop):
     make(tmp_path / "codes", [20, 30, 10])
     sink = str(tmp_path / "codes")

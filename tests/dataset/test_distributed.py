@@ -52,7 +52,7 @@ def free_port():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+@pytest.mark.parametrize("kind", [pytest.param("ddp", marks=pytest.mark.soak), "fsdp"])
 def test_ranks_of_a_trainer_share_the_order_of_each_epoch(tmp_path, kind):
     make(tmp_path / "codes", [20, 1, 9])
     words = [sys.executable, "-c", textwrap.dedent(TRAIN)]

@@ -45,7 +45,7 @@ def sink(tmp_path):
 
 
 @pytest.mark.parametrize("context", ["fork", "spawn"])
-@pytest.mark.parametrize("workers", [0, 1, 2, 3])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.soak), 2, 3])
 def test_loader_of_any_workers_has_the_batches_of_one_process(sink, workers, context):
     alone = list(CodesDataset(sink, **HOW))
     how = {"multiprocessing_context": context} if workers else {}

@@ -257,6 +257,7 @@ def test_encode_terminated_stops_with_2_and_rerun_completes(tmp_path):
     assert len(shell.codes_by_key(tmp_path / "sink")) == len(images)
 
 
+@pytest.mark.soak
 @pytest.mark.fault(4)
 def test_encode_without_the_device_it_needs_gives_up_with_5(tmp_path):
     write_tars(tmp_path / "source", photos(4), shards=1)

@@ -8,7 +8,7 @@ from tests import shell
 from tests.makers import jpeg, tar_of
 from vqpipe import storage
 
-pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.slow, pytest.mark.soak]
 
 
 def requests_of(bucket, proxy, shards):

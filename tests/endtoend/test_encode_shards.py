@@ -7,7 +7,7 @@ from tests.makers import jpeg, tar_of
 from vqpipe.engine import capacity
 from vqpipe.engine.portions import SHARDS_A_CORE
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.soak]
 
 
 def test_encode_codes_are_the_same_however_many_shards_there_are(tmp_path):

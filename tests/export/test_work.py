@@ -218,7 +218,11 @@ def start(sink, out):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "number",
-    [pytest.param(signal.SIGTERM, marks=pytest.mark.soak), signal.SIGINT, signal.SIGKILL],
+    [
+        pytest.param(signal.SIGTERM, marks=pytest.mark.soak),
+        pytest.param(signal.SIGINT, marks=pytest.mark.soak),
+        signal.SIGKILL,
+    ],
 )
 def test_export_in_processes_that_is_stopped_goes_on_and_leaves_no_process(tmp_path, number):
     sink, out = make_sink(tmp_path / "codes", SHARDS), tmp_path / "out"

@@ -282,7 +282,10 @@ def live(sink, layout):
 @pytest.mark.fault(7)
 @pytest.mark.parametrize(
     ("layout", "after"),
-    [("webdataset", False), *((layout, True) for layout in LAYOUTS)],  # as in test_faults_commit
+    [
+        pytest.param("webdataset", False, marks=pytest.mark.soak),  # as in tests/faults
+        *((layout, True) for layout in LAYOUTS),
+    ],
 )
 def test_commit_of_images_that_dies_at_any_call_is_completed_by_a_rerun(tmp_path, layout, after):
     with Crashing(None, after=after) as counted:

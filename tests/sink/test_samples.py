@@ -258,7 +258,10 @@ def check_object(writer, rejected):
     return {"revision": order[1], "objects": found.objects}
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(
+    "after",
+    [pytest.param(False, marks=pytest.mark.soak, id="before"), pytest.param(True, id="after")],
+)
 @pytest.mark.parametrize("ranges", [[(0, 8)], [(4, 8), (0, 4)]], ids=["whole", "pieces"])
 def test_revision_of_views_that_crashes_at_any_call_loses_and_doubles_nothing(
     tmp_path, ranges, after

@@ -129,7 +129,7 @@ def fresh_compiler():
 
 
 @pytest.mark.usefixtures("fresh_compiler")
-@pytest.mark.parametrize("is_checkpointing", [False, True])
+@pytest.mark.parametrize("is_checkpointing", [pytest.param(False, marks=pytest.mark.soak), True])
 def test_compile_whole_model_gives_same_gradients(is_checkpointing):
     model = copy.deepcopy(make_pair("relu")[1])
     if is_checkpointing:
