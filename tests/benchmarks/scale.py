@@ -41,8 +41,10 @@ from vqpipe.sink import subtotals, success, todo, totals
 from vqpipe.sink.counted import COUNTED, digest_of
 from vqpipe.sink.footer import HISTOGRAM, Footer, pack_histogram
 from vqpipe.sink.footer import ORIGIN as ORIGIN_KEY
+from vqpipe.sink.growth import Growth
 from vqpipe.sink.objects import pack_object
-from vqpipe.sink.plan import Growth, Plan, parse_plan
+from vqpipe.sink.plan import Plan
+from vqpipe.sink.plan_file import parse_plan
 from vqpipe.sink.ranges import Staged
 from vqpipe.sink.run import Opened
 from vqpipe.sink.sums import SUMS

@@ -16,8 +16,9 @@ from vqpipe.codec.weights import Weights
 from vqpipe.commands import cli, decode
 from vqpipe.commands.stage_jobs import Decode
 from vqpipe.sink.commit import commit_rows
-from vqpipe.sink.plan import Growth, Plan
-from vqpipe.sink.run import start_run
+from vqpipe.sink.growth import Growth
+from vqpipe.sink.plan import Plan
+from vqpipe.sink.start import start_run
 
 GRID = (8, 8)
 

@@ -14,9 +14,10 @@ from vqpipe.commands import cli
 from vqpipe.inspection import survey
 from vqpipe.sink import todo
 from vqpipe.sink.commit import commit_rows
-from vqpipe.sink.plan import Growth, Plan
-from vqpipe.sink.run import start_run
+from vqpipe.sink.growth import Growth
+from vqpipe.sink.plan import Plan
 from vqpipe.sink.slot import Attempt
+from vqpipe.sink.start import start_run
 
 NAMES = ("a", "b")
 

@@ -15,7 +15,8 @@ from vqpipe.commands.part import Part, parse_part
 from vqpipe.commands.stage_jobs import Decode, Encode
 from vqpipe.errors import ConfigError
 from vqpipe.schema import File, Shard
-from vqpipe.sink.plan import Growth, Plan
+from vqpipe.sink.growth import Growth
+from vqpipe.sink.plan import Plan
 
 SHARDS, IMAGES = 7, 3
 

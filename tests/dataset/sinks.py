@@ -9,8 +9,9 @@ from tests.sink.sinks import end
 from vqpipe import schema
 from vqpipe.code_layout import CodeLayout
 from vqpipe.sink.commit import commit_rows
-from vqpipe.sink.plan import Growth, Plan
-from vqpipe.sink.run import start_run
+from vqpipe.sink.growth import Growth
+from vqpipe.sink.plan import Plan
+from vqpipe.sink.start import start_run
 from vqpipe.sink.writer import Writer
 from vqpipe.stages.encode import CodesProduct
 from vqpipe.storage import normalise_uri

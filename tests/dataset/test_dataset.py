@@ -26,8 +26,9 @@ from vqpipe.errors import (
     StorageError,
 )
 from vqpipe.permutation import Permutation
-from vqpipe.sink.plan import Growth, Plan
-from vqpipe.sink.run import start_run
+from vqpipe.sink.growth import Growth
+from vqpipe.sink.plan import Plan
+from vqpipe.sink.start import start_run
 
 ROWS = (7, 1, 12, 5)
 

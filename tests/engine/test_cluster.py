@@ -9,7 +9,7 @@ import psutil
 import pytest
 import ray
 
-from vqpipe.engine import capacity, cluster
+from vqpipe.engine import capacity, cluster, surroundings
 from vqpipe.engine.dashboard import Dashboard
 from vqpipe.errors import ConfigError, IncompleteError, stopped_by
 
@@ -85,7 +85,7 @@ def test_choose_folder_too_long_for_sockets_is_named_and_another_is_taken(
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     wanted = "/" + "x" * (length - 1)
     monkeypatch.setenv(name, wanted)
-    folder, note = cluster.choose_folder()
+    folder, note = surroundings.choose_folder()
     fits = len(wanted + SOCKET) <= 107
     assert (folder == f"{wanted}/ray") == fits == (note == "")
     assert len(folder.removesuffix("/ray") + SOCKET) <= 107
@@ -96,14 +96,14 @@ def test_choose_folder_too_long_for_sockets_is_named_and_another_is_taken(
 def test_choose_folder_letters_of_many_bytes_count_as_bytes(monkeypatch):
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     monkeypatch.setenv("TMPDIR", "/" + "ü" * 25)
-    assert cluster.choose_folder()[1]
+    assert surroundings.choose_folder()[1]
 
 
 def test_choose_folder_nowhere_else_to_go_is_config_error(monkeypatch):
     monkeypatch.setenv("RAY_TMPDIR", "/" + "x" * 88)
-    monkeypatch.setattr(cluster, "_FOLDERS", ("/no/such/folder",))
+    monkeypatch.setattr(surroundings, "_FOLDERS", ("/no/such/folder",))
     with pytest.raises(ConfigError, match="RAY_TMPDIR=/xxx"):
-        cluster.choose_folder()
+        surroundings.choose_folder()
 
 
 @pytest.fixture
@@ -117,14 +117,14 @@ def home(monkeypatch, tmp_path):
 
 
 def test_protect_token_is_for_its_owners_eyes_whatever_the_umask(home):
-    cluster.protect_token()
+    surroundings.protect_token()
     token = home / ".ray" / "auth_token"
     assert token.stat().st_mode & 0o777 == 0o600
     assert token.parent.stat().st_mode & 0o777 == 0o700
     assert re.fullmatch("[0-9a-f]{64}", token.read_text())
     assert os.listdir(token.parent) == ["auth_token"]
     before = token.read_text()
-    cluster.protect_token()
+    surroundings.protect_token()
     assert token.read_text() == before
 
 
@@ -134,7 +134,7 @@ def test_protect_token_is_for_its_owners_eyes_whatever_the_umask(home):
 )
 def test_protect_token_that_is_given_or_not_asked_for_is_not_made(home, monkeypatch, name, value):
     monkeypatch.setenv(name, value)
-    cluster.protect_token()
+    surroundings.protect_token()
     assert list(home.iterdir()) == []
 
 

@@ -39,10 +39,13 @@ from vqpipe.rejections import UNKNOWN, Reason, Rejection
 from vqpipe.schema import File, Sample
 from vqpipe.sink import layout, publication, success, todo, totals
 from vqpipe.sink.commit import commit_rows
+from vqpipe.sink.growth import Growth
 from vqpipe.sink.objects import read_asides
-from vqpipe.sink.plan import Growth, Plan, load_plan
-from vqpipe.sink.run import is_complete, load_run, open_sink, start_run
+from vqpipe.sink.plan import Plan
+from vqpipe.sink.plan_file import load_plan
+from vqpipe.sink.run import is_complete, load_run, open_sink
 from vqpipe.sink.slot import Attempt
+from vqpipe.sink.start import start_run
 from vqpipe.sink.writer import Writer
 from vqpipe.stages.encode import CodesProduct
 from vqpipe.stages.read import read_rows

@@ -32,9 +32,11 @@ from vqpipe.errors import IncompleteError
 from vqpipe.inspection.verify import verify
 from vqpipe.sink import success, todo, totals
 from vqpipe.sink.commit import commit_rows
-from vqpipe.sink.plan import Growth, Plan
-from vqpipe.sink.run import find_run, is_complete, open_sink, start_run
+from vqpipe.sink.growth import Growth
+from vqpipe.sink.plan import Plan
+from vqpipe.sink.run import find_run, is_complete, open_sink
 from vqpipe.sink.slot import Attempt
+from vqpipe.sink.start import start_run
 from vqpipe.sink.writer import Writer
 from vqpipe.stages.encode import CodesProduct
 

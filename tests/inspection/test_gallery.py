@@ -24,9 +24,10 @@ from vqpipe.images import ImageFormat, compress
 from vqpipe.inspection.verify import verify
 from vqpipe.sink import success, todo, totals
 from vqpipe.sink.commit import commit_rows
+from vqpipe.sink.growth import Growth
 from vqpipe.sink.layout import data_uri
-from vqpipe.sink.plan import Growth, Plan
-from vqpipe.sink.run import start_run
+from vqpipe.sink.plan import Plan
+from vqpipe.sink.start import start_run
 from vqpipe.sink.writer import Writer
 from vqpipe.stages.decode import ImagesProduct
 from vqpipe.stages.tars import texts_of

@@ -23,8 +23,9 @@ from vqpipe.inspection.survey import (
 from vqpipe.picks import pick_names
 from vqpipe.sink import layout, totals
 from vqpipe.sink.commit import commit_rows
-from vqpipe.sink.plan import Growth, Plan
-from vqpipe.sink.run import start_run
+from vqpipe.sink.growth import Growth
+from vqpipe.sink.plan import Plan
+from vqpipe.sink.start import start_run
 
 MANY = [f"train/{index:03d}" for index in range(40)]
 

@@ -14,8 +14,10 @@ from vqpipe.code_layout import CodeLayout
 from vqpipe.commands.kept import name_types, pack_schema
 from vqpipe.schema import File, Shard
 from vqpipe.sink import todo
-from vqpipe.sink.plan import Growth, Plan
-from vqpipe.sink.run import parse_run, start_run
+from vqpipe.sink.growth import Growth
+from vqpipe.sink.plan import Plan
+from vqpipe.sink.run import parse_run
+from vqpipe.sink.start import start_run
 from vqpipe.sink.writer import Writer
 from vqpipe.stages.encode import CodesProduct
 from vqpipe.stages.read import NO_ROW

@@ -15,9 +15,10 @@ from vqpipe.schema import REJECTED, data_schema
 from vqpipe.sink import success, totals
 from vqpipe.sink.commit import commit_rows
 from vqpipe.sink.footer import HISTOGRAM, ORIGIN, pack_histogram
+from vqpipe.sink.growth import Growth
 from vqpipe.sink.objects import digest, pack_asides, pack_object
-from vqpipe.sink.plan import Growth, Plan
-from vqpipe.sink.run import start_run
+from vqpipe.sink.plan import Plan
+from vqpipe.sink.start import start_run
 from vqpipe.sink.writer import Writer
 from vqpipe.stages.decode import ImagesProduct
 from vqpipe.stages.evaluate import ScoresProduct

@@ -9,8 +9,10 @@ import pytest
 
 from tests.sink.runs import make_run
 from vqpipe.errors import MismatchError
-from vqpipe.sink.plan import Growth, Plan
-from vqpipe.sink.run import STAGES, load_run, parse_run, start_run
+from vqpipe.sink.growth import Growth
+from vqpipe.sink.plan import Plan
+from vqpipe.sink.run import STAGES, load_run, parse_run
+from vqpipe.sink.start import start_run
 
 DOCUMENTS = sorted(Path(__file__).with_name("documents").glob("*.json"))
 NEEDED = {

@@ -11,7 +11,10 @@ from vqpipe import storage
 from vqpipe.errors import SourceChangedError
 from vqpipe.schema import File
 from vqpipe.sink import layout
-from vqpipe.sink.plan import Growth, Plan, digest, load_plan
+from vqpipe.sink.digest import digest
+from vqpipe.sink.growth import Growth
+from vqpipe.sink.plan import Plan
+from vqpipe.sink.plan_file import load_plan
 
 
 def test_plan_written_and_loaded_gives_the_same_shards(tmp_path):

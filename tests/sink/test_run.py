@@ -13,7 +13,9 @@ from vqpipe import storage
 from vqpipe.code_layout import CodeLayout
 from vqpipe.errors import ConfigError, MismatchError, SourceChangedError, StorageError
 from vqpipe.sink import layout
-from vqpipe.sink.plan import Growth, Plan, find_plan, load_plan
+from vqpipe.sink.growth import Growth
+from vqpipe.sink.plan import Plan
+from vqpipe.sink.plan_file import find_plan, load_plan
 from vqpipe.sink.run import (
     check_creates_once,
     check_frozen,
@@ -21,8 +23,8 @@ from vqpipe.sink.run import (
     load_run,
     open_sink,
     parse_run,
-    start_run,
 )
+from vqpipe.sink.start import start_run
 
 OTHER = {
     "keep": ["other"],

@@ -5,9 +5,10 @@ import pytest
 from tests.sink.runs import start, tar_shard
 from vqpipe.sink import layout
 from vqpipe.sink.footer import ORIGIN, parse_footer
-from vqpipe.sink.plan import Growth, Plan
-from vqpipe.sink.run import start_run
+from vqpipe.sink.growth import Growth
+from vqpipe.sink.plan import Plan
 from vqpipe.sink.slot import Attempt, Slot
+from vqpipe.sink.start import start_run
 
 
 @pytest.fixture

@@ -10,10 +10,11 @@ from tests.dataset.sinks import begin, fill, make, rows_of
 from tests.sink.runs import tar_shard
 from vqpipe import storage
 from vqpipe.errors import IncompleteError, MismatchError
+from vqpipe.sink.growth import Growth
 from vqpipe.sink.parts import column_bytes, data_types, read_part
-from vqpipe.sink.plan import Growth, Plan
-from vqpipe.sink.run import start_run
+from vqpipe.sink.plan import Plan
 from vqpipe.sink.snapshot import keep_snapshot, load_snapshot, take_snapshot
+from vqpipe.sink.start import start_run
 
 ROWS = (7, 1, 12)
 

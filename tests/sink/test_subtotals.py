@@ -13,9 +13,10 @@ from vqpipe.inspection.verify import verify
 from vqpipe.sink import subtotals, success, totals
 from vqpipe.sink.commit import commit_rows
 from vqpipe.sink.coverage import Coverage
-from vqpipe.sink.plan import Growth, Plan
-from vqpipe.sink.run import start_run
+from vqpipe.sink.growth import Growth
+from vqpipe.sink.plan import Plan
 from vqpipe.sink.slot import Attempt
+from vqpipe.sink.start import start_run
 from vqpipe.sink.totals import PART, add_part, read_totals
 
 NAMES = ("a", "a/b", "c", "d")

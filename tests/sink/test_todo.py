@@ -29,9 +29,11 @@ from vqpipe.inspection.verify import verify
 from vqpipe.sink import layout, success, todo, totals
 from vqpipe.sink.commit import commit_rows
 from vqpipe.sink.footer import read_footer, unpack_histogram
-from vqpipe.sink.plan import Growth, Plan
-from vqpipe.sink.run import is_complete, start_run
+from vqpipe.sink.growth import Growth
+from vqpipe.sink.plan import Plan
+from vqpipe.sink.run import is_complete
 from vqpipe.sink.slot import Attempt
+from vqpipe.sink.start import start_run
 from vqpipe.stages.encode import CodesProduct
 
 TOTAL = 8

@@ -13,10 +13,11 @@ from vqpipe import storage
 from vqpipe.errors import IncompleteError, StorageError
 from vqpipe.sink.commit import commit_rows
 from vqpipe.sink.footer import pack_histogram
+from vqpipe.sink.growth import Growth
 from vqpipe.sink.objects import pack_object
-from vqpipe.sink.plan import Growth, Plan
-from vqpipe.sink.run import start_run
+from vqpipe.sink.plan import Plan
 from vqpipe.sink.slot import Attempt
+from vqpipe.sink.start import start_run
 from vqpipe.sink.success import mark_success, write_summary
 from vqpipe.sink.sums import Totals
 from vqpipe.sink.totals import read_totals

@@ -14,7 +14,8 @@ from vqpipe.commands.kept import begun_with
 from vqpipe.errors import ConfigError, MismatchError, SourceChangedError
 from vqpipe.rejections import Reason
 from vqpipe.schema import Selection
-from vqpipe.sink.plan import Growth, Plan
+from vqpipe.sink.growth import Growth
+from vqpipe.sink.plan import Plan
 from vqpipe.sources import (
     about_files,
     count_rows,

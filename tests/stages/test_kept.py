@@ -17,9 +17,10 @@ from vqpipe.code_layout import CodeLayout
 from vqpipe.images import ImageFormat
 from vqpipe.schema import Selection
 from vqpipe.sink.commit import commit_rows
-from vqpipe.sink.plan import Growth, Plan
+from vqpipe.sink.growth import Growth
+from vqpipe.sink.plan import Plan
 from vqpipe.sink.ranges import Staged
-from vqpipe.sink.run import start_run
+from vqpipe.sink.start import start_run
 from vqpipe.sink.writer import Writer
 from vqpipe.sources import codes, kept_schema, list_shards, read_shard
 from vqpipe.stages.decode import ImagesProduct

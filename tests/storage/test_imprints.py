@@ -11,7 +11,8 @@ from tests.makers import jpeg, tar_of
 from vqpipe import storage
 from vqpipe.errors import SourceChangedError
 from vqpipe.schema import File, Shard
-from vqpipe.sink.plan import Growth, Plan
+from vqpipe.sink.growth import Growth
+from vqpipe.sink.plan import Plan
 from vqpipe.sources import list_shards
 from vqpipe.sources.versions import imprint_shards
 

@@ -21,11 +21,13 @@ from vqpipe.schema import File, Shard
 from vqpipe.sink import layout, todo
 from vqpipe.sink.arrangement import Arrangement, whole_rows
 from vqpipe.sink.frozen import Changes, freeze, thaw
+from vqpipe.sink.growth import Growth
 from vqpipe.sink.identity import CompactFacts, CompactIdentity
 from vqpipe.sink.parts import data_types
-from vqpipe.sink.plan import Growth, Plan
-from vqpipe.sink.run import CodesRun, CompactRun, find_run, start_run
+from vqpipe.sink.plan import Plan
+from vqpipe.sink.run import CodesRun, CompactRun, find_run
 from vqpipe.sink.snapshot import Snapshot, count_snapshot, find_codes, total_bytes
+from vqpipe.sink.start import start_run
 from vqpipe.sink.sums import Totals
 from vqpipe.sink.totals import digest_of_counts
 from vqpipe.sink.writer import Writer

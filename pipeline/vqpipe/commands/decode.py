@@ -32,18 +32,12 @@ from vqpipe.errors import ConfigError
 from vqpipe.images import ImageFormat
 from vqpipe.schema import IMAGE, Selection, Shard
 from vqpipe.sink import layout, todo
+from vqpipe.sink.growth import Growth
 from vqpipe.sink.identity import DecodeFacts, DecodeIdentity
-from vqpipe.sink.plan import Growth, Plan, find_plan
-from vqpipe.sink.run import (
-    CodesRun,
-    CompactRun,
-    DecodeRun,
-    DecodeSink,
-    find_run,
-    foresee_run,
-    is_complete,
-    start_run,
-)
+from vqpipe.sink.plan import Plan
+from vqpipe.sink.plan_file import find_plan
+from vqpipe.sink.run import CodesRun, CompactRun, DecodeRun, DecodeSink, find_run, is_complete
+from vqpipe.sink.start import foresee_run, start_run
 from vqpipe.sink.writer import Writer
 from vqpipe.sources import count_rows
 from vqpipe.sources.agreement import Begun

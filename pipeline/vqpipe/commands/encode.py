@@ -42,18 +42,12 @@ from vqpipe.images import Preprocess
 from vqpipe.schema import Selection
 from vqpipe.sink import layout, todo
 from vqpipe.sink.identity import EncodeFacts, EncodeIdentity
-from vqpipe.sink.plan import Plan, find_plan
+from vqpipe.sink.plan import Plan
+from vqpipe.sink.plan_file import find_plan
 from vqpipe.sink.ranges import Staged
-from vqpipe.sink.run import (
-    DecodeRun,
-    EncodeRun,
-    EncodeSink,
-    Run,
-    find_run,
-    foresee_run,
-    start_run,
-)
+from vqpipe.sink.run import DecodeRun, EncodeRun, EncodeSink, Run, find_run
 from vqpipe.sink.slot import Attempt
+from vqpipe.sink.start import foresee_run, start_run
 from vqpipe.sink.writer import Writer
 from vqpipe.sources import find_image, find_passed_over, kept_schema, list_shards, with_about
 from vqpipe.sources.classes import class_names

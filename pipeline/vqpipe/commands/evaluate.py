@@ -26,10 +26,13 @@ from vqpipe.quality.lpips import load_lpips
 from vqpipe.report import render_report
 from vqpipe.schema import File, KeyUntil, Selection, Shard
 from vqpipe.sink import layout, todo
+from vqpipe.sink.digest import digest
 from vqpipe.sink.footer import read_footer
+from vqpipe.sink.growth import Growth
 from vqpipe.sink.identity import EvaluateFacts, EvaluateIdentity
-from vqpipe.sink.plan import Growth, Plan, digest
-from vqpipe.sink.run import EncodeSink, EvaluateRun, EvaluateSink, is_complete, open_sink, start_run
+from vqpipe.sink.plan import Plan
+from vqpipe.sink.run import EncodeSink, EvaluateRun, EvaluateSink, is_complete, open_sink
+from vqpipe.sink.start import start_run
 from vqpipe.sink.writer import Writer
 from vqpipe.sources import list_shards
 from vqpipe.stages.evaluate import (

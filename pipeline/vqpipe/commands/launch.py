@@ -30,9 +30,10 @@ from vqpipe.engine import cluster, compaction, graph
 from vqpipe.engine.counter import Tally
 from vqpipe.engine.places import Place
 from vqpipe.engine.resources import Resources, look_for_machines
+from vqpipe.engine.surroundings import handlers_kept
 from vqpipe.engine.watchdog import Tick
 from vqpipe.errors import IncompleteError, stopped_by
-from vqpipe.sink.plan import Growth
+from vqpipe.sink.growth import Growth
 from vqpipe.sink.run import Sink, check_creates_once
 from vqpipe.sink.writer import Writer
 from vqpipe.stages.compact import Compaction
@@ -257,7 +258,7 @@ def stoppable() -> Iterator[None]:
     def stop(number: int, _: FrameType | None) -> None:
         raise stopped_by(number)
 
-    with cluster.handlers_kept() as signals:
+    with handlers_kept() as signals:
         for number in signals:
             signal.signal(number, stop)
         yield

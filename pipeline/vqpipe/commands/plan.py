@@ -32,7 +32,8 @@ from vqpipe.errors import ConfigError
 from vqpipe.inspection import forecast
 from vqpipe.sink.plan import Plan as Shards
 from vqpipe.sink.ranges import Staged
-from vqpipe.sink.run import Opened, foresee_run
+from vqpipe.sink.run import Opened
+from vqpipe.sink.start import foresee_run
 from vqpipe.sink.writer import Writer
 from vqpipe.stages.census import count_images, judge_by_bytes
 from vqpipe.stages.measure import measure_coding, measure_opening, measure_writing

@@ -18,7 +18,8 @@ from vqpipe.sink import layout
 from vqpipe.sink.hub_card import Cards, HubPlace, Rows, has_licence, set_licence, write_hub_card
 from vqpipe.sink.parcel import CARD, PLAN, RUN, Parcel, find_card, find_parcel, folder_sizes
 from vqpipe.sink.parts import data_types
-from vqpipe.sink.plan import Plan, load_plan, parse_plan
+from vqpipe.sink.plan import Plan
+from vqpipe.sink.plan_file import load_plan, parse_plan
 from vqpipe.sink.run import open_sink, parse_run
 from vqpipe.sink.totals import read_totals
 

@@ -1,6 +1,8 @@
 """What a run leaves, and how: one place that holds a run, from its plan to `_SUCCESS`.
 
-run       what the codes were made with, frozen; plan  the shards, frozen; todo  what is left
+run       what the codes were made with, frozen; start  how both that and the plan come to be so
+plan      the shards, frozen; growth  what may come to them; plan_file, digest  how they lie there
+todo      what is left
 commit    finished rows become one object a shard: staging, assembly, publication
 writer    what a commit needs to know; product  what a stage's rows become
 asides    samples that have no row in data/: rejected, or left out

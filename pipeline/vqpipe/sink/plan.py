@@ -6,12 +6,10 @@ first day, which the run's fingerprint is made of, can always be had again.
 """
 
 import functools
-import hashlib
 import io
 import itertools
-import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any, cast
 
 import numpy as np
@@ -19,10 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from vqpipe import storage
-from vqpipe.errors import MismatchError, SourceChangedError, StorageError
 from vqpipe.schema import File, Shard
-from vqpipe.sink import layout
+from vqpipe.sink.digest import digest, digest_of_lists
+from vqpipe.sink.growth import Changes, Growth, check_allowed
 
 _FILE = pa.struct([("uri", pa.string()), ("size", pa.int64()), ("version", pa.string())])
 
@@ -47,32 +44,11 @@ PLAN = pa.schema(
 )
 """Schema of `plan.parquet`, one row a shard."""
 
+_ROWS = 2**16
+"""In memory as Python's dictionaries at a time."""
 _BEFORE = PLAN.field("earlier").type
 _IDENTITY = ("name", "uri", "size", "version", "first_row_group", "last_row_group")
 _DIGESTED = (*_IDENTITY, "generation")
-_ROWS = 2**16
-"""Of a column that are in memory as Python's numbers and texts at a time."""
-
-
-@dataclass(frozen=True)
-class Growth:
-    """What a plan may take in when the source is not what it was."""
-
-    extend: bool = False
-    """Shards that are new."""
-    replace_changed: bool = False
-    """Shards whose files changed; they are done again."""
-    is_settled: bool = False
-    """Whether the plan of a run that has begun is taken as it is, whatever a listing says."""
-
-
-@dataclass(frozen=True)
-class _Changes:
-    """Names of shards, by what became of them since they were planned."""
-
-    new: list[str] = field(default_factory=list)
-    changed: list[str] = field(default_factory=list)
-    gone: list[str] = field(default_factory=list)
 
 
 class Plan:
@@ -178,7 +154,7 @@ class Plan:
 
     @functools.cached_property
     def _sha256(self) -> str:
-        return _digest_of_lists([self.table[name] for name in _DIGESTED])
+        return digest_of_lists([self.table[name] for name in _DIGESTED])
 
     def is_same(self, other: "Plan") -> bool:
         """Tells whether another plan has the same digest, without working it out."""
@@ -211,7 +187,7 @@ class Plan:
         changes = self._compare(listed)
         if changes is None:
             return self
-        _check_allowed(changes, growth, sink)
+        check_allowed(changes, growth, sink)
         generation = 1 + (pc.max(self.table["generation"]).as_py() or 0)
         stays = pc.invert(pc.is_in(self.table["name"], pa.array(changes.changed, pa.string())))
         parts = [
@@ -231,7 +207,7 @@ class Plan:
         before = [[*(row["earlier"] or []), {name: row[name] for name in place}] for row in rows]
         return pa.array(before, _BEFORE)
 
-    def _compare(self, listed: "Plan") -> _Changes | None:
+    def _compare(self, listed: "Plan") -> Changes | None:
         """Returns what has changed; None if nothing has."""
         if all(self.table[name].equals(listed.table[name]) for name in _IDENTITY):
             return None
@@ -241,43 +217,18 @@ class Plan:
         both = then.filter(is_there)
         changed = _differs(both, now.take(place.drop_null()))
         is_known = pc.is_in(now["name"], then["name"].combine_chunks())
-        found = _Changes(
+        found = Changes(
             new=now["name"].filter(pc.invert(is_known)).to_pylist(),
             changed=both["name"].filter(changed).to_pylist(),
             gone=then["name"].filter(pc.invert(is_there)).to_pylist(),
         )
-        return None if found == _Changes() else found
+        return None if found == Changes() else found
 
     def to_bytes(self) -> bytes:
         """Returns the plan as a Parquet file."""
         buffer = io.BytesIO()
         pq.write_table(self.table, buffer, compression="zstd")
         return buffer.getvalue()
-
-
-def _check_allowed(changes: _Changes, growth: Growth, sink: str) -> None:
-    """Refuses what the plan may not take in, and says which option would let it."""
-    cures = {
-        "new": ("take them in with --extend", growth.extend),
-        "changed": ("do them again with --replace-changed", growth.replace_changed),
-        "gone": ("bring them back: what a run has planned stays part of it", False),
-    }
-    said = [
-        f"  {len(names):,} {what}: {some_of(names)}\n    {cure}"
-        for what, (cure, is_allowed) in cures.items()
-        if (names := getattr(changes, what)) and not is_allowed
-    ]
-    if said:
-        raise SourceChangedError(
-            f"the source is not what {sink} was planned from:\n"
-            + "\n".join(said)
-            + "\nOr take a new sink. Nothing was changed."
-        )
-
-
-def some_of(names: list[str]) -> str:
-    """Returns the first few names of shards, for a message."""
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def _shard(row: Mapping[str, Any]) -> Shard:
@@ -340,89 +291,3 @@ def _differs(then: pa.Table, now: pa.Table) -> pa.ChunkedArray:
 def _first_of_each(lists: pa.ChunkedArray) -> pa.ChunkedArray:
     """Returns lists of which none is empty: null in place of those that are."""
     return pc.if_else(pc.greater(pc.list_value_length(lists), 0), lists, pa.scalar(None, _BEFORE))
-
-
-def _digest_of_lists(columns: list[pa.ChunkedArray]) -> str:
-    """Returns `digest` of columns as lists, of which few rows are in memory at a time."""
-    sha256 = hashlib.sha256()
-    for number, column in enumerate(columns):
-        sha256.update(b",[" if number else b"[[")
-        for first in range(0, len(column), _ROWS):
-            text = canonical(column.slice(first, _ROWS).to_pylist())
-            sha256.update((text[1:-1] if first == 0 else "," + text[1:-1]).encode())
-        sha256.update(b"]")
-    sha256.update(b"]")
-    return sha256.hexdigest()
-
-
-def canonical(value: object) -> str:
-    """Returns a value's canonical JSON."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-
-
-def digest(value: object) -> str:
-    """Returns the SHA-256 of a value's canonical JSON."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()
-
-
-def load_plan(sink: str) -> Plan:
-    """Returns the plan of a sink as it is now.
-
-    A start that was killed may have left no `plan.parquet` yet: nothing was added by then.
-
-    Raises:
-        FileNotFoundError: If no run has been started there.
-        MismatchError: If it is none of ours.
-        StorageError: If all plans of a run are gone.
-    """
-    uri = layout.plan_uri(sink)
-    try:
-        return parse_plan(uri, storage.read(uri))
-    except FileNotFoundError:
-        return load_first_plan(sink)
-
-
-def load_first_plan(sink: str) -> Plan:
-    """Returns the plan that a sink's `run.json` names.
-
-    Raises:
-        FileNotFoundError: If no run has been started there.
-        MismatchError: If either is none of ours.
-        StorageError: If the plan is gone.
-    """
-    try:
-        sha256 = str(json.loads(storage.read(layout.run_uri(sink)))["plan_sha256"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise MismatchError(
-            f"{layout.run_uri(sink)} is none that vqpipe wrote; use another sink"
-        ) from error
-    uri = layout.first_plan_uri(sink, sha256)
-    try:
-        return parse_plan(uri, storage.read(uri))
-    except FileNotFoundError:
-        raise StorageError(
-            f"{sink} has a run.json, and its plan is gone: bring back {layout.plan_uri(sink)} or "
-            f"{uri}, or use another sink"
-        ) from None
-
-
-def parse_plan(uri: str, data: bytes) -> Plan:
-    """Returns the plan that a `plan.parquet` has, wherever that is.
-
-    Raises:
-        MismatchError: If it is none of ours.
-    """
-    try:
-        return Plan(pq.read_table(io.BytesIO(data)).cast(PLAN))
-    except (pa.ArrowException, ValueError, OSError) as error:
-        raise MismatchError(
-            f"{uri} is no plan that this version of vqpipe wrote; use another sink"
-        ) from error
-
-
-def find_plan(sink: str) -> Plan | None:
-    """Returns the plan of a sink, or None if no run has been started there."""
-    try:
-        return load_plan(sink)
-    except FileNotFoundError:
-        return None

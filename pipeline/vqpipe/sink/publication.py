@@ -30,7 +30,8 @@ from vqpipe.sink.beside import PLACE, Beside, remove
 from vqpipe.sink.footer import read_footer
 from vqpipe.sink.layout import Order
 from vqpipe.sink.objects import pack_aside, read_asides
-from vqpipe.sink.plan import Plan, load_plan
+from vqpipe.sink.plan import Plan
+from vqpipe.sink.plan_file import load_plan
 from vqpipe.sink.product import Product
 from vqpipe.sink.slot import Slot
 from vqpipe.storage.content import Content

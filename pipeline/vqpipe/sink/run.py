@@ -6,14 +6,13 @@ changes; every later command on the sink must ask for the same thing.
 
 import functools
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from vqpipe import storage
-from vqpipe.errors import ConfigError, IncompleteError, MismatchError, StorageError
-from vqpipe.schema import File
+from vqpipe.errors import MismatchError, StorageError
 from vqpipe.sink import layout
+from vqpipe.sink.digest import digest
 from vqpipe.sink.identity import (
     CompactFacts,
     CompactIdentity,
@@ -26,9 +25,9 @@ from vqpipe.sink.identity import (
     Facts,
     Identity,
 )
-from vqpipe.sink.plan import Growth, Plan, digest, load_first_plan, load_plan
+from vqpipe.sink.plan import Plan
+from vqpipe.sink.plan_file import load_plan
 
-_ATTEMPTS = 10
 _FOLDERS = {"data", "rejected", "left_out", "staging"}
 """Of a sink, which are given in its place at times."""
 _R = TypeVar("_R", bound="Run")
@@ -165,7 +164,7 @@ STAGES = {
 
 
 @dataclass(frozen=True)
-class _Said:
+class Said:
     """What a `run.json` says, of whichever stage and version."""
 
     identity: dict[str, Any]
@@ -173,7 +172,8 @@ class _Said:
     plan_sha256: str
 
     @classmethod
-    def parse(cls, data: bytes) -> "_Said":
+    def parse(cls, data: bytes) -> "Said":
+        """Returns what the bytes of a `run.json` say."""
         try:
             document = json.loads(data)
             identity, plan = dict(document.pop("identity")), str(document.pop("plan_sha256"))
@@ -185,6 +185,7 @@ class _Said:
         return cls(identity, document, plan)
 
     def run(self, sink: str) -> Run:
+        """Returns the run of a sink that says this."""
         stage = self.identity.get("stage")
         if not isinstance(stage, str) or stage not in STAGES:
             raise MismatchError(
@@ -209,7 +210,7 @@ def parse_run(data: bytes, sink: str) -> Run:
     Raises:
         MismatchError: If it is damaged, or none that vqpipe wrote; names the fields that are wrong.
     """
-    return _Said.parse(data).run(sink)
+    return Said.parse(data).run(sink)
 
 
 _R_co = TypeVar("_R_co", bound=Run, covariant=True)
@@ -256,7 +257,7 @@ def load_run(sink: str) -> Run:
         FileNotFoundError: If no run has been started there.
         MismatchError: If its `run.json` is damaged, or none that vqpipe wrote.
     """
-    return _load_said(sink).run(sink)
+    return load_said(sink).run(sink)
 
 
 def find_run(sink: str) -> Run | None:
@@ -265,25 +266,32 @@ def find_run(sink: str) -> Run | None:
     Raises:
         MismatchError: If its `run.json` is damaged, or none that vqpipe wrote.
     """
-    said = _find_said(sink)
+    said = find_said(sink)
     return said.run(sink) if said else None
 
 
 def guess_sink(uri: str) -> str | None:
     """Says which sink is meant by one of its folders; None if it is none of those."""
     parent, _, name = uri.rpartition("/")
-    if name in _FOLDERS and _find_said(parent):
+    if name in _FOLDERS and find_said(parent):
         return f"It is a folder of {parent}, which is one: give that"
     return None
 
 
-def _load_said(sink: str) -> _Said:
-    return _Said.parse(storage.read(layout.run_uri(sink)))
+def load_said(sink: str) -> Said:
+    """Returns what the `run.json` of a sink says.
+
+    Raises:
+        FileNotFoundError: If no run has been started there.
+        MismatchError: If it is damaged.
+    """
+    return Said.parse(storage.read(layout.run_uri(sink)))
 
 
-def _find_said(sink: str) -> _Said | None:
+def find_said(sink: str) -> Said | None:
+    """Returns what the `run.json` of a sink says, or None if no run has been started there."""
     try:
-        return _load_said(sink)
+        return load_said(sink)
     except FileNotFoundError:
         return None
 
@@ -295,119 +303,6 @@ def is_complete(sink: str) -> bool:
     except (FileNotFoundError, TypeError, ValueError):
         return False
     return bool(said.get("plan_sha256") == load_plan(sink).sha256())
-
-
-def start_run(sink: str, run: _R, listed: Plan, growth: Growth) -> Opened[_R]:
-    """Freezes plan and identity in the sink, or checks that it holds the same ones.
-
-    Args:
-        sink: Where the run is or will be.
-        run: What this command asks for.
-        listed: The shards that the source has now.
-        growth: What the plan may take in of what is new or changed there.
-
-    Returns:
-        The sink with run and plan as it has them; two commands that start at once agree on one of
-        them.
-
-    Raises:
-        MismatchError: If the sink belongs to another run, of whichever stage; names the fields
-            that differ.
-        SourceChangedError: If the inputs differ from the plan in a way that `growth` does not
-            allow; names the first shards.
-        StorageError: If the plan is not the one that the identity speaks of.
-        IncompleteError: If other commands keep adding to the plan.
-    """
-    said = _find_said(sink)
-    if said is None:
-        _check_free(sink)
-    if said is None:  # the plan first, under a name of its own: whichever is named is there
-        storage.publish(layout.first_plan_uri(sink, run.plan_sha256), listed.to_bytes())
-        storage.publish(layout.run_uri(sink), run.to_json())
-        said = _load_said(sink)
-    _check_identity(sink, said.identity, run.identity.document())
-    found = said.run(sink)
-    assert isinstance(found, type(run)), "of the same stage"
-    return _grow_plan(sink, found, listed, growth)
-
-
-def foresee_run(sink: str, run: _R, listed: Plan, growth: Growth) -> Opened[_R]:
-    """Returns the sink as `start_run` would leave it, without writing anything.
-
-    Raises:
-        VqpipeError: What `start_run` raises.
-    """
-    said = _find_said(sink)
-    if said is None:
-        _check_free(sink)
-        return Opened(sink, run, listed)
-    _check_identity(sink, said.identity, run.identity.document())
-    found = said.run(sink)
-    assert isinstance(found, type(run)), "of the same stage"
-    opened = open_sink(sink, found)
-    check_frozen(opened)
-    if growth.is_settled:
-        return opened
-    return replace(opened, plan=opened.plan.grow(listed, growth, sink))
-
-
-def _check_free(sink: str) -> None:
-    """Refuses a place whose `data/` has something already, and no run.
-
-    Raises:
-        ConfigError: If it has.
-    """
-    found = layout.list_committed(sink)
-    if found and _find_said(sink) is None:  # and no other command has begun there just now
-        some = next(iter(found.values())).uri
-        raise ConfigError(
-            f"{sink} is no empty place: {some} is there, and no run.json. Give another one, or "
-            "bring back the run.json of the run that made it"
-        )
-
-
-def _grow_plan(uri: str, run: _R, listed: Plan, growth: Growth) -> Opened[_R]:
-    """Returns a sink once what is new or changed is in its plan.
-
-    What another command adds at the same time is looked at again, and never lost.
-    """
-    for _ in range(_ATTEMPTS):
-        file, sink = _create_plan(uri), open_sink(uri, run)
-        check_frozen(sink)
-        grown = sink.plan if growth.is_settled else sink.plan.grow(listed, growth, uri)
-        if grown is sink.plan:
-            return sink
-        storage.delete(layout.success_uri(uri))  # it speaks of the plan before
-        if storage.replace_if(file, grown.to_bytes()):
-            storage.delete(layout.success_uri(uri))  # of a command that ended meanwhile
-            return replace(sink, plan=grown)
-    raise IncompleteError(
-        f"other commands keep adding to {layout.plan_uri(uri)}: run the same command again"
-    )
-
-
-def _create_plan(sink: str) -> File:
-    """Returns which `plan.parquet` is there; it is made of the first plan where there is none."""
-    uri = layout.plan_uri(sink)
-    try:
-        return storage.stat(uri)
-    except FileNotFoundError:
-        storage.publish(uri, load_first_plan(sink).to_bytes())
-    return storage.stat(uri)
-
-
-def _check_identity(sink: str, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    differing = [
-        f"  {name}: the sink has {found.get(name)!r}, this command asks for {asked.get(name)!r}"
-        for name in sorted(found.keys() | asked.keys())
-        if found.get(name) != asked.get(name)
-    ]
-    if differing:
-        raise MismatchError(
-            f"{sink} belongs to another run; these fields differ:\n"
-            + "\n".join(differing)
-            + "\nUse another sink, or the options of that run."
-        )
 
 
 def check_frozen(sink: Sink) -> None:

@@ -22,7 +22,7 @@ from vqpipe.errors import ConfigError, IncompleteError, MismatchError, StorageEr
 from vqpipe.schema import File
 from vqpipe.sink import layout, seal
 from vqpipe.sink.footer import Footer, read_tail
-from vqpipe.sink.plan import some_of
+from vqpipe.sink.growth import some_of
 from vqpipe.sink.run import CodesRun, CodesSink, find_run, guess_sink, open_sink
 from vqpipe.sink.sums import Totals
 from vqpipe.sink.totals import begin_totals, check_footer

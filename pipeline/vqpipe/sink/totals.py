@@ -21,7 +21,7 @@ from vqpipe.sink import layout, subtotals
 from vqpipe.sink.asides import AREAS
 from vqpipe.sink.counted import digest_of
 from vqpipe.sink.footer import Footer, Histogram, read_footer, read_tail
-from vqpipe.sink.plan import load_plan
+from vqpipe.sink.plan_file import load_plan
 from vqpipe.sink.run import STAGES, CodesRun, CompactRun, Run, Sink
 from vqpipe.sink.sums import Totals
 from vqpipe.storage.ahead import map_ahead

@@ -20,9 +20,10 @@ from vqpipe.engine import cluster, graph
 from vqpipe.engine.resources import Resources
 from vqpipe.images import Preprocess, square
 from vqpipe.schema import Selection
-from vqpipe.sink.plan import Growth, Plan
+from vqpipe.sink.growth import Growth
+from vqpipe.sink.plan import Plan
 from vqpipe.sink.ranges import Staged
-from vqpipe.sink.run import start_run
+from vqpipe.sink.start import start_run
 from vqpipe.sink.writer import Writer
 from vqpipe.sources import list_shards
 from vqpipe.stages.encode import CodesProduct, Encoding
