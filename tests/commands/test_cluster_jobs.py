@@ -43,6 +43,15 @@ def test_submit_order_of_options_does_not_make_another_command():
     assert one.same != asked("decode", "--", "--source", "a", "--sink", "b").same
 
 
+def test_submit_plan_measures_there_and_has_no_sink():
+    words = ("--source", "a", "--model", "c", "--for-gpus", "8", "64")
+    job = asked("plan", "--address", "x", "--", *words)
+    assert (job.command, job.arguments, job.sink) == ("plan", words, "")
+    with_sink = asked("plan", "--", *words, "--sink", "b")
+    assert with_sink.sink == "", "it writes none, so that nobody is warned of it"
+    assert with_sink.same != job.same
+
+
 def _pairs(words):
     return [f"{name}={value}" for name, value in zip(words[::2], words[1::2], strict=True)]
 

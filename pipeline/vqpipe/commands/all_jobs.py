@@ -107,7 +107,7 @@ def command_of(kind: type[Job]) -> str:
 
 
 STAGES = ("encode", "decode", "evaluate", "compact")
-"""The commands that run on Ray, can be submitted, and have job definitions."""
+"""The commands that write a sink on Ray, and have job definitions."""
 
 DEFINED = (*STAGES, "plan")
-"""The commands that `--job` is for: `plan` takes a definition of `encode` as it is."""
+"""Those that `--job` and `submit` are for: `plan` takes a definition of `encode` as it is."""

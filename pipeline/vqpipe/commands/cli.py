@@ -19,6 +19,7 @@ from vqpipe.commands.definition import read_definition, to_arguments, write_defi
 from vqpipe.commands.form import STYLE, make_form
 from vqpipe.commands.help import write_help, write_list
 from vqpipe.commands.options import DefinitionFile
+from vqpipe.commands.plan_job import Plan
 from vqpipe.commands.stage_jobs import Evaluate
 from vqpipe.errors import ConfigError
 
@@ -240,6 +241,11 @@ def _pass_on(job: Submit, words: list[str]) -> Submit:
 
 
 def _sink_of(job: Job) -> str:
-    """Returns where a stage's results go; nothing if only a definition on the cluster says so."""
+    """Returns where a stage's results go; nothing if only a definition on the cluster says so.
+
+    A plan has none.
+    """
+    if isinstance(job, Plan):
+        return ""
     sink = job.source if isinstance(job, Evaluate) else getattr(job, "sink", "")
     return "" if sink == _UNNAMED[str] else str(sink)

@@ -42,7 +42,7 @@ class Submit(_Patient, _OnCluster):
     --sink s3://bucket/codes --model s3://bucket/vqgan
     """
 
-    command: tyro.conf.Positional[Literal["encode", "decode", "evaluate", "compact"]]
+    command: tyro.conf.Positional[Literal["encode", "decode", "evaluate", "compact", "plan"]]
     """What to run there."""
     job: DefinitionFile = None
     """A job definition on this machine, a YAML file: its settings travel as options of the command.

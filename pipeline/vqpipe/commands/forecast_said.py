@@ -239,9 +239,10 @@ def _describe_time(run: Run, outlook: Outlook) -> str:
         return f"{_clock(run.work_s)} {cores}, and the start"
     start = outlook.measured.start_up
     assert start is not None, "so it was measured"
+    end = "the end not measured" if start.end_s is None else f"{start.end_s:.1f} s for the end"
     parts = (
         f"{outlook.measured.command_s:.1f} s for the command, {start.ready_s:.1f} s until a codec "
-        f"is ready, {start.end_s:.1f} s for the end"
+        f"is ready, {end}"
     )
     return (
         f"{_clock(run.wall_s)} {cores}, of which {_clock(run.start_s)} to start and end ({parts})"
@@ -286,8 +287,9 @@ def _describe_unknown(outlook: Outlook) -> Fields:
         core_rate = 1 / outlook.measured.opening.core_s
         said = (
             "no GPU was there to measure on, so that GPU-hours and times on GPUs are not known: "
-            "run this command on a machine that has one, or with --address on a cluster. A GPU "
-            f"wants a core for every {core_rate / OVERHEAD:,.0f} images/s that it encodes"
+            "run this command on a machine that has one, or on a cluster (vqpipe submit plan, with "
+            "--device cuda, which waits for one). A GPU wants a core for every "
+            f"{core_rate / OVERHEAD:,.0f} images/s that it encodes"
         )
         fields.append(("not known", Prose(said)))
     return fields

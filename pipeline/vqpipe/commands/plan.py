@@ -20,7 +20,7 @@ import pyarrow as pa
 from vqpipe import storage
 from vqpipe.codec.codec import Codec
 from vqpipe.codec.placed import place_codec
-from vqpipe.commands.console import print_fields, stdout
+from vqpipe.commands.console import harmless, print_fields, stderr, stdout
 from vqpipe.commands.encode import Asked, find_asked
 from vqpipe.commands.forecast_said import Forecast, describe, document
 from vqpipe.commands.launch import growth_of, picked_gpus, resources_of, stoppable
@@ -136,6 +136,8 @@ class _Scene:
             there = rehearsal.measure_there(rows, self.work, resources_of(self.job))
             opening, coded, coding = there.opening, there.coded, there.coding
             start_up, cores = there.start_up, there.cores
+            for said in there.notes:
+                stderr().print(f"  {harmless(said)}", style="yellow", markup=False, soft_wrap=True)
         return Measured(
             reading=reading,
             opening=opening,

@@ -69,6 +69,8 @@ class There:
     start_up: StartUp
     cores: int
     """Logical ones of the cluster."""
+    notes: list[str]
+    """What is to be known of machines that were waited for, in sentences."""
 
 
 def measure_there(rows: pa.Table, work: Work, resources: Resources) -> There:
@@ -87,7 +89,7 @@ def measure_there(rows: pa.Table, work: Work, resources: Resources) -> There:
     assert isinstance(work.step, Encoding), "images are encoded"
     assert work.opens is not None, "images are opened"
     with cluster.connect(resources.address):
-        where = look_around(resources)
+        notes, where = look_for_machines(resources), look_around(resources)
         connected = time.monotonic()
         opened, opening = _ask(_open(rows, work.opens, where), resources, "core")
         started = time.monotonic()
@@ -96,11 +98,10 @@ def measure_there(rows: pa.Table, work: Work, resources: Resources) -> There:
         ready_s = connected - began + time.monotonic() - started
         coded, coding = _ask(codec.measure.remote(opened), resources, "device")
         found = capacity.resources()
-        ended = time.monotonic()
-    start_up = StartUp(ready_s, 0.0, time.monotonic() - ended, 0, 0)
+    start_up = StartUp(ready_s, 0.0, None, 0, 0)
     if coding.kind == "cuda":
         coding = replace(coding, devices=max(1, int(found.get("GPU", 0))))
-    return There(opening, coding, coded, start_up, int(found.get("CPU", 1)))
+    return There(opening, coding, coded, start_up, int(found.get("CPU", 1)), notes)
 
 
 def _ask(answer: Any, resources: Resources, what: str) -> Any:  # noqa: ANN401 (Ray's references)

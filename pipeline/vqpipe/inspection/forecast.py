@@ -162,7 +162,7 @@ def start_of(measured: Measured, amounts: Amounts, work_s: float) -> float | Non
     if start is None:
         return None
     image_s = work_s / max(1, amounts.images)
-    return measured.command_s + start.ready_s + _slack(start, image_s) + start.end_s
+    return measured.command_s + start.ready_s + _slack(start, image_s) + (start.end_s or 0)
 
 
 def _slack(start: StartUp, image_s: float) -> float:

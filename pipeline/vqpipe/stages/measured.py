@@ -86,8 +86,8 @@ class StartUp:
     """From the start of Ray to the first codec that was ready."""
     work_s: float
     """From then to the last commit."""
-    end_s: float
-    """From then until Ray had ended."""
+    end_s: float | None
+    """From then until Ray had ended; None on a cluster, where no run is tried."""
     images: int
     """Of that run."""
     shards: int
