@@ -26,7 +26,11 @@ def figures(tmp_path, monkeypatch):
     return path
 
 
-@pytest.mark.parametrize("step", HERE, ids=lambda step: step.name)
+@pytest.mark.parametrize(
+    "step",
+    [pytest.param(step, marks=[pytest.mark.soak] * (at % 3 > 0)) for at, step in enumerate(HERE)],
+    ids=lambda step: step.name,
+)
 def test_step_on_a_cpu_at_a_tiny_size_notes_its_figures(step, figures, monkeypatch):
     if step.name == "audit":  # it times these where they are
         for name in ("pick", "look"):

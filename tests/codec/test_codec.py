@@ -304,7 +304,15 @@ def random_codes(folder, count, grid=(8, 6), seed=0):
     return np.random.default_rng(seed).integers(0, size, (count, *grid))
 
 
-@pytest.fixture(scope="module", params=["demo", "random", "spatial", "looks_up"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        "demo",
+        pytest.param("random", marks=pytest.mark.soak),
+        "spatial",
+        pytest.param("looks_up", marks=pytest.mark.soak),
+    ],
+)
 def decoder(request, folders, tmp_path_factory):
     """Folders of models with every kind of decoder."""
     names = {"spatial": "spatial_attention_everywhere", "looks_up": "spatial_without_mid_attention"}

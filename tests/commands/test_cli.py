@@ -258,7 +258,10 @@ MAKERS = {"encode": _encoded, "decode": sinks.decode, "evaluate": sinks.score}
 
 
 @pytest.mark.parametrize("change", SINKS.values(), ids=SINKS.keys())
-@pytest.mark.parametrize("stage", MAKERS)
+@pytest.mark.parametrize(
+    "stage",
+    ["encode", *(pytest.param(stage, marks=pytest.mark.soak) for stage in ("decode", "evaluate"))],
+)
 def test_main_any_command_on_any_sink_ends_in_words(tmp_path, stage, change, capsys):
     """Nobody meets a traceback, whatever a folder holds and whichever command it is given to."""
     sink = tmp_path / "sink"
@@ -303,6 +306,7 @@ def test_main_folder_of_photos_into_a_sink_of_tars_exits_3_and_names_the_fields(
 
 def test_command_that_is_interrupted_while_it_starts_says_that_it_was_stopped():
     script = "from vqpipe.commands.command import run_to_end\nimport os, signal, time\n"
+    script += "signal.signal(signal.SIGINT, signal.default_int_handler)  # nohup has it ignored\n"
     script += "run_to_end(lambda: [os.kill(os.getpid(), signal.SIGINT), time.sleep(60)])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 2

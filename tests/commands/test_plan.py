@@ -128,7 +128,7 @@ def test_plan_without_a_gpu_says_that_it_knows_nothing_of_gpus(source, capsys):
     )
     said = capsys.readouterr().out
     assert "not known" in said
-    assert "--address" in said
+    assert "vqpipe submit plan" in said
     assert "on 8 GPU" not in said
     assert "for GPUs" not in said
 
@@ -175,6 +175,7 @@ def test_plan_option_out_of_bounds_exits_4(source, words, capsys):
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.soak
 def test_plan_command_starts_ray_and_leaves_nothing_behind(source):
     said = json.loads(shell.run("plan", "--source", source, *ASKED, "--json").splitlines()[0])
     start = said["measured"]["start_up"]

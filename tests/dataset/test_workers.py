@@ -197,7 +197,7 @@ def test_loader_whose_workers_stay_takes_the_seed_of_a_state(sink):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("tail", ["uneven", "drop", "pad"])
+@pytest.mark.parametrize("tail", ["uneven", pytest.param("drop", marks=pytest.mark.soak), "pad"])
 def test_ranks_at_the_end_of_an_epoch_have_one_state(sink, workers, tail):
     how = HOW | {"tail": tail, "batch_size": 6}
     for world in (2, 3, 7):
@@ -314,6 +314,7 @@ class Rank:
         self.process.stdout.close()
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 def test_ranks_that_are_killed_and_come_back_as_others_have_one_order(sink, tmp_path):
     """SIGKILL of all ranks, with workers at work, and another world each time."""
@@ -351,7 +352,10 @@ ONE_BATCH = """
 
 @pytest.mark.parametrize(
     "kind",
-    [signal.SIGINT, signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.soak)],
+    [
+        *(pytest.param(each, marks=pytest.mark.soak) for each in (signal.SIGINT, signal.SIGTERM)),
+        signal.SIGKILL,
+    ],
 )
 def test_loader_that_is_stopped_leaves_nothing_in_shared_memory(sink, kind):
     process = subprocess.Popen(

@@ -1,10 +1,20 @@
-"""What a codec writes down about what it begins."""
+"""What workers write down about what they begin, and what becomes of it when nobody answers."""
 
+import functools
+
+import pyarrow as pa
 import pytest
+import ray
 
+from tests.stages.test_attempts import ITEM, Died, Surviving, die_at_bad, images, stage
+from tests.stages.test_encode import pixels_table
 from vqpipe.engine import ledger
-from vqpipe.engine.ledger import WaryLedger
-from vqpipe.stages.attempts import Notes
+from vqpipe.engine.counter import Counter
+from vqpipe.engine.laggards import Laggards
+from vqpipe.engine.ledger import RemoteLedger, WaryLedger
+from vqpipe.engine.pace import Pace
+from vqpipe.engine.report import Report
+from vqpipe.stages.attempts import Notes, run_bounded
 
 
 class Book(Notes):
@@ -29,41 +39,124 @@ def test_codec_whose_process_never_died_writes_nothing_down():
     for table in ("a", "b"):
         assert wary.begin(table) == 0
         wary.end(table)
+        wary.pass_table()
     assert book.lines == []
 
 
-def test_codec_that_was_started_anew_is_wary_for_a_while(monkeypatch):
+def test_codec_that_was_started_anew_is_wary_for_some_tables(monkeypatch):
     monkeypatch.setattr(ledger, "_WARY", 2)
     book = Book()
     book.begin("a")  # by the process before
     wary = WaryLedger(book, is_again=True)
     assert wary.begin("a") == 1
     wary.end("a")
+    wary.pass_table()
     for table in ("b", "c"):
         assert wary.begin(table) == 0
         wary.end(table)
+        wary.pass_table()
     assert book.lines[1:] == ["begin a", "end a", "begin b", "end b"]
 
 
-def test_rows_of_a_table_that_is_written_down_are_too_however_many_there_are(monkeypatch):
+def test_part_that_was_written_down_is_so_to_its_end(monkeypatch):
     monkeypatch.setattr(ledger, "_WARY", 1)
     book = Book()
     wary = WaryLedger(book, is_again=True)
-    wary.begin("table")
-    for row in range(5):
-        wary.begin(f"row {row}")
-        wary.end(f"row {row}")
-    assert len(book.lines) == 11
-    wary.end("table")
-    wary.begin("next")
-    assert book.lines[-1] == "end table"
+    wary.begin("part of one")
+    wary.pass_table()  # another table, of two at a time
+    wary.end("part of one")
+    assert book.lines == ["begin part of one", "end part of one"]
 
 
-@pytest.mark.parametrize("is_again", [False, True])
-def test_ledger_of_codecs_finds_the_killer_one_death_later_at_most(is_again):
-    book, deaths = Book(), 0
-    wary = WaryLedger(book, is_again=is_again)
-    while wary.begin("killer") < 3:
-        deaths += 1
-        wary = WaryLedger(book, is_again=True)
-    assert deaths == 3 + (not is_again)
+def do_with_deaths(table, most, *, batch_size, writes=True):
+    """Does a table as a codec's actor does that is started anew after each death.
+
+    Returns:
+        What became of it, and how many deaths that took.
+    """
+    book = Surviving()
+    for deaths in range(most):
+        book.is_dead = False
+
+        def mortal(pixels):
+            try:
+                return die_at_bad(pixels)
+            except Died:
+                book.is_dead = True
+                raise
+
+        wary = WaryLedger(book, is_again=deaths > 0) if writes else book
+        run = functools.partial(run_bounded, run=stage(mortal), ledger=wary, item=ITEM)
+        try:
+            parts = list(Pace(batch_size, lambda rows: rows).parts(table, run))
+        except Died:
+            continue
+        return pa.concat_tables(parts), deaths
+    raise AssertionError(f"not done after {most} deaths")
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 16])
+@pytest.mark.parametrize(("killer", "before"), [(0, "good"), (100, "good"), (100, "rejected")])
+def test_codec_finds_the_killer_a_death_later_wherever_it_is(killer, before, batch_size):
+    pictures = images(130, {killer})
+    table = pixels_table(pictures)
+    if before == "rejected":  # which cost nothing, and are done one batch after the other
+        said = [None] * 130
+        said[:killer] = ["corrupt"] * killer
+        table = table.set_column(
+            table.schema.get_field_index("reason"),
+            "reason",
+            pa.array(said, table.schema.field("reason").type),
+        )
+        at = table.schema.get_field_index(ITEM.column)
+        items = table[ITEM.column].to_pylist()
+        items[:killer] = [None] * killer
+        table = table.set_column(
+            at, table.schema.field(at), pa.array(items, table.schema.field(at).type)
+        )
+    found, deaths = do_with_deaths(table, 40, batch_size=batch_size)
+    always, fewest = do_with_deaths(table, 40, batch_size=batch_size, writes=False)
+    assert found.to_pylist() == always.to_pylist()
+    assert found["reason"].to_pylist()[killer] == "codec_crashed"
+    assert found["reason"].to_pylist().count("codec_crashed") == 1
+    assert deaths == fewest + 1
+
+
+class Method:
+    """A method of an actor; what it returns comes when it is asked for, or not at all."""
+
+    def __init__(self, counter, name):
+        self._counter, self._name = counter, name
+
+    def remote(self, *arguments):
+        return getattr(self._counter.real, self._name)(*arguments)
+
+
+class Silent:
+    """A counter that is there and gets everything, of which one answer takes too long."""
+
+    def __init__(self):
+        self.real = Counter(Laggards(factor=2, least_s=0))
+
+    def __getattr__(self, name):
+        return Method(self, name)
+
+
+def test_counter_that_does_not_answer_once_knows_of_all_shards_all_the_same(monkeypatch):
+    counter, answers = Silent(), iter([True, False])
+
+    def get(answer, timeout):
+        assert timeout > 0
+        if next(answers, False):
+            return answer
+        raise ray.exceptions.GetTimeoutError("on purpose")
+
+    monkeypatch.setattr(ledger.ray, "get", get)
+    told = RemoteLedger(counter)
+    counter.real.hand_out([0, 1, 2, 3], [1] * 4, "a")
+    for shard in range(4):
+        assert told.begin_shard(shard, f"read {shard}") == 0
+        told.end_shard(shard, f"read {shard}", Report(read=2), is_read=True)
+    assert counter.real.again("b") is None, "nothing is left that a spare task waits for"
+    assert counter.real.read().read == 8
+    assert [counter.real.begin(f"read {shard}") for shard in range(4)] == [0] * 4

@@ -11,7 +11,12 @@ def test_schedules_of_commands_kills_and_changes_keep_what_is_promised():
 
 @pytest.mark.parametrize(
     "habits",
-    [Habits(), Habits(names_by_content=True), Habits(is_careless=True), Habits(lists_late=0.3)],
+    [
+        pytest.param(Habits(), marks=pytest.mark.soak),
+        Habits(names_by_content=True),
+        pytest.param(Habits(is_careless=True), marks=pytest.mark.soak),
+        Habits(lists_late=0.3),
+    ],
     ids=["disk", "bucket", "careless", "late_lists"],
 )
 def test_schedules_on_each_kind_of_store_keep_what_is_promised(habits):

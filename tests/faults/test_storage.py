@@ -78,7 +78,13 @@ def truth(s3_server):
 
 
 @pytest.mark.fault(10)
-@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize(
+    "share",
+    [
+        pytest.param(share, marks=[pytest.mark.soak] * (share in {"drop", "cut"}))
+        for share in SHARES
+    ],
+)
 def test_every_verb_store_that_fails_a_third_of_requests_recovers(bucket, proxy, truth, share):
     proxy.faults = Faults(**{share: 0.33})
     check_every_verb(bucket, truth, lambda: truth.names(bucket), LARGE)

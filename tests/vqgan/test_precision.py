@@ -59,10 +59,10 @@ for precision in ("ieee", "tf32"):
     "before",
     [
         "",
-        "backends.fp32_precision = 'ieee'",
+        pytest.param("backends.fp32_precision = 'ieee'", marks=pytest.mark.soak),
         "backends.fp32_precision = 'tf32'",
         "backends.cudnn.fp32_precision = 'ieee'; backends.cudnn.conv.fp32_precision = 'tf32'",
-        "backends.cuda.matmul.fp32_precision = 'tf32'",
+        pytest.param("backends.cuda.matmul.fp32_precision = 'tf32'", marks=pytest.mark.soak),
         "backends.mkldnn.conv.fp32_precision = 'bf16'",
         "backends.cudnn.allow_tf32 = False; backends.cuda.matmul.allow_tf32 = True",
         "torch.set_float32_matmul_precision('medium')",

@@ -24,6 +24,7 @@ from vqpipe.commands.console import harmless, print_fields, stderr, stdout
 from vqpipe.commands.encode import Asked, find_asked
 from vqpipe.commands.forecast_said import Forecast, describe, document
 from vqpipe.commands.launch import growth_of, picked_gpus, resources_of, stoppable
+from vqpipe.commands.machines import PICKS_HERE
 from vqpipe.commands.plan_job import Plan
 from vqpipe.commands.progress import announce
 from vqpipe.engine import capacity, cluster, rehearsal
@@ -66,6 +67,8 @@ def find(job: Plan) -> Forecast:
         VqpipeError: As `run`.
     """
     age_s, began = _age_s(), time.monotonic()
+    if picked_gpus(job):
+        cluster.check_starts_ray(job.address, PICKS_HERE)
     with (
         stoppable(),
         only_gpus(picked_gpus(job)),

@@ -108,6 +108,7 @@ class CodecActor:
         if self._error:
             raise self._error
         yield from hand_on(table, self._finish, self._pace, is_fair=self._setup.is_fair)
+        self._ledger.pass_table()
 
     def _finish(self, table: pa.Table) -> pa.Table:
         return self._device.submit(self._run_on_device, table).result()

@@ -11,7 +11,8 @@ from vqpipe.stages.attempts import Ledger
 
 _ANSWER_S = 30.0
 _WARY = 64
-"""Tables that a codec notes when its process was started anew: those before it first of all."""
+"""Tables for which a codec takes notes when its process was started anew; those that were lost with
+the one before are the first of them."""
 
 
 class RemoteLedger:
@@ -27,17 +28,15 @@ class RemoteLedger:
 
     def end(self, what: str) -> None:
         """Notes an end, some time."""
-        if self._answers:
-            self._counter.end.remote(what)
+        self._counter.end.remote(what)
 
     def begin_shard(self, shard: int, what: str) -> int:
         """Notes that a shard is begun, as `begin` does."""
         return self._ask(self._counter.begin_shard, shard, what)
 
     def end_shard(self, shard: int, what: str, report: Report, *, is_read: bool) -> None:
-        """Notes an end, and whether all of the shard was read by then."""
-        if self._answers:
-            self._counter.end_shard.remote(shard, what, report, here(), is_read)
+        """Notes an end, and whether all of the shard was read by then, some time."""
+        self._counter.end_shard.remote(shard, what, report, here(), is_read)
 
     def join(self, codec: str, device: str, warm_up_s: float) -> bool:
         """Notes that a codec is ready; tells whether an earlier process of it was."""
@@ -50,9 +49,11 @@ class RemoteLedger:
         return rows
 
     def _ask(self, method: Any, *arguments: Any) -> int:  # noqa: ANN401 (a method of an actor)
+        """Tells the counter something for sure; 0 if it does not answer, as often as it did not."""
+        answer = method.remote(*arguments)
         if self._answers:
             try:
-                return cast(int, ray.get(method.remote(*arguments), timeout=_ANSWER_S))
+                return cast(int, ray.get(answer, timeout=_ANSWER_S))
             except ray.exceptions.RayError:  # its node is gone, or nothing moves there
                 self._answers = False
         return 0
@@ -62,7 +63,8 @@ class WaryLedger:
     """The ledger of a codec: one whose process never died writes nothing in it.
 
     Beginning and end of every table would be most of what the counter is told. What kills a process
-    kills the one that is started in its place as well, and that one takes notes: a death more.
+    kills the one that is started in its place as well, and that one takes notes, of everything in
+    as many tables as one codec has at a time and more.
     """
 
     def __init__(self, ledger: Ledger, *, is_again: bool) -> None:
@@ -78,15 +80,17 @@ class WaryLedger:
 
     def begin(self, what: str) -> int:
         """Notes a beginning; returns how many earlier ones have no end."""
-        if not (self._left or self._begun):
+        if not self._left:
             return 0
         self._begun.add(what)
         return self._ledger.begin(what)
 
     def end(self, what: str) -> None:
         """Notes an end, if the beginning was."""
-        if what not in self._begun:
-            return
-        self._begun.remove(what)
-        self._left -= not self._begun  # what is within a table that was begun is a part of it
-        self._ledger.end(what)
+        if what in self._begun:
+            self._begun.remove(what)
+            self._ledger.end(what)
+
+    def pass_table(self) -> None:
+        """Notes that a whole table, however many parts it was done in, killed nobody."""
+        self._left = max(0, self._left - 1)

@@ -97,11 +97,11 @@ def measure_there(rows: pa.Table, work: Work, resources: Resources) -> There:
         _ask(codec.begin.remote(), resources, "GPU" if where.kind == "cuda" else "core")
         ready_s = connected - began + time.monotonic() - started
         coded, coding = _ask(codec.measure.remote(opened), resources, "device")
-        found = capacity.resources()
+        cores, gpus = capacity.count_cores(), capacity.count_gpus(resources.codecs)
     start_up = StartUp(ready_s, 0.0, None, 0, 0)
     if coding.kind == "cuda":
-        coding = replace(coding, devices=max(1, int(found.get("GPU", 0))))
-    return There(opening, coding, coded, start_up, int(found.get("CPU", 1)), notes)
+        coding = replace(coding, devices=max(1, int(gpus)))
+    return There(opening, coding, coded, start_up, max(1, int(cores)), notes)
 
 
 def _ask(answer: Any, resources: Resources, what: str) -> Any:  # noqa: ANN401 (Ray's references)

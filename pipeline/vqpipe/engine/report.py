@@ -1,9 +1,10 @@
 """What workers tell the counter, added up in their processes so that few messages do.
 
-Each message costs the counter's process a third of a millisecond, and there is one counter however
-many workers a cluster has.
+Each message costs the counter's process a third of a millisecond or more, and there is one counter
+however many workers a cluster has.
 """
 
+import contextlib
 import functools
 import threading
 import time
@@ -13,15 +14,16 @@ from typing import Any, NamedTuple
 import ray
 from ray.actor import ActorHandle
 
+from vqpipe.engine import capacity
 from vqpipe.occupancy import Spent
 
 _SHARE = 0.02
-"""Of the age of a process that may pass between two messages: a short run is shown as it goes, and
-of a long one no more than that is ever untold."""
-_LONGEST_S = 15.0
-"""Between two messages, whatever the age."""
-_QUIET_S = 0.5
-"""After which a process that has no more to do tells the rest."""
+"""Of the age of a process that passes between two messages at most: a short run is shown as it
+goes, and of a long one a fiftieth is lost with a process, or at the end, at most."""
+_SHORT_S, _LONG_S = 1.0, 15.0
+"""Between two messages at most, on one machine and on the largest clusters ..."""
+_CORES = 300
+"""... and a second more for each so many cores: in all, so many messages a second."""
 _ID_DIGITS = 6
 """Of a node's id: one address may have been that of several nodes."""
 
@@ -56,66 +58,78 @@ class Report(NamedTuple):
 
 
 class Teller:
-    """Who in a process tells the counter what is done there, ever more rarely; for all threads."""
+    """Who in a process tells the counter what is done there; for all of its threads.
 
-    def __init__(self, tell: Callable[[Report], Any]) -> None:
+    What is noted is told at once, or else, by a thread of its own, as soon as enough time has
+    passed since the last message.
+    """
+
+    def __init__(self, tell: Callable[[Report], Any], longest_s: float = _SHORT_S) -> None:
         """Begins with nothing.
 
         Args:
             tell: Sends a report, without waiting for an answer.
+            longest_s: Seconds between two messages at most, however old the process is.
         """
-        self._tell = tell
-        self._lock = threading.Lock()
+        self._tell, self._longest_s = tell, longest_s
         self._untold = Report()
-        self._born = self._told = self._noted = time.monotonic()
-        self._is_watched = False
+        self._born = time.monotonic()
+        self._due = self._born
+        self._lock = threading.Lock()
+        self._waker: threading.Event | None = None
 
     def note(self, report: Report) -> None:
         """Adds what was done to what is to be told, by and by."""
         with self._lock:
             self._untold = self._untold.plus(report)
-            self._noted = time.monotonic()
-            is_due = self._is_due(self._noted)
-            begins, self._is_watched = not (is_due or self._is_watched), not is_due
-        if is_due:
-            self.flush()
-        elif begins:
-            self._watch()
+            if time.monotonic() >= self._due:
+                self._send()
+            else:
+                self._wake()
 
     def take(self) -> Report:
         """Returns what is not told yet, for somebody who tells it along with something else."""
         with self._lock:
             report, self._untold = self._untold, Report()
-            self._told = time.monotonic()
+            self._put_off()
         return report
 
     def flush(self) -> None:
         """Tells what is not told yet."""
-        report = self.take()
-        if report != Report():
-            self._tell(report)
-
-    def _is_due(self, now: float) -> bool:
-        return now - self._told >= min(_LONGEST_S, _SHARE * (now - self._born))
-
-    def _watch(self) -> None:
-        timer = threading.Timer(_QUIET_S, self._look)
-        timer.daemon = True
-        timer.start()
-
-    def _look(self) -> None:
-        """Tells the rest if nothing was added for a while."""
         with self._lock:
-            now = time.monotonic()
-            is_over = now - self._noted >= _QUIET_S or self._is_due(now)
-            self._is_watched = not is_over
-        if is_over:
+            self._send()
+
+    def _send(self) -> None:
+        if self._untold != Report():
+            self._tell(self._untold)
+            self._untold = Report()
+        self._put_off()
+
+    def _put_off(self) -> None:
+        now = time.monotonic()
+        self._due = now + min(self._longest_s, _SHARE * (now - self._born))
+
+    def _wake(self) -> None:
+        """Has the thread look when the next message is due; there is one from the first time on."""
+        if self._waker is None:
+            with contextlib.suppress(RuntimeError):  # no more threads: whoever notes next tells it
+                waker = threading.Event()
+                thread = threading.Thread(target=self._look, args=(waker,), name="vqpipe teller")
+                thread.daemon = True
+                thread.start()
+                self._waker = waker
+        if self._waker:
+            self._waker.set()
+
+    def _look(self, waker: threading.Event) -> None:
+        while waker.wait():
+            waker.clear()
+            while (left_s := self._due - time.monotonic()) > 0:
+                time.sleep(left_s)
             self.flush()
-        else:
-            self._watch()
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=2)
 def teller(counter: ActorHandle[Any], *, is_named: bool = True) -> Teller:
     """Returns this process' teller of a counter.
 
@@ -124,7 +138,9 @@ def teller(counter: ActorHandle[Any], *, is_named: bool = True) -> Teller:
         is_named: Whether the counter is to know which machine did it.
     """
     where = here() if is_named else ""
-    return Teller(lambda report: counter.tell.remote(report, where))
+    cores = capacity.count_cores() if ray.is_initialized() else 0
+    longest_s = min(_LONG_S, max(_SHORT_S, cores / _CORES))
+    return Teller(lambda report: counter.tell.remote(report, where), longest_s)
 
 
 def here() -> str:

@@ -132,7 +132,7 @@ def handlers_kept() -> Iterator[tuple[signal.Signals, ...]]:
 
 @contextlib.contextmanager
 def muted_stderr() -> Iterator[None]:
-    """Keeps what C++ prints off the terminal: it announces the log level that is set above."""
+    """Keeps what C++ prints off the terminal: it announces its log level (`vqpipe.engine`)."""
     terminal = os.dup(2)
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 2)

@@ -7,7 +7,7 @@
 What then fails by itself is a rejection, but only if the codec still takes a plain item, a grey
 image or codes that are all 0: else the device, the checkpoint or the machine is to blame, which
 stops the run. So do errors of ours (a refusing store, say) and want of memory, at once.
-A ledger may leave out what a process does that is the first to do it: that costs one death more.
+A ledger may leave out what a process does in whose place none has died: that costs a death more.
 
 A machine that is reclaimed leaves the same traces in the ledger as an input that kills. So traces
 only make work slower; it takes three deaths at one image alone to reject it.
