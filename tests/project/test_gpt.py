@@ -62,7 +62,6 @@ def trained(sink, tmp_path_factory):
     return output / "gpt", torch.load(output / "gpt" / "checkpoint.pt", weights_only=True)
 
 
-@pytest.mark.soak
 def test_gpt_learns_more_than_how_often_each_code_is_there(sink, trained):
     losses = trained[1]["losses"]
 
