@@ -4,7 +4,7 @@ import pickle
 
 from vqpipe.engine.counter import Counter, Share
 from vqpipe.engine.laggards import Laggards
-from vqpipe.engine.report import Report
+from vqpipe.engine.report import Ended, Report
 from vqpipe.occupancy import Spent
 
 
@@ -30,9 +30,9 @@ def test_counter_gives_late_shards_to_those_who_have_nothing_left_until_all_are_
     counter = Counter(Laggards(factor=2, least_s=0))
     counter.hand_out(list(range(6)), [1] * 6, "a")
     for shard in range(5):
-        counter.begin_shard(shard, f"read {shard}")
+        counter.begin_shard((shard, f"read {shard}", None))
     assert counter.read(range(5)).laggards == ()
-    counter.begin_shard(5, "read 5")
+    counter.begin_shard((5, "read 5", None))
     assert counter.again("a") == -1  # it has that one itself
     while (given := counter.again("b")) == -1:
         pass
@@ -45,12 +45,13 @@ def test_counter_gives_late_shards_to_those_who_have_nothing_left_until_all_are_
 
 def test_counter_knows_which_shards_are_read_to_their_end_and_at_which_a_process_died():
     counter = Counter()
-    counter.hand_out([0, 1, 2], [1] * 3, "a")
-    assert [counter.begin_shard(shard, f"read {shard}") for shard in range(3)] == [0, 0, 0]
-    counter.end_shard(0, "read 0", Report(read=4, spent=Spent(read_s=2)), "a", is_read=True)
-    counter.end_shard(1, "read 1", Report(read=1, spent=Spent(read_s=1)), "a", is_read=False)
+    counter.hand_out([0, 1, 2, 3], [1] * 4, "a")
+    assert [counter.begin_shard((shard, f"read {shard}", None)) for shard in range(3)] == [0, 0, 0]
+    counter.end_shard(Ended(0, "read 0", True, Report(read=4, spent=Spent(read_s=2)), "a"))
+    ended = Ended(1, "read 1", False, Report(read=1, spent=Spent(read_s=1)), "a")
+    assert counter.begin_shard((3, "read 3", ended)) == 0
     assert [counter.is_read(shard) for shard in range(3)] == [True, False, False]
-    assert [counter.begin_shard(shard, f"read {shard}") for shard in range(3)] == [0, 0, 1]
+    assert [counter.begin_shard((shard, f"read {shard}", None)) for shard in range(3)] == [0, 0, 1]
     assert (counter.read().read, counter.read().spent) == (5, Spent(read_s=3))
 
 

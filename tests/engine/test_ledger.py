@@ -6,14 +6,13 @@ import pyarrow as pa
 import pytest
 import ray
 
+from tests.engine.counters import Direct
 from tests.stages.test_attempts import ITEM, Died, Surviving, die_at_bad, images, stage
 from tests.stages.test_encode import pixels_table
 from vqpipe.engine import ledger
-from vqpipe.engine.counter import Counter
-from vqpipe.engine.laggards import Laggards
 from vqpipe.engine.ledger import RemoteLedger, WaryLedger
 from vqpipe.engine.pace import Pace
-from vqpipe.engine.report import Report
+from vqpipe.engine.report import Ended, Report
 from vqpipe.stages.attempts import Notes, run_bounded
 
 
@@ -122,28 +121,8 @@ def test_codec_finds_the_killer_a_death_later_wherever_it_is(killer, before, bat
     assert deaths == fewest + 1
 
 
-class Method:
-    """A method of an actor; what it returns comes when it is asked for, or not at all."""
-
-    def __init__(self, counter, name):
-        self._counter, self._name = counter, name
-
-    def remote(self, *arguments):
-        return getattr(self._counter.real, self._name)(*arguments)
-
-
-class Silent:
-    """A counter that is there and gets everything, of which one answer takes too long."""
-
-    def __init__(self):
-        self.real = Counter(Laggards(factor=2, least_s=0))
-
-    def __getattr__(self, name):
-        return Method(self, name)
-
-
 def test_counter_that_does_not_answer_once_knows_of_all_shards_all_the_same(monkeypatch):
-    counter, answers = Silent(), iter([True, False])
+    counter, answers = Direct(), iter([True, False])
 
     def get(answer, timeout):
         assert timeout > 0
@@ -156,7 +135,7 @@ def test_counter_that_does_not_answer_once_knows_of_all_shards_all_the_same(monk
     counter.real.hand_out([0, 1, 2, 3], [1] * 4, "a")
     for shard in range(4):
         assert told.begin_shard(shard, f"read {shard}") == 0
-        told.end_shard(shard, f"read {shard}", Report(read=2), is_read=True)
+        told.end_shard(Ended(shard, f"read {shard}", True, Report(read=2), "a"))
     assert counter.real.again("b") is None, "nothing is left that a spare task waits for"
     assert counter.real.read().read == 8
     assert [counter.real.begin(f"read {shard}") for shard in range(4)] == [0] * 4

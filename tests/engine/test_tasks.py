@@ -1,14 +1,18 @@
 """What workers run, without Ray around it."""
 
+import contextlib
 import itertools
 import threading
 from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
+import ray
 
+from tests.engine.counters import Direct
 from tests.stages.test_encode import eight, read
 from vqpipe.engine import tasks
+from vqpipe.engine.stopwatch import Stopwatch
 from vqpipe.engine.tasks import TODO, ahead, open_views, read_views, todo_rows
 from vqpipe.images import Preprocess, open_images, square
 from vqpipe.sink.ranges import Staged
@@ -67,6 +71,53 @@ class Deaf:
 
 
 COUNTER = Deaf()
+
+
+def tell_of(shards, counter, fails_at=None):
+    """Reads shards of two images each, as a task does; one of them breaks off after the first."""
+    with contextlib.closing(tasks._Told(counter, Stopwatch())) as told:
+        for shard in shards:
+            with told.shard(shard, is_again=False) as deaths:
+                assert deaths == 0
+                told.saw(1, 10)
+                if shard == fails_at:
+                    raise LookupError("on purpose")
+                told.saw(1, 10)
+
+
+@pytest.fixture
+def counter(monkeypatch):
+    monkeypatch.setattr(ray, "get", lambda answer, **_: answer)
+    made = Direct()
+    made.real.hand_out([0, 1, 2], [20] * 3, "a")
+    return made
+
+
+def test_task_says_with_one_message_that_a_shard_ends_and_the_next_begins(counter):
+    tell_of([0, 1, 2], counter)
+    assert [name for name in counter.called if name != "tell"] == ["begin_shard"] * 3 + [
+        "end_shard"
+    ]
+    assert [counter.real.is_read(shard) for shard in range(3)] == [True] * 3
+    found = counter.real.read()
+    assert (found.read, found.read_bytes) == (6, 60)
+    assert [counter.real.begin(f"read {shard}") for shard in range(3)] == [0] * 3
+
+
+def test_task_that_fails_in_a_shard_says_that_it_ended_and_was_not_read(counter):
+    with pytest.raises(LookupError, match="on purpose"):
+        tell_of([0, 1, 2], counter, fails_at=1)
+    assert [counter.real.is_read(shard) for shard in range(3)] == [True, False, False]
+    assert counter.real.read().read == 3
+    assert [counter.real.begin(f"read {shard}") for shard in range(3)] == [0] * 3
+
+
+def test_spare_task_says_that_it_has_read_a_shard_before_it_asks_for_another(counter):
+    told = tasks._Told(counter, Stopwatch())
+    for shard in range(3):
+        with told.shard(shard, is_again=True):
+            pass
+    assert told.again() is None, "all is read"
 
 
 class InProcess:

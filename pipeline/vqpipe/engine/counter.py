@@ -11,7 +11,7 @@ from ray.actor import ActorHandle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vqpipe.engine.laggards import FACTOR, LEAST_S, Laggard, Laggards
-from vqpipe.engine.report import Report
+from vqpipe.engine.report import Ended, Report
 from vqpipe.occupancy import Spent
 from vqpipe.stages.attempts import Notes
 
@@ -112,25 +112,24 @@ class Counter(Notes):
         """Notes which shards, of so many bytes, a task on a machine has."""
         self._laggards.hand_out(shards, sizes, where)
 
-    def begin_shard(self, shard: int, what: str) -> int:
-        """Notes that the task which has a shard reads it now; answers as `begin` does."""
+    def begin_shard(self, said: tuple[int, str, Ended | None]) -> int:
+        """Notes that the task which has a shard reads it now; answers as `begin` does.
+
+        Args:
+            said: Place of the shard in the plan, what it is begun as, and the shard before it.
+        """
+        shard, what, ended = said
+        if ended:
+            self.end_shard(ended)
         self._laggards.begin(shard, time.monotonic())
         return self.begin(what)
 
-    def end_shard(self, shard: int, what: str, report: Report, where: str, is_read: bool) -> None:  # noqa: FBT001 (Ray passes it by place, at less cost)
-        """Notes the end of what `begin_shard` noted, and adds what was done.
-
-        Args:
-            shard: Place in the plan.
-            what: What it was begun as.
-            report: What the task has done and not told yet.
-            where: On which machine.
-            is_read: Whether the shard was read to its end.
-        """
-        if is_read:
-            self._laggards.end(shard)
-        self.end(what)
-        self.tell(report, where)
+    def end_shard(self, ended: Ended) -> None:
+        """Notes the end of what `begin_shard` noted, and adds what was done."""
+        if ended.is_read:
+            self._laggards.end(ended.shard)
+        self.end(ended.what)
+        self.tell(ended.report, ended.where)
 
     def is_read(self, shard: int) -> bool:
         """Tells whether any task has."""

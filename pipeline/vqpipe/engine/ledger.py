@@ -6,7 +6,7 @@ from typing import Any, cast
 import ray
 from ray.actor import ActorHandle
 
-from vqpipe.engine.report import Report, here
+from vqpipe.engine.report import Ended
 from vqpipe.stages.attempts import Ledger
 
 _ANSWER_S = 30.0
@@ -30,13 +30,13 @@ class RemoteLedger:
         """Notes an end, some time."""
         self._counter.end.remote(what)
 
-    def begin_shard(self, shard: int, what: str) -> int:
-        """Notes that a shard is begun, as `begin` does."""
-        return self._ask(self._counter.begin_shard, shard, what)
+    def begin_shard(self, shard: int, what: str, ended: Ended | None = None) -> int:
+        """Notes that a shard is begun, as `begin` does, and that the one before it has ended."""
+        return self._ask(self._counter.begin_shard, (shard, what, ended))
 
-    def end_shard(self, shard: int, what: str, report: Report, *, is_read: bool) -> None:
-        """Notes an end, and whether all of the shard was read by then, some time."""
-        self._counter.end_shard.remote(shard, what, report, here(), is_read)
+    def end_shard(self, ended: Ended) -> None:
+        """Notes that a shard has ended, some time."""
+        self._counter.end_shard.remote(ended)
 
     def join(self, codec: str, device: str, warm_up_s: float) -> bool:
         """Notes that a codec is ready; tells whether an earlier process of it was."""

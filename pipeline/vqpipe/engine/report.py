@@ -57,6 +57,21 @@ class Report(NamedTuple):
         )
 
 
+class Ended(NamedTuple):
+    """A shard of which a task has read all, or will read no more; one argument is sent sooner."""
+
+    shard: int
+    """Place in the plan."""
+    what: str
+    """What it was begun as."""
+    is_read: bool
+    """Whether it was read to its end."""
+    report: Report
+    """What the task has done and not told yet."""
+    where: str
+    """On which machine."""
+
+
 class Teller:
     """Who in a process tells the counter what is done there; for all of its threads.
 

@@ -19,7 +19,7 @@ from ray.actor import ActorHandle
 from vqpipe import storage
 from vqpipe.engine.abandon import until_done
 from vqpipe.engine.ledger import RemoteLedger
-from vqpipe.engine.report import Report, here, teller
+from vqpipe.engine.report import Ended, Report, here, teller
 from vqpipe.engine.stopwatch import Stopwatch
 from vqpipe.engine.timesheet import stamp
 from vqpipe.images import Preprocess
@@ -78,13 +78,14 @@ def read(
 ) -> Iterator[pa.Table]:
     """Yields the rows of some shards; those of small shards together."""
     watch = Stopwatch()
-    plan, told = cast(Writer, ray.get(writer)).sink.plan, _Told(counter, watch)
-    for rows in _rows_of(todo.to_pylist(), plan, told):
-        shards = (_read_shard(row, plan, reader, block_rows, told) for row in rows)
-        for table in gather_tables(itertools.chain.from_iterable(shards), block_rows):
-            watch.turn_to("held_s")
-            yield table
-            watch.turn_to("read_s")
+    plan = cast(Writer, ray.get(writer)).sink.plan
+    with contextlib.closing(_Told(counter, watch)) as told:
+        for rows in _rows_of(todo.to_pylist(), plan, told):
+            shards = (_read_shard(row, plan, reader, block_rows, told) for row in rows)
+            for table in gather_tables(itertools.chain.from_iterable(shards), block_rows):
+                watch.turn_to("held_s")
+                yield table
+                watch.turn_to("read_s")
 
 
 def _rows_of(
@@ -114,6 +115,7 @@ class _Told:
         self._counter = counter
         self._ledger = RemoteLedger(counter)
         self._teller = teller(counter)
+        self._ended: tuple[int, str, bool] | None = None
 
     def hand_out(self, shards: list[int], plan: Plan) -> None:
         """Tells the counter which shards this task has."""
@@ -124,16 +126,27 @@ class _Told:
     def shard(self, shard: int, *, is_again: bool) -> Iterator[int]:
         """Tells the counter that a shard is read in a block, and whether to its end.
 
+        The end is told along with the beginning of the next one, or else by `close`.
+
         Yields:
             How often a process has died at it.
         """
         what, is_read = f"read {shard}{' again' if is_again else ''}", False
-        deaths = self._ledger.begin_shard(shard, what)
+        deaths = self._ledger.begin_shard(shard, what, self._take_ended())
         try:
             yield deaths
             is_read = True
         finally:
-            self._ledger.end_shard(shard, what, self._teller.take(), is_read=is_read)
+            self._ended = shard, what, is_read
+
+    def close(self) -> None:
+        """Tells the counter what it has not been told yet."""
+        if ended := self._take_ended():
+            self._ledger.end_shard(ended)
+
+    def _take_ended(self) -> Ended | None:
+        ended, self._ended = self._ended, None
+        return Ended(*ended, self._teller.take(), here()) if ended else None
 
     def is_read(self, shard: int) -> bool:
         """Tells whether another task has read one to its end meanwhile."""
@@ -144,6 +157,7 @@ class _Told:
 
     def again(self) -> int | None:
         """Returns a shard to do a second time; -1 for none so far, None for none ever."""
+        self.close()  # the answer depends on it
         try:
             return cast("int | None", ray.get(self._counter.again.remote(here()), timeout=_ASK_S))
         except ray.exceptions.RayError:  # its node is gone, or nothing moves there
