@@ -370,11 +370,13 @@ def test_network_policies_let_pods_of_one_run_reach_each_other_and_nobody_else()
     for policy in policies():
         spec = policy["spec"]
         assert spec["policyTypes"] == ["Ingress"]
-        run, operator = spec["ingress"]
+        run, operator, watchers = spec["ingress"]
         assert run == {"from": [{"podSelector": spec["podSelector"]}]}
         assert [port["port"] for port in operator["ports"]] == [8265]
         (peer,) = operator["from"]
         assert peer.keys() == {"namespaceSelector", "podSelector"}  # both at once, not either
+        assert [port["port"] for port in watchers["ports"]] == [8080], "figures, and no more"
+        assert [each.keys() for each in watchers["from"]] == [{"namespaceSelector"}]
     chosen = [tuple(each["spec"]["podSelector"]["matchLabels"].items()) for each in policies()]
     assert sorted(chosen) == sorted(labels.values())
 

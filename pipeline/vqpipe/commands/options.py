@@ -101,8 +101,8 @@ class ClusterOptions:
     """Where a stage runs; nothing here changes a result."""
 
     address: Where[str | None] = None
-    """Ray cluster to join, such as auto or head:6379; default: RAY_ADDRESS, else this
-    machine alone."""
+    """Ray cluster to join, on one of its nodes, such as auto or head:6379; default: RAY_ADDRESS,
+    else this machine alone. From elsewhere: vqpipe submit."""
     progress_file: Annotated[str | None, Group.WHERE, Shown("FILE")] = None
     """File on the machine where the command runs that a line of JSON is appended to every few
     seconds, when a shard is committed and at the end: how far it is. README has its fields."""
