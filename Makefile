@@ -87,6 +87,7 @@ bench: $(STAMP)
 # At a million shards too, which `make bench` has no time for.
 scale: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.scale
+	$(BIN)/python -m tests.benchmarks.resume
 	$(BIN)/python -m tests.benchmarks.shards
 
 # SOAK=--seed 7 has the same faults again.

@@ -383,6 +383,22 @@ def test_submit_two_nodes_gives_the_codes_of_one_machine(cluster, source, submit
 
 
 @pytest.mark.ray
+@pytest.mark.soak
+def test_submit_plan_measures_on_the_cluster_and_writes_nothing(cluster, source, tmp_path):
+    asked = ("--for-gpus", "1", "8", "--sample", "16", "--json")
+    words = (*options(source, tmp_path / "codes"), *asked)
+    done = cluster.vqpipe("submit", "plan", "--address", cluster.dashboard, "--", *words)
+    assert done.returncode == 0, done.stderr
+    (said,) = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert (said["images"], said["good"]) == (26, 24)
+    assert said["measured"]["coding"]["kind"] == "cpu", "its GPU is one in name"
+    assert said["measured"]["start_up"]["end_s"] is None
+    assert not (tmp_path / "codes").exists()
+    (job,) = [each for each in cluster.jobs() if each["command"] == "plan"]
+    assert (job["sink"] or None, job["exit_code"]) == (None, 0)
+
+
+@pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.usefixtures("submitted")
 def test_submit_two_nodes_encodes_on_the_one_with_the_gpu(cluster):

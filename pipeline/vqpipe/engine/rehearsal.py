@@ -15,7 +15,6 @@ import ray
 from ray.actor import ActorHandle
 
 from vqpipe.codec.codec import Codec
-from vqpipe.codec.config import Device
 from vqpipe.codec.placed import place_codec
 from vqpipe.codec.weights import Weights
 from vqpipe.engine import capacity, cluster, graph
@@ -128,24 +127,21 @@ def _codec_of(work: Work, resources: Resources, where: Where) -> "ActorHandle[An
     weights = ray.put(replace(work.weights))  # a copy without the parsed tensors
     shapes = len(work.opens.shapes) if work.opens else 1
     actor = cast(Any, ray.remote(_Codec)).options(**where.codec)
-    device: Device = "cuda" if where.kind == "cuda" else "cpu"
-    return cast("ActorHandle[Any]", actor.remote(weights, work.step, device, resources, shapes))
+    return cast("ActorHandle[Any]", actor.remote(weights, work.step, resources, shapes))
 
 
 class _Codec:
     """A codec on a node of the cluster."""
 
-    def __init__(
-        self, weights: Weights, step: Encoding, device: Device, resources: Resources, shapes: int
-    ) -> None:
+    def __init__(self, weights: Weights, step: Encoding, resources: Resources, shapes: int) -> None:
         self._weights, self._step = weights, step
-        self._device, self._resources, self._shapes = device, resources, shapes
+        self._resources, self._shapes = resources, shapes
 
     def begin(self) -> None:
         """Finds the device."""
         self._placed = place_codec(
             functools.partial(Codec, self._weights),
-            self._device,
+            self._resources.device,
             batch_size=self._resources.batch_size,
             shapes=self._shapes,
             threads=capacity.cores(),
