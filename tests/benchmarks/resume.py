@@ -182,17 +182,23 @@ def serve(store):
 def run(store, log, stop_after=None):
     """Runs the command; returns when what happened, in seconds from its start, and its memory."""
     store.forget()
-    begun, peak = time.monotonic(), 0
+    begun, peak, at = time.monotonic(), 0, 0.0
     with Path(log).open("w") as output:
         process = subprocess.Popen([*COMMAND, *HOW], stdout=output, stderr=subprocess.STDOUT)
         while process.poll() is None:
-            peak = max(peak, peak_of(process.pid))
+            if (now := peak_of(process.pid)) > peak:
+                peak, at = now, time.monotonic() - begun
             if stop_after and store.counts.get("data", 0) >= stop_after:
                 process.send_signal(signal.SIGTERM)
                 stop_after = None
             time.sleep(0.2)
     seen = {what: at - begun for what, at in store.first.items()}
-    return seen | {"exit": time.monotonic() - begun, "peak": peak, "rc": process.returncode}
+    return seen | {
+        "exit": time.monotonic() - begun,
+        "peak": peak,
+        "at": at,
+        "rc": process.returncode,
+    }
 
 
 def peak_of(pid):
@@ -249,20 +255,17 @@ def measure(shards, share, folder):
             store.moto.forward("PUT", f"/{many.BUCKET}", {}, None)
             say(f"{shards:,} shards, from nothing", run(store, folder / "first.log", FEW), 2)
             pretend(store, share)
-            say(f"{shards:,} shards, {share:.0%} done", run(store, folder / "second.log"), 0)
+            say(f"{shards:,} shards, {share:.1%} done", run(store, folder / "second.log"), 0)
             print((folder / "second.log").read_text())
 
 
 def say(what, seen, code):
     """Prints a line, and stops where the command ended otherwise."""
     words = {"tar": "first tar asked for", "data": "first shard committed", "success": "_SUCCESS"}
-    times = ", ".join(
-        f"{word} after {seen[key]:.1f} s" for key, word in words.items() if key in seen
-    )
-    print(
-        f"{what}: {times}, end after {seen['exit']:.1f} s; driver {seen['peak'] / 1e6:,.0f} MB",
-        flush=True,
-    )
+    said = [f"{word} after {seen[key]:.1f} s" for key, word in words.items() if key in seen]
+    said.append(f"end after {seen['exit']:.1f} s")
+    memory = f"driver {seen['peak'] / 1e6:,.0f} MB, reached after {seen['at']:.0f} s"
+    print(f"{what}: {', '.join(said)}; {memory}", flush=True)
     assert seen["rc"] == code, seen
 
 

@@ -211,6 +211,17 @@ def list_data(sink: str, area: str = "data") -> pa.Table:
     """
     base = area_uri(sink, area)
     files = [file for file in storage.list_files(base) if file.uri.endswith(".parquet")]
+    tables = [LISTED.empty_table()]
+    while files:  # each goes as soon as it is in a table
+        tables.append(_table_of(base, files[:_ROWS]))
+        del files[:_ROWS]
+    return pa.concat_tables(tables)
+
+
+_ROWS = 2**16
+
+
+def _table_of(base: str, files: list[File]) -> pa.Table:
     names = [stem(base, file.uri) for file in files]
     columns = [names, [file.size for file in files], [file.version for file in files]]
     return pa.table(dict(zip(LISTED.names, columns, strict=True)), schema=LISTED)
