@@ -96,17 +96,17 @@ def _check_types(where: Where, columns: pa.Schema) -> None:
         check(text, pa.schema([columns.field(name) for name in columns_of(text)]))
 
 
-def describe_choice(run: EncodeRun, listing: Listing, found: int) -> Fields:
+def describe_choice(run: EncodeRun, taken: int, found: int) -> Fields:
     """Returns the lines about which samples are taken, if not all are.
 
     Args:
         run: Which takes them.
-        listing: What is taken.
+        taken: How many shards are.
         found: How many shards the source has.
     """
     limit, cut = describe_limit(run.identity), run.facts.limit_last
     if limit is None:
         return describe_where(run.identity)
     last = f", the last one cut at row {cut[1]:,}" if cut else ""
-    said = f"{limit}: {len(listing.shards):,} of {found:,} shard(s){last}"
+    said = f"{limit}: {taken:,} of {found:,} shard(s){last}"
     return [*describe_where(run.identity), ("limit", Prose(said))]

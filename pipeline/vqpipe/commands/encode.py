@@ -127,7 +127,7 @@ def find_asked(job: Encode) -> "Asked":
     run = EncodeRun(identity, found.settle(facts), listed.sha256())
     step = Encoding(column, codec, how.shapes, job.audit, vectors)
     part = parse_part(job.part)
-    return Asked(sink, run, listed, found, weights, how, product, step, part)
+    return Asked(sink, run, listed, found.planned(), weights, how, product, step, part)
 
 
 def _vectors_of(job: Encode, codes: CodeLayout, weights: Weights) -> tuple[VectorLayout, ...]:
@@ -232,10 +232,18 @@ class _Found:
     """Of stored columns."""
     shards: int
     """That the source has, whether or not all are taken."""
+    taken: int
+    """Of these, that are."""
+    size: int
+    """Bytes of theirs."""
     cut: Cut | None
     """How the last shard is cut, as the source is now."""
     notes: Fields
     """What to say of it."""
+
+    def planned(self) -> "_Found":
+        """Returns the same without its shards, which a plan has in a fifth of the memory."""
+        return replace(self, listing=replace(self.listing, shards=()))
 
     def settle(self, facts: EncodeFacts) -> EncodeFacts:
         """Returns facts with what was found out about which samples are taken."""
@@ -248,7 +256,7 @@ class _Found:
 
     def describe(self, run: EncodeRun) -> Fields:
         """Returns the lines about what is taken."""
-        return [*describe_choice(run, self.listing, self.shards), *self.notes]
+        return [*describe_choice(run, self.taken, self.shards), *self.notes]
 
 
 @dataclass(frozen=True)
@@ -298,7 +306,7 @@ class Asked:
             again: Shards of these that are only tried again.
             store: What to say of the sink's store.
         """
-        said = _introduce(work, self.found.listing, self.step.how, again, self.part)
+        said = _introduce(work, self.found, self.step.how, again, self.part)
         return [*said, *store, *self.found.describe(_run_of(work.writer))]
 
 
@@ -317,7 +325,9 @@ def _find(job: Encode, source: str, begun: Run | None, planned: Plan | None) -> 
     conditions = settle_conditions(job, begun, planned, listing, selection, kept)
     notes = [*notes, *more, *describe_about(listing, selection)]
     notes = [*_describe_column(listing, selection), *notes]
-    return _Found(listing, selection, kept, conditions, shards, cut, notes)
+    size = sum(file.size for shard in listing.shards for file in shard.files)
+    taken = len(listing.shards)
+    return _Found(listing, selection, kept, conditions, shards, taken, size, cut, notes)
 
 
 def _list(job: Encode, source: str, begun: Run | None, planned: Plan | None) -> Listing:
@@ -376,15 +386,15 @@ def _attempt(job: Encode, again: dict[int, Staged]) -> Attempt | None:
 
 
 def _introduce(
-    work: Work, listing: Listing, codec: CodecConfig, again: int, part: Part | None
+    work: Work, found: _Found, codec: CodecConfig, again: int, part: Part | None
 ) -> Fields:
     """Returns what was found and what is about to happen."""
-    writer, size = work.writer, sum(file.size for shard in listing.shards for file in shard.files)
+    writer, listing = work.writer, found.listing
     assert isinstance(writer.sink.run, EncodeRun), "as it was prepared"
     identity = writer.sink.run.identity
     entries = f"{writer.product.codebook_size:,} codes"
     fields: Fields = [
-        ("source", f"{listing.format}, {size / 1e6:,.1f} MB in {len(listing.shards):,} shard(s)"),
+        ("source", f"{listing.format}, {found.size / 1e6:,.1f} MB in {found.taken:,} shard(s)"),
         ("model", f"{work.weights.where}, {entries}"),
         *describe_family(work.weights),
         ("pixels", f"{identity.sizing}, {codec.pixel_range} range, {codec.dtype}"),

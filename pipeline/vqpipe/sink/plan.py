@@ -61,7 +61,9 @@ class Plan:
     def of(cls, shards: Iterable[Shard]) -> "Plan":
         """Returns the plan of listed shards."""
         ordered = sorted(shards, key=lambda shard: shard.name)
-        return cls(pa.table(_columns_of(ordered), schema=PLAN))
+        some = (ordered[first : first + _ROWS] for first in range(0, len(ordered), _ROWS))
+        tables = [pa.table(_columns_of(each), schema=PLAN) for each in some]
+        return cls(pa.concat_tables([PLAN.empty_table(), *tables]).combine_chunks())
 
     def __reduce__(self) -> tuple[type["Plan"], tuple[pa.Table]]:
         return Plan, (self.table,)  # without what is cached: a worker takes a plan for every task
