@@ -81,6 +81,12 @@ def wait_for(what, process):
     return found
 
 
+def wait_for_rows(sink, process):
+    """Waits until some are safe: Ray makes more codecs by how fast those are that it has."""
+    safe = ("data/**/*.parquet", "staging/**/*.parquet")
+    wait_for(lambda: [found for each in safe for found in sink.glob(each)], process)
+
+
 def hold_two_codecs(nodes_of, process):
     """Returns, by node, the codecs of two nodes, which are suspended as soon as they are seen.
 
@@ -101,10 +107,7 @@ def hold_two_codecs(nodes_of, process):
 
 @pytest.fixture(scope="module")
 def grown(cluster, source, tmp_path_factory):
-    """The sink of a run on a cluster that had no node at first, and lost one in the middle.
-
-    It is let alone until something is committed: Ray asks for more GPUs by how fast one is.
-    """
+    """The sink of a run on a cluster that had no node at first, and lost one in the middle."""
     sink = tmp_path_factory.mktemp("grown") / "codes"
     options = (*ON_GPUS, "--codec-labels", "pool=codes", "--address", cluster.address)
     assert len(cluster.nodes()) == 1
@@ -114,8 +117,7 @@ def grown(cluster, source, tmp_path_factory):
         with_gpu = [each for each in cluster.nodes() if each["Resources"].get("GPU")]
         return [(each["NodeID"], cluster.processes(each["NodeID"])) for each in with_gpu]
 
-    committed = ("data/**/*.parquet", "staging/**/*.parquet")
-    wait_for(lambda: [found for each in committed for found in sink.glob(each)], process)
+    wait_for_rows(sink, process)
     held = hold_two_codecs(gpu_nodes, process)
     for codec in (codec for codecs in held.values() for codec in codecs):
         codec.resume()
@@ -206,7 +208,7 @@ def test_encode_gpu_node_added_by_hand_is_used_by_the_run_under_way(
     by_hand.add(num_cpus=2)
     gpus = [by_hand.add(num_cpus=0, num_gpus=1)]
     process = start_on(by_hand, source, tmp_path / "codes")
-    wait_for(lambda: codecs_of(gpus[0].processes()), process)
+    wait_for_rows(tmp_path / "codes", process)
     gpus.append(by_hand.add(num_cpus=0, num_gpus=1))
     held = hold_two_codecs(lambda: [(each, each.processes()) for each in gpus], process)
     for codec in (codec for codecs in held.values() for codec in codecs):
