@@ -88,28 +88,21 @@ def wait_for_rows(sink, process):
 
 
 def hold_two_codecs(nodes_of, process):
-    """Returns, by node, the codecs of two nodes, all of them suspended.
+    """Returns, by node, the codecs of two nodes, which are suspended as soon as they are seen.
 
-    While there is one, it runs a tenth of the time: at full speed it could be through with it all
-    before the other has begun, and for one that stands still Ray asks for no other.
+    Else the first could be through with everything before the second has begun.
     """
     held = {}
 
     def look():
         for node, processes in nodes_of():
-            held[node] = codecs_of(processes)
-        found = [codec for codecs in held.values() for codec in codecs]
-        is_enough = sum(map(bool, held.values())) == 2
-        for codec in [] if is_enough else found:
-            codec.resume()
-        time.sleep(0 if is_enough else 0.05)
-        for codec in found:
-            codec.suspend()
-        time.sleep(0 if is_enough else 0.5)
-        return is_enough
+            for codec in codecs_of(processes):
+                codec.suspend()
+                held.setdefault(node, []).append(codec)
+        return len(held) == 2
 
     wait_for(look, process)
-    return {node: codecs for node, codecs in held.items() if codecs}
+    return held
 
 
 @pytest.fixture(scope="module")
