@@ -82,17 +82,23 @@ class Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815 (so it is called)
 
     def _list(self, asked):
-        prefix = asked.get("prefix", [""])[0]
+        keys = {"photos/": "photos/{}.tar", "run/data/": "run/data/{}.parquet"}
+        key = keys.get(asked.get("prefix", [""])[0])
+        count = self.shards if key else 0
+        self.list_some(asked, count, lambda i: (key.format(name(i)), version(i), size(i)))
+
+    def list_some(self, asked, count, entry, rest=None):
+        """Answers with a page of a listing.
+
+        Args:
+            asked: The query.
+            count: How many objects there are.
+            entry: Returns key, ETag and bytes of one.
+            rest: Token of what comes behind them, if anything does.
+        """
         first = int(asked.get("continuation-token", ["0"])[0])
-        count = int(asked.get("max-keys", [_PAGE])[0])
-        last = min(first + count, self.shards)
-        of = {"photos/": ("photos/{}.tar", size), "run/data/": ("run/data/{}.parquet", size)}
-        if prefix not in of:
-            first = last = self.shards
-        key, bytes_of = of.get(prefix, ("", size))
-        numbers = range(first, last)
-        entries = ((key.format(name(i)), version(i), bytes_of(i)) for i in numbers)
-        self.answer(200, page(entries, last if last < self.shards else None))
+        last = min(first + int(asked.get("max-keys", [_PAGE])[0]), count)
+        self.answer(200, page(map(entry, range(first, last)), last if last < count else rest))
 
     def _get(self, key):
         try:
@@ -135,12 +141,19 @@ def serve(shards, folder, port):
         port: Where.
     """
     handler = type("Handler", (Handler,), {"shards": shards, "folder": Path(folder)})
+    with serve_by(handler, port):
+        yield handler
+
+
+@contextlib.contextmanager
+def serve_by(handler, port):
+    """Serves by a handler of requests, for the length of a block."""
     server = ThreadingHTTPServer(("127.0.0.1", port), handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield handler
+        yield
     finally:
         server.shutdown()
         server.server_close()

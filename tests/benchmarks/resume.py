@@ -21,7 +21,6 @@ import threading
 import time
 from contextlib import contextmanager
 from functools import lru_cache
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from unittest import mock
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -63,7 +62,8 @@ class Handler(many.Handler):
         key = unquote(url.path).removeprefix(f"/{many.BUCKET}/")
         prefix = asked.get("prefix", [""])[0] if "list-type" in asked else None
         if prefix == "photos/":
-            self._list_tars(asked)
+            tar = (TAG, len(TAR))
+            self.list_some(asked, self.store.shards, lambda i: (f"photos/{many.name(i)}.tar", *tar))
         elif prefix == "run/data/" and self.store.done:
             self._list_objects(asked)
         elif _TAR.fullmatch(key):
@@ -76,28 +76,18 @@ class Handler(many.Handler):
 
     do_HEAD = do_GET  # noqa: N815 (so it is called)
 
-    def _list_tars(self, asked):
-        tag = TAG
-        entries = [(f"photos/{many.name(i)}.tar", tag, len(TAR)) for i in self._numbers(asked)]
-        self._answer_page(asked, entries, self.store.shards, None)
-
     def _list_objects(self, asked):
         token = asked.get("continuation-token", ["0"])[0]
         if not token.isdigit():
             self._pass_on(self.path.replace(f"continuation-token={token}", ""))  # of moto: one page
             return
-        size, numbers = len(self.store.object(0)), self._numbers(asked, self.store.done)
-        entries = [(f"run/data/{many.name(i)}.parquet", many.version(-i), size) for i in numbers]
-        self._answer_page(asked, entries, self.store.done, "stored")
-
-    def _numbers(self, asked, most=None):
-        first = int(asked.get("continuation-token", ["0"])[0])
-        count = int(asked.get("max-keys", ["1000"])[0])
-        return range(first, min(first + count, most or self.store.shards))
-
-    def _answer_page(self, asked, entries, most, rest):
-        last = int(asked.get("continuation-token", ["0"])[0]) + len(entries)
-        self.answer(200, many.page(entries, last if last < most else rest))
+        size = len(self.store.object(0))
+        self.list_some(
+            asked,
+            self.store.done,
+            lambda i: (f"run/data/{many.name(i)}.parquet", many.version(-i), size),
+            "stored",
+        )
 
     def _pass_on(self, path=None):
         length = int(self.headers.get("Content-Length", 0))
@@ -169,14 +159,8 @@ def serve(store):
     """Serves a store for the length of a block."""
     port = free_port()
     handler = type("Bound", (Handler,), {"store": store})
-    server = ThreadingHTTPServer(("127.0.0.1", port), handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
+    with many.serve_by(handler, port):
         yield f"http://127.0.0.1:{port}"
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def run(store, log, stop_after=None):
@@ -186,7 +170,7 @@ def run(store, log, stop_after=None):
     with Path(log).open("w") as output:
         process = subprocess.Popen([*COMMAND, *HOW], stdout=output, stderr=subprocess.STDOUT)
         while process.poll() is None:
-            if (now := peak_of(process.pid)) > peak:
+            if (now := scale.peak_bytes(process.pid)) > peak:
                 peak, at = now, time.monotonic() - begun
             if stop_after and store.counts.get("data", 0) >= stop_after:
                 process.send_signal(signal.SIGTERM)
@@ -199,15 +183,6 @@ def run(store, log, stop_after=None):
         "at": at,
         "rc": process.returncode,
     }
-
-
-def peak_of(pid):
-    """Returns the most memory that a process has had; 0 of one that ends."""
-    try:
-        said = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return 0
-    return int(said.partition("VmHWM:")[2].split()[0]) * 1024 if "VmHWM" in said else 0
 
 
 def pretend(store, share):

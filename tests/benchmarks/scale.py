@@ -59,10 +59,16 @@ FOOTERS = 500
 """That are read over HTTP."""
 
 
-def peak_bytes():
-    """Returns the most memory that this process had; `getrusage` counts what its parent had too."""
-    said = Path("/proc/self/status").read_text()
-    return int(said.partition("VmHWM:")[2].split()[0]) * 1024
+def peak_bytes(process="self"):
+    """Returns the most memory that a process had, 0 of one that is gone.
+
+    `getrusage` counts what its parent had too.
+    """
+    try:
+        said = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return 0
+    return int(said.partition("VmHWM:")[2].split()[0]) * 1024 if "VmHWM" in said else 0
 
 
 def core_s():

@@ -5,7 +5,8 @@ import os
 import pytest
 from ray._private.accelerators import NvidiaGPUAcceleratorManager
 
-from vqpipe.engine.gpus import choose_gpus, find_allowed, only_gpus
+from vqpipe.engine.gpus import choose_gpus, find_allowed
+from vqpipe.engine.surroundings import environment
 from vqpipe.errors import ConfigError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -67,9 +68,9 @@ def test_gpus_that_are_another_ones_are_an_error(monkeypatch):
 def test_process_that_measures_sees_the_gpus_that_were_asked_for_and_later_all(monkeypatch, before):
     if before:
         monkeypatch.setenv(VISIBLE, before)
-    with only_gpus(("3", "1")):
+    with environment(choose_gpus(("3", "1"))):
         assert os.environ[VISIBLE] == "3,1"
         assert choose_gpus(()) == {VISIBLE: "3,1"}  # a Ray that is started meanwhile
     assert os.environ.get(VISIBLE) == before
-    with only_gpus(()):
+    with environment(choose_gpus(())):
         assert os.environ.get(VISIBLE) == before

@@ -7,7 +7,7 @@ import pytest
 import ray
 
 from tests.engine.counters import Direct
-from tests.stages.test_attempts import ITEM, Died, Surviving, die_at_bad, images, stage
+from tests.stages.test_attempts import ITEM, die_at_bad, encode_with_deaths, images
 from tests.stages.test_encode import pixels_table
 from vqpipe.engine import ledger
 from vqpipe.engine.ledger import RemoteLedger, WaryLedger
@@ -67,31 +67,11 @@ def test_part_that_was_written_down_is_so_to_its_end(monkeypatch):
     assert book.lines == ["begin part of one", "end part of one"]
 
 
-def do_with_deaths(table, most, *, batch_size, writes=True):
-    """Does a table as a codec's actor does that is started anew after each death.
-
-    Returns:
-        What became of it, and how many deaths that took.
-    """
-    book = Surviving()
-    for deaths in range(most):
-        book.is_dead = False
-
-        def mortal(pixels):
-            try:
-                return die_at_bad(pixels)
-            except Died:
-                book.is_dead = True
-                raise
-
-        wary = WaryLedger(book, is_again=deaths > 0) if writes else book
-        run = functools.partial(run_bounded, run=stage(mortal), ledger=wary, item=ITEM)
-        try:
-            parts = list(Pace(batch_size, lambda rows: rows).parts(table, run))
-        except Died:
-            continue
-        return pa.concat_tables(parts), deaths
-    raise AssertionError(f"not done after {most} deaths")
+def live(table, run, book, deaths, *, batch_size, is_wary):
+    """Does a table as a codec's actor does; one that is wary writes nothing in its first life."""
+    noted = WaryLedger(book, is_again=deaths > 0) if is_wary else book
+    work = functools.partial(run_bounded, run=run, ledger=noted, item=ITEM)
+    return pa.concat_tables(Pace(batch_size, lambda rows: rows).parts(table, work))
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 16])
@@ -113,8 +93,9 @@ def test_codec_finds_the_killer_a_death_later_wherever_it_is(killer, before, bat
         table = table.set_column(
             at, table.schema.field(at), pa.array(items, table.schema.field(at).type)
         )
-    found, deaths = do_with_deaths(table, 40, batch_size=batch_size)
-    always, fewest = do_with_deaths(table, 40, batch_size=batch_size, writes=False)
+    ways = (functools.partial(live, batch_size=batch_size, is_wary=each) for each in (True, False))
+    found, deaths = encode_with_deaths(table, die_at_bad, 40, next(ways))
+    always, fewest = encode_with_deaths(table, die_at_bad, 40, next(ways))
     assert found.to_pylist() == always.to_pylist()
     assert found["reason"].to_pylist()[killer] == "codec_crashed"
     assert found["reason"].to_pylist().count("codec_crashed") == 1

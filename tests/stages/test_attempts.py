@@ -122,8 +122,19 @@ class Surviving(Notes):
             super().end(what)
 
 
-def encode_with_deaths(table, encode, most):
-    """Encodes as an actor does that is put up again after each death; returns rows and deaths."""
+def do_bounded(table, run, ledger, _):
+    return run_bounded(table, run, ledger, ITEM)
+
+
+def encode_with_deaths(table, encode, most, live=do_bounded):
+    """Encodes as an actor does that is put up again after each death; returns rows and deaths.
+
+    Args:
+        table: Rows with pixels.
+        encode: What may die.
+        most: Lives.
+        live: Does the table, given what to run, the ledger, and how many have died before.
+    """
     ledger = Surviving()
     for deaths in range(most):
         ledger.is_dead = False
@@ -136,7 +147,7 @@ def encode_with_deaths(table, encode, most):
                 raise
 
         try:
-            return run_bounded(table, stage(mortal), ledger, ITEM), deaths
+            return live(table, stage(mortal), ledger, deaths), deaths
         except Died:
             continue
     raise AssertionError(f"not done after {most} deaths")

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
 
-from vqpipe.commands.console import harmless, stderr
+from vqpipe.commands.console import print_warning, stderr
 from vqpipe.commands.progress import Progress
 from vqpipe.commands.progress_record import measure, stamp
 from vqpipe.commands.result import Result
@@ -184,4 +184,4 @@ class _File:
         if not self._has_failed:
             self._has_failed = True
             said = f"--progress-file {self._path}: {error.strerror}; the run goes on without it"
-            stderr().print(f"  {harmless(said)}", style="yellow", markup=False, soft_wrap=True)
+            print_warning(stderr(), said)

@@ -57,6 +57,11 @@ def print_fields(console: Console, title: str, fields: Iterable[tuple[str, objec
         console.print(line, soft_wrap=True)
 
 
+def print_warning(console: Console, text: str) -> None:
+    """Prints what a person should look at, while a command goes on."""
+    console.print(f"  {harmless(text)}", style="yellow", markup=False, soft_wrap=True)
+
+
 def _wrap(console: Console, text: str, indent: int) -> str:
     """Returns text in lines that fit a terminal, below each other; elsewhere as it is."""
     if not console.is_terminal:

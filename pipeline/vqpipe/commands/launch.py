@@ -11,7 +11,7 @@ from rich.console import Console
 
 from vqpipe.commands import partial, summary
 from vqpipe.commands.audience import audience
-from vqpipe.commands.console import Fields, harmless, print_fields, printable, stderr
+from vqpipe.commands.console import Fields, harmless, print_fields, print_warning, printable, stderr
 from vqpipe.commands.laggards import describe_laggards
 from vqpipe.commands.machines import (
     OF_A_CODEC,
@@ -89,8 +89,7 @@ def run_stage(
         VqpipeError: If the run is refused, or cannot go on; the exit code is the error's.
     """
     with stoppable():
-        if picked_gpus(options):
-            cluster.check_starts_ray(options.address, PICKS_HERE)
+        pick_gpus(options)
         console = stderr()
         prepared = prepare()
         print_fields(console, name, prepared.introduction)
@@ -148,11 +147,11 @@ def _work(
 ) -> None:
     """Runs the graph to its end and keeps the display and the error budget."""
     resources = resources_of(options)
-    with cluster.connect(resources.address, picked_gpus(options)) as logs:
+    with cluster.connect(resources.address, pick_gpus(options)) as logs:
         console.print(f"  {logs}", style="dim", markup=False, soft_wrap=True)
         asks = isinstance(options, MachineOptions)
         for said in look_for_machines(resources) if asks else ():
-            console.print(f"  {harmless(said)}", style="yellow", markup=False, soft_wrap=True)
+            print_warning(console, said)
         running = closing(_begin(prepared.work, resources))
         with Display(console, name) as display, running as ticks:
             display.show(progress)
@@ -188,10 +187,17 @@ def resources_of(options: ClusterOptions) -> Resources:
     return replace(where, actors=options.actors, batch_size=options.batch_size)
 
 
-def picked_gpus(options: ClusterOptions) -> tuple[str, ...]:
-    """Returns the GPUs of this machine that were asked for by name."""
+def pick_gpus(options: ClusterOptions) -> tuple[str, ...]:
+    """Returns the GPUs of this machine that were asked for by name.
+
+    Raises:
+        ConfigError: If a command that asks for some would start no Ray here.
+    """
     named = options.gpus if isinstance(options, MachineOptions) else None
-    return parse_gpus(named) if named else ()
+    if not named:
+        return ()
+    cluster.check_starts_ray(options.address, PICKS_HERE)
+    return parse_gpus(named)
 
 
 def _begin(work: Work | Compaction, resources: Resources) -> Generator[Tick, None, None]:

@@ -2,7 +2,7 @@
 
 import sys
 
-from vqpipe.commands.console import harmless, printable, stderr
+from vqpipe.commands.console import harmless, print_warning, printable, stderr
 from vqpipe.engine.dashboard import Dashboard
 from vqpipe.engine.following import Listener
 from vqpipe.engine.job import Job
@@ -54,7 +54,7 @@ def listener(patience_s: float, meanwhile: str = "goes on") -> Listener:
     console = stderr()
 
     def say(word: str) -> None:
-        console.print(f"  {harmless(word)}", style="yellow", markup=False, soft_wrap=True)
+        print_warning(console, word)
 
     return Listener(pass_on, say, patience_s, meanwhile)
 

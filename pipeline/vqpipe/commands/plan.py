@@ -20,15 +20,15 @@ import pyarrow as pa
 from vqpipe import storage
 from vqpipe.codec.codec import Codec
 from vqpipe.codec.placed import place_codec
-from vqpipe.commands.console import harmless, print_fields, stderr, stdout
+from vqpipe.commands.console import print_fields, print_warning, stderr, stdout
 from vqpipe.commands.encode import Asked, find_asked
 from vqpipe.commands.forecast_said import Forecast, describe, document
-from vqpipe.commands.launch import growth_of, picked_gpus, resources_of, stoppable
-from vqpipe.commands.machines import PICKS_HERE
+from vqpipe.commands.launch import growth_of, pick_gpus, resources_of, stoppable
 from vqpipe.commands.plan_job import Plan
 from vqpipe.commands.progress import announce
 from vqpipe.engine import capacity, cluster, rehearsal
-from vqpipe.engine.gpus import only_gpus
+from vqpipe.engine.gpus import choose_gpus
+from vqpipe.engine.surroundings import environment
 from vqpipe.errors import ConfigError
 from vqpipe.inspection import forecast
 from vqpipe.sink.plan import Plan as Shards
@@ -67,11 +67,9 @@ def find(job: Plan) -> Forecast:
         VqpipeError: As `run`.
     """
     age_s, began = _age_s(), time.monotonic()
-    if picked_gpus(job):
-        cluster.check_starts_ray(job.address, PICKS_HERE)
     with (
         stoppable(),
-        only_gpus(picked_gpus(job)),
+        environment(choose_gpus(pick_gpus(job))),
         tempfile.TemporaryDirectory(prefix="vqpipe-plan-") as folder,
     ):
         here = replace(job, sink=job.sink or f"{folder}/sink")
@@ -140,7 +138,7 @@ class _Scene:
             opening, coded, coding = there.opening, there.coded, there.coding
             start_up, cores = there.start_up, there.cores
             for said in there.notes:
-                stderr().print(f"  {harmless(said)}", style="yellow", markup=False, soft_wrap=True)
+                print_warning(stderr(), said)
         return Measured(
             reading=reading,
             opening=opening,

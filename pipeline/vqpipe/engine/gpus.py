@@ -4,9 +4,8 @@ Ray counts the machine's GPUs itself and heeds CUDA_VISIBLE_DEVICES; it is given
 which it would believe.
 """
 
-import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from ray._private.accelerators import NvidiaGPUAcceleratorManager
 
@@ -29,26 +28,6 @@ def choose_gpus(asked: Sequence[str]) -> dict[str, str]:
         _check(asked, allowed)
         return {_VISIBLE: ",".join(asked)}
     return {} if allowed is None else {_VISIBLE: ",".join(allowed)}
-
-
-@contextlib.contextmanager
-def only_gpus(asked: Sequence[str]) -> Iterator[None]:
-    """Has this process, too, see no other GPUs for the length of a block, unless it uses some.
-
-    Args:
-        asked: As for `choose_gpus`.
-
-    Raises:
-        ConfigError: If one of them is not there, or not for this process.
-    """
-    before = os.environ.get(_VISIBLE)
-    os.environ.update(choose_gpus(asked))
-    try:
-        yield
-    finally:
-        os.environ.pop(_VISIBLE, None)
-        if before is not None:
-            os.environ[_VISIBLE] = before
 
 
 def find_allowed() -> list[str] | None:

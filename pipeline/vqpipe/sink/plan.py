@@ -13,6 +13,7 @@ from dataclasses import asdict
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -80,6 +81,14 @@ class Plan:
     def places(self) -> dict[str, int]:
         """Place of each shard, by name."""
         return {name: place for place, name in enumerate(self.names)}
+
+    def find(self, names: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int64]:
+        """Returns (names,) the places of shards, -1 where none is; to look takes a pass over all.
+
+        `places`, which it takes once, has a quarter of a gigabyte for a million shards.
+        """
+        found = pc.index_in(names, self.table["name"].combine_chunks())
+        return cast(npt.NDArray[np.int64], pc.fill_null(found, -1).to_numpy().astype(np.int64))
 
     def name(self, index: int) -> str:
         """Returns the name of one shard."""

@@ -21,7 +21,6 @@ from vqpipe.sink.totals import check_plan, find_loss
 from vqpipe.storage.ahead import map_ahead
 
 _READERS = 32
-_ROWS = 2**14
 
 
 def _check_still(sink: Sink, totals: Totals) -> None:
@@ -136,19 +135,6 @@ def _settle_area(sink: str, area: str, totals: Totals) -> None:
     for name in names.to_pylist():
         storage.delete(layout.aside_uri(sink, area, name))
     unsure = said.filter(pc.invert(_are_seen(listed, said, area)))
-    for first in range(0, len(unsure), _ROWS):  # a million at once take a gigabyte
-        _settle_unsure(sink, area, listed, unsure.slice(first, _ROWS))
-
-
-def _settle_unsure(sink: str, area: str, listed: pa.Table, unsure: pa.Table) -> None:
-    """Reads what repeats the samples without a row of some shards, and mends it where it differs.
-
-    Args:
-        sink: Where the run is.
-        area: `rejected` or `left_out`.
-        listed: What is there (`layout.LISTED`).
-        unsure: What `data/` says (`counted.COUNTED`), of shards whose object there was not seen.
-    """
     there = listed.filter(pc.is_in(listed["name"], _array(unsure["name"])))
     found = map_ahead(_digest, layout.files_of(sink, there, area), _READERS)
     digests = dict(zip(there["name"].to_pylist(), found, strict=True))

@@ -13,7 +13,6 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from vqpipe import storage
 from vqpipe.errors import DamagedError, IncompleteError, StorageError
@@ -76,11 +75,11 @@ def _add_files(totals: Totals, sink: Sink, files: Collection[File]) -> None:
     """Adds objects, as listed, by their footers."""
     base = layout.area_uri(sink.uri, "data")
     names = pa.array([layout.stem(base, file.uri) for file in files], pa.string())
-    places = pc.index_in(names, sink.plan.table["name"].combine_chunks()).to_pylist()
+    places = sink.plan.find(names).tolist()
     footers = map_ahead(read_footer, files, _READERS)
     for file, place, footer in zip(files, places, footers, strict=True):
         check_footer(sink, file, footer)
-        if place is None:
+        if place < 0:
             _refuse_unplanned(sink, file)
         elif not _is_outdated(sink, file, footer, place):
             totals.add(footer, file)
@@ -129,24 +128,18 @@ class _Held:
 
     def _rows(self) -> npt.NDArray[np.int64]:
         """Returns (shards + 1,) the row of each shard's object in the listing; -1 where none is."""
-        names = self._sink.plan.table["name"].combine_chunks()
-        places = pc.fill_null(pc.index_in(self._listed["name"], names), -1).to_numpy()
-        rows = np.full(len(names) + 1, -1, np.int64)
+        places = self._sink.plan.find(self._listed["name"])
+        rows = np.full(len(self._sink.plan) + 1, -1, np.int64)
         rows[places] = np.arange(len(places))
         rows[-1] = -1  # of objects of no shard
         return rows
 
     def _places(self, names: list[pa.ChunkedArray]) -> list[npt.NDArray[np.int64]]:
-        """Returns the places in the plan of the shards of some parts; -1 where none is.
-
-        A dictionary of all names, which would do for all parts, takes a quarter of a gigabyte.
-        """
+        """Returns the places in the plan of the shards of some parts; -1 where none is."""
         if not names:
             return []
         every = pa.chunked_array([chunk for each in names for chunk in each.chunks], pa.string())
-        planned = self._sink.plan.table["name"].combine_chunks()
-        places = pc.fill_null(pc.index_in(every, planned), -1).to_numpy().astype(np.int64)
-        return np.split(places, np.cumsum([len(each) for each in names])[:-1])
+        return np.split(self._sink.plan.find(every), np.cumsum([len(each) for each in names])[:-1])
 
     def _take(
         self, table: pa.Table, places: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]
