@@ -221,8 +221,14 @@ def _is_trouble(answer: dict[str, Any]) -> bool:
 
 
 def _is_connection_error(error: Exception) -> bool:
-    """Tells errors of a network from errors of settings, such as a certificate."""
+    """Tells errors of a network from errors of settings, such as a certificate, and of a program.
+
+    S3's client says `HTTPClientError` of whatever went wrong in it, also where its process ends and
+    starts no thread any more: to ask again for minutes would be to end that much later.
+    """
     names = {kind.__name__ for kind in type(error).__mro__ if "botocore" in kind.__module__}
+    if isinstance(error.__context__, RuntimeError) and type(error).__name__ == "HTTPClientError":
+        return False
     return bool(names & {"HTTPClientError", "ConnectionError"}) and "SSLError" not in names
 
 
