@@ -24,8 +24,9 @@ KINDS_OF_NODES = {
 }
 SIDE = 32
 ON_GPUS = ("--batch-size", 8, "--codec-resources", "GPU=1")
-IS_CODEC = re.compile(KINDS["codec"])
+IS_CODEC_AT_WORK = re.compile(KINDS["codec"] + r"\.submit\s*$")
 PATIENCE_S = 240
+TURN_S = 10
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -60,11 +61,12 @@ def truth(source, tmp_path_factory):
     return sink
 
 
-def codecs_of(processes):
+def codecs_at_work(processes):
+    """Returns codecs that have a table: Ray asks for no other node before one is there."""
     found = []
     for process in processes:
         try:
-            if IS_CODEC.match(" ".join(process.cmdline())):
+            if IS_CODEC_AT_WORK.match(" ".join(process.cmdline())):
                 found.append(process)
         except psutil.NoSuchProcess:
             pass
@@ -81,28 +83,34 @@ def wait_for(what, process):
     return found
 
 
-def wait_for_rows(sink, process):
-    """Waits until some are safe: Ray makes more codecs by how fast those are that it has."""
-    safe = ("data/**/*.parquet", "staging/**/*.parquet")
-    wait_for(lambda: [found for each in safe for found in sink.glob(each)], process)
-
-
 def hold_two_codecs(nodes_of, process):
-    """Returns, by node, the codecs of two nodes, which are suspended as soon as they are seen.
+    """Returns, by node, the codecs of two nodes, which are suspended from their first tables on.
 
-    Else the first could be through with everything before the second has begun.
+    Else the first could have all tables before the other node has come. It runs for a moment now
+    and then: Ray asks for nodes by how fast a codec is, and knows that from its first rows on.
     """
-    held = {}
+    held, turns = {}, []
 
     def look():
         for node, processes in nodes_of():
-            for codec in codecs_of(processes):
+            for codec in codecs_at_work(processes):
                 codec.suspend()
-                held.setdefault(node, []).append(codec)
+                held.setdefault(node, codec)
+        if len(held) == 1 and (not turns or time.monotonic() > turns[-1] + TURN_S):
+            turns.append(time.monotonic())
+            let_run(held.values(), TURN_S / 10)
         return len(held) == 2
 
     wait_for(look, process)
     return held
+
+
+def let_run(codecs, seconds):
+    for codec in codecs:
+        codec.resume()
+    time.sleep(seconds)
+    for codec in codecs:
+        codec.suspend()
 
 
 @pytest.fixture(scope="module")
@@ -117,9 +125,8 @@ def grown(cluster, source, tmp_path_factory):
         with_gpu = [each for each in cluster.nodes() if each["Resources"].get("GPU")]
         return [(each["NodeID"], cluster.processes(each["NodeID"])) for each in with_gpu]
 
-    wait_for_rows(sink, process)
     held = hold_two_codecs(gpu_nodes, process)
-    for codec in (codec for codecs in held.values() for codec in codecs):
+    for codec in held.values():
         codec.resume()
     cluster.kill_node(next(iter(held)))
     shell.finish(process, timeout_s=PATIENCE_S)
@@ -208,10 +215,10 @@ def test_encode_gpu_node_added_by_hand_is_used_by_the_run_under_way(
     by_hand.add(num_cpus=2)
     gpus = [by_hand.add(num_cpus=0, num_gpus=1)]
     process = start_on(by_hand, source, tmp_path / "codes")
-    wait_for_rows(tmp_path / "codes", process)
+    wait_for(lambda: codecs_at_work(gpus[0].processes()), process)
     gpus.append(by_hand.add(num_cpus=0, num_gpus=1))
     held = hold_two_codecs(lambda: [(each, each.processes()) for each in gpus], process)
-    for codec in (codec for codecs in held.values() for codec in codecs):
+    for codec in held.values():
         codec.resume()
     shell.finish(process, timeout_s=600)
     assert_once_and_as_alone(tmp_path / "codes", truth)
@@ -230,7 +237,6 @@ def test_encode_gpu_node_lost_and_not_replaced_is_survived_by_the_other(
     process = start_on(by_hand, source, tmp_path / "codes", "--stall-timeout-s", 120)
     held = hold_two_codecs(lambda: [(each, each.processes()) for each in gpus], process)
     gpus[0].kill()
-    for codec in held[gpus[1]]:
-        codec.resume()
+    held[gpus[1]].resume()
     shell.finish(process, timeout_s=600)
     assert_once_and_as_alone(tmp_path / "codes", truth)
