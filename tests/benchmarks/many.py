@@ -70,6 +70,10 @@ class Handler(BaseHTTPRequestHandler):
     shards, folder = 0, Path()
     requests = 0
 
+    def handle(self):
+        with contextlib.suppress(ConnectionError):  # of a command that is stopped
+            super().handle()
+
     def do_GET(self):
         type(self).requests += 1
         url = urlsplit(self.path)
