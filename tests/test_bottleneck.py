@@ -144,6 +144,9 @@ def test_bound_committing_tells_a_slow_store_from_work():
     assert "shards" not in slow.advice
     small = find_bound(shares(committing=1.0, written_bytes=6e5, **waits))
     assert "larger shards" in small.advice
+    few = find_bound(shares(committing=1.0, written_bytes=6e5, images=6000, shards=200, **waits))
+    assert "sink" in few.advice
+    assert "larger shards" in few.advice
     assert "cores" in find_bound(shares(committing=1.0, commit_s=240, commit_wait_s=20)).advice
 
 

@@ -157,7 +157,7 @@ def _committing(seen: Occupancy) -> Bound:
         f"their way as there may be ({rate:,.1f} MB/s), and waited for the store in "
         f"{seen.committing_waits:.0%} of theirs; the codec worked {seen.codec:.0%}."
     )
-    if _has_small_shards(seen):
+    if _has_small_shards(seen) and seen.committing_waits < IDLE:
         return Bound("committing", said, _larger_shards(seen))
     if seen.committing_waits < IDLE:
         return Bound("committing", said, "More cores would help.")
