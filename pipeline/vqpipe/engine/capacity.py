@@ -44,8 +44,16 @@ def count_cores() -> float:
 
 def count_gpus(place: Place) -> float:
     """Returns the GPUs of those machines that have what a place asks for."""
-    found = (each["Resources"].get("GPU", 0.0) for each in machines() if place.fits(each))
-    return float(sum(found))
+    return float(sum(_in_each("GPU", place)))
+
+
+def most_cores(place: Place) -> float:
+    """Returns the logical cores of the largest of those machines: a task runs on one."""
+    return max(_in_each("CPU", place), default=0.0)
+
+
+def _in_each(name: str, place: Place) -> list[float]:
+    return [each["Resources"].get(name, 0.0) for each in machines() if place.fits(each)]
 
 
 def cores_to_plan_for() -> float:

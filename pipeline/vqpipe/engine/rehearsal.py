@@ -28,7 +28,7 @@ from vqpipe.stages.measured import Coding, Opening, StartUp
 from vqpipe.stages.work import Work
 
 _OPENING_CORES = 4
-"""Logical cores that images are opened on, unless the cluster has fewer."""
+"""Logical cores that images are opened on, unless no machine has as many."""
 
 
 def rehearse(work: Work, resources: Resources) -> StartUp:
@@ -117,7 +117,7 @@ def _ask(answer: Any, resources: Resources, what: str) -> Any:  # noqa: ANN401 (
 
 def _open(rows: pa.Table, how: Preprocess, where: Where) -> Any:  # noqa: ANN401 (Ray's references)
     """Has a node open images on some of its cores."""
-    cores = max(1, min(_OPENING_CORES, int(capacity.count_cores())))
+    cores = max(1, min(_OPENING_CORES, int(capacity.most_cores(where.workers))))
     place = where.workers.options(num_cpus=cores)
     task = cast(Any, ray.remote(measure_opening)).options(name="measure opening", **place)
     return task.remote(rows, how, cores)
