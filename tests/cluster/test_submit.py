@@ -385,7 +385,7 @@ def test_submit_two_nodes_gives_the_codes_of_one_machine(cluster, source, submit
 @pytest.mark.ray
 @pytest.mark.soak
 def test_submit_plan_measures_on_the_cluster_and_writes_nothing(cluster, source, tmp_path):
-    asked = ("--for-gpus", "1", "8", "--sample", "16", "--json")
+    asked = ("--for-gpus", "1", "8", "--sample", "64", "--json")
     words = (*options(source, tmp_path / "codes"), *asked)
     done = cluster.vqpipe("submit", "plan", "--address", cluster.dashboard, "--", *words)
     assert done.returncode == 0, done.stderr
