@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # Hundreds of processes of a test run would compile the same modules each time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo cluster-demo train test test-networks test-ray lint jobs gpu bench scale soak clean help
+.PHONY: demo cluster-demo train test test-beside test-ray lint jobs gpu bench scale soak clean help
 
 help:
 	@echo "make demo    encode about 200 sample photos and show the result"
@@ -57,19 +57,20 @@ lint: $(STAMP)
 jobs: $(STAMP)
 	for stage in encode decode evaluate compact; do $(BIN)/vqpipe $$stage --print-job > jobs/$$stage.yaml || exit 1; done
 
-# Tests of networks only compute. Ray wants the whole machine, and waits for nearly half of its time.
-NETWORKS := tests/codec tests/quality tests/tokenizers tests/vqgan
+# Runs on Ray wait for nearly half of their time; what only computes or writes files has that half.
+BESIDE := tests/codec tests/quality tests/sink tests/tokenizers tests/vqgan
 PYTEST := $(BIN)/python -m pytest --timeout 300
 test: $(STAMP)
 	$(MAKE) --no-print-directory --jobs 2 lint $(AZURITE)
-	OMP_NUM_THREADS=1 $(PYTEST) -m "not soak and not ray" --numprocesses 3 --dist worksteal $(NETWORKS:%=--ignore=%)
-	$(MAKE) --no-print-directory --jobs 2 --output-sync test-networks test-ray
+	OMP_NUM_THREADS=1 $(PYTEST) -m "not soak and not ray" --numprocesses 3 --dist worksteal $(BESIDE:%=--ignore=%)
+	$(MAKE) --no-print-directory --jobs 2 --output-sync test-beside test-ray
 
-test-networks: $(STAMP)
-	OMP_NUM_THREADS=1 nice -n 10 $(PYTEST) -m "not soak and not ray" $(NETWORKS)
+test-beside: $(STAMP)
+	OMP_NUM_THREADS=1 nice -n 19 $(PYTEST) -m "not soak and not ray" $(BESIDE)
 
+# Ray's workers are nice themselves, by 15, unless it is told otherwise.
 test-ray: $(STAMP)
-	$(PYTEST) -m "not soak and ray" $$(grep -rl --include='test_*.py' 'mark\.ray' tests)
+	RAY_worker_niceness=0 $(PYTEST) -m "not soak and ray" $$(grep -rl --include='test_*.py' 'mark\.ray' tests)
 
 # With PYTHON as it is: a GPU machine may lack all but torch. What else it is to have, `carry` fetches.
 gpu:
