@@ -66,7 +66,7 @@ test: $(STAMP)
 	$(MAKE) --no-print-directory --jobs 2 --output-sync test-beside test-ray
 
 test-beside: $(STAMP)
-	OMP_NUM_THREADS=1 nice -n 19 $(PYTEST) -m "not soak and not ray" $(BESIDE)
+	OMP_NUM_THREADS=1 nice -n 19 $(PYTEST) -m "not soak and not ray" --numprocesses 2 --dist worksteal $(BESIDE)
 
 # Ray's workers are nice themselves, by 15, unless it is told otherwise.
 test-ray: $(STAMP)
