@@ -157,10 +157,10 @@ def _committing(seen: Occupancy) -> Bound:
         f"their way as there may be ({rate:,.1f} MB/s), and waited for the store in "
         f"{seen.committing_waits:.0%} of theirs; the codec worked {seen.codec:.0%}."
     )
-    if _has_small_shards(seen) and seen.committing_waits < IDLE:
-        return Bound("committing", said, _larger_shards(seen))
     if seen.committing_waits < IDLE:
-        return Bound("committing", said, "More cores would help.")
+        is_small = _has_small_shards(seen)
+        advice = _larger_shards(seen) if is_small else "More cores would help."
+        return Bound("committing", said, advice)
     near = "A sink that answers faster, or machines nearer to it, would help"
     if seen.shards and seen.written_bytes < _SMALL_REQUEST * seen.shards:
         return Bound("committing", said, f"{near}; so would larger shards, of which each is a PUT.")

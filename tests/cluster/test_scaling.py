@@ -93,9 +93,9 @@ def hold_two_codecs(nodes_of, process):
 
     def look():
         for node, processes in nodes_of():
-            for codec in codecs_at_work(processes):
-                codec.suspend()
-                held.setdefault(node, codec)
+            if node not in held and (codecs := codecs_at_work(processes)):
+                held[node] = codecs[0]
+                held[node].suspend()
         if len(held) == 1 and (not turns or time.monotonic() > turns[-1] + TURN_S):
             turns.append(time.monotonic())
             let_run(held.values(), TURN_S / 10)
